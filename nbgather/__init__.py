@@ -1,0 +1,36 @@
+"""nbgather: gather along an axis, and token masking for masked autoencoders.
+
+Importing this module imports NumPy and nothing heavier: numba is loaded at the first call, torch
+and onnx only when they are asked for.
+"""
+
+from nbgather import backends
+from nbgather._infer import GatherSolution
+from nbgather.indexing import gather, gather_tokens, infer_gather
+from nbgather.masking import (
+    MaskedTokens,
+    TokenMask,
+    random_masking,
+    rank_tokens,
+    restore_tokens,
+    token_noise,
+)
+from nbgather.patches import patchify, unpatchify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GatherSolution",
+    "MaskedTokens",
+    "TokenMask",
+    "backends",
+    "gather",
+    "gather_tokens",
+    "infer_gather",
+    "patchify",
+    "random_masking",
+    "rank_tokens",
+    "restore_tokens",
+    "token_noise",
+    "unpatchify",
+]

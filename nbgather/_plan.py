@@ -1,0 +1,245 @@
+"""Shapes and strides become one canonical loop of numbers.
+
+A gather is one loop over the result's positions with three strides a axis (input, index, output;
+the input's is 0 along the gathered dimension) and one more stride, ``along``, that the index value
+is multiplied by. Axes that can be walked as one are merged, so most calls end as *outer × along ×
+inner*. Every decision about shape is taken here, once per layout: plans are cached by layout.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nbgather import _validate
+from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
+
+#: Shortest run of bytes that is worth a memcpy of its own; below it, items go one by one.
+MIN_ROW = 16
+
+#: What the operands of each kind are called in a message.
+NAMES = {"gather": ("input", "index"), "tokens": ("x", "ids"), "restore": ("x_visible", "ids_restore")}
+
+
+class Axis:
+    """One axis of the loop: its length and its strides in input, index and output."""
+
+    __slots__ = ("i", "n", "o", "x")
+
+    def __init__(self, n: int, x: int, i: int, o: int) -> None:
+        self.n, self.x, self.i, self.o = n, x, i, o
+
+
+class GatherPlan:
+    """A gather as numbers; made once per layout of its operands.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the result.
+    dim, size : int
+        The gathered dimension and its length in the input.
+    limit : int
+        What an index must be below not to be bad; -1 when every value will do.
+    input_strides, index_strides : tuple of int
+        In bytes: they view input and index at the shape of the result.
+    form : str
+        Which kernel: ``last``, ``middle``, ``strided`` or ``rows``.
+    row : int
+        Items in a row of the form ``rows``, else 0.
+    args, count, work : ndarray, int, int
+        The kernel's integers, the length of its range, the bytes it moves.
+    item_mask, index_mask : int
+        The low address bits that must be 0.
+    needs_copy : bool
+        No kernel can walk these operands as they are: copy them first.
+    kernel : int or None
+        For the backend to fill in.
+    """
+
+    __slots__ = (
+        "args",
+        "count",
+        "dim",
+        "form",
+        "from_end",
+        "index",
+        "index_mask",
+        "index_strides",
+        "input_strides",
+        "item_mask",
+        "itemsize",
+        "kernel",
+        "limit",
+        "mode",
+        "needs_copy",
+        "row",
+        "shape",
+        "size",
+        "work",
+    )
+
+    args: np.ndarray
+    count: int
+    dim: int
+    form: str
+    from_end: bool
+    index: str
+    index_mask: int
+    index_strides: tuple[int, ...]
+    input_strides: tuple[int, ...]
+    item_mask: int
+    itemsize: int
+    kernel: int | None
+    limit: int
+    mode: str
+    needs_copy: bool
+    row: int
+    shape: tuple[int, ...]
+    size: int
+    work: int
+
+
+def _merge(axes: Sequence[Axis]) -> list[Axis]:
+    """Drop axes of length 1 and join neighbours that one stride can walk; outermost first."""
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.n == 1:
+            continue
+        if merged:
+            last = merged[-1]
+            if (
+                last.x == axis.x * axis.n
+                and last.i == axis.i * axis.n
+                and last.o == axis.o * axis.n
+            ):
+                merged[-1] = Axis(last.n * axis.n, axis.x, axis.i, axis.o)
+                continue
+        merged.append(axis)
+    return merged or [Axis(1, 0, 0, 0)]
+
+
+def contiguous_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    strides: list[int] = []
+    step = itemsize
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_gather(
+    adapter: Adapter,
+    input_key: Key,
+    index_key: Key,
+    out_key: Key | None,
+    dim: int,
+    mode: str,
+    kind: str,
+) -> GatherPlan:
+    """Check the operands of a gather and plan it; ``kind`` says how index meets input.
+
+    ``gather``
+        torch.gather.
+    ``tokens``
+        ids `[N, K]` pick whole tokens of x `[N, L, ...]`.
+    ``restore``
+        The same, where ids from L on are filled from a row and must be below ``ids.shape[1]``.
+    """
+    x, i = adapter.layout(input_key), adapter.layout(index_key)
+    x_name, i_name = NAMES[kind]
+    _validate.itemsize(x.dtype.name, x.dtype.itemsize, ITEMSIZES, x_name)
+    plan = GatherPlan()
+    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.index, i_name)
+    plan.mode, plan.from_end = _validate.mode(mode), False
+    plan.itemsize, plan.kernel = x.dtype.itemsize, None
+    plan.needs_copy = not i.dtype.native
+    if kind == "gather":
+        plan.dim = _validate.dim(dim, len(x.shape))
+        plan.shape, plan.index_strides = i.shape, i.strides
+        if math.prod(i.shape):
+            _validate.gather_shapes(x.shape, i.shape, plan.dim)
+    else:
+        _validate.token_shapes(x.shape, i.shape, x_name, i_name)
+        plan.dim = 1
+        plan.shape = i.shape + x.shape[2:]
+        plan.index_strides = i.strides + (0,) * (len(x.shape) - 2)
+    if out_key is None:
+        out = Layout(plan.shape, contiguous_strides(plan.shape, plan.itemsize), x.dtype)
+    else:
+        out = adapter.layout(out_key)
+        _validate.out_matches(out.shape, out.dtype.name, plan.shape, x.dtype.name)
+    plan.size = x.shape[plan.dim] if x.shape else 1
+    plan.limit = -1
+    if kind == "restore":
+        plan.limit = i.shape[1]
+        _validate.restore_shapes(x.shape, i.shape)
+    elif mode == "raise":
+        plan.limit = plan.size
+    plan.count = math.prod(plan.shape)
+    if plan.count:
+        _lay_out(plan, x, out, i.dtype.itemsize, kind == "restore")
+    return plan
+
+
+def _lay_out(
+    plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_rows: bool
+) -> None:
+    """Merge the loop's axes, choose its form, and write down the kernel's integers."""
+    item = plan.itemsize
+    plan.input_strides = x.strides or (item,)  # 0-d counts as one dimension of length 1
+    along = plan.input_strides[plan.dim]
+    axes = [
+        Axis(n, 0 if d == plan.dim else xs, is_, os)
+        for d, (n, xs, is_, os) in enumerate(
+            zip(plan.shape, plan.input_strides, plan.index_strides, out.strides, strict=False)
+        )
+    ]
+    if always_rows:
+        # An axis of length 1 must not vanish here: it is the row.
+        row = _merge(axes[2:])
+        axes = [*_merge(axes[:2]), *(row if row[0].n > 1 else [Axis(1, item, 0, item)])]
+    else:
+        axes = _merge(axes)
+    inner = axes[-1]
+    run = inner.i == 0 and inner.x == item and inner.o == item
+    if always_rows:
+        plan.needs_copy |= not (run and len(row) == 1)
+    rows = always_rows or (run and inner.n * item >= MIN_ROW)
+    if rows:
+        unit = 1  # rows are counted and walked in bytes
+        plan.form, plan.row = "rows", inner.n
+        axes[-1] = inner = Axis(inner.n * item, 1, 0, 1)
+        plan.count *= item
+        plan.item_mask = 0
+    else:
+        unit = item
+        plan.form, plan.row = _element_form(inner, along, item, index_size), 0
+        plan.item_mask = min(item, 8) - 1  # 16-byte items are moved as two words
+        plan.needs_copy |= along % item != 0 or any(a.x % item or a.o % item for a in axes)
+    plan.index_mask = index_size - 1
+    plan.needs_copy |= any(a.i % index_size for a in axes)
+    second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
+    rest = axes[-3::-1] if len(axes) > 2 else []
+    numbers = [plan.size, plan.limit, along // unit]
+    for axis in (inner, second):
+        numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
+    numbers.append(len(rest))
+    for axis in rest:
+        numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
+    plan.args = np.array(numbers, np.int64)
+    plan.args.flags.writeable = False
+    plan.work = math.prod(plan.shape) * (item if rows else item + index_size)
+
+
+def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:
+    if inner.i == index_size and inner.o == item:
+        if inner.x == 0 and along == item:
+            return "last"
+        if inner.x == item:
+            return "middle"
+    return "strided"

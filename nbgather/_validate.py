@@ -1,0 +1,284 @@
+"""Every check and every message: what came, what is allowed, and where."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+MODES = ("raise", "clip", "wrap", "fill")
+
+
+def integer(value: Any, what: str) -> int:
+    """``value`` as an int; bool and float are a TypeError."""
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        raise TypeError(f"{what} is {value!r}: a whole number is needed, not a bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{what} is {value!r} of type {type(value).__name__}: a whole number is needed"
+        ) from None
+
+
+def mode(value: Any) -> str:
+    if value not in MODES:
+        raise ValueError(f"mode is {value!r}: it must be one of {', '.join(map(repr, MODES))}")
+    return str(value)
+
+
+def dim(value: int, ndim: int, what: str = "dim") -> int:
+    """A dimension counted from the front; 0-d counts as 1-d."""
+    n = max(ndim, 1)
+    if not -n <= value < n:
+        raise IndexError(f"{what} {value} is out of range for {ndim} dimensions: {-n} to {n - 1}")
+    return value + n if value < 0 else value
+
+
+def itemsize(name: str, size: int, sizes: tuple[int, ...], what: str) -> None:
+    if size not in sizes:
+        raise TypeError(
+            f"{what} has dtype {name} of {size} bytes: items of {', '.join(map(str, sizes))} bytes"
+            " are moved"
+        )
+
+
+def index_dtype(name: str, code: str | None, what: str) -> str:
+    if code is None:
+        raise TypeError(f"{what} has dtype {name}: an integer dtype is needed")
+    return code
+
+
+def gather_shapes(input_shape: tuple[int, ...], index_shape: tuple[int, ...], dim: int) -> None:
+    if max(len(input_shape), 1) != max(len(index_shape), 1):
+        raise ValueError(
+            f"index has {len(index_shape)} dimensions (shape {index_shape}) and input"
+            f" {len(input_shape)} (shape {input_shape}): both must have the same number"
+        )
+    for d, (n, limit) in enumerate(zip(index_shape, input_shape, strict=False)):
+        if d != dim and n > limit:
+            raise ValueError(
+                f"index has size {n} at dimension {d}, input only {limit} (index shape"
+                f" {index_shape}, input shape {input_shape}): off dim {dim} the index must not be"
+                " larger than the input"
+            )
+
+
+def token_shapes(
+    x_shape: tuple[int, ...], ids_shape: tuple[int, ...], x_name: str, ids_name: str
+) -> None:
+    if len(x_shape) < 2 or len(ids_shape) != 2 or x_shape[0] != ids_shape[0]:
+        raise ValueError(
+            f"{x_name} has shape {x_shape} and {ids_name} {ids_shape}: [N, L, ...] and [N, K] with"
+            " the same N are needed"
+        )
+
+
+def restore_shapes(x_shape: tuple[int, ...], ids_shape: tuple[int, ...]) -> None:
+    if x_shape[1] > ids_shape[1]:
+        raise ValueError(
+            f"x_visible has {x_shape[1]} tokens (shape {x_shape}) and ids_restore only"
+            f" {ids_shape[1]} (shape {ids_shape}): no more can be visible than there are"
+        )
+
+
+def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, int] | None:
+    """The flat row-major position and value of the first index that is out of bounds."""
+    low = -size if from_end else 0
+    flags = ["external_loop", "buffered", "zerosize_ok"]
+    at = 0
+    # A buffered walk: a broadcast index of 2**31 elements is never made real.
+    for chunk in np.nditer(index, flags=flags, order="C", buffersize=1 << 16):  # type: ignore[call-overload]
+        bad = (chunk < low) | (chunk >= size)
+        if bad.any():
+            k = int(bad.argmax())
+            return at + k, int(chunk[k])
+        at += chunk.size
+    return None
+
+
+def raise_bad_index(
+    index: np.ndarray, size: int, dim: int, from_end: bool, what: str = "index"
+) -> None:
+    """Raise the IndexError that names the first bad position of ``index`` in row-major order."""
+    found = first_bad_index(index, size, from_end)
+    if found is None:
+        # The kernel saw a value that is no longer there: somebody writes to the index meanwhile.
+        raise IndexError(f"{what} was out of bounds for dimension {dim} with size {size}")
+    position, value = found
+    where = tuple(int(p) for p in np.unravel_index(position, index.shape)) if index.ndim else ()
+    raise IndexError(
+        f"{what} {value} at {where} is out of bounds for dimension {dim} with size {size}"
+    )
+
+
+def no_position(dim: int, mode: str) -> None:
+    raise IndexError(f"dimension {dim} has size 0: mode {mode!r} has no position to choose")
+
+
+def out_matches(
+    shape: tuple[int, ...], dtype: str, want_shape: tuple[int, ...], want_dtype: str
+) -> None:
+    if shape != want_shape:
+        raise ValueError(f"out has shape {shape}: the result has shape {want_shape}")
+    if dtype != want_dtype:
+        raise ValueError(f"out has dtype {dtype}: the result has dtype {want_dtype}")
+
+
+def out_writeable(writeable: bool) -> None:
+    if not writeable:
+        raise ValueError("out is read-only: it must be writable")
+
+
+def out_alone(out: np.ndarray, operands: dict[str, np.ndarray]) -> None:
+    """Refuse an ``out`` that overlaps itself or an operand."""
+    if _overlaps_itself(out):
+        raise ValueError(
+            f"out overlaps itself (shape {out.shape}, strides {out.strides} bytes): every element"
+            " must have a place of its own"
+        )
+    for name, operand in operands.items():
+        try:
+            shared = np.shares_memory(out, operand, max_work=10_000)
+        except (np.exceptions.TooHardError, ValueError):
+            shared = True  # their extents meet, and telling them apart is too much work
+        if shared:
+            raise ValueError(f"out overlaps {name} in memory: it must overlap no operand")
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    if array.size < 2:
+        return False
+    axes = sorted(
+        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1
+    )
+    # Sufficient, not necessary: each stride steps over all that the smaller ones reach.
+    reach = array.itemsize
+    for stride, n in axes:
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False
+
+
+def len_keep(num_tokens: int, mask_ratio: Any, num_keep: Any) -> int:
+    """How many tokens stay: ``int(L * (1 - mask_ratio))`` in float64, or ``num_keep``."""
+    if num_keep is not None:
+        keep = integer(num_keep, "num_keep")
+        if not 0 <= keep <= num_tokens:
+            raise ValueError(f"num_keep is {keep}: it must be between 0 and L = {num_tokens}")
+        return keep
+    return int(num_tokens * (1 - ratio(mask_ratio)))
+
+
+def ratio(mask_ratio: Any) -> float:
+    try:
+        value = float(mask_ratio)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"mask_ratio is {mask_ratio!r} of type {type(mask_ratio).__name__}: a number is needed"
+        ) from None
+    if math.isnan(value) or not 0 <= value <= 1:
+        raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
+    return value
+
+
+def bits64(value: Any, what: str) -> int:
+    """A 64-bit integer, signed or unsigned, as the unsigned number of the same bits."""
+    number = integer(value, what)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{what} is {number}: it must fit in 64 bits")
+    return number & (2**64 - 1)
+
+
+def epoch(value: Any) -> int:
+    number = integer(value, "epoch")
+    if not 0 <= number < 2**32:
+        raise ValueError(f"epoch is {number}: it must be between 0 and 2**32 - 1")
+    return number
+
+
+def count(value: Any, what: str) -> int:
+    number = integer(value, what)
+    if number < 0:
+        raise ValueError(f"{what} is {number}: it must be at least 0")
+    return number
+
+
+def sample_ids(shape: tuple[int, ...], dtype: str) -> None:
+    if dtype.lstrip("<>=") not in ("int64", "i8"):
+        raise TypeError(f"sample_ids has dtype {dtype}: int64 is needed")
+    if len(shape) != 1:
+        raise ValueError(f"sample_ids has shape {shape}: [N] is needed")
+
+
+SCORES = ("float16", "bfloat16", "float32", "float64")
+
+
+def scores(shape: tuple[int, ...], dtype: str) -> None:
+    plain = {"f2": "float16", "f4": "float32", "f8": "float64"}.get(dtype.lstrip("<>="), dtype)
+    if plain not in SCORES:
+        raise TypeError(f"scores has dtype {dtype}: one of {', '.join(SCORES)} is needed")
+    if len(shape) != 2:
+        raise ValueError(f"scores has shape {shape}: [N, L] is needed")
+
+
+def tokens(shape: tuple[int, ...], what: str = "x") -> None:
+    if len(shape) < 2:
+        raise ValueError(f"{what} has shape {shape}: [N, L, ...] is needed")
+
+
+def noise(shape: tuple[int, ...], x_shape: tuple[int, ...]) -> None:
+    if shape != x_shape[:2]:
+        raise ValueError(
+            f"noise has shape {shape} and x {x_shape}: noise must be [N, L] = {x_shape[:2]}"
+        )
+
+
+def _sizes(value: Any, what: str) -> tuple[int, ...]:
+    many = value if isinstance(value, (tuple, list)) else (value,)
+    sizes = tuple(integer(v, what) for v in many)
+    if any(s < 1 for s in sizes):
+        raise ValueError(f"{what} is {value}: every size must be at least 1")
+    return sizes
+
+
+def patch_size(value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A patch size for each side of images of this shape."""
+    if len(shape) not in (4, 5):
+        raise ValueError(f"images has shape {shape}: [N, C, H, W] or [N, C, T, H, W] is needed")
+    sizes = _sizes(value, "patch_size")
+    sides = len(shape) - 2
+    if len(sizes) == 1 and sides == 2:
+        sizes = sizes * 2
+    if len(sizes) != sides:
+        raise ValueError(f"patch_size is {value}: {sides} numbers are needed for {sides} sides")
+    return sizes
+
+
+def image_size(value: Any, patch: Any) -> tuple[int, ...]:
+    sides = _sizes(value, "image_size")
+    if len(sides) == 1:
+        sides = sides * 2
+    if len(sides) not in (2, 3):
+        raise ValueError(f"image_size is {value}: (H, W) or (T, H, W) is needed")
+    return sides
+
+
+def grid(sides: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if any(s % p for s, p in zip(sides, sizes, strict=True)):
+        raise ValueError(f"sides {sides} cannot be cut into patches of {sizes}: each must divide")
+    return tuple(s // p for s, p in zip(sides, sizes, strict=True))
+
+
+def patches(shape: tuple[int, ...], grid: tuple[int, ...], sizes: tuple[int, ...]) -> int:
+    """The number of channels of patches of this shape."""
+    area, count = math.prod(sizes), math.prod(grid)
+    if len(shape) != 3 or shape[1] != count or shape[2] % area:
+        raise ValueError(
+            f"patches has shape {shape}: [N, {count}, {area} * C] is needed for a grid of {grid}"
+            f" patches of {sizes}"
+        )
+    return shape[2] // area

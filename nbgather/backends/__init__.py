@@ -1,0 +1,61 @@
+"""The table of backends: which exist, which serve what, and why one is not available.
+
+A backend is a module with these functions, on memory that has been checked:
+
+``gather(plan, out, x, index, aux) -> int``
+    Move the bits of a :class:`nbgather._plan.GatherPlan`; return a number that is not 0 when an
+    index was bad.
+``token_noise(args, ids, out)``
+    Fill ``out`` float32 `[N, L]` for ``args = (epoch, key low, key high)``.
+``rank_tokens(scores, ids_keep, ids_restore, mask)``
+    Rank float32 or float64 scores `[N, L]` into the three results.
+
+``cpu`` takes addresses, the others NumPy views of the same memory (``HOST_VIEWS``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+#: Name → what must be importable for it.
+BACKENDS: dict[str, tuple[str, ...]] = {
+    "cpu": ("numba",),
+    "reference": (),
+    "torch": ("torch",),
+    "onnxruntime": ("onnx", "onnxruntime"),
+}
+
+_loaded: dict[str, ModuleType] = {}
+
+
+def get(name: str) -> ModuleType:
+    """The backend's module; ValueError for a name that is none, ImportError if it cannot run."""
+    module = _loaded.get(name)
+    if module is None:
+        if name not in BACKENDS:
+            raise ValueError(
+                f"backend is {name!r}: it must be one of {', '.join(map(repr, BACKENDS))}"
+            )
+        reason = available()[name]
+        if reason is not None:
+            raise ImportError(f"backend {name!r} is not available: {reason}")
+        module = _loaded[name] = importlib.import_module(f"nbgather.backends.{name}")
+    return module
+
+
+def available() -> dict[str, str | None]:
+    """Every backend with None, or with the reason why it cannot be used here.
+
+    Examples
+    --------
+    >>> import nbgather
+    >>> nbgather.backends.available()["reference"] is None
+    True
+    """
+    reasons: dict[str, str | None] = {}
+    for name, needs in BACKENDS.items():
+        missing = [n for n in needs if importlib.util.find_spec(n) is None]
+        reasons[name] = f"{', '.join(missing)} not installed" if missing else None
+    return reasons

@@ -1,0 +1,118 @@
+"""Where kernels are compiled: one signature, one set of flags, one cache policy.
+
+A *range kernel* does its work for the positions ``lo <= p < hi`` of a flat range and returns how
+many bad values it met. Every range kernel is compiled to a C function of one shape::
+
+    int64 kernel(out*, src*, idx*, aux*, int64* args, int64 lo, int64 hi)
+
+so that one driver (:mod:`nbgather.backends.parallel`) can run any of them through a pointer. What
+the four pointers point to is the kernel's own affair: the same Python source is compiled once per
+combination of pointer types, which is how "bits by itemsize" costs no second source.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+from numba import cfunc, njit, types
+
+#: Unsigned integers that carry the bits of an item of so many bytes.
+BITS = {
+    1: types.uint8,
+    2: types.uint16,
+    4: types.uint32,
+    8: types.uint64,
+    16: types.UniTuple(types.uint64, 2),
+}
+
+_table: dict[Hashable, Any] = {}
+_lock = threading.RLock()
+
+
+def _hold_for_fork() -> None:
+    _lock.acquire()
+
+
+def _release_after_fork() -> None:
+    _lock.release()
+
+
+def _renew_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# A child forked while another thread compiles would inherit numba's compiler lock, held for ever.
+# All our compiling is done under `_lock`, so holding it over the fork is enough.
+os.register_at_fork(
+    before=_hold_for_fork,
+    after_in_parent=_release_after_fork,
+    after_in_child=_renew_in_child,
+)
+
+
+@functools.cache
+def _digest() -> str:
+    """A digest of every source a kernel is made of.
+
+    numba's cache looks only at the file that holds the kernel. A kernel also contains the helpers
+    it calls, so their text goes into the name that the cache files it under.
+    """
+    here = Path(__file__).parent
+    text = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    return hashlib.blake2s(text, digest_size=6).hexdigest()
+
+
+def _compile(decorate: Callable[[bool], Any], function: Callable[..., Any]) -> Any:
+    """Compile with numba's file cache, or without it where no folder can be written."""
+    function.__qualname__ = f"{function.__qualname__}-{_digest()}"
+    try:
+        return decorate(True)(function)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        # numba raises RuntimeError when neither the package nor the home folder takes a cache,
+        # and lets a full disk or a torn cache file through as OSError, EOFError or UnpicklingError.
+        return decorate(False)(function)
+
+
+def once(key: Hashable, build: Callable[[], Any]) -> Any:
+    """Return ``build()``, made at most once per key in this process, whatever thread asks."""
+    made = _table.get(key)
+    if made is None:
+        with _lock:
+            made = _table.get(key)
+            if made is None:
+                made = _table[key] = build()
+    return made
+
+
+def range_kernel(
+    function: Callable[..., Any], out: Any, src: Any, idx: Any, aux: Any
+) -> tuple[int, Any]:
+    """Compile a range kernel for these four pointee types: its address, and what keeps it alive."""
+    pointer = types.CPointer
+    signature = types.int64(
+        pointer(out),
+        pointer(src),
+        pointer(idx),
+        pointer(aux),
+        pointer(types.int64),
+        types.int64,
+        types.int64,
+    )
+    compiled = _compile(lambda cache: cfunc(signature, nopython=True, cache=cache), function)
+    return compiled.address, compiled
+
+
+def driver(function: Callable[..., Any], *argtypes: Any, parallel: bool) -> Any:
+    """Compile a driver for one signature, without the GIL."""
+    return _compile(
+        lambda cache: njit(types.int64(*argtypes), nogil=True, cache=cache, parallel=parallel),
+        function,
+    )

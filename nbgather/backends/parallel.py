@@ -1,0 +1,182 @@
+"""One driver that runs any range kernel over all cores, safe under threads and forks.
+
+Two ways lead to the same bits:
+
+``driver``
+    A ``prange`` loop over chunks that calls the kernel by pointer, on numba's threading layer:
+    about 2 us a call. Used where that layer is safe: TBB, and OpenMP in a process that was not
+    forked.
+``pool``
+    The serial driver, without the GIL, on a pool of Python threads: about 50 us a call. Used where
+    numba's layer would abort or be killed: ``workqueue`` aborts when two threads call it at once
+    (and any numba code of the user's counts), OpenMP kills a child forked after its use.
+
+Small work runs on the calling thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from nbgather.backends import _compile
+from nbgather.backends._intrinsics import call_range
+
+#: Bytes of work below which another thread costs more than it saves.
+GRAIN = 1 << 17
+
+_INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_layer: str | None = None
+_forked = False
+_local = threading.local()
+
+
+def _renew_in_child() -> None:
+    global _lock, _pool, _layer, _forked
+    _lock, _pool, _layer, _forked = threading.Lock(), None, None, True
+
+
+os.register_at_fork(after_in_child=_renew_in_child)
+
+
+def num_threads() -> int:
+    """How many threads a call may use: ``NBGATHER_NUM_THREADS``, else the CPUs this process has."""
+    limit = getattr(_local, "limit", None)
+    if limit is not None:
+        return int(limit)
+    text = os.environ.get("NBGATHER_NUM_THREADS", "")
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed")
+        return int(text)
+    return _affinity()
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Use at most ``count`` threads for the calls that this thread makes inside the block."""
+    before = getattr(_local, "limit", None)
+    _local.limit = count
+    try:
+        yield
+    finally:
+        _local.limit = before
+
+
+def _serial(kernel, out, src, idx, aux, args, lo, hi):
+    return call_range(kernel, out, src, idx, aux, args, lo, hi)
+
+
+def _parallel(kernel, out, src, idx, aux, args, count, chunks):
+    bad = 0
+    for chunk in prange(chunks):
+        # Not chunk * count // chunks, which overflows for the largest counts.
+        step = count // chunks
+        extra = count - step * chunks
+        lo = chunk * step + min(chunk, extra)
+        hi = lo + step + (1 if chunk < extra else 0)
+        bad += call_range(kernel, out, src, idx, aux, args, lo, hi)
+    return bad
+
+
+def _get_serial() -> Any:
+    made = _compile.driver(_serial, *_INTS, types.int64, types.int64, parallel=False)
+    return made
+
+
+def _get_parallel() -> Any:
+    return _compile.driver(_parallel, *_INTS, types.int64, types.int64, parallel=True)
+
+
+def threading_layer() -> str:
+    """Which way parallel calls go in this process: ``tbb``, ``omp`` or ``pool``."""
+    global _layer
+    if _layer is None:
+        with _lock:
+            if _layer is None:
+                _layer = _choose_layer()
+    return _layer
+
+
+def _choose_layer() -> str:
+    # A worker that was forked before this module was imported has no record of it here.
+    in_child = _forked or multiprocessing.parent_process() is not None
+    try:
+        numba.get_num_threads()  # starts numba's layer, which fixes its choice
+        layer = numba.threading_layer()
+    except (ValueError, ImportError):
+        return "pool"  # the user asked numba for a layer that is not installed
+    if layer == "tbb" or (layer == "omp" and not in_child):
+        return str(layer)
+    return "pool"
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        with _lock:
+            if _pool is None:
+                _pool = ThreadPoolExecutor(max(1, _affinity() - 1), thread_name_prefix="nbgather")
+    return _pool
+
+
+def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int) -> int:
+    bounds = [count * c // chunks for c in range(chunks + 1)]
+    futures = []
+    done = bounds[1]
+    try:
+        for lo, hi in zip(bounds[1:-1], bounds[2:], strict=True):
+            futures.append(_shared_pool().submit(serial, *call, lo, hi))
+            done = hi
+    except RuntimeError:
+        pass  # the interpreter is shutting down and takes no more work: the rest is done here
+    bad = serial(*call, 0, bounds[1])
+    if done < count:
+        bad += serial(*call, done, count)
+    return int(bad) + sum(future.result() for future in futures)
+
+
+def run(
+    kernel: int, out: int, src: int, idx: int, aux: int, args: np.ndarray, count: int, work: int
+) -> int:
+    """Run a range kernel over ``count`` positions; return the sum of what it returned.
+
+    Parameters
+    ----------
+    kernel, out, src, idx, aux : int
+        Addresses, see :mod:`nbgather.backends._compile`.
+    args : ndarray of int64
+        The plan's integers; read only.
+    count : int
+        The kernel's range is ``0 <= p < count``.
+    work : int
+        Bytes moved by the whole call: decides how many threads are worth their cost.
+    """
+    serial = _compile._table.get("serial") or _compile.once("serial", _get_serial)
+    if work < 2 * GRAIN:
+        return serial(kernel, out, src, idx, aux, args, 0, count)
+    chunks = min(num_threads(), count, work // GRAIN)
+    if chunks <= 1:
+        return serial(kernel, out, src, idx, aux, args, 0, count)
+    if threading_layer() == "pool":
+        return _run_on_pool(serial, (kernel, out, src, idx, aux, args), count, chunks)
+    driver = _compile.once("parallel", _get_parallel)
+    return driver(kernel, out, src, idx, aux, args, count, chunks)

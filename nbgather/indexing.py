@@ -1,0 +1,184 @@
+"""The gather family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbgather import _arrays, _infer, _run, _validate
+from nbgather._arrays import ITEMSIZES
+
+__all__ = ["gather", "gather_tokens", "infer_gather"]
+
+
+def gather(
+    input: Any,
+    dim: int,
+    index: Any,
+    *,
+    mode: str = "raise",
+    fill_value: Any = 0,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Gather values along a dimension: torch.gather on any array.
+
+    For a 3-d input::
+
+        out[i][j][k] = input[index[i][j][k]][j][k]  # dim 0
+        out[i][j][k] = input[i][index[i][j][k]][k]  # dim 1
+        out[i][j][k] = input[i][j][index[i][j][k]]  # dim 2
+
+    Parameters
+    ----------
+    input : array
+        The source, of any strides and any dtype of 1, 2, 4, 8 or 16 bytes. A 0-d input counts as
+        1-d with one element.
+    dim : int
+        The dimension to gather along; negative values count from the end.
+    index : array of int
+        Any integer dtype, of as many dimensions as ``input``; off ``dim`` no larger than it. Not
+        checked against the input's shape when it is empty, as in torch.
+    mode : {"raise", "clip", "wrap", "fill"}
+        What to do with an index that is negative or not below ``input.shape[dim]``: raise an
+        IndexError, take the nearest position, take it modulo the size, or give ``fill_value``.
+    fill_value : scalar
+        For ``mode="fill"``; it must fit the input's dtype.
+    out : array, optional
+        Where to write: the result's shape and dtype, writable, overlapping no operand. When an
+        IndexError is raised, its contents are unspecified.
+    backend : str, optional
+        A name from :func:`nbgather.backends.available`; by default the one that serves the input.
+
+    Returns
+    -------
+    array
+        Shape of ``index``, dtype and container of ``input``.
+
+    Raises
+    ------
+    TypeError
+        An index that is not of an integer dtype; operands of different libraries or devices.
+    ValueError
+        Shapes that do not fit, an unknown mode or backend, an unusable ``out``.
+    IndexError
+        ``dim`` out of range; with ``mode="raise"``, the first bad index in row-major order.
+
+    Notes
+    -----
+    ``numpy.take_along_axis`` differs: it broadcasts off the axis, and takes negative indices.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.gather.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x = np.arange(24).reshape(2, 3, 4)
+    >>> index = np.array([[[0, 0, 0, 0], [2, 2, 2, 2]]] * 2)
+    >>> nbgather.gather(x, 1, index)
+    array([[[ 0,  1,  2,  3],
+            [ 8,  9, 10, 11]],
+    <BLANKLINE>
+           [[12, 13, 14, 15],
+            [20, 21, 22, 23]]])
+    """
+    if type(dim) is not int:
+        dim = _validate.integer(dim, "dim")
+    return _run.gather(
+        "gather", input, dim, index, mode=mode, fill=fill_value, out=out, backend=backend
+    )
+
+
+def gather_tokens(
+    x: Any,
+    ids: Any,
+    *,
+    mode: str = "raise",
+    fill_value: Any = 0,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Pick tokens of each sample: ``out[n, k] = x[n, ids[n, k]]``.
+
+    The same as :func:`gather` along dim 1 with ``ids`` expanded over the token's dimensions, but
+    nothing is expanded: whole tokens are copied.
+
+    Parameters
+    ----------
+    x : array, shape [N, L, ...]
+        Tokens, of any strides and any dtype of 1, 2, 4, 8 or 16 bytes.
+    ids : array of int, shape [N, K]
+        Which tokens of each sample.
+    mode, fill_value, out, backend
+        As in :func:`gather`.
+
+    Returns
+    -------
+    array, shape [N, K, ...]
+        Dtype and container of ``x``.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in :func:`gather`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x = np.arange(12).reshape(2, 3, 2)
+    >>> nbgather.gather_tokens(x, np.array([[2, 0], [1, 1]])).tolist()
+    [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+    """
+    return _run.gather(
+        "tokens", x, 1, ids, mode=mode, fill=fill_value, out=out, backend=backend
+    )
+
+
+def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
+    """Find every way to get ``output`` from ``input`` by one gather.
+
+    Parameters
+    ----------
+    input, output : array
+        Of one container, dtype and number of dimensions. Elements are equal when their bits are:
+        a NaN equals a NaN of the same bits, and -0.0 is not 0.0.
+
+    Returns
+    -------
+    list of GatherSolution
+        One for each dimension that explains the output, with the lowest index where several
+        would do, and whether it is the only one. Empty when no dimension does.
+
+    Raises
+    ------
+    TypeError
+        Different libraries, or different dtypes.
+    ValueError
+        Different numbers of dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x = np.arange(6).reshape(2, 3)
+    >>> nbgather.infer_gather(x, x[:, [2, 0]])
+    [GatherSolution(dim=1, index=array([[2, 0],
+           [2, 0]]), is_unique=True)]
+    """
+    adapted = _arrays.same_adapter(input, "input", output, "output")
+    x, x_key = _arrays.ready(adapted, input)
+    y, y_key = _arrays.ready(adapted, output)
+    a, b = adapted.layout(x_key), adapted.layout(y_key)
+    if a.dtype != b.dtype:
+        raise TypeError(f"input has dtype {a.dtype.name} and output {b.dtype.name}: one is needed")
+    _validate.itemsize(a.dtype.name, a.dtype.itemsize, ITEMSIZES, "input")
+    if max(len(a.shape), 1) != max(len(b.shape), 1):
+        raise ValueError(
+            f"input has {len(a.shape)} dimensions (shape {a.shape}) and output {len(b.shape)}"
+            f" (shape {b.shape}): both must have the same number"
+        )
+    solutions = _infer.infer_bits(adapted.bits(x), adapted.bits(y))
+    return [
+        _infer.GatherSolution(s.dim, adapted.from_numpy(s.index, output), s.is_unique)
+        for s in solutions
+    ]

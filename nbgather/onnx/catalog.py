@@ -1,0 +1,228 @@
+"""The models that are published as files, each with the call that makes it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from nbgather.onnx._build import ModelProto, to_bytes
+from nbgather.onnx.graphs import gather_model, masking_model, restore_model
+
+__all__ = ["CATALOG", "Entry", "export_all", "stale_files"]
+
+#: The oldest onnxruntime on which every file was run.
+OLDEST_ONNXRUNTIME = "1.15"
+
+README = "README.md"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published model.
+
+    Attributes
+    ----------
+    file : str
+        The file's name.
+    about : str
+        What it does, in one line.
+    maker : callable
+        The function of :mod:`nbgather.onnx` that makes it.
+    args, options : tuple, dict
+        What it is called with.
+    """
+
+    file: str
+    about: str
+    maker: Callable[..., ModelProto]
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def call(self) -> str:
+        """The call as one would type it."""
+        given = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.options.items()]
+        return f"{self.maker.__name__}({', '.join(given)})"
+
+    def build(self) -> ModelProto:
+        """The model."""
+        return self.maker(*self.args, **self.options)
+
+
+CATALOG: tuple[Entry, ...] = (
+    Entry("mae_masking.onnx", "Masks x by noise.", masking_model, (0.75,)),
+    Entry(
+        "mae_masking_nd.onnx",
+        "The same with GatherND: faster.",
+        masking_model,
+        (0.75,),
+        {"gather": "nd"},
+    ),
+    Entry(
+        "mae_masking_seeded.onnx",
+        "Masks x by seed, sample id and epoch.",
+        masking_model,
+        (0.75,),
+        {"noise": "seed"},
+    ),
+    Entry(
+        "mae_mask_only.onnx",
+        "The mask without the tokens, and the ids to keep.",
+        masking_model,
+        (0.75,),
+        {"with_x": False, "ids_keep": True},
+    ),
+    Entry("mae_restore.onnx", "Visible tokens back in their places.", restore_model),
+    *(
+        Entry(f"gather_elements_dim{d}.onnx", f"torch.gather along dim {d}.", gather_model, (d,))
+        for d in range(3)
+    ),
+)
+
+
+def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> list[Path]:
+    """Write every published model, and a README that lists them.
+
+    Each file is written aside and then renamed: no reader sees half of one.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is not there.
+    only : iterable of str, optional
+        Names of files to write; the README is written in any case.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written.
+
+    Raises
+    ------
+    ValueError
+        A name in ``only`` is not in the catalog.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nbgather.onnx import export_all
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in export_all(folder, ["mae_restore.onnx"])]
+    ['mae_restore.onnx', 'README.md']
+    """
+    wanted = None if only is None else set(only)
+    unknown = (wanted or set()) - {entry.file for entry in CATALOG}
+    if unknown:
+        raise ValueError(
+            f"no published model is called {', '.join(sorted(unknown))}: there are"
+            f" {', '.join(entry.file for entry in CATALOG)}"
+        )
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, data in _contents().items():
+        if wanted is None or name in wanted or name == README:
+            _write(target / name, data)
+            written.append(target / name)
+    return written
+
+
+def stale_files(folder: str | os.PathLike[str]) -> list[str]:
+    """What in a folder is not as :func:`export_all` would write it, byte for byte.
+
+    Parameters
+    ----------
+    folder : path
+        It need not be there.
+
+    Returns
+    -------
+    list of str
+        One line for each file that is stale, missing, or extra; empty if all is well.
+
+    Examples
+    --------
+    >>> from nbgather.onnx import stale_files
+    >>> stale_files("/no/such/folder")[0]
+    'missing: mae_masking.onnx'
+    """
+    target = Path(folder)
+    expected = _contents()
+    found = {path.name: path for path in target.iterdir()} if target.is_dir() else {}
+    lines = []
+    for name, data in expected.items():
+        if name not in found:
+            lines.append(f"missing: {name}")
+        elif not found[name].is_file() or found[name].read_bytes() != data:
+            lines.append(f"stale: {name}")
+    return lines + [f"extra: {name}" for name in sorted(set(found) - set(expected))]
+
+
+def _contents() -> dict[str, bytes]:
+    models = {entry.file: entry.build() for entry in CATALOG}
+    files = {name: to_bytes(model) for name, model in models.items()}
+    return files | {README: _readme(models).encode()}
+
+
+def _readme(models: dict[str, ModelProto]) -> str:
+    rows = [
+        "| file | what it does | inputs | outputs | opset | IR | onnxruntime | nodes | made by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in CATALOG:
+        model = models[entry.file]
+        cells = (
+            f"`{entry.file}`",
+            entry.about,
+            _ports(model.graph.input),
+            _ports(model.graph.output),
+            str(model.opset_import[0].version),
+            str(model.ir_version),
+            f"≥ {OLDEST_ONNXRUNTIME}",
+            str(len(model.graph.node)),
+            f"`{entry.call}`",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(rows)
+    return f"""# ONNX models
+
+Generated by nbgather {models[CATALOG[0].file].producer_version}: do not edit.
+
+    python scripts/export_onnx.py                          # all of them, and this file
+    python scripts/export_onnx.py --only mae_masking.onnx  # one of them
+    python scripts/export_onnx.py --check                  # are these files up to date?
+
+The last column is the call in `nbgather.onnx` that makes the file. Every size is dynamic. In
+`mask` 0 is keep, 1 is remove; `x_masked` is what stays visible. The column onnxruntime gives the
+oldest version on which the file was run.
+
+{table}
+"""
+
+
+def _ports(ports: Iterable[onnx.ValueInfoProto]) -> str:
+    texts = []
+    for port in ports:
+        tensor = port.type.tensor_type
+        shape = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        texts.append(f"`{port.name}` {dtype} [{shape}]")
+    return "<br>".join(texts)
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise

@@ -1,0 +1,394 @@
+"""Run an ONNX model by name: inputs checked first, outputs as a dict."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbgather import _validate
+from nbgather.onnx._build import ModelProto, to_bytes
+
+try:
+    import onnxruntime
+except ImportError:
+    raise ImportError('nbgather.onnx needs onnxruntime: pip install "nbgather[onnx]"') from None
+
+__all__ = ["Port", "Session", "run"]
+
+#: NumPy's name of each onnxruntime type where the two differ.
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+#: From here on an empty batch is safe; before, some onnxruntimes end the process (SIGFPE).
+_EMPTY_IS_SAFE = (1, 31, 1)
+
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class Port(NamedTuple):
+    """An input or output of a model.
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        NumPy's name, or onnxruntime's type for what is not a tensor.
+    shape : tuple
+        A number for a fixed size, a name for a dynamic one, None for one without a name.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """A model ready to run.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        The model.
+    providers : sequence of str, optional
+        Execution providers, best first. By default CUDA if it is there, and the CPU.
+    threads : int, optional
+        Threads within an operator; onnxruntime's choice by default.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of Port
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    TypeError
+        ``model`` is nothing that holds a model; ``threads`` is not a whole number.
+    ValueError
+        Not an ONNX model, or none that this onnxruntime can load; an unknown provider;
+        ``threads`` below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbgather.onnx import Session, masking_model
+    >>> session = Session(masking_model(0.5, with_x=False), threads=1)
+    >>> session.inputs
+    (Port(name='noise', dtype='float32', shape=('N', 'L')),)
+    >>> session.run(noise=np.array([[0.2, 0.1]], np.float32))["mask"].tolist()
+    [[1.0, 0.0]]
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | ModelProto,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        source, self._label = _source(model)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = _threads(threads)
+        chosen = _providers(providers)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=chosen)
+        except Exception as error:
+            raise ValueError(
+                f"{self._label} is not a model that onnxruntime {onnxruntime.__version__} can load:"
+                f" {_line(error)}"
+            ) from error
+        self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
+        # onnxruntime shows a scalar and an unknown number of dimensions alike.
+        self._scalars = self._session.get_modelmeta().producer_name == "nbgather"
+        self._options = onnxruntime.RunOptions()
+        self._options.log_severity_level = 4  # what fails is raised, not printed too
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers in use, best first."""
+        return tuple(self._session.get_providers())
+
+    def run(
+        self, inputs: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> dict[str, np.ndarray]:
+        """Run the model.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array_like, optional
+            Arrays by name. No dtype is converted, but a Python int or float takes the input's.
+        **named : array_like
+            More of them.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Every output by name.
+
+        Raises
+        ------
+        TypeError
+            An input is missing, unknown, given twice, or of another dtype.
+        ValueError
+            An input has another number of dimensions or size, or a size that is not the same in
+            two inputs that share it; a number does not fit.
+        RuntimeError
+            The model itself failed, e.g. on an index out of bounds.
+        """
+        feeds = self._feeds(inputs, named)
+        sizes = self._sizes(feeds)
+        empty = {size for size, n in sizes.items() if n == 0}
+        if empty and _version() < _EMPTY_IS_SAFE:
+            return self._run_empty(feeds, empty)
+        return self._run(feeds)
+
+    def _feeds(
+        self, inputs: Mapping[str, Any] | None, named: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        given = dict(inputs or {})
+        wanted = [port.name for port in self.inputs]
+        for name in named:
+            if name in given:
+                raise TypeError(f"input {name!r} was given twice")
+        given.update(named)
+        for name in given:
+            if name not in wanted:
+                raise TypeError(
+                    f"{self._label} has no input {name!r}: its inputs are {', '.join(wanted)}"
+                )
+        missing = [name for name in wanted if name not in given]
+        if missing:
+            raise TypeError(
+                f"{self._label} needs {', '.join(wanted)}: {', '.join(missing)} not given"
+            )
+        return {port.name: self._checked(port, given[port.name]) for port in self.inputs}
+
+    def _checked(self, port: Port, value: Any) -> Any:
+        if "(" in port.dtype:
+            return value  # a sequence, map or optional: onnxruntime's own business
+        array = _array(port, value)
+        if array.dtype.name != port.dtype:
+            raise TypeError(f"input {port.name!r} is {array.dtype.name}: it must be {port.dtype}")
+        if array.ndim != len(port.shape) and (port.shape or self._scalars):
+            raise ValueError(
+                f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
+            )
+        return array
+
+    def _sizes(self, feeds: Mapping[str, Any]) -> dict[str, int]:
+        """The size that each name of a dynamic dimension stands for."""
+        seen: dict[str, tuple[int, str]] = {}
+        for port in self.inputs:
+            shape = getattr(feeds[port.name], "shape", ())
+            for want, size in zip(port.shape, shape, strict=False):
+                if isinstance(want, int) and size != want:
+                    raise ValueError(
+                        f"input {port.name!r} has shape {shape}: it must be {_shape_text(port)}"
+                    )
+                if isinstance(want, str):
+                    known, where = seen.setdefault(want, (size, port.name))
+                    if size != known:
+                        raise ValueError(
+                            f"input {port.name!r} has shape {shape} with {want} = {size}, but"
+                            f" {where!r} has {want} = {known}: both must be the same"
+                        )
+        return {name: size for name, (size, _) in seen.items()}
+
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        names = [port.name for port in self.outputs]
+        try:
+            if "bfloat16" in (port.dtype for port in (*self.inputs, *self.outputs)):
+                return dict(zip(names, self._run_bound(feeds), strict=True))
+            return dict(zip(names, self._session.run(names, feeds, self._options), strict=True))
+        except Exception as error:
+            raise RuntimeError(f"{self._label} failed: {_line(error)}") from error
+
+    def _run_bound(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
+        """Run through IO binding, which knows types that NumPy does not."""
+        binding = self._session.io_binding()
+        kept = []  # onnxruntime reads their memory until the run is over
+        for port in self.inputs:
+            value = feeds[port.name]
+            make = onnxruntime.OrtValue
+            if port.dtype == "bfloat16":
+                bits = value.view(np.uint16)
+                ort_value = make.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+                kept.append(bits)
+            else:
+                ort_value = make.ortvalue_from_numpy(value)
+            binding.bind_ortvalue_input(port.name, ort_value)
+            kept.append(ort_value)
+        for port in self.outputs:
+            binding.bind_output(port.name, "cpu")
+        self._session.run_with_iobinding(binding, self._options)
+        return [
+            _bfloat16_array(value) if port.dtype == "bfloat16" else value.numpy()
+            for port, value in zip(self.outputs, binding.get_outputs(), strict=True)
+        ]
+
+    def _run_empty(self, feeds: Mapping[str, Any], empty: set[str]) -> dict[str, np.ndarray]:
+        """An empty batch on an onnxruntime that an empty batch can end: run one sample of zeros.
+
+        What comes out has one sample too, which is taken off. Where another size than the first
+        dimension's is 0 nothing so simple holds.
+        """
+        ports = (*self.inputs, *self.outputs)
+        inner = {size for port in ports for size in port.shape[1:]} & empty
+        if inner or not empty <= {port.shape[0] for port in self.outputs if port.shape}:
+            raise ValueError(
+                f"size {', '.join(sorted(inner or empty))} is 0: onnxruntime"
+                f" {onnxruntime.__version__} can end the process on it; 1.31.1 and later cannot"
+            )
+        one = {
+            port.name: np.zeros((1, *feeds[port.name].shape[1:]), feeds[port.name].dtype)
+            if port.shape and port.shape[0] in empty
+            else feeds[port.name]
+            for port in self.inputs
+        }
+        return {
+            port.name: value[:0] if port.shape and port.shape[0] in empty else value
+            for port, value in zip(self.outputs, self._run(one).values(), strict=True)
+        }
+
+
+def run(
+    model: Session | str | os.PathLike[str] | bytes | ModelProto,
+    inputs: Mapping[str, Any] | None = None,
+    /,
+    **named: Any,
+) -> dict[str, np.ndarray]:
+    """Run a model once.
+
+    Sessions for models that this package built are kept, the last few of them. For a file that is
+    run often, make a :class:`Session`.
+
+    Parameters
+    ----------
+    model : Session, path, bytes or onnx.ModelProto
+        The model.
+    inputs : mapping of str to array_like, optional
+        Arrays by name. No dtype is converted, but a Python int or float takes the input's.
+    **named : array_like
+        More of them.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Every output by name.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError, RuntimeError
+        As :class:`Session` and :meth:`Session.run`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbgather.onnx import masking_model, run
+    >>> model = masking_model(0.5, noise="seed", with_x=False, ids_keep=True)
+    >>> run(model, seed=1, sample_ids=np.arange(2), num_tokens=4, epoch=0)["ids_keep"].tolist()
+    [[2, 3], [3, 1]]
+    """
+    if isinstance(model, Session):
+        session = model
+    elif isinstance(model, ModelProto) and model.producer_name == "nbgather":
+        session = _kept_session(to_bytes(model), os.getpid())
+    else:
+        session = Session(model)
+    return session.run(inputs, **named)
+
+
+@lru_cache(maxsize=8)
+def _kept_session(data: bytes, pid: int) -> Session:
+    """A session of this process: one from before a fork has lost its threads."""
+    return Session(data)
+
+
+def _source(model: Any) -> tuple[str | bytes, str]:
+    """What onnxruntime loads, and how messages call it."""
+    if isinstance(model, ModelProto):
+        return to_bytes(model), f"the model {model.graph.name!r}"
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return bytes(model), f"the model of {len(model)} bytes"
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            f"model is of type {type(model).__name__}: a path, bytes or onnx.ModelProto is needed"
+        )
+    path = Path(model)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder: an ONNX file is needed")
+    return str(path), str(path)
+
+
+def _threads(value: Any) -> int:
+    number = _validate.integer(value, "threads")
+    if number < 1:
+        raise ValueError(f"threads is {number}: it must be at least 1")
+    return number
+
+
+def _providers(chosen: Sequence[str] | None) -> list[str]:
+    there = onnxruntime.get_available_providers()
+    if chosen is None:
+        return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    for name in names:
+        if name not in there:
+            raise ValueError(f"providers has {name!r}: it must be one of {', '.join(there)}")
+    return names
+
+
+def _port(arg: Any) -> Port:
+    kind = re.fullmatch(r"tensor\((\w+)\)", arg.type)
+    dtype = _NUMPY_NAMES.get(kind[1], kind[1]) if kind else arg.type
+    return Port(arg.name, dtype, tuple(arg.shape))
+
+
+def _shape_text(port: Port) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in port.shape) + "]"
+
+
+def _array(port: Port, value: Any) -> np.ndarray:
+    """``value`` as a contiguous array of this machine's byte order."""
+    if type(value) is int and port.dtype[:3] in ("int", "uin"):
+        limits = np.iinfo(port.dtype)
+        if not limits.min <= value <= limits.max:
+            raise ValueError(
+                f"input {port.name!r} is {value}: it must be between {limits.min} and {limits.max}"
+            )
+        return np.array(value, port.dtype)
+    if type(value) in (int, float) and port.dtype in ("float32", "float64"):
+        return np.array(value, port.dtype)
+    array = np.asarray(value, order="C")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _bfloat16_array(value: Any) -> np.ndarray:
+    from ml_dtypes import bfloat16
+
+    array = np.empty(value.shape(), np.uint16)
+    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+    return array.view(bfloat16)
+
+
+@lru_cache(maxsize=1)
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:3])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

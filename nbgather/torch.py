@@ -1,0 +1,101 @@
+"""Gradients for torch tensors: the kernels forward, torch's own operations backward.
+
+Backward passes are made of differentiable torch operations, so second derivatives follow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nbgather import _run
+
+__all__ = ["gather", "restore"]
+
+
+def _inside(index: torch.Tensor, size: int, mode: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Positions that are all in bounds, and which of them took part (None: all)."""
+    index = index.to(torch.int64)
+    if mode == "clip":
+        return index.clamp(0, size - 1), None
+    if mode == "wrap":
+        return index.remainder(size), None
+    if mode == "fill":
+        valid = (index >= 0) & (index < size)
+        return torch.where(valid, index, 0), valid
+    return index, None
+
+
+def _scatter_grad(
+    grad: torch.Tensor, shape: torch.Size, dim: int, index: torch.Tensor, mode: str
+) -> torch.Tensor:
+    if index.numel() == 0 or 0 in shape:
+        return grad.new_zeros(shape)
+    position, valid = _inside(index, shape[dim] if shape else 1, mode)
+    if valid is not None:
+        grad = torch.where(valid, grad, 0)
+    return grad.new_zeros(shape).scatter_add(dim, position, grad)
+
+
+def _expanded(ids: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return ids.reshape(*ids.shape, *(1,) * (len(shape) - 2)).expand(*ids.shape, *shape[2:])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Any, call: tuple[Any, ...], index: Any) -> Any:
+        kind, dim, mode, fill, backend = call
+        ctx.save_for_backward(index)
+        ctx.shape, ctx.call = input.shape, call
+        return _run.gather(
+            kind, input, dim, index, mode=mode, fill=fill, out=None, backend=backend
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        kind, dim, mode, _, _ = ctx.call
+        if kind == "tokens":
+            index = _expanded(index, ctx.shape)
+        return _scatter_grad(grads[0], ctx.shape, dim, index, mode), None, None
+
+
+def gather(
+    kind: str, input: Any, dim: int, index: Any, mode: str, fill: Any, out: Any, backend: Any
+) -> Any:
+    """Gather with a gradient to ``input``."""
+    if out is not None:
+        raise ValueError("input requires grad: gradients cannot flow through out=")
+    return _Gather.apply(input, (kind, dim, mode, fill, backend), index)
+
+
+class _Restore(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_visible: Any, mask_token: Any, ids_restore: Any, call: Any) -> Any:
+        ctx.save_for_backward(ids_restore)
+        ctx.shapes = x_visible.shape, mask_token.shape
+        row, backend = call
+        return _run.gather(
+            "restore", x_visible, 1, ids_restore, mode="fill", fill=row, out=None, backend=backend
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (ids_restore,) = ctx.saved_tensors
+        (grad,) = grads
+        x_shape, token_shape = ctx.shapes
+        ids = _expanded(ids_restore, grad.shape)
+        to_x = to_token = None
+        if ctx.needs_input_grad[0]:
+            to_x = _scatter_grad(grad, x_shape, 1, ids, "fill")
+        if ctx.needs_input_grad[1]:
+            removed = torch.where(ids >= x_shape[1], grad, 0)
+            to_token = removed.sum((0, 1)).sum_to_size(token_shape[-(grad.ndim - 2) :])
+            to_token = to_token.reshape(token_shape)
+        return to_x, to_token, None, None
+
+
+def restore(x_visible: Any, ids_restore: Any, mask_token: Any, row: Any, backend: Any) -> Any:
+    """Restore tokens with gradients to ``x_visible`` and ``mask_token``."""
+    return _Restore.apply(x_visible, mask_token, ids_restore, (row, backend))

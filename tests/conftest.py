@@ -1,0 +1,17 @@
+"""One fixture: every backend that can run here."""
+
+from __future__ import annotations
+
+import nbgather
+import pytest
+
+BACKENDS = sorted(nbgather.backends.BACKENDS)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend's name in turn; one that cannot run here is skipped with its reason."""
+    reason = nbgather.backends.available()[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return str(request.param)
