@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nbgather.onnx import CATALOG, export_all, stale_files
+from nbgather.onnx import CATALOG, export_all, stale_files  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,18 @@ try:
 except ImportError:
     raise ImportError('nbgather.onnx needs onnx: pip install "nbgather[onnx]"') from None
 
+__all__ = [
+    "INDEX_TYPES",
+    "NOISE_TYPES",
+    "GraphBuilder",
+    "ModelProto",
+    "TensorProto",
+    "check_versions",
+    "dtype_name",
+    "onnx",
+    "to_bytes",
+]
+
 #: The ONNX type of each dtype that onnxruntime gathers.
 TENSOR_TYPES: dict[str, int] = {
     "float16": TensorProto.FLOAT16,
@@ -211,9 +223,7 @@ class GraphBuilder:
         for key, value in {"license": "Apache-2.0", **metadata}.items():
             model.metadata_props.add(key=key, value=value)
         onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(
-            model, check_type=True, strict_mode=True, data_prop=True
-        )
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         return model
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
-from nbgather.onnx._build import ModelProto, to_bytes
+from nbgather.onnx._build import ModelProto, onnx, to_bytes
 from nbgather.onnx.graphs import gather_model, masking_model, restore_model
 
 __all__ = ["CATALOG", "Entry", "export_all", "stale_files"]

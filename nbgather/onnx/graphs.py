@@ -212,13 +212,12 @@ def masking_model(
     if ratio_input:
         g.input("mask_ratio", "float64", [], "The part to remove, 0 to 1.")
 
-    grid = _token_grid(g, with_x, seeded)
-    length = g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
+    grid, length = _token_grid(g, with_x, seeded)
     if seeded:
         scores = _seeded_noise(g, length)
-        ids_shuffle = _topk(g, scores, length, "ids_shuffle", "Tokens by rank, ties stable.")
+        ids_shuffle = _argsort(g, scores, None, length)
     else:
-        ids_shuffle = _argsort_nan_last(g, "noise", noise_type, length if not with_x else None)
+        ids_shuffle = _argsort(g, "noise", noise_type, length)
     restore = _inverse(g, ids_shuffle, grid, length)
     count = _keep_count(g, length, None if ratio_input else ratio)
     removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
@@ -334,73 +333,78 @@ def _choice(value: Any, what: str, allowed: tuple[str, ...]) -> None:
 def _refuse(g: GraphBuilder, faults: str, output: str, doc: str) -> str:
     """0 as [1], or a failure where any of ``faults`` holds: a vector of one 0 has no more."""
     ones = g.op("Cast", [faults], f"{output}_ones", "1 for a fault.", to=TensorProto.INT64)
-    count = g.op("ReduceSum", [ones], f"{output}_count", "How many.", keepdims=0)
-    position = g.op("Unsqueeze", [count, g.int64([0])], f"{output}_at", "0 if all is well.")
-    return g.op("Gather", [g.int64([0]), position], output, doc, axis=0)
+    count = g.op("ReduceSum", [ones], f"{output}_count", "How many faults, as [1].", keepdims=1)
+    return g.op("Gather", [g.int64([0]), count], output, doc, axis=0)
 
 
-def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> str:
-    """The name of [N, L]: that of x where there is one."""
-    if with_x:
-        shape = g.op("Shape", ["x"], "x_shape", "[N, L, D].")
-        return g.op("Slice", [shape, g.int64([0]), g.int64([2])], "grid", "[N, L] of x.")
+def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> tuple[str, str]:
+    """[N, L], and L as [1]. With x, L comes with the check that everything has x's sizes.
+
+    All ranking waits for L, and so for the check: without it a noise of other sizes passes in some
+    operators, and ends the process in others.
+    """
+    given = g.op("Shape", ["sample_ids" if seeded else "noise"], "given", "[N] or [N, L] given.")
+    if not with_x:
+        grid = given
+        if seeded:
+            tokens = g.op("Unsqueeze", ["num_tokens", g.int64([0])], "tokens", "L as [1].")
+            grid = g.op("Concat", [given, tokens], "grid", "[N, L].", axis=0)
+        return grid, g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
+    shape = g.op("Shape", ["x"], "x_shape", "[N, L, D].")
+    grid = g.op("Slice", [shape, g.int64([0]), g.int64([2])], "grid", "[N, L].")
+    wanted = grid
     if seeded:
-        batch = g.op("Shape", ["sample_ids"], "batch", "N as [1].")
-        length = g.op("Unsqueeze", ["num_tokens", g.int64([0])], "tokens", "L as [1].")
-        return g.op("Concat", [batch, length], "grid", "[N, L].", axis=0)
-    return g.op("Shape", ["noise"], "grid", "[N, L].")
+        wanted = g.op("Gather", [shape, g.int64([0])], "batch", "N of x as [1].", axis=0)
+    same = g.op("Equal", [given, wanted], "sizes_same", "Are the sizes given those of x?")
+    differ = g.op("Not", [same], "sizes_differ", "Are they not?")
+    zero = _refuse(g, differ, "sizes_checked", "Fails unless the sizes given are those of x.")
+    free = g.op("Gather", [grid, g.int64([1])], "length_of_x", "L as [1].", axis=0)
+    return grid, g.op("Add", [free, zero], "length", "L as [1], checked.")
+
+
+def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> str:
+    """``ids_shuffle``: the stable ascending argsort of the scores, with NaN after +inf.
+
+    Only some onnxruntimes put NaN last in TopK, so it never sees one. NaN becomes +inf, and +inf
+    before that a number above every finite score. Narrow floats have one in float64; float64 has
+    nothing wider, and there a second stable sort moves the NaN behind. Without a ``dtype`` there
+    are none of them.
+
+    Before 1.31.1 TopK of an empty batch ends the process, so it never sees that either: one row
+    more goes in, and comes off afterwards.
+    """
+    is_nan = None
+    if dtype is not None and dtype != "float64":
+        scores = g.op("Cast", [scores], "scores", "Widened: exact.", to=TensorProto.DOUBLE)
+    scores = g.op("Pad", [scores, g.int64([0, 0, 1, 0])], "scores_padded", "One row more.")
+    if dtype is not None:
+        keys = scores
+        is_nan = g.op("IsNaN", [scores], "is_nan", "Where the score is NaN.")
+        if dtype != "float64":
+            above = g.constant(np.float64(2.0**1000))
+            keys = g.op("Min", [scores, above], "finite", "+inf made finite, still the largest.")
+        infinity = g.constant(np.float64(np.inf))
+        scores = g.op("Where", [is_nan, infinity, keys], "keys", "NaN made +inf.")
+    ids = _topk(g, scores, length, "ids_padded", "Tokens by rank, ties stable.")
+    if is_nan is not None and dtype == "float64":
+        flags = g.op("Cast", [is_nan], "nan_flags", "1 for NaN.", to=TensorProto.FLOAT)
+        ranked = g.op("GatherElements", [flags, ids], "nan_ranked", "The flags by rank.", axis=1)
+        behind = _topk(g, ranked, length, "nan_behind", "A stable sort of the flags.")
+        ids = g.op("GatherElements", [ids, behind], "ids_nan_last", "NaN behind +inf.", axis=1)
+    bounds = [g.int64([0]), g.int64([-1]), g.int64([0])]
+    return g.op("Slice", [ids, *bounds], "ids_shuffle", "Without the row more.")
 
 
 def _topk(g: GraphBuilder, scores: str, length: str, output: str, doc: str) -> str:
     """A stable ascending argsort: TopK puts the lower position first among equals."""
-    _, ids = g.ops(
-        "TopK",
-        [scores, length],
-        [f"{output}_sorted", output],
-        doc,
-        name=output,
-        axis=1,
-        largest=0,
-        sorted=1,
-    )
-    return ids
-
-
-def _argsort_nan_last(g: GraphBuilder, noise: str, dtype: str, length: str | None) -> str:
-    """``ids_shuffle``: the stable ascending argsort of the noise, with NaN after +inf.
-
-    Only some onnxruntimes put NaN last in TopK, so it never sees one. NaN becomes +inf, and +inf
-    before that a number above every finite score. Narrow floats have one in float64; float64 has
-    nothing wider, and there a second stable sort moves the NaN behind.
-    """
-    if length is None:
-        # Not x's L: a TopK of fewer scores than there are would hide the rest.
-        shape = g.op("Shape", [noise], "noise_shape", "[N, L] of the noise.")
-        length = g.op("Gather", [shape, g.int64([1])], "noise_length", "L as [1].", axis=0)
-    infinity = g.constant(np.float64(np.inf))
-    doc = "Tokens by rank, ties stable, NaN last."
-    if dtype != "float64":
-        scores = g.op("Cast", [noise], "scores", "Widened: exact.", to=TensorProto.DOUBLE)
-        is_nan = g.op("IsNaN", [scores], "is_nan", "Where the noise is NaN.")
-        above = g.constant(np.float64(2.0**1000))
-        finite = g.op("Min", [scores, above], "finite", "+inf made finite, still the largest.")
-        keys = g.op("Where", [is_nan, infinity, finite], "keys", "NaN made +inf: above the rest.")
-        return _topk(g, keys, length, "ids_shuffle", doc)
-    is_nan = g.op("IsNaN", [noise], "is_nan", "Where the noise is NaN.")
-    keys = g.op("Where", [is_nan, infinity, noise], "keys", "NaN made +inf.")
-    first = _topk(g, keys, length, "ids_first", "Tokens by rank, NaN mixed with +inf.")
-    flags = g.op("Cast", [is_nan], "nan_flags", "1 where the noise is NaN.", to=TensorProto.FLOAT)
-    ranked = g.op("GatherElements", [flags, first], "nan_ranked", "The flags by rank.", axis=1)
-    second = _topk(g, ranked, length, "nan_behind", "A stable sort of the flags: NaN behind.")
-    return g.op("GatherElements", [first, second], "ids_shuffle", doc, axis=1)
+    outputs = [f"{output}_sorted", output]
+    return g.ops("TopK", [scores, length], outputs, doc, name=output, axis=1, largest=0, sorted=1)[
+        1
+    ]
 
 
 def _inverse(g: GraphBuilder, ids_shuffle: str, grid: str, length: str) -> str:
-    """``ids_restore``: each token's rank, the inverse of the permutation.
-
-    Both the positions and their shape are x's, so that ScatterElements fails unless the noise has
-    x's N and L.
-    """
+    """``ids_restore``: each token's rank, the inverse of the permutation."""
     scalar = g.op("Squeeze", [length, g.int64([0])], "length_scalar", "L as a scalar.")
     ranks = g.op("Range", [g.int64(0), scalar, g.int64(1)], "ranks", "0 to L-1.")
     every = g.op("Expand", [ranks, grid], "ranks_of_all", "0 to L-1 for each sample.")
@@ -443,7 +447,9 @@ def _seeded_noise(g: GraphBuilder, length: str) -> str:
     key = g.op("Concat", [low, high], "key", "Philox's key, [2].", axis=0)
     ids = g.op("Unsqueeze", ["sample_ids", g.int64([0, 2])], "ids", "Ids as [1, N, 1].")
     id_low, id_high = _halves(g, ids, "ids")
-    epoch, excess = _halves(g, "epoch", "epoch")
+    epoch, excess = _halves(
+        g, g.op("Unsqueeze", ["epoch", g.int64([0])], "epoch_1", "[1]."), "epoch"
+    )
     wrong = g.op("Greater", [excess, g.int64(0)], "epoch_wrong", "Does it not fit in 32 bits?")
     zero = _refuse(g, wrong, "epoch_checked", "Fails if the epoch is not 0 to 2**32 - 1.")
     epoch = g.op("Add", [epoch, zero], "epoch_word", "The epoch.")

@@ -25,7 +25,8 @@ __all__ = ["Port", "Session", "run"]
 #: NumPy's name of each onnxruntime type where the two differ.
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
-#: From here on an empty batch is safe; before, some onnxruntimes end the process (SIGFPE).
+#: Before this version TopK of an empty batch ends the process (SIGFPE). Models of this package
+#: never give it one; others are guarded.
 _EMPTY_IS_SAFE = (1, 31, 1)
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -110,8 +111,7 @@ class Session:
             ) from error
         self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
-        # onnxruntime shows a scalar and an unknown number of dimensions alike.
-        self._scalars = self._session.get_modelmeta().producer_name == "nbgather"
+        self._ours = self._session.get_modelmeta().producer_name == "nbgather"
         self._options = onnxruntime.RunOptions()
         self._options.log_severity_level = 4  # what fails is raised, not printed too
 
@@ -150,13 +150,11 @@ class Session:
         feeds = self._feeds(inputs, named)
         sizes = self._sizes(feeds)
         empty = {size for size, n in sizes.items() if n == 0}
-        if empty and _version() < _EMPTY_IS_SAFE:
+        if empty and not self._ours and _version() < _EMPTY_IS_SAFE:
             return self._run_empty(feeds, empty)
         return self._run(feeds)
 
-    def _feeds(
-        self, inputs: Mapping[str, Any] | None, named: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _feeds(self, inputs: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
         given = dict(inputs or {})
         wanted = [port.name for port in self.inputs]
         for name in named:
@@ -181,7 +179,8 @@ class Session:
         array = _array(port, value)
         if array.dtype.name != port.dtype:
             raise TypeError(f"input {port.name!r} is {array.dtype.name}: it must be {port.dtype}")
-        if array.ndim != len(port.shape) and (port.shape or self._scalars):
+        # onnxruntime shows a scalar and an unknown number of dimensions alike.
+        if array.ndim != len(port.shape) and (port.shape or self._ours):
             raise ValueError(
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )
