@@ -27,7 +27,7 @@ class DType(NamedTuple):
 
     name: str
     itemsize: int
-    index: str | None  # "i8", "u1", ... for an integer dtype, else None
+    integer: str | None  # "i8", "u1", ... for an integer dtype, else None
     native: bool  # in this machine's byte order
 
 
@@ -134,7 +134,7 @@ class Adapter:
     def integers(self, array: Any) -> np.ndarray:
         """View an integer array as a NumPy array of its own dtype."""
         layout = self.layout(self.key(array))
-        dtype = np.dtype(layout.dtype.index or "u1")
+        dtype = np.dtype(layout.dtype.integer or "u1")
         if not layout.dtype.native:
             dtype = dtype.newbyteorder()
         return view_memory(self.address(array), layout.shape, layout.strides, dtype, array)
@@ -181,9 +181,9 @@ class NumpyAdapter(Adapter):
         return array.shape, array.strides, array.dtype
 
     if _data_pointer_is_where_the_c_api_says():
-        address = staticmethod(_address_from_struct)  # type: ignore[assignment]
+        address = staticmethod(_address_from_struct)
     else:
-        address = staticmethod(_address_from_ctypes)  # type: ignore[assignment]
+        address = staticmethod(_address_from_ctypes)
 
     def layout(self, key: Key) -> Layout:
         return Layout(key[0], key[1], _numpy_dtype(key[2]))
@@ -261,13 +261,15 @@ class TorchAdapter(Adapter):
 
     def _refuse(self, array: Any) -> None:
         if array.layout is not self.torch.strided:
-            raise TypeError(f"a torch tensor of layout {array.layout} came: a strided one is needed")
+            raise TypeError(
+                f"a torch tensor of layout {array.layout} came: a strided one is needed"
+            )
         raise TypeError(
             f"a torch tensor on device {array.device} came: this version has kernels for the CPU"
         )
 
     def address(self, array: Any) -> int:
-        return array.data_ptr()  # type: ignore[no-any-return]
+        return array.data_ptr()
 
     def layout(self, key: Key) -> Layout:
         dtype = self._dtypes.get(key[2])

@@ -77,9 +77,7 @@ def _ranks(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] |
     return inverse.reshape(x.shape).astype(np.int64), at.reshape(y.shape), values.size
 
 
-def _along(
-    x: np.ndarray, y: np.ndarray, distinct: int, d: int
-) -> tuple[np.ndarray, bool] | None:
+def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndarray, bool] | None:
     """The lowest index of ``y`` in ``x`` along ``d`` and whether it is the only one, or None."""
     # Only the lanes of the input that the output reaches.
     x = x[tuple(slice(None) if e == d else slice(n) for e, n in enumerate(y.shape))]

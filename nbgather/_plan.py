@@ -21,7 +21,11 @@ from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
 MIN_ROW = 16
 
 #: What the operands of each kind are called in a message.
-NAMES = {"gather": ("input", "index"), "tokens": ("x", "ids"), "restore": ("x_visible", "ids_restore")}
+NAMES = {
+    "gather": ("input", "index"),
+    "tokens": ("x", "ids"),
+    "restore": ("x_visible", "ids_restore"),
+}
 
 
 class Axis:
@@ -154,7 +158,7 @@ def plan_gather(
     x_name, i_name = NAMES[kind]
     _validate.itemsize(x.dtype.name, x.dtype.itemsize, ITEMSIZES, x_name)
     plan = GatherPlan()
-    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.index, i_name)
+    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, i_name)
     plan.mode, plan.from_end = _validate.mode(mode), False
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
     plan.needs_copy = not i.dtype.native
@@ -186,9 +190,7 @@ def plan_gather(
     return plan
 
 
-def _lay_out(
-    plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_rows: bool
-) -> None:
+def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_rows: bool) -> None:
     """Merge the loop's axes, choose its form, and write down the kernel's integers."""
     item = plan.itemsize
     plan.input_strides = x.strides or (item,)  # 0-d counts as one dimension of length 1

@@ -141,7 +141,7 @@ def out_alone(out: np.ndarray, operands: dict[str, np.ndarray]) -> None:
         )
     for name, operand in operands.items():
         try:
-            shared = np.shares_memory(out, operand, max_work=10_000)
+            shared = np.shares_memory(out, operand, max_work=10_000)  # type: ignore[arg-type]
         except (np.exceptions.TooHardError, ValueError):
             shared = True  # their extents meet, and telling them apart is too much work
         if shared:
@@ -151,9 +151,7 @@ def out_alone(out: np.ndarray, operands: dict[str, np.ndarray]) -> None:
 def _overlaps_itself(array: np.ndarray) -> bool:
     if array.size < 2:
         return False
-    axes = sorted(
-        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1
-    )
+    axes = sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
     # Sufficient, not necessary: each stride steps over all that the smaller ones reach.
     reach = array.itemsize
     for stride, n in axes:

@@ -129,9 +129,7 @@ def gather_tokens(
     >>> nbgather.gather_tokens(x, np.array([[2, 0], [1, 1]])).tolist()
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
-    return _run.gather(
-        "tokens", x, 1, ids, mode=mode, fill=fill_value, out=out, backend=backend
-    )
+    return _run.gather("tokens", x, 1, ids, mode=mode, fill=fill_value, out=out, backend=backend)
 
 
 def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:

@@ -48,9 +48,7 @@ class _Gather(torch.autograd.Function):
         kind, dim, mode, fill, backend = call
         ctx.save_for_backward(index)
         ctx.shape, ctx.call = input.shape, call
-        return _run.gather(
-            kind, input, dim, index, mode=mode, fill=fill, out=None, backend=backend
-        )
+        return _run.gather(kind, input, dim, index, mode=mode, fill=fill, out=None, backend=backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

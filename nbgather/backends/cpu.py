@@ -13,6 +13,8 @@ too, modulo 2**64.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, types
 
@@ -225,7 +227,7 @@ def _gather_kernel(plan: GatherPlan) -> int:
     mode, from_end, index = scalar.MODES.index(plan.mode), plan.from_end, plan.index
     if plan.form == "rows":
         bits = types.uint8
-        key = ("gather_rows", index, mode, from_end)
+        key: tuple[Any, ...] = ("gather_rows", index, mode, from_end)
         make = lambda: _make_gather_rows(mode, from_end)  # noqa: E731
     else:
         bits = _compile.BITS[plan.itemsize]

@@ -23,9 +23,7 @@ def _gatherer(dim: int, rank: int, dtype: str) -> Session:
 
 @functools.lru_cache(maxsize=4)
 def _ranker(dtype: str) -> Session:
-    return Session(
-        masking_model(ratio_input=True, with_x=False, ids_keep=True, noise_dtype=dtype)
-    )
+    return Session(masking_model(ratio_input=True, with_x=False, ids_keep=True, noise_dtype=dtype))
 
 
 def gather(

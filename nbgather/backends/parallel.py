@@ -59,7 +59,9 @@ def num_threads() -> int:
     text = os.environ.get("NBGATHER_NUM_THREADS", "")
     if text:
         if not text.isdigit() or int(text) < 1:
-            raise ValueError(f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed")
+            raise ValueError(
+                f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
+            )
         return int(text)
     return _affinity()
 
@@ -140,11 +142,11 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int) -> int:
     bounds = [count * c // chunks for c in range(chunks + 1)]
-    futures = []
+    futures: list[Any] = []
     done = bounds[1]
     try:
         for lo, hi in zip(bounds[1:-1], bounds[2:], strict=True):
-            futures.append(_shared_pool().submit(serial, *call, lo, hi))
+            futures.append(_shared_pool().submit(serial, *call, lo, hi))  # type: ignore[call-arg]
             done = hi
     except RuntimeError:
         pass  # the interpreter is shutting down and takes no more work: the rest is done here

@@ -70,7 +70,9 @@ def rank_tokens(
 ) -> None:
     for n, row in enumerate(scores.tolist()):
         # sorted() is stable: of equal scores the lower token comes first. -0.0 == 0.0.
-        order = sorted(range(len(row)), key=lambda t: (math.isnan(row[t]), 0 if math.isnan(row[t]) else row[t]))
+        order = sorted(
+            range(len(row)), key=lambda t: (math.isnan(row[t]), 0 if math.isnan(row[t]) else row[t])
+        )
         for r, token in enumerate(order):
             kept = r < ids_keep.shape[1]
             ids_restore[n, token] = r

@@ -247,7 +247,7 @@ class Session:
         inner = {size for port in ports for size in port.shape[1:]} & empty
         if inner or not empty <= {port.shape[0] for port in self.outputs if port.shape}:
             raise ValueError(
-                f"size {', '.join(sorted(inner or empty))} is 0: onnxruntime"
+                f"size {', '.join(sorted(map(str, inner or empty)))} is 0: onnxruntime"
                 f" {onnxruntime.__version__} can end the process on it; 1.31.1 and later cannot"
             )
         one = {
