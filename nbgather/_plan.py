@@ -194,6 +194,8 @@ def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_r
     """Merge the loop's axes, choose its form, and write down the kernel's integers."""
     item = plan.itemsize
     plan.input_strides = x.strides or (item,)  # 0-d counts as one dimension of length 1
+    if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
+        plan.input_strides = contiguous_strides(x.shape, item)
     along = plan.input_strides[plan.dim]
     axes = [
         Axis(n, 0 if d == plan.dim else xs, is_, os)

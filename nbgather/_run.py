@@ -66,7 +66,7 @@ def gather(
             bad = module.gather(plan, out_address, x_address, i_address, aux_address)
     if bad:
         size = plan.limit if kind == "restore" else plan.size
-        _validate.raise_bad_index(adapted.integers(i), size, plan.dim, plan.from_end, index_name)
+        _validate.raise_bad_index(adapted.integers(i), size, plan.dim, plan.from_end)
     return result
 
 

@@ -99,18 +99,16 @@ def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, 
     return None
 
 
-def raise_bad_index(
-    index: np.ndarray, size: int, dim: int, from_end: bool, what: str = "index"
-) -> None:
+def raise_bad_index(index: np.ndarray, size: int, dim: int, from_end: bool) -> None:
     """Raise the IndexError that names the first bad position of ``index`` in row-major order."""
     found = first_bad_index(index, size, from_end)
     if found is None:
         # The kernel saw a value that is no longer there: somebody writes to the index meanwhile.
-        raise IndexError(f"{what} was out of bounds for dimension {dim} with size {size}")
+        raise IndexError(f"an index was out of bounds for dimension {dim} with size {size}")
     position, value = found
     where = tuple(int(p) for p in np.unravel_index(position, index.shape)) if index.ndim else ()
     raise IndexError(
-        f"{what} {value} at {where} is out of bounds for dimension {dim} with size {size}"
+        f"index {value} at {where} is out of bounds for dimension {dim} with size {size}"
     )
 
 
@@ -256,7 +254,7 @@ def patch_size(value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def image_size(value: Any, patch: Any) -> tuple[int, ...]:
+def image_size(value: Any) -> tuple[int, ...]:
     sides = _sizes(value, "image_size")
     if len(sides) == 1:
         sides = sides * 2

@@ -11,7 +11,7 @@ import sys
 __all__ = ["main"]
 
 #: What comes of a user's mistake: it is told in one line. Anything else is ours, with a traceback.
-MISTAKES = (ValueError, TypeError, IndexError, OSError, ModuleNotFoundError)
+MISTAKES = (ValueError, TypeError, IndexError, OSError, ImportError)
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 
 def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"this command needs {error.name}: pip install 'nbgather[all]'"
+        return f"this command needs {(error.name or '').partition('.')[0]}: pip install 'nbgather[all]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

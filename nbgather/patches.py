@@ -86,7 +86,7 @@ def unpatchify(
     """
     adapted = _arrays.adapter(patches, "patches")
     shape = tuple(patches.shape)
-    sides = _validate.image_size(image_size, patch_size)
+    sides = _validate.image_size(image_size)
     sizes = _validate.patch_size(patch_size, (0, 0, *sides))
     grid = _validate.grid(sides, sizes)
     channels = _validate.patches(shape, grid, sizes)

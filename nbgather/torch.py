@@ -11,8 +11,6 @@ import torch
 
 from nbgather import _run
 
-__all__ = ["gather", "restore"]
-
 
 def _inside(index: torch.Tensor, size: int, mode: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Positions that are all in bounds, and which of them took part (None: all)."""

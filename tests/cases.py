@@ -78,9 +78,9 @@ def _strided(view: Callable[[np.ndarray], np.ndarray], which: str) -> Case:
     case = make(f"{which}", (6, 8, 10), 1, (6, 8, 10))
     if which == "input":
         x = view(case.input)
-        return Case(x, 1, np.ascontiguousarray(case.index[: x.shape[0], :, : x.shape[2]] % x.shape[1]))
-    index = view(case.index) % 3
-    return Case(case.input, 1, view(case.index % 3)[:6] if index.shape[0] > 6 else view(case.index % 3))
+        index = case.index[: x.shape[0], :, : x.shape[2]] % x.shape[1]
+        return Case(x, 1, np.ascontiguousarray(index))
+    return Case(case.input, 1, view(case.index % 3)[:6])
 
 
 def _read_only() -> Case:
@@ -158,7 +158,7 @@ CASES: dict[str, Callable[[], Case]] = {
         for name, dtype in DTYPES.items()
     },
     **{
-        f"rows_{name}": lambda dtype=dtype: Case(
+        f"rows_{name}": lambda name=name, dtype=dtype: Case(
             random_bits(rng(name), (2, 5, 32), dtype),
             1,
             np.broadcast_to(rng(name).integers(0, 5, (2, 3, 1)), (2, 3, 32)),

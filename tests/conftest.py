@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import nbgather
 import pytest
+
+import nbgather
 
 BACKENDS = sorted(nbgather.backends.BACKENDS)
 

@@ -1,0 +1,176 @@
+"""The demo and its command: what it writes, what it compares, how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nbgather
+from nbgather import cli, demo
+from nbgather.onnx import Session
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The command's exit status."""
+    monkeypatch.setattr(sys, "argv", ["nbgather", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_demo_compares_everything(tmp_path: Path) -> None:
+    rows = demo.run_demo(out=tmp_path)
+    assert [row.name for row in rows] == [
+        *("gather, dim 0", "gather, dim 1", "gather, dim 2", "infer_gather, dim 1"),
+        *("x_masked", "mask", "ids_restore", "restored"),
+    ]
+    for row in rows:
+        assert row.same
+        assert set(row.equal) == ({"torch"} if "infer" in row.name else set(demo.PEERS))
+        assert row.nbytes == np.prod(row.shape) * np.dtype(row.dtype).itemsize
+    shapes = {row.name: row.shape for row in rows}
+    assert shapes["x_masked"] == (1, 49, 768)
+    assert shapes["mask"] == shapes["ids_restore"] == (1, 196)
+
+
+def test_the_demos_files_are_whole(tmp_path: Path) -> None:
+    demo.run_demo(out=tmp_path / "new" / "folder", seed=5, mask_ratio=0.6)
+    folder = tmp_path / "new" / "folder"
+    assert sorted(path.name for path in folder.iterdir()) == [demo.MODEL, demo.PICTURE]
+    patches = nbgather.patchify(demo.load_photo(), 16)
+    want = nbgather.random_masking(patches, 0.6, seed=5)
+    made = Session(folder / demo.MODEL).run(x=patches, noise=nbgather.token_noise(5, 1, 196))
+    assert np.array_equal(made["ids_restore"], want.ids_restore)
+    pixels = picture(folder / demo.PICTURE)
+    assert pixels.shape[1] > 3 * pixels.shape[0]
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10_000
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_the_demo_with_all_or_nothing_removed(ratio: float, tmp_path: Path) -> None:
+    assert all(row.same for row in demo.run_demo(out=tmp_path, mask_ratio=ratio))
+    assert (tmp_path / demo.PICTURE).exists()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (300, 90), (224, 224)])
+def test_any_photo_becomes_a_square(size: tuple[int, int], mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("photo.tif" if mode in ("CMYK", "I;16") else "photo.png")
+    Image.new(mode, size, 1).save(path)
+    photo = demo.load_photo(path)
+    assert photo.shape == (1, 3, 224, 224)
+    assert photo.dtype == np.float32
+    assert photo.min() >= 0
+    assert photo.max() <= 1
+
+
+def test_a_photo_is_cut_in_its_middle(tmp_path: Path) -> None:
+    pixels = np.zeros((100, 300, 3), np.uint8)
+    pixels[:, 100:200] = 255
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    photo = demo.load_photo(tmp_path / "photo.png")
+    assert photo[..., 3:-3].min() == 1  # resizing looks over the edge
+
+
+def test_the_command(monkeypatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "demo", "--out", str(tmp_path), "--seed", "3", "--ratio", "0.5") == 0
+    out, err = capfd.readouterr()
+    assert "x_masked" in out
+    assert "compared bytes are equal" in out
+    assert str(tmp_path / demo.PICTURE) in out.replace("\n", "")
+    assert err == ""
+
+
+def test_a_difference_is_exit_1(monkeypatch, tmp_path: Path, capfd) -> None:
+    right = demo.random_masking
+
+    def wrong(*args, **kwargs):
+        made = right(*args, **kwargs)
+        made.mask[0, 7] = 1 - made.mask[0, 7]
+        return made
+
+    monkeypatch.setattr(demo, "random_masking", wrong)
+    assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
+    out, _ = capfd.readouterr()
+    assert "DIFFERENT: mask" in out
+
+
+def _text(path: Path) -> Path:
+    path.write_text("not an image")
+    return path
+
+
+def _cut(path: Path) -> Path:
+    Image.new("RGB", (64, 64), 5).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    return path
+
+
+def _file_for_a_folder(path: Path) -> Path:
+    path.write_text("")
+    return path / "below"
+
+
+MISTAKES = {
+    "missing": (lambda p: ("--image", str(p / "none.png")), "there is no file"),
+    "text": (lambda p: ("--image", str(_text(p / "a.png"))), "cannot be read as an image"),
+    "cut": (lambda p: ("--image", str(_cut(p / "a.png"))), "cannot be read as an image"),
+    "folder": (lambda p: ("--image", str(p)), "cannot be read as an image"),
+    "ratio": (lambda p: ("--ratio", "1.5"), "mask_ratio is 1.5"),
+    "seed": (lambda p: ("--seed", str(2**70)), "seed is"),
+    "out": (lambda p: ("--out", str(_file_for_a_folder(p / "f"))), "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_2(name: str, monkeypatch, tmp_path: Path, capfd) -> None:
+    make, text = MISTAKES[name]
+    target = tmp_path / "out"
+    arguments = make(tmp_path)
+    if "--out" not in arguments:
+        arguments += ("--out", str(target))
+    assert run(monkeypatch, "demo", *arguments) == 2
+    out, err = capfd.readouterr()
+    assert text in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "wrote" not in out
+    assert not target.exists() or not any(target.iterdir())
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["nbgather", "demo", "--ratio", "2", "--debug"])
+    with pytest.raises(ValueError, match="mask_ratio is 2"):
+        cli.main()
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "matplotlib", "torch", "onnx", "PIL"])
+def test_a_missing_package_is_named(missing: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"sys.argv = ['nbgather', 'demo', '--out', {str(tmp_path / 'out')!r}]\n"
+        "from nbgather.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert f"needs {missing}: pip install" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_version(monkeypatch, capfd) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capfd.readouterr().out == f"nbgather {nbgather.__version__}\n"
+    assert run(monkeypatch, "demo", "--help") == 0
+    assert "--image" in capfd.readouterr().out
+    assert run(monkeypatch, "no-such-command") == 2
