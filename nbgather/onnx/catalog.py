@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbgather import _files
 from nbgather.onnx._build import ModelProto, onnx, to_bytes
 from nbgather.onnx.graphs import gather_model, masking_model, restore_model
 
@@ -122,11 +122,10 @@ def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None
             f" {', '.join(entry.file for entry in CATALOG)}"
         )
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     written = []
     for name, data in _contents().items():
         if wanted is None or name in wanted or name == README:
-            _write(target / name, data)
+            _files.write(target / name, data)
             written.append(target / name)
     return written
 
@@ -213,14 +212,3 @@ def _ports(ports: Iterable[onnx.ValueInfoProto]) -> str:
         texts.append(f"`{port.name}` {dtype} [{shape}]")
     return "<br>".join(texts)
 
-
-def _write(path: Path, data: bytes) -> None:
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
