@@ -34,7 +34,8 @@ def main() -> None:
 
 def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"this command needs {(error.name or '').partition('.')[0]}: pip install 'nbgather[all]'"
+        package = (error.name or "").partition(".")[0]
+        return f"this command needs {package}: pip install 'nbgather[all]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

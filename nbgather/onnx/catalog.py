@@ -15,7 +15,7 @@ from nbgather.onnx.graphs import gather_model, masking_model, restore_model
 __all__ = ["CATALOG", "Entry", "export_all", "stale_files"]
 
 #: The oldest onnxruntime on which every file was run.
-OLDEST_ONNXRUNTIME = "1.15"
+OLDEST_ONNXRUNTIME = "1.16.3"
 
 README = "README.md"
 

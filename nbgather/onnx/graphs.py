@@ -311,8 +311,10 @@ def restore_model(
 
     # Row K of each sample is the mask token.
     mask_at = g.op("Add", [visible, zero], "mask_at", "The mask token's row, K, as [1].")
-    row_shape = g.op("Concat", [batch, g.int64([1]), width], "row_shape", "[N, 1, D].", axis=0)
-    row = g.op("Expand", ["mask_token", row_shape], "mask_row", "The mask token, once a sample.")
+    token = g.op("Unsqueeze", ["mask_token", g.int64([0, 1])], "token", "As [1, 1, D].")
+    zeros = g.op("Expand", [g.int64(0), batch], "zeros", "0 for each sample.")
+    # Gather, since onnxruntime has no Expand of bfloat16.
+    row = g.op("Gather", [token, zeros], "mask_row", "The mask token, once a sample.", axis=0)
     rows = g.op("Concat", ["x_visible", row], "rows", "K visible tokens, then one more.", axis=1)
     negative = g.op("Less", ["ids_restore", g.int64(0)], "negative", "Is the rank below 0?")
     beyond = g.op("GreaterOrEqual", ["ids_restore", length], "beyond", "Is the rank not below L?")
