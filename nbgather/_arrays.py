@@ -163,6 +163,12 @@ def _address_from_ctypes(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
+#: The address of a NumPy array's first element.
+memory_address = (
+    _address_from_struct if _data_pointer_is_where_the_c_api_says() else _address_from_ctypes
+)
+
+
 @functools.lru_cache(maxsize=256)
 def _numpy_dtype(dtype: np.dtype[Any]) -> DType:
     if dtype.hasobject:
@@ -180,10 +186,7 @@ class NumpyAdapter(Adapter):
     def key(self, array: np.ndarray) -> Key:
         return array.shape, array.strides, array.dtype
 
-    if _data_pointer_is_where_the_c_api_says():
-        address = staticmethod(_address_from_struct)
-    else:
-        address = staticmethod(_address_from_ctypes)
+    address = staticmethod(memory_address)
 
     def layout(self, key: Key) -> Layout:
         return Layout(key[0], key[1], _numpy_dtype(key[2]))

@@ -11,7 +11,7 @@ from nbgather._arrays import Adapter
 
 #: What an unused pointer points to.
 _NOTHING = np.zeros(16, np.uint8)
-_NOWHERE = _NOTHING.ctypes.data
+_NOWHERE = _arrays.memory_address(_NOTHING)
 
 
 def gather(
@@ -62,7 +62,7 @@ def gather(
         if hasattr(module, "HOST_VIEWS"):
             bad = _run_on_views(adapted, module, plan, result, x, i, aux)
         else:
-            aux_address = _NOWHERE if aux is None else aux.ctypes.data
+            aux_address = _NOWHERE if aux is None else _arrays.memory_address(aux)
             bad = module.gather(plan, out_address, x_address, i_address, aux_address)
     if bad:
         size = plan.limit if kind == "restore" else plan.size

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from nbgather._arrays import memory_address
 from nbgather._plan import GatherPlan
 from nbgather.backends import _compile, parallel, scalar
 from nbgather.backends._intrinsics import copy_bytes
@@ -255,7 +256,9 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
     numbers = np.array([out.shape[1], *args], np.int64)
     # A counter's ten rounds cost about what 40 bytes of copying do.
     work = out.size * 10
-    parallel.run(kernel, out.ctypes.data, 0, ids.ctypes.data, 0, numbers, out.shape[0], work)
+    parallel.run(
+        kernel, memory_address(out), 0, memory_address(ids), 0, numbers, out.shape[0], work
+    )
 
 
 def rank_tokens(
@@ -272,10 +275,10 @@ def rank_tokens(
     numbers = np.array([scores.shape[1], ids_keep.shape[1]], np.int64)
     parallel.run(
         kernel,
-        ids_restore.ctypes.data,
-        scores.ctypes.data,
-        ids_keep.ctypes.data,
-        mask.ctypes.data,
+        memory_address(ids_restore),
+        memory_address(scores),
+        memory_address(ids_keep),
+        memory_address(mask),
         numbers,
         scores.shape[0],
         scores.nbytes * 16,

@@ -211,4 +211,3 @@ def _ports(ports: Iterable[onnx.ValueInfoProto]) -> str:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
         texts.append(f"`{port.name}` {dtype} [{shape}]")
     return "<br>".join(texts)
-

@@ -1,0 +1,76 @@
+"""What `import nbgather` costs and what it brings in; how soon the first gather is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "jax", "dask", "cupy", "matplotlib", "numba", "PIL")
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def brought_in(first: str) -> list[str]:
+    """Which heavy packages a fresh interpreter has loaded after this code."""
+    code = f"{first}\nimport sys, json\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    return json.loads(python(code))
+
+
+def test_the_import_brings_in_nothing_heavy() -> None:
+    assert brought_in("import nbgather") == []
+
+
+@pytest.mark.parametrize("package", ["numba", "onnx", "matplotlib"])
+def test_that_test_can_fail(package: str) -> None:
+    assert package in brought_in(f"import nbgather, {package}")
+
+
+def test_numpy_work_brings_in_numba_alone() -> None:
+    work = "import nbgather, numpy as np\nnbgather.random_masking(np.zeros((2, 8, 3)), seed=0)"
+    assert brought_in(work) == ["numba"]
+
+
+def test_numpy_work_leaves_cuda_alone() -> None:
+    code = (
+        "import nbgather, numpy as np, sys\n"
+        "nbgather.gather(np.zeros((2, 3)), 1, np.array([[0]]))\n"
+        "print('numba.cuda.cudadrv.driver' in sys.modules)"
+    )
+    assert python(code).strip() == "False"
+
+
+def shortest(code: str, enough: float) -> float:
+    """The shortest of a few runs, each timed by itself; the first warms disk and caches."""
+    python(code)
+    best = float("inf")
+    for _ in range(6):
+        best = min(best, float(python(code)))
+        if best < enough:
+            break
+    return best
+
+
+def test_the_import_takes_under_half_a_second() -> None:
+    code = (
+        "import time; begun = time.perf_counter()\n"
+        "import nbgather\n"
+        "print(time.perf_counter() - begun)"
+    )
+    assert shortest(code, 0.5) < 0.5
+
+
+def test_the_first_gather_on_a_warm_cache_takes_under_a_second() -> None:
+    code = (
+        "import numpy as np, nbgather, time\n"
+        "x, index = np.zeros((2, 3, 4), np.float32), np.zeros((2, 2, 4), np.int64)\n"
+        "begun = time.perf_counter()\n"
+        "nbgather.gather(x, 1, index)\n"
+        "print(time.perf_counter() - begun)"
+    )
+    assert shortest(code, 1) < 1
