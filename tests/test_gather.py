@@ -435,7 +435,7 @@ class TestGatherTokens:
 
     def test_bad_ids(self, backend: str) -> None:
         with pytest.raises(
-            IndexError, match=r"^ids 5 at \(1, 0\) is out of bounds for dimension 1"
+            IndexError, match=r"^index 5 at \(1, 0\) is out of bounds for dimension 1"
         ):
             nbgather.gather_tokens(np.zeros((2, 5, 8)), np.array([[0], [5]]), backend=backend)
 

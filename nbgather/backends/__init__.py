@@ -19,6 +19,8 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+from nbgather.backends import _forks
+
 #: Name → what must be importable for it.
 BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("numba",),
@@ -41,7 +43,8 @@ def get(name: str) -> ModuleType:
         reason = available()[name]
         if reason is not None:
             raise ImportError(f"backend {name!r} is not available: {reason}")
-        module = _loaded[name] = importlib.import_module(f"nbgather.backends.{name}")
+        with _forks.lock:
+            module = _loaded[name] = importlib.import_module(f"nbgather.backends.{name}")
     return module
 
 

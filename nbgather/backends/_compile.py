@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import pickle
-import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 from numba import cfunc, njit, types
+
+from nbgather.backends import _forks
 
 #: Unsigned integers that carry the bits of an item of so many bytes.
 BITS = {
@@ -33,29 +33,6 @@ BITS = {
 }
 
 _table: dict[Hashable, Any] = {}
-_lock = threading.RLock()
-
-
-def _hold_for_fork() -> None:
-    _lock.acquire()
-
-
-def _release_after_fork() -> None:
-    _lock.release()
-
-
-def _renew_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-# A child forked while another thread compiles would inherit numba's compiler lock, held for ever.
-# All our compiling is done under `_lock`, so holding it over the fork is enough.
-os.register_at_fork(
-    before=_hold_for_fork,
-    after_in_parent=_release_after_fork,
-    after_in_child=_renew_in_child,
-)
 
 
 @functools.cache
@@ -85,7 +62,7 @@ def once(key: Hashable, build: Callable[[], Any]) -> Any:
     """Return ``build()``, made at most once per key in this process, whatever thread asks."""
     made = _table.get(key)
     if made is None:
-        with _lock:
+        with _forks.lock:
             made = _table.get(key)
             if made is None:
                 made = _table[key] = build()

@@ -28,7 +28,7 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from nbgather.backends import _compile
+from nbgather.backends import _compile, _forks
 from nbgather.backends._intrinsics import call_range
 
 #: Bytes of work below which another thread costs more than it saves.
@@ -36,7 +36,6 @@ GRAIN = 1 << 17
 
 _INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
 
-_lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _layer: str | None = None
 _forked = False
@@ -44,11 +43,12 @@ _local = threading.local()
 
 
 def _renew_in_child() -> None:
-    global _lock, _pool, _layer, _forked
-    _lock, _pool, _layer, _forked = threading.Lock(), None, None, True
+    global _pool, _layer, _forked
+    _pool, _layer, _forked = None, None, True
 
 
-os.register_at_fork(after_in_child=_renew_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
 
 
 def num_threads() -> int:
@@ -112,7 +112,7 @@ def threading_layer() -> str:
     """Which way parallel calls go in this process: ``tbb``, ``omp`` or ``pool``."""
     global _layer
     if _layer is None:
-        with _lock:
+        with _forks.lock:
             if _layer is None:
                 _layer = _choose_layer()
     return _layer
@@ -134,7 +134,7 @@ def _choose_layer() -> str:
 def _shared_pool() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        with _lock:
+        with _forks.lock:
             if _pool is None:
                 _pool = ThreadPoolExecutor(max(1, _affinity() - 1), thread_name_prefix="nbgather")
     return _pool
