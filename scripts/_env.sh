@@ -136,7 +136,7 @@ ensure_env() {
 
 # The reason pip gives in its log, cut to fit a line.
 why() {
-    local unreachable='NewConnection|NameResolution|ConnectTimeout|Connection(Reset)?Error|ProxyError|ReadTimeout|SSLError'
+    local unreachable='NewConnection|NameResolution|ConnectTimeout|Connection(Reset)?Error|ProxyError|ReadTimeout|SSLError|\(from versions: none\)'
     if grep -qE "$unreachable" "$1" && ! grep -q 'OSError: \[Errno' "$1"; then
         printf ' (the network, or the package index, cannot be reached)'
     else
