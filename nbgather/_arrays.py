@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbgather import _recycle
+
 #: Bytes per item that the kernels move.
 ITEMSIZES = (1, 2, 4, 8, 16)
 
@@ -88,6 +90,10 @@ class Adapter:
 
     def empty(self, shape: tuple[int, ...], like: Any, dtype: str | None = None) -> Any:
         """A fresh C-contiguous array beside ``like``; ``dtype`` is a NumPy name or like's own."""
+        raise NotImplementedError
+
+    def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
+        """The same in like's dtype, from memory that an earlier large result gave back."""
         raise NotImplementedError
 
     def contiguous(self, array: Any) -> Any:
@@ -194,6 +200,9 @@ class NumpyAdapter(Adapter):
     def empty(self, shape: tuple[int, ...], like: Any, dtype: str | None = None) -> np.ndarray:
         return np.empty(shape, like.dtype if dtype is None else dtype)
 
+    def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> np.ndarray:
+        return _recycle.empty(nbytes).view(like.dtype).reshape(shape)
+
     def contiguous(self, array: np.ndarray) -> np.ndarray:
         return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
 
@@ -292,6 +301,10 @@ class TorchAdapter(Adapter):
     def empty(self, shape: tuple[int, ...], like: Any, dtype: str | None = None) -> Any:
         kind = like.dtype if dtype is None else getattr(self.torch, dtype)
         return self.torch.empty(shape, dtype=kind)
+
+    def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
+        memory = self.torch.from_numpy(_recycle.empty(nbytes))
+        return memory.view(like.dtype).reshape(shape)
 
     def contiguous(self, array: Any) -> Any:
         return array.detach().clone(memory_format=self.torch.contiguous_format)

@@ -20,6 +20,16 @@ from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
 #: Shortest run of bytes that is worth a memcpy of its own; below it, items go one by one.
 MIN_ROW = 16
 
+#: Bytes of output from which it is written past the caches: no reader finds them there anyway.
+STREAM = 1 << 24
+#: Bytes of a cache line; bytes of a panel, which a core's second-level cache must hold beside the
+#: index and the output; bytes of input that are near enough as they lie; bytes of a step along the
+#: gathered dimension that leaves the page.
+LINE = 64
+PANEL = 1 << 20
+NEAR = 1 << 18
+FAR = 1 << 12
+
 #: What the operands of each kind are called in a message.
 NAMES = {
     "gather": ("input", "index"),
@@ -51,11 +61,13 @@ class GatherPlan:
     input_strides, index_strides : tuple of int
         In bytes: they view input and index at the shape of the result.
     form : str
-        Which kernel: ``last``, ``middle``, ``strided`` or ``rows``.
+        Which kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
+    width : int
+        Of a panel or a group of lanes, else 0.
     row : int
         Items in a row of the form ``rows``, else 0.
-    args, count, work : ndarray, int, int
-        The kernel's integers, the length of its range, the bytes it moves.
+    args, count, work, nbytes : ndarray, int, int, int
+        The kernel's integers, the length of its range, the bytes it moves, those of the result.
     item_mask, index_mask : int
         The low address bits that must be 0.
     needs_copy : bool
@@ -79,10 +91,12 @@ class GatherPlan:
         "kernel",
         "limit",
         "mode",
+        "nbytes",
         "needs_copy",
         "row",
         "shape",
         "size",
+        "width",
         "work",
     )
 
@@ -100,10 +114,12 @@ class GatherPlan:
     kernel: int | None
     limit: int
     mode: str
+    nbytes: int
     needs_copy: bool
     row: int
     shape: tuple[int, ...]
     size: int
+    width: int
     work: int
 
 
@@ -161,7 +177,7 @@ def plan_gather(
     plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, i_name)
     plan.mode, plan.from_end = _validate.mode(mode), False
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
-    plan.needs_copy = not i.dtype.native
+    plan.needs_copy, plan.width = not i.dtype.native, 0
     if kind == "gather":
         plan.dim = _validate.dim(dim, len(x.shape))
         plan.shape, plan.index_strides = i.shape, i.strides
@@ -185,6 +201,7 @@ def plan_gather(
     elif mode == "raise":
         plan.limit = plan.size
     plan.count = math.prod(plan.shape)
+    plan.nbytes = plan.count * plan.itemsize
     if plan.count:
         _lay_out(plan, x, out, i.dtype.itemsize, kind == "restore")
     return plan
@@ -229,21 +246,48 @@ def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_r
     plan.needs_copy |= any(a.i % index_size for a in axes)
     second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
     rest = axes[-3::-1] if len(axes) > 2 else []
+    if not rows:
+        _stage(plan, inner, second, along, item, index_size)
     numbers = [plan.size, plan.limit, along // unit]
     for axis in (inner, second):
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
-    numbers.append(len(rest))
+    numbers += [int(plan.nbytes >= STREAM), plan.width, len(rest)]
     for axis in rest:
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)
     plan.args.flags.writeable = False
-    plan.work = math.prod(plan.shape) * (item if rows else item + index_size)
+    # An element far from its neighbour costs its cache line.
+    read = LINE if plan.form == "strided" and abs(inner.x) >= LINE else 0
+    plan.work = plan.nbytes + (0 if rows else plan.nbytes // item * (index_size + read))
 
 
 def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:
     if inner.i == index_size and inner.o == item:
-        if inner.x == 0 and along == item:
-            return "last"
+        if inner.x == 0:
+            return "last" if along == item else "across"
         if inner.x == item:
             return "middle"
     return "strided"
+
+
+def _stage(
+    plan: GatherPlan, inner: Axis, second: Axis, along: int, item: int, index_size: int
+) -> None:
+    """Choose a form that first copies parts of the input together, where that pays.
+
+    It does when a part is read about as often as it is long, and when the input as it lies is more
+    than a cache near a core holds.
+    """
+    line = max(LINE // item, 1)
+    lanes = plan.count // inner.n
+    if plan.form == "middle" and second.x == 0 and abs(along) >= FAR and 2 * second.n >= plan.size:
+        fits = PANEL // (plan.size * item) // line * line
+        if fits and plan.size * inner.n * item > NEAR and inner.n >= 4 * line:
+            plan.form, plan.width = "panel", min(fits, 4 * line)
+            plan.count = lanes // second.n * (-(-inner.n // plan.width) + 1)
+    elif plan.form == "across":
+        plan.form = "strided"
+        near = abs(second.x) <= LINE and 2 * inner.n >= plan.size
+        if near and plan.size * line * item <= PANEL and plan.size * second.n * item > NEAR:
+            plan.form, plan.width = "lanes", line
+            plan.count = lanes // second.n * -(-second.n // line)

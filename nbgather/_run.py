@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _arrays, _plan, _validate, backends
+from nbgather import _arrays, _plan, _recycle, _validate, backends
 from nbgather._arrays import Adapter
 
 #: What an unused pointer points to.
@@ -45,7 +45,12 @@ def gather(
     x_address, i_address = adapted.address(x), adapted.address(i)
     if plan.needs_copy or x_address & plan.item_mask or i_address & plan.index_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)
-    result = adapted.empty(plan.shape, x) if out is None else out
+    if out is not None:
+        result = out
+    elif plan.nbytes < _recycle.SMALLEST:
+        result = adapted.empty(plan.shape, x)
+    else:
+        result = adapted.empty_large(plan.shape, x, plan.nbytes)
     out_address = adapted.address(result)
     if out_address & plan.item_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)

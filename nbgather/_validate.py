@@ -130,20 +130,23 @@ def out_writeable(writeable: bool) -> None:
         raise ValueError("out is read-only: it must be writable")
 
 
-def out_alone(out: np.ndarray, operands: dict[str, np.ndarray]) -> None:
-    """Refuse an ``out`` that overlaps itself or an operand."""
-    if _overlaps_itself(out):
+def out_apart(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
+    """Refuse an ``out`` that overlaps itself."""
+    if _overlaps_itself(shape, strides, itemsize):
         raise ValueError(
-            f"out overlaps itself (shape {out.shape}, strides {out.strides} bytes): every element"
+            f"out overlaps itself (shape {shape}, strides {strides} bytes): every element"
             " must have a place of its own"
         )
-    for name, operand in operands.items():
-        try:
-            shared = np.shares_memory(out, operand, max_work=10_000)  # type: ignore[arg-type]
-        except (np.exceptions.TooHardError, ValueError):
-            shared = True  # their extents meet, and telling them apart is too much work
-        if shared:
-            raise ValueError(f"out overlaps {name} in memory: it must overlap no operand")
+
+
+def out_alone(out: np.ndarray, operand: np.ndarray, name: str) -> None:
+    """Refuse an ``out`` that shares an element with an operand whose extent it meets."""
+    try:
+        shared = np.shares_memory(out, operand, max_work=10_000)  # type: ignore[arg-type]
+    except (np.exceptions.TooHardError, ValueError):
+        shared = True  # telling them apart is too much work
+    if shared:
+        raise ValueError(f"out overlaps {name} in memory: it must overlap no operand")
 
 
 def _overlaps_itself(array: np.ndarray) -> bool:

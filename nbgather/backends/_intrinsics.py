@@ -7,8 +7,23 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_I64 = ir.IntType(64)
+_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
+
+#: Elements that `gather_block` moves at once, and the bytes of a cache line.
+BLOCK = 16
+LINE = 64
+
+
+def _at(builder, pointer, offset, kind):
+    """The address ``offset`` items into ``pointer``, as a pointer to ``kind``."""
+    return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
+
+
+def _stream(builder, store):
+    """Make a store leave the caches alone; its address must be that of a cache line."""
+    store.align = LINE
+    store.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
 
 
 @intrinsic
@@ -40,5 +55,151 @@ def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
         frm = builder.gep(values[2], [values[3]])
         cgutils.raw_memcpy(builder, to, frm, values[4], 1)
         return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def stream_line(typingctx, dst, dst_offset, src, src_offset):
+    """Copy one cache line past the caches, between byte pointers; ``dst`` is at a line's start."""
+    signature = types.void(dst, types.uint64, src, types.uint64)
+
+    def codegen(context, builder, sig, values):
+        line = ir.VectorType(_I64, LINE // 8)
+        loaded = builder.load(_at(builder, values[2], values[3], line))
+        loaded.align = 1
+        _stream(builder, builder.store(loaded, _at(builder, values[0], values[1], line)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def fence(typingctx):
+    """Stores past the caches become visible before whatever is stored after this."""
+
+    def codegen(context, builder, sig, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def prefetch(typingctx, pointer, offset):
+    """Ask for the cache line of an item that will be read; any address will do."""
+    signature = types.void(pointer, types.uint64)
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = builder.bitcast(builder.gep(values[0], [values[1]]), _BYTES)
+        builder.call(function, [address, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def address(typingctx, pointer):
+    """A pointer as a number."""
+
+    def codegen(context, builder, sig, values):
+        return builder.ptrtoint(values[0], _I64)
+
+    return types.uint64(pointer), codegen
+
+
+@intrinsic
+def allocate(typingctx, like, count):
+    """``count`` bytes from malloc as a pointer of the type of ``like``; null if there are none."""
+    signature = like(like, types.uint64)
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_BYTES, [_I64])
+        function = cgutils.get_or_insert_function(builder.module, kind, "malloc")
+        return builder.bitcast(builder.call(function, [values[1]]), values[0].type)
+
+    return signature, codegen
+
+
+@intrinsic
+def release(typingctx, pointer):
+    """Give memory of `allocate` back."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES])
+        function = cgutils.get_or_insert_function(builder.module, kind, "free")
+        builder.call(function, [builder.bitcast(values[0], _BYTES)])
+        return context.get_dummy_value()
+
+    return types.void(pointer), codegen
+
+
+@intrinsic
+def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt):
+    """``out[o + k] = src[x + idx[i + k] * along + k * step]`` for k below 16.
+
+    Items of 4 or 8 bytes; for others it does nothing. An index that is not below ``size`` reads
+    ``src[x + k * step]``, which is always there, and gives ``aux[0]`` if ``fill``. With
+    ``from_end`` a negative index counts from the end. With ``nt``, ``out[o]`` is at a cache line's
+    start and is written past the caches.
+    The result is not 0 if an index was bad.
+    """
+    integer = types.uint64
+    signature = integer(
+        out, integer, src, integer, idx, integer, integer, integer, integer, aux, *[integer] * 3
+    )
+
+    def codegen(context, builder, sig, values):
+        (out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt) = values
+        item, lane = src.type.pointee, ir.VectorType(_I64, BLOCK)
+        if item not in (_I32, _I64):
+            return _I64(0)
+        items = ir.VectorType(item, BLOCK)
+
+        def splat(value, kind):
+            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
+            zeros = ir.Constant(ir.VectorType(_I32, BLOCK), [0] * BLOCK)
+            return builder.shuffle_vector(vector, ir.Constant(kind, ir.Undefined), zeros)
+
+        index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK)))
+        index.align = idx.type.pointee.width // 8
+        signed = sig.args[4].dtype.signed
+        if index.type.element.width < 64:
+            index = (builder.sext if signed else builder.zext)(index, lane)
+        limit, zero = splat(size, lane), ir.Constant(lane, [0] * BLOCK)
+        if signed:
+            back = builder.icmp_signed("<", index, zero)
+            counted = builder.select(back, builder.add(index, limit), index)
+            index = builder.select(builder.icmp_unsigned("!=", from_end, _I64(0)), counted, index)
+        inside = builder.icmp_unsigned("<", index, limit)
+        position = builder.mul(builder.select(inside, index, zero), splat(along, lane))
+        lanes = ir.Constant(lane, list(range(BLOCK)))
+        position = builder.add(position, builder.mul(splat(step, lane), lanes))
+        base = splat(builder.ptrtoint(builder.gep(src, [x]), _I64), lane)
+        width = item.width // 8
+        offset = builder.mul(position, ir.Constant(lane, [width] * BLOCK))
+        pointers = builder.inttoptr(
+            builder.add(base, offset), ir.VectorType(item.as_pointer(), BLOCK)
+        )
+        flags = ir.VectorType(_I1, BLOCK)
+        gather = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(items, [pointers.type, _I32, flags, items]),
+            f"llvm.masked.gather.v{BLOCK}i{item.width}.v{BLOCK}p0",
+        )
+        every = ir.Constant(flags, [1] * BLOCK)
+        undefined = ir.Constant(items, ir.Undefined)
+        found = builder.call(gather, [pointers, _I32(width), every, undefined])
+        filled = builder.select(inside, found, splat(builder.load(aux), items))
+        found = builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), filled, found)
+        to = _at(builder, out, o, items)
+        with builder.if_else(builder.icmp_unsigned("!=", nt, _I64(0))) as (then, otherwise):
+            with then:
+                _stream(builder, builder.store(found, to))
+            with otherwise:
+                builder.store(found, to).align = width
+        return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK)), _I64)
 
     return signature, codegen
