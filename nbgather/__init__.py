@@ -6,7 +6,14 @@ and onnx only when they are asked for.
 
 from nbgather import backends
 from nbgather._infer import GatherSolution
-from nbgather.indexing import gather, gather_tokens, infer_gather
+from nbgather.indexing import (
+    gather,
+    gather_tokens,
+    infer_gather,
+    scatter,
+    scatter_add,
+    take_along_axis,
+)
 from nbgather.masking import (
     MaskedTokens,
     TokenMask,
@@ -31,6 +38,9 @@ __all__ = [
     "random_masking",
     "rank_tokens",
     "restore_tokens",
+    "scatter",
+    "scatter_add",
+    "take_along_axis",
     "token_noise",
     "unpatchify",
 ]

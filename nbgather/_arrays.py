@@ -103,7 +103,15 @@ class Adapter:
     def assign(self, target: Any, source: Any) -> None:
         raise NotImplementedError
 
-    def scalar_bits(self, array: Any, value: Any) -> np.ndarray:
+    def clone(self, array: Any) -> Any:
+        """A C-contiguous copy of the same dtype, byte order and all."""
+        raise NotImplementedError
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        """The values in another dtype, by its NumPy name or as the library's own."""
+        raise NotImplementedError
+
+    def scalar_bits(self, array: Any, value: Any, what: str = "fill_value") -> np.ndarray:
         """``value`` in the array's dtype, as a 1-element array of its bits."""
         raise NotImplementedError
 
@@ -209,9 +217,15 @@ class NumpyAdapter(Adapter):
     def assign(self, target: np.ndarray, source: np.ndarray) -> None:
         target[...] = source
 
-    def scalar_bits(self, array: np.ndarray, value: Any) -> np.ndarray:
+    def clone(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array, order="C", copy=True, subok=False)
+
+    def cast(self, array: np.ndarray, dtype: Any) -> np.ndarray:
+        return array.astype(dtype)
+
+    def scalar_bits(self, array: np.ndarray, value: Any, what: str = "fill_value") -> np.ndarray:
         dtype = array.dtype
-        problem = f"fill_value {value!r} cannot be held in dtype {dtype}"
+        problem = f"{what} {value!r} cannot be held in dtype {dtype}"
         try:
             held = np.empty(1, dtype)
             held[0] = value
@@ -312,9 +326,15 @@ class TorchAdapter(Adapter):
     def assign(self, target: Any, source: Any) -> None:
         target.copy_(source)
 
-    def scalar_bits(self, array: Any, value: Any) -> np.ndarray:
+    def clone(self, array: Any) -> Any:
+        return array.detach().clone(memory_format=self.torch.contiguous_format)
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        return array.to(getattr(self.torch, dtype) if isinstance(dtype, str) else dtype)
+
+    def scalar_bits(self, array: Any, value: Any, what: str = "fill_value") -> np.ndarray:
         torch = self.torch
-        problem = f"fill_value {value!r} cannot be held in dtype {array.dtype}"
+        problem = f"{what} {value!r} cannot be held in dtype {array.dtype}"
         try:
             held = torch.full((1,), value, dtype=array.dtype)
         except (OverflowError, ValueError, TypeError, RuntimeError):

@@ -33,6 +33,7 @@ FAR = 1 << 12
 #: What the operands of each kind are called in a message.
 NAMES = {
     "gather": ("input", "index"),
+    "along": ("arr", "indices"),
     "tokens": ("x", "ids"),
     "restore": ("x_visible", "ids_restore"),
 }
@@ -151,6 +152,15 @@ def contiguous_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def _broadcast(layout: Layout, shape: tuple[int, ...], keep: int = -1) -> tuple[int, ...]:
+    """The strides that view an operand at ``shape``; dimension ``keep`` stays as it is."""
+    strides = layout.strides or (layout.dtype.itemsize,)
+    return tuple(
+        0 if n == 1 and d != keep and shape[d] != 1 else s
+        for d, (n, s) in enumerate(zip(layout.shape or (1,), strides, strict=True))
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def plan_gather(
     adapter: Adapter,
@@ -165,6 +175,8 @@ def plan_gather(
 
     ``gather``
         torch.gather.
+    ``along``
+        numpy.take_along_axis: other dimensions broadcast, negative values count from the end.
     ``tokens``
         ids `[N, K]` pick whole tokens of x `[N, L, ...]`.
     ``restore``
@@ -183,6 +195,11 @@ def plan_gather(
         plan.shape, plan.index_strides = i.shape, i.strides
         if math.prod(i.shape):
             _validate.gather_shapes(x.shape, i.shape, plan.dim)
+    elif kind == "along":
+        plan.dim, plan.from_end = _validate.dim(dim, len(x.shape), "axis"), True
+        plan.shape = _validate.along_shape(x.shape, i.shape, plan.dim)
+        plan.index_strides = _broadcast(i, plan.shape)
+        x = x._replace(shape=x.shape or (1,), strides=_broadcast(x, plan.shape, plan.dim))
     else:
         _validate.token_shapes(x.shape, i.shape, x_name, i_name)
         plan.dim = 1
@@ -291,3 +308,120 @@ def _stage(
         if near and plan.size * line * item <= PANEL and plan.size * second.n * item > NEAR:
             plan.form, plan.width = "lanes", line
             plan.count = lanes // second.n * -(-second.n // line)
+
+
+class ScatterPlan:
+    """A scatter as numbers: lanes that no two threads share, each walked along ``dim`` in order.
+
+    Attributes
+    ----------
+    shape, dim, size : tuple of int, int, int
+        Of the result, which has the input's shape.
+    index_shape, index_strides, src_strides : tuple of int
+        The index, and the part of src that is read, which has the index's shape; in bytes.
+    itemsize, index : int, str
+        Of the input, and the index's dtype as ``i8``, ``u1``, ...
+    rows : bool
+        Each lane lies together and is walked by itself; else all lanes go together, step by step.
+    args, count, work : ndarray, int, int
+        The kernel's integers, the number of lanes, the bytes that are moved.
+    needs_copy : bool
+        No kernel can walk these operands as they are: copy them first.
+    """
+
+    __slots__ = (
+        "args",
+        "count",
+        "dim",
+        "index",
+        "index_mask",
+        "index_shape",
+        "index_strides",
+        "item_mask",
+        "itemsize",
+        "nbytes",
+        "needs_copy",
+        "rows",
+        "shape",
+        "size",
+        "src_strides",
+        "work",
+    )
+
+    args: np.ndarray
+    count: int
+    dim: int
+    index: str
+    index_mask: int
+    index_shape: tuple[int, ...]
+    index_strides: tuple[int, ...]
+    item_mask: int
+    itemsize: int
+    nbytes: int
+    needs_copy: bool
+    rows: bool
+    shape: tuple[int, ...]
+    size: int
+    src_strides: tuple[int, ...]
+    work: int
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_scatter(
+    adapter: Adapter, input_key: Key, index_key: Key, src_key: Key | None, dim: int
+) -> ScatterPlan:
+    """Check the operands of a scatter and plan it; without ``src_key`` one item is the source.
+
+    The result is C-contiguous.
+    """
+    x, i = adapter.layout(input_key), adapter.layout(index_key)
+    item = x.dtype.itemsize
+    _validate.itemsize(x.dtype.name, item, ITEMSIZES, "input")
+    plan = ScatterPlan()
+    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, "index")
+    plan.dim = _validate.dim(dim, len(x.shape))
+    plan.shape, plan.itemsize = x.shape, item
+    plan.nbytes = math.prod(x.shape) * item
+    plan.size = x.shape[plan.dim] if x.shape else 1
+    plan.index_shape, plan.index_strides = i.shape, i.strides
+    source = Layout(i.shape, (0,) * len(i.shape), x.dtype)
+    if src_key is not None:
+        source = adapter.layout(src_key)
+        _validate.same_dtype(x.dtype.name, source.dtype.name)
+    plan.count = math.prod(i.shape)
+    if plan.count:
+        _validate.scatter_shapes(x.shape, i.shape, source.shape, plan.dim)
+    plan.src_strides = source.strides
+    if len(i.shape) == 0:  # 0-d counts as one dimension of length 1
+        plan.index_shape, plan.index_strides = (1,), (i.dtype.itemsize,)
+    if len(source.strides) == 0:
+        plan.src_strides = (item if src_key is not None else 0,)
+    plan.needs_copy = not i.dtype.native
+    if plan.count:
+        _lay_out_lanes(plan, i.dtype.itemsize)
+    return plan
+
+
+def _lay_out_lanes(plan: ScatterPlan, index_size: int) -> None:
+    item = plan.itemsize
+    to = contiguous_strides(plan.shape or (1,), item)
+    axes = [
+        Axis(n, x, i, o)
+        for n, x, i, o in zip(
+            plan.index_shape, to, plan.index_strides, plan.src_strides, strict=True
+        )
+    ]
+    along = axes.pop(plan.dim)
+    lanes = _merge(axes)
+    inner, rest = lanes[-1], lanes[-2::-1]
+    plan.rows = abs(along.i) <= abs(inner.i) or inner.n == 1
+    plan.count //= along.n
+    numbers = [plan.size, along.x // item, along.n, along.i // index_size, along.o // item]
+    numbers += [inner.n, inner.x // item, inner.i // index_size, inner.o // item, len(rest)]
+    for axis in rest:
+        numbers += [axis.n, axis.x // item, axis.i // index_size, axis.o // item]
+    plan.args = np.array(numbers, np.int64)
+    plan.args.flags.writeable = False
+    plan.needs_copy |= any(a.i % index_size or a.o % item for a in (along, *lanes))
+    plan.index_mask, plan.item_mask = index_size - 1, min(item, 8) - 1
+    plan.work = plan.count * along.n * (3 * item + index_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ def gather(
     adapted = _arrays.same_adapter(input, input_name, index, index_name)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
-    out_key = None if out is None else _checked_out(adapted, out, {input_name: x, index_name: i})
+    out_key = None
+    if out is not None:
+        operands = [(input_name, x, x_key), (index_name, i, i_key)]
+        out_key = _checked_out(adapted, out, operands)
     plan = _plan.plan_gather(adapted, x_key, i_key, out_key, dim, mode, kind)
     module = backends.get("cpu" if backend is None else backend)
     if adapted.wants_grad(input):
@@ -75,7 +79,9 @@ def gather(
     return result
 
 
-def _checked_out(adapted: Adapter, out: Any, operands: dict[str, Any]) -> _arrays.Key:
+def _checked_out(
+    adapted: Adapter, out: Any, operands: list[tuple[str, Any, _arrays.Key]]
+) -> _arrays.Key:
     found = _arrays.adapter(out, "out")
     if found is not adapted:
         raise TypeError(f"out is a {found.name} array and the operands are {adapted.name} ones")
@@ -83,9 +89,26 @@ def _checked_out(adapted: Adapter, out: Any, operands: dict[str, Any]) -> _array
         raise ValueError("out requires grad: gradients cannot flow into out")
     key = adapted.key(out)
     _validate.out_writeable(adapted.writeable(out))
-    bits = {name: adapted.bits(array) for name, array in operands.items()}
-    _validate.out_alone(adapted.bits(out), bits)
+    layout = adapted.layout(key)
+    _validate.out_apart(layout.shape, layout.strides, layout.dtype.itemsize)
+    low, high = _extent(adapted, key)
+    start = adapted.address(out)
+    for name, array, its_key in operands:
+        its_low, its_high = _extent(adapted, its_key)
+        its_start = adapted.address(array)
+        if start + low < its_start + its_high and its_start + its_low < start + high:
+            _validate.out_alone(adapted.bits(out), adapted.bits(array), name)
     return key
+
+
+@functools.lru_cache(maxsize=1024)
+def _extent(adapted: Adapter, key: _arrays.Key) -> tuple[int, int]:
+    """The bytes that an array reaches, as an offset from its address and one past the last."""
+    shape, strides, dtype = adapted.layout(key)
+    if 0 in shape:
+        return 0, 0
+    steps = [s * (n - 1) for n, s in zip(shape, strides, strict=True)]
+    return sum(min(s, 0) for s in steps), sum(max(s, 0) for s in steps) + dtype.itemsize
 
 
 def _gather_copies(
@@ -134,3 +157,109 @@ def _run_on_views(
     )
     fill = np.zeros(1, bits) if aux is None else aux
     return int(module.gather(plan, out_view, x_view, index_view, fill))
+
+
+#: The kind of numbers that scatter_add adds in a dtype; integers of one size wrap alike.
+_ADDED = {
+    "bool": "bool",
+    **{f"{sign}int{8 * n}": f"u{n}" for n in (1, 2, 4, 8) for sign in ("", "u")},
+    "float32": "f4",
+    "float64": "f8",
+    "complex64": "c8",
+    "complex128": "c16",
+}
+#: Summed in float32 and rounded once, as torch does.
+_WIDENED = ("float16", "bfloat16")
+
+
+def scatter(
+    input: Any, dim: int, index: Any, src: Any, *, add: bool, out: Any, backend: str | None
+) -> Any:
+    """Scatter ``src`` into a copy of ``input``; ``add`` sums into it."""
+    adapted = _arrays.same_adapter(input, "input", index, "index")
+    x, x_key = _arrays.ready(adapted, input)
+    i, i_key = _arrays.ready(adapted, index)
+    if not add and isinstance(src, (int, float, complex)):
+        s, s_key = adapted.scalar_bits(x, src, "src"), None
+    else:
+        _arrays.same_adapter(input, "input", src, "src")
+        s, s_key = _arrays.ready(adapted, src)
+    if out is not None:
+        operands = [("input", x, x_key), ("index", i, i_key)]
+        operands += [] if s_key is None else [("src", s, s_key)]
+        found = adapted.layout(_checked_out(adapted, out, operands))
+        wanted = adapted.layout(x_key)
+        _validate.out_matches(found.shape, found.dtype.name, wanted.shape, wanted.dtype.name)
+    plan = _plan.plan_scatter(adapted, x_key, i_key, s_key, dim)
+    module = backends.get("cpu" if backend is None else backend)
+    if not hasattr(module, "scatter"):
+        raise ValueError(f"backend {backend!r} cannot scatter: cpu, reference and torch can")
+    if adapted.wants_grad(input) or (s_key is not None and adapted.wants_grad(src)):
+        from nbgather import torch as autograd
+
+        return autograd.scatter(input, dim, index, src, add, out, backend)
+    kind = None
+    if add:
+        dtype = adapted.layout(x_key).dtype
+        name = dtype.name.rpartition(".")[2]
+        if name in _WIDENED:
+            wide, values = adapted.cast(x, "float32"), adapted.cast(s, "float32")
+            sums = scatter(wide, dim, i, values, add=True, out=None, backend=backend)
+            return _into(adapted, adapted.cast(sums, x.dtype), out)
+        kind = _validate.addable(dtype.name, _ADDED.get(name) if dtype.native else None)
+    if plan.count and _unaligned(adapted, plan, i, s, s_key):
+        i, s = adapted.contiguous(i), s if s_key is None else adapted.clone(s)
+        return scatter(x, dim, i, s if s_key else src, add=add, out=out, backend=backend)
+    result = _copy(adapted, module, x, x_key, plan.nbytes)
+    if plan.count:
+        s_address = adapted.address(s) if s_key is not None else _arrays.memory_address(s)
+        if hasattr(module, "HOST_VIEWS"):
+            bad = _scatter_views(adapted, module, plan, result, i, (s_address, s), kind)
+        else:
+            bad = module.scatter(plan, adapted.address(result), adapted.address(i), s_address, kind)
+        if bad:
+            _validate.raise_bad_index(adapted.integers(i), plan.size, plan.dim, False)
+    return _into(adapted, result, out)
+
+
+def _unaligned(adapted: Adapter, plan: _plan.ScatterPlan, i: Any, s: Any, s_key: Any) -> bool:
+    wrong = plan.needs_copy or adapted.address(i) & plan.index_mask
+    return bool(wrong or (s_key is not None and adapted.address(s) & plan.item_mask))
+
+
+def _into(adapted: Adapter, result: Any, out: Any) -> Any:
+    """The result, or ``out`` with it: nothing is written there before all has gone well."""
+    if out is None:
+        return result
+    adapted.assign(out, result)
+    return out
+
+
+def _copy(adapted: Adapter, module: Any, x: Any, key: _arrays.Key, nbytes: int) -> Any:
+    """A C-contiguous copy of ``x``, by all cores if it is large and lies together."""
+    shape, strides, dtype = adapted.layout(key)
+    together = strides == _plan.contiguous_strides(shape, dtype.itemsize)
+    if nbytes < _recycle.SMALLEST or not together or not hasattr(module, "copy"):
+        return adapted.clone(x)
+    result = adapted.empty_large(shape, x, nbytes)
+    module.copy(adapted.address(result), adapted.address(x), nbytes)
+    return result
+
+
+def _scatter_views(
+    adapted: Adapter,
+    module: Any,
+    plan: _plan.ScatterPlan,
+    result: Any,
+    i: Any,
+    source: tuple[int, Any],
+    kind: str | None,
+) -> int:
+    """Run a backend that takes NumPy views, at the shape of the index."""
+    items = _arrays.bits_dtype(plan.itemsize) if kind is None else np.dtype(kind)
+    target = adapted.bits(result).reshape(plan.shape or (1,)).view(items)
+    index = _arrays.view_memory(
+        adapted.address(i), plan.index_shape, plan.index_strides, np.dtype(plan.index), i
+    )
+    src = _arrays.view_memory(source[0], plan.index_shape, plan.src_strides, items, source[1])
+    return int(module.scatter(plan, target, index, src, kind))

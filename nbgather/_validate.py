@@ -66,6 +66,66 @@ def gather_shapes(input_shape: tuple[int, ...], index_shape: tuple[int, ...], di
             )
 
 
+def along_shape(
+    arr_shape: tuple[int, ...], indices_shape: tuple[int, ...], axis: int
+) -> tuple[int, ...]:
+    """The result's shape of take_along_axis: off the axis the shapes broadcast."""
+    if max(len(arr_shape), 1) != max(len(indices_shape), 1):
+        raise ValueError(
+            f"indices has {len(indices_shape)} dimensions (shape {indices_shape}) and arr"
+            f" {len(arr_shape)} (shape {arr_shape}): both must have the same number"
+        )
+    shape = []
+    for d, (n, m) in enumerate(zip(indices_shape, arr_shape, strict=False)):
+        if d != axis and n != m and 1 not in (n, m):
+            raise ValueError(
+                f"indices has size {n} at dimension {d}, arr {m} (indices shape"
+                f" {indices_shape}, arr shape {arr_shape}): off axis {axis} the sizes must be"
+                " equal, or one of them 1"
+            )
+        shape.append(n if d == axis or m == 1 else m)
+    return tuple(shape)
+
+
+def flat_indices(indices_ndim: int) -> None:
+    if indices_ndim != 1:
+        raise ValueError(f"indices has {indices_ndim} dimensions: with axis=None it must have 1")
+
+
+def scatter_shapes(
+    input_shape: tuple[int, ...],
+    index_shape: tuple[int, ...],
+    src_shape: tuple[int, ...],
+    dim: int,
+) -> None:
+    gather_shapes(input_shape, index_shape, dim)
+    if max(len(src_shape), 1) != max(len(index_shape), 1):
+        raise ValueError(
+            f"src has {len(src_shape)} dimensions (shape {src_shape}) and index"
+            f" {len(index_shape)} (shape {index_shape}): both must have the same number"
+        )
+    for d, (n, limit) in enumerate(zip(index_shape, src_shape, strict=False)):
+        if n > limit:
+            raise ValueError(
+                f"index has size {n} at dimension {d}, src only {limit} (index shape"
+                f" {index_shape}, src shape {src_shape}): the index must not be larger than src"
+            )
+
+
+def same_dtype(input_dtype: str, src_dtype: str) -> None:
+    if input_dtype != src_dtype:
+        raise TypeError(f"input has dtype {input_dtype} and src {src_dtype}: one is needed")
+
+
+def addable(name: str, kind: str | None) -> str:
+    if kind is None:
+        raise TypeError(
+            f"input has dtype {name}: scatter_add adds bool, integers, float16, bfloat16, float32,"
+            " float64 and complex numbers, in this machine's byte order"
+        )
+    return kind
+
+
 def token_shapes(
     x_shape: tuple[int, ...], ids_shape: tuple[int, ...], x_name: str, ids_name: str
 ) -> None:
@@ -149,12 +209,12 @@ def out_alone(out: np.ndarray, operand: np.ndarray, name: str) -> None:
         raise ValueError(f"out overlaps {name} in memory: it must overlap no operand")
 
 
-def _overlaps_itself(array: np.ndarray) -> bool:
-    if array.size < 2:
+def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    if math.prod(shape) < 2:
         return False
-    axes = sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+    axes = sorted((abs(s), n) for s, n in zip(strides, shape, strict=True) if n > 1)
     # Sufficient, not necessary: each stride steps over all that the smaller ones reach.
-    reach = array.itemsize
+    reach = itemsize
     for stride, n in axes:
         if stride < reach:
             return True

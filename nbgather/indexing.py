@@ -7,7 +7,14 @@ from typing import Any
 from nbgather import _arrays, _infer, _run, _validate
 from nbgather._arrays import ITEMSIZES
 
-__all__ = ["gather", "gather_tokens", "infer_gather"]
+__all__ = [
+    "gather",
+    "gather_tokens",
+    "infer_gather",
+    "scatter",
+    "scatter_add",
+    "take_along_axis",
+]
 
 
 def gather(
@@ -88,6 +95,76 @@ def gather(
     )
 
 
+def take_along_axis(
+    arr: Any,
+    indices: Any,
+    axis: int | None = -1,
+    *,
+    mode: str = "raise",
+    fill_value: Any = 0,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Take values along an axis: numpy.take_along_axis, of the Array API too, on any array.
+
+    As :func:`gather`, but the other dimensions broadcast, and a negative index counts from the end.
+
+    Parameters
+    ----------
+    arr : array
+        The source, of any strides and any dtype of 1, 2, 4, 8 or 16 bytes.
+    indices : array of int
+        Any integer dtype, of as many dimensions as ``arr``; off the axis the sizes are equal, or
+        one of them is 1.
+    axis : int or None
+        The axis to take along; negative values count from the end. None takes from the flattened
+        array, and ``indices`` has one dimension.
+    mode : {"raise", "clip", "wrap", "fill"}
+        What to do with an index that is out of bounds, i.e. below ``-size`` or not below ``size``
+        of the axis: see :func:`gather`. In every mode an index from ``-size`` on counts from the
+        end.
+    fill_value, out, backend
+        As in :func:`gather`.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the size of ``indices`` along the axis; dtype and container of
+        ``arr``.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in :func:`gather`.
+
+    Notes
+    -----
+    Source: https://numpy.org/doc/stable/reference/generated/numpy.take_along_axis.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x = np.array([[3, 1, 2], [6, 5, 4]])
+    >>> nbgather.take_along_axis(x, np.argsort(x))
+    array([[1, 2, 3],
+           [4, 5, 6]])
+    >>> nbgather.take_along_axis(x, np.array([[-1]]))
+    array([[2],
+           [4]])
+    """
+    if axis is None:
+        _arrays.adapter(arr, "arr")
+        _arrays.adapter(indices, "indices")
+        _validate.flat_indices(indices.ndim)
+        arr, axis = arr.reshape(-1), 0
+    elif type(axis) is not int:
+        axis = _validate.integer(axis, "axis")
+    return _run.gather(
+        "along", arr, axis, indices, mode=mode, fill=fill_value, out=out, backend=backend
+    )
+
+
 def gather_tokens(
     x: Any,
     ids: Any,
@@ -130,6 +207,120 @@ def gather_tokens(
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
     return _run.gather("tokens", x, 1, ids, mode=mode, fill=fill_value, out=out, backend=backend)
+
+
+def scatter(
+    input: Any,
+    dim: int,
+    index: Any,
+    src: Any,
+    *,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Write values along a dimension into a copy: torch.scatter on any array.
+
+    For a 3-d input and dim 1: ``out[i][index[i][j][k]][k] = src[i][j][k]``; everything else is
+    ``input``. Where several values go to one place, the last in row-major order of ``index`` stays.
+
+    Parameters
+    ----------
+    input : array
+        What is copied, of any strides and any dtype of 1, 2, 4, 8 or 16 bytes.
+    dim : int
+        The dimension to scatter along; negative values count from the end.
+    index : array of int
+        Any integer dtype, of as many dimensions as ``input``; no larger than ``src``, and off
+        ``dim`` no larger than ``input``.
+    src : array or scalar
+        The values, of input's dtype and container; a Python number stands for all of them.
+    out : array, optional
+        Where to write: input's shape and dtype, writable, overlapping no operand. Nothing is
+        written there when an error is raised.
+    backend : str, optional
+        ``cpu``, ``reference`` or ``torch``.
+
+    Returns
+    -------
+    array
+        Shape, dtype and container of ``input``.
+
+    Raises
+    ------
+    TypeError
+        An index that is not of an integer dtype; different dtypes, libraries or devices.
+    ValueError
+        Shapes that do not fit, an unusable ``out`` or backend.
+    IndexError
+        ``dim`` out of range; the first bad index in row-major order.
+
+    Notes
+    -----
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> nbgather.scatter(np.zeros((2, 3), int), 1, np.array([[2], [0]]), np.array([[5], [6]]))
+    array([[0, 0, 5],
+           [6, 0, 0]])
+    """
+    if type(dim) is not int:
+        dim = _validate.integer(dim, "dim")
+    return _run.scatter(input, dim, index, src, add=False, out=out, backend=backend)
+
+
+def scatter_add(
+    input: Any,
+    dim: int,
+    index: Any,
+    src: Any,
+    *,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Add values along a dimension into a copy: torch.scatter_add on any array.
+
+    For a 3-d input and dim 1: ``out[i][index[i][j][k]][k] += src[i][j][k]``. The values of one
+    place are added in row-major order of ``index``, so the bits do not depend on the number of
+    threads. float16 and bfloat16 are summed in float32 and rounded once; bools are or-ed; integers
+    wrap. All of it as torch does on one thread.
+
+    Parameters
+    ----------
+    input, dim, index, out, backend
+        As in :func:`scatter`; input is bool, integer, floating or complex.
+    src : array
+        The values, of input's dtype and container.
+
+    Returns
+    -------
+    array
+        Shape, dtype and container of ``input``.
+
+    Raises
+    ------
+    TypeError
+        Also a dtype that has no sum, e.g. datetime64 or float8.
+    ValueError, IndexError
+        As in :func:`scatter`.
+
+    Notes
+    -----
+    It is the gradient of :func:`gather`.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_add_.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> nbgather.scatter_add(np.zeros(3), 0, np.array([2, 0, 2]), np.array([1.0, 2.0, 3.0]))
+    array([2., 0., 4.])
+    """
+    if type(dim) is not int:
+        dim = _validate.integer(dim, "dim")
+    return _run.scatter(input, dim, index, src, add=True, out=out, backend=backend)
 
 
 def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:

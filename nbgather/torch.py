@@ -40,6 +40,17 @@ def _expanded(ids: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return ids.reshape(*ids.shape, *(1,) * (len(shape) - 2)).expand(*ids.shape, *shape[2:])
 
 
+def _along_grad(
+    grad: torch.Tensor, shape: torch.Size, axis: int, index: torch.Tensor, mode: str
+) -> torch.Tensor:
+    """As above where the other dimensions were broadcast and negative values counted back."""
+    full = list(grad.shape)
+    full[axis] = shape[axis] if shape else 1
+    index = index.to(torch.int64)
+    index = torch.where(index < 0, index + full[axis], index).expand(grad.shape)
+    return _scatter_grad(grad, torch.Size(full), axis, index, mode).sum_to_size(shape)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Any, call: tuple[Any, ...], index: Any) -> Any:
@@ -52,6 +63,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (index,) = ctx.saved_tensors
         kind, dim, mode, _, _ = ctx.call
+        if kind == "along":
+            return _along_grad(grads[0], ctx.shape, dim, index, mode), None, None
         if kind == "tokens":
             index = _expanded(index, ctx.shape)
         return _scatter_grad(grads[0], ctx.shape, dim, index, mode), None, None
@@ -95,3 +108,34 @@ class _Restore(torch.autograd.Function):
 def restore(x_visible: Any, ids_restore: Any, mask_token: Any, row: Any, backend: Any) -> Any:
     """Restore tokens with gradients to ``x_visible`` and ``mask_token``."""
     return _Restore.apply(x_visible, mask_token, ids_restore, (row, backend))
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Any, src: Any, index: Any, call: tuple[Any, ...]) -> Any:
+        dim, add, backend = call
+        ctx.save_for_backward(index)
+        ctx.call, ctx.src_shape = (dim, add), getattr(src, "shape", None)
+        return _run.scatter(input, dim, index, src, add=add, out=None, backend=backend)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        (grad,) = grads
+        dim, add = ctx.call
+        position = index.to(torch.int64)
+        to_input = to_src = None
+        if ctx.needs_input_grad[0]:
+            to_input = grad if add else grad.scatter(dim, position, 0)
+        if ctx.needs_input_grad[1]:
+            read = torch.gather(grad, dim, position)
+            pads = [n - m for n, m in zip(ctx.src_shape, index.shape, strict=True)]
+            to_src = torch.nn.functional.pad(read, [p for n in reversed(pads) for p in (0, n)])
+        return to_input, to_src, None, None
+
+
+def scatter(input: Any, dim: int, index: Any, src: Any, add: bool, out: Any, backend: Any) -> Any:
+    """Scatter with gradients to ``input`` and ``src``; as in torch, duplicates get the same."""
+    if out is not None:
+        raise ValueError("input or src requires grad: gradients cannot flow through out=")
+    return _Scatter.apply(input, src, index, (dim, add, backend))

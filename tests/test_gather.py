@@ -463,12 +463,13 @@ def gathers(draw: st.DrawFn) -> tuple[Case, str]:
         draw(st.integers(1, 6)) if d == at else draw(st.integers(1, n)) for d, n in enumerate(shape)
     )
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = random_bits(
-        generator, tuple(2 * n for n in shape), draw(st.sampled_from(list(DTYPES.values())))
-    )
+    # One dtype of each size and two of the index: each pair is a kernel to compile, and the tables
+    # above have them all.
+    dtype = draw(st.sampled_from(["uint8", "float16", "float32", "int64", "complex128"]))
+    x = random_bits(generator, tuple(2 * n for n in shape), dtype)
     low, high = draw(st.sampled_from([(0, shape[at]), (-3, shape[at] + 3)]))
     index = generator.integers(low, high, tuple(2 * n for n in index_shape))
-    index = index.astype(draw(st.sampled_from(INDEX_DTYPES)))
+    index = index.astype(draw(st.sampled_from(["int64", "int8"])))
     views = []
     for array in (x, index):
         order = draw(st.permutations(range(ndim)))

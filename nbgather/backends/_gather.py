@@ -98,9 +98,11 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
             prefetch(idx, i + k + U(AHEAD + 8))
             at = x + k * step
             fill = U(1) if mode == FILL else U(0)
-            bad |= gather_block(
+            flags = gather_block(
                 out, o + k, src, at, idx, i + k, size, along, step, aux, fill, U(from_end), nt
             )
+            if mode == RAISE:
+                bad |= flags
             k += U(16)
     else:
         while k + U(8) <= n:

@@ -9,8 +9,8 @@ import numpy as np
 from numba import types
 
 from nbgather._arrays import memory_address
-from nbgather._plan import GatherPlan
-from nbgather.backends import _compile, _gather, _masking, parallel, scalar
+from nbgather._plan import STREAM, GatherPlan, ScatterPlan
+from nbgather.backends import _compile, _gather, _masking, _scatter, parallel, scalar
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -54,6 +54,44 @@ def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
     if kernel is None:
         kernel = plan.kernel = _gather_kernel(plan)
     return parallel.run(kernel, out, src, idx, aux, plan.args, plan.count, plan.work)
+
+
+#: What adds the items of a dtype: integers of one size wrap alike.
+_ADDED = {
+    "bool": types.uint8,
+    "u1": types.uint8,
+    "u2": types.uint16,
+    "u4": types.uint32,
+    "u8": types.uint64,
+    "f4": types.float32,
+    "f8": types.float64,
+    "c8": types.complex64,
+    "c16": types.complex128,
+}
+
+
+def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) -> int:
+    """Scatter by addresses; not 0 if an index was bad. ``add`` is the kind of what is added."""
+    rows = int(plan.rows)
+    how = _scatter.SET if add is None else _scatter.ANY if add == "bool" else _scatter.ADD
+    item = _compile.BITS[plan.itemsize] if add is None else _ADDED[add]
+
+    def build() -> tuple[int, Any]:
+        made = _scatter.make_scatter(how, rows)
+        return _compile.range_kernel(made, item, item, INDEX_TYPES[plan.index], types.uint8)
+
+    kernel, _ = _compile.once(("scatter", how, rows, item, plan.index), build)
+    return parallel.run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+
+
+def copy(out: int, src: int, nbytes: int) -> None:
+    """Copy bytes by addresses."""
+    u1 = types.uint8
+    kernel, _ = _compile.once(
+        "copy", lambda: _compile.range_kernel(_scatter.copy_range, u1, u1, u1, u1)
+    )
+    numbers = np.array([nbytes >= STREAM], np.int64)
+    parallel.run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
 
 
 def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from nbgather._plan import GatherPlan
+from nbgather._plan import GatherPlan, ScatterPlan
 
 HOST_VIEWS = True
 
@@ -42,6 +42,22 @@ def gather(
             row = p[plan.dim + 1 :]
             at = int(np.ravel_multi_index(row, out.shape[plan.dim + 1 :])) if row else 0
             out[p] = aux[at if aux.size > 1 else 0]
+    return bad
+
+
+def scatter(
+    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: str | None
+) -> int:
+    """Row-major over the index: the last value wins, or sums are added in that order."""
+    bad = 0
+    for p in np.ndindex(index.shape):
+        j = int(index[p])
+        if not 0 <= j < plan.size:
+            bad += 1
+            continue
+        to = (*p[: plan.dim], j, *p[plan.dim + 1 :])
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[to] = src[p] if add is None else out[to] + src[p]
     return bad
 
 

@@ -1,0 +1,125 @@
+"""Every form of the gather kernels, at sizes where its own paths are taken, against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from cases import Case, random_bits, rng, same
+from test_gather import expected
+
+import nbgather
+from nbgather import _arrays, _plan
+from nbgather.backends import parallel
+
+DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
+Draw = Callable[[np.random.Generator, str], Case]
+
+
+def _case(generator: np.random.Generator, dtype: str, shape: tuple, dim: int, length: int) -> Case:
+    index_shape = list(shape)
+    index_shape[dim] = length
+    x = random_bits(generator, shape, dtype)
+    return Case(x, dim, generator.integers(0, shape[dim], index_shape))
+
+
+def _across(generator: np.random.Generator, dtype: str, shape: tuple, length: int) -> Case:
+    """Along an axis that is the input's first in memory and the last of index and output."""
+    x, _, _ = _case(generator, dtype, shape, 0, 1)
+    return Case(x.T, 1, generator.integers(0, shape[0], (shape[1], length)))
+
+
+FORMS: dict[str, tuple[str, Draw]] = {
+    "last": ("last", lambda g, t: _case(g, t, (37, 501), 1, 777)),
+    "last_short": ("last", lambda g, t: _case(g, t, (3001, 9), 1, 7)),
+    "last_streamed": ("last", lambda g, t: _case(g, t, (64, 1000), 1, 17_000_000 // 64)),
+    "middle": ("middle", lambda g, t: _case(g, t, (29, 40, 51), 1, 13)),
+    "panel": ("panel", lambda g, t: _case(g, t, (300, 5003), 0, 211)),
+    "panel_batched": ("panel", lambda g, t: _case(g, t, (3, 150, 6000), 1, 150)),
+    "lanes": ("lanes", lambda g, t: _across(g, t, (700, 1001), 500)),
+    "lanes_one_group": ("lanes", lambda g, t: _across(g, t, (16_000, 65), 9000)),
+    "strided": ("strided", lambda g, t: _case(g, t, (50, 60, 70), 1, 33)),
+    "rows": ("rows", lambda g, t: _case(g, t, (50, 60, 70), 1, 33)),
+    "rows_streamed": ("rows", lambda g, t: _case(g, t, (3, 50, 1001), 1, 17_000)),
+}
+
+
+def build(name: str, dtype: str) -> tuple[str, Case]:
+    form, draw = FORMS[name]
+    case = draw(rng(name + dtype), dtype)
+    if form == "strided":
+        case = Case(case.input[:, :, ::2], case.dim, case.index[:, :, ::2])
+    if form == "rows":
+        case = Case(case.input, 1, np.broadcast_to(case.index[..., :1], case.index.shape))
+    return form, case
+
+
+def form_of(case: Case, mode: str = "raise") -> str:
+    adapted = _arrays.adapter(case.input, "input")
+    keys = (adapted.key(case.input), adapted.key(case.index))
+    return _plan.plan_gather(adapted, *keys, None, case.dim, mode, "gather").form
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in FORMS if "streamed" not in n])
+def test_each_form_equals_torch(name: str, dtype: str) -> None:
+    form, case = build(name, dtype)
+    if form_of(case) != form:
+        # The smallest items fill no panel, and the largest no cache: the plan must say so.
+        assert (name, dtype) in {
+            ("panel", "uint8"),
+            ("panel_batched", "uint8"),
+            ("lanes", "complex128"),
+            ("lanes_one_group", "uint8"),
+            ("lanes_one_group", "complex128"),
+        }, form_of(case)
+    want = expected(case)
+    same(nbgather.gather(*case), want)
+    with parallel.limit_threads(3):
+        same(nbgather.gather(*case), want)
+    # An output that begins off a cache line, and one between whose rows lies something else.
+    room = np.zeros((*want.shape[:-1], want.shape[-1] + 3), want.dtype)
+    out = room[..., 1:-2]
+    nbgather.gather(*case, out=out)
+    same(out.copy(), want)
+    assert not room[..., 0].any()
+    assert not room[..., -2:].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
+@pytest.mark.parametrize("name", ["last_streamed", "rows_streamed"])
+def test_outputs_written_past_the_caches(name: str, dtype: str) -> None:
+    form, case = build(name, dtype)
+    assert form_of(case) == form
+    same(nbgather.gather(*case), expected(case))
+    out = np.empty(case.index.size + 5, case.input.dtype)[5:].reshape(case.index.shape)
+    nbgather.gather(*case, out=out)
+    same(out, expected(case))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
+@pytest.mark.parametrize("name", ["last", "middle", "panel", "lanes", "strided", "rows"])
+def test_bad_indices_in_each_form(name: str, dtype: str) -> None:
+    _, (x, dim, index) = build(name, dtype)
+    index = index.copy() if index.strides[-1] else index
+    size = x.shape[dim]
+    if name == "rows":
+        wrong = index[..., :1].copy()
+        wrong[7, 5, 0], wrong[9, 0, 0] = -1, size
+        index = np.broadcast_to(wrong, index.shape)
+        first = (7, 5, 0)
+    else:
+        first = tuple(n // 2 for n in index.shape)
+        index[first] = -1
+        index[tuple(n - 1 for n in index.shape)] = size
+    with pytest.raises(IndexError) as raised:
+        nbgather.gather(x, dim, index)
+    said = f"index -1 at {first} is out of bounds for dimension {dim} with size {size}"
+    assert str(raised.value) == said
+    inside = (index >= 0) & (index < size)
+    want = expected(Case(x, dim, np.where(inside, index, 0)))
+    want[~inside] = 5
+    same(nbgather.gather(x, dim, index, mode="fill", fill_value=5), want)
+    clipped = expected(Case(x, dim, np.clip(index, 0, size - 1)))
+    same(nbgather.gather(x, dim, index, mode="clip"), clipped)
