@@ -41,6 +41,17 @@ class Layout(NamedTuple):
     dtype: DType
 
 
+class SmallCall(NamedTuple):
+    """All of a gather on the calling thread but its three addresses."""
+
+    run: Any
+    numbers: int  # their address
+    shape: tuple[int, ...]
+    item_mask: int
+    index_mask: int
+    owners: Any  # of the numbers
+
+
 class _Memory:
     """Memory that NumPy can view without owning it; keeps its owner alive."""
 
@@ -80,6 +91,14 @@ class Adapter:
     name: str
 
     def key(self, array: Any) -> Key:
+        raise NotImplementedError
+
+    def again_key(self, head: Any, x: Any, i: Any) -> Any:
+        """``head`` and all that a plan depends on."""
+        raise NotImplementedError
+
+    def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
+        """Repeat a small gather whose like went well before; None to go the whole way."""
         raise NotImplementedError
 
     def address(self, array: Any) -> int:
@@ -200,6 +219,20 @@ class NumpyAdapter(Adapter):
     def key(self, array: np.ndarray) -> Key:
         return array.shape, array.strides, array.dtype
 
+    def again_key(self, head: Any, x: np.ndarray, i: np.ndarray) -> Any:
+        return head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype
+
+    def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
+        call = small.get((head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype))
+        if call is None:
+            return None
+        run, numbers, shape, item_mask, index_mask, _ = call
+        source, index = memory_address(x), memory_address(i)
+        if source & item_mask or index & index_mask:
+            return None
+        result = np.empty(shape, x.dtype)
+        return None if run(memory_address(result), source, index, numbers) else result
+
     address = staticmethod(memory_address)
 
     def layout(self, key: Key) -> Layout:
@@ -276,6 +309,7 @@ class TorchAdapter(Adapter):
 
     def __init__(self) -> None:
         self.torch = sys.modules["torch"]
+        self._empty_like = self.torch.empty_like
         self._dtypes: dict[Any, DType] = {}
 
     def key(self, array: Any) -> Key:
@@ -284,6 +318,40 @@ class TorchAdapter(Adapter):
         if array.is_conj() or array.is_neg():
             raise LookupError  # answered by `ready`
         return array.shape, array.stride(), array.dtype
+
+    def again_key(self, head: Any, x: Any, i: Any) -> Any:
+        if x.is_contiguous() and i.is_contiguous():
+            return head, x.shape, x.dtype, i.shape, i.dtype
+        return None  # which is no key that `again` looks for
+
+    def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
+        dtype, shape = x.dtype, i.shape
+        call = small.get((head, x.shape, dtype, shape, i.dtype))
+        # All that a tensor's memory can be but what it looks like.
+        try:
+            if (
+                call is None
+                or x.requires_grad
+                or not x.is_cpu
+                or not i.is_cpu
+                or x.is_neg()
+                or (dtype.is_complex and x.is_conj())
+                or not x.is_contiguous()
+                or not i.is_contiguous()
+            ):
+                return None
+            source, index = x.data_ptr(), i.data_ptr()
+        except RuntimeError:  # sparse and other tensors without plain memory
+            return None
+        run, numbers, wanted, item_mask, index_mask, _ = call
+        if source & item_mask or index & index_mask:
+            return None
+        # Far cheaper than torch.empty where the shape is the index's, which is contiguous.
+        if shape == wanted:
+            result = self._empty_like(i, dtype=dtype)
+        else:
+            result = self.torch.empty(wanted, dtype=dtype)
+        return None if run(result.data_ptr(), source, index, numbers) else result
 
     def _refuse(self, array: Any) -> None:
         if array.layout is not self.torch.strided:
@@ -404,6 +472,10 @@ def _find(array: Any, what: str) -> Adapter:
             _torch = TorchAdapter()
         return _torch
     raise TypeError(f"{what} is a {kind.__module__}.{kind.__qualname__}: {_SUPPORTED} is needed")
+
+
+#: The adapter of a type that has come before, or None.
+known = _by_type.get
 
 
 def same_adapter(array: Any, what: str, other: Any, other_what: str) -> Adapter:

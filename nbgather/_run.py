@@ -20,7 +20,6 @@ def gather(
     input: Any,
     dim: int,
     index: Any,
-    *,
     mode: str,
     fill: Any,
     out: Any,
@@ -30,6 +29,12 @@ def gather(
 
     ``fill`` is a value for the mode ``fill``, or for ``restore`` the row's bits.
     """
+    if out is None and backend is None:
+        known = _arrays.known(type(input))
+        if known is not None and known is _arrays.known(type(index)):
+            result = known.again(_small, (kind, dim, mode), input, index)
+            if result is not None:
+                return result
     input_name, index_name = _plan.NAMES[kind]
     adapted = _arrays.same_adapter(input, input_name, index, index_name)
     x, x_key = _arrays.ready(adapted, input)
@@ -76,7 +81,32 @@ def gather(
     if bad:
         size = plan.limit if kind == "restore" else plan.size
         _validate.raise_bad_index(adapted.integers(i), size, plan.dim, plan.from_end)
+    if out is None and backend is None and x is input and mode != "fill":
+        _remember(module, (kind, dim, mode), adapted, plan, x, i)
     return result
+
+
+#: Small gathers that went well, by all that their plan depends on: a tiny call costs more on its
+#: way to the kernel than in it.
+_small: dict[Any, _arrays.SmallCall] = {}
+
+
+def _remember(
+    module: Any, head: Any, adapted: Adapter, plan: _plan.GatherPlan, x: Any, i: Any
+) -> None:
+    made = module.small_call(plan)
+    if made is not None:
+        if len(_small) >= 4096:
+            _small.clear()
+        run, numbers = made
+        _small[adapted.again_key(head, x, i)] = _arrays.SmallCall(
+            run,
+            _arrays.memory_address(numbers),
+            plan.shape,
+            plan.item_mask,
+            plan.index_mask,
+            (plan, numbers),
+        )
 
 
 def _checked_out(
@@ -124,7 +154,7 @@ def _gather_copies(
 ) -> Any:
     """For strides or addresses that no kernel can walk: gather between plain copies."""
     x, i = adapted.contiguous(x), adapted.contiguous(i)
-    result = gather(kind, x, dim, i, mode=mode, fill=fill, out=None, backend=backend)
+    result = gather(kind, x, dim, i, mode, fill, None, backend)
     if out is None:
         return result
     adapted.assign(out, result)

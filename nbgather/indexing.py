@@ -90,9 +90,7 @@ def gather(
     """
     if type(dim) is not int:
         dim = _validate.integer(dim, "dim")
-    return _run.gather(
-        "gather", input, dim, index, mode=mode, fill=fill_value, out=out, backend=backend
-    )
+    return _run.gather("gather", input, dim, index, mode, fill_value, out, backend)
 
 
 def take_along_axis(
@@ -160,9 +158,7 @@ def take_along_axis(
         arr, axis = arr.reshape(-1), 0
     elif type(axis) is not int:
         axis = _validate.integer(axis, "axis")
-    return _run.gather(
-        "along", arr, axis, indices, mode=mode, fill=fill_value, out=out, backend=backend
-    )
+    return _run.gather("along", arr, axis, indices, mode, fill_value, out, backend)
 
 
 def gather_tokens(
@@ -206,7 +202,7 @@ def gather_tokens(
     >>> nbgather.gather_tokens(x, np.array([[2, 0], [1, 1]])).tolist()
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
-    return _run.gather("tokens", x, 1, ids, mode=mode, fill=fill_value, out=out, backend=backend)
+    return _run.gather("tokens", x, 1, ids, mode, fill_value, out, backend)
 
 
 def scatter(

@@ -286,9 +286,7 @@ def random_masking(
             )
         noise = token_noise(seed, sample_ids, shape[1], epoch=epoch, backend=backend)
     ids_keep, ids_restore, mask = rank_tokens(noise, keep, backend=backend)
-    x_masked = _run.gather(
-        "tokens", x, 1, ids_keep, mode="raise", fill=0, out=None, backend=backend
-    )
+    x_masked = _run.gather("tokens", x, 1, ids_keep, "raise", 0, None, backend)
     return MaskedTokens(x_masked, mask, ids_restore)
 
 
@@ -349,6 +347,4 @@ def restore_tokens(
             from nbgather import torch as autograd
 
             return autograd.restore(x_visible, ids_restore, token, row, backend)
-    return _run.gather(
-        "restore", x_visible, 1, ids_restore, mode="fill", fill=row, out=None, backend=backend
-    )
+    return _run.gather("restore", x_visible, 1, ids_restore, "fill", row, None, backend)

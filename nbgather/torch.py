@@ -57,7 +57,7 @@ class _Gather(torch.autograd.Function):
         kind, dim, mode, fill, backend = call
         ctx.save_for_backward(index)
         ctx.shape, ctx.call = input.shape, call
-        return _run.gather(kind, input, dim, index, mode=mode, fill=fill, out=None, backend=backend)
+        return _run.gather(kind, input, dim, index, mode, fill, None, backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -85,9 +85,7 @@ class _Restore(torch.autograd.Function):
         ctx.save_for_backward(ids_restore)
         ctx.shapes = x_visible.shape, mask_token.shape
         row, backend = call
-        return _run.gather(
-            "restore", x_visible, 1, ids_restore, mode="fill", fill=row, out=None, backend=backend
-        )
+        return _run.gather("restore", x_visible, 1, ids_restore, "fill", row, None, backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

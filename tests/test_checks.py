@@ -9,6 +9,7 @@ import pytest
 from cases import CASES, LARGE, same
 
 import nbgather
+from nbgather import _run
 from nbgather.backends import cpu
 
 Wrong = Callable[..., object]
@@ -45,6 +46,7 @@ BROKEN: dict[str, Wrong] = {
 @pytest.fixture
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, request.param, BROKEN[request.param])
+    monkeypatch.setattr(_run, "_small", {})  # calls that are repeated without asking `cpu` again
 
 
 @pytest.mark.parametrize("broken", ["gather"], indirect=True)

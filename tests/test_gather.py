@@ -516,3 +516,86 @@ def test_bfloat16_nan_payloads_survive() -> None:
     x = np.array([[0x7FC1, 0xFF81, 0x8000]], np.uint16).view(ml_dtypes.bfloat16)
     got = nbgather.gather(x, 1, np.array([[2, 1, 0]]))
     assert got.view(np.uint16).tolist() == [[0x8000, 0xFF81, 0x7FC1]]
+
+
+class TestRepeatedSmallCalls:
+    """A call like an earlier one takes a short way: nothing may differ on it."""
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        x, index = torch.arange(24.0).reshape(2, 3, 4), torch.tensor([[[0] * 4, [2] * 4]] * 2)
+        for _ in range(3):
+            nbgather.gather(x, 1, index)
+        return x, index
+
+    def test_other_values_and_new_memory(self) -> None:
+        x, index = self.tensors()
+        first = nbgather.gather(x, 1, index)
+        second = nbgather.gather(x + 1, 1, 2 - index)
+        assert torch.equal(first, torch.gather(x, 1, index))
+        assert torch.equal(second, torch.gather(x + 1, 1, 2 - index))
+        array, numbers = x.numpy(), index.numpy()
+        for shift in (0, 1, 2, 3):
+            got = nbgather.gather(array + shift, 1, numbers)
+            same(got, np.take_along_axis(array + shift, numbers, 1))
+
+    def test_other_layouts(self) -> None:
+        x, index = self.tensors()
+        for a in (x, x.flip(0), x.transpose(0, 1).contiguous().transpose(0, 1)):
+            for i in (index, index[:, :, :1].expand(2, 2, 4), index.flip(1)):
+                assert torch.equal(nbgather.gather(a, 1, i), torch.gather(a, 1, i))
+                got = nbgather.gather(a.numpy(), 1, i.numpy())
+                same(got, torch.gather(a, 1, i).numpy())
+
+    def test_unaligned_memory(self) -> None:
+        x, index = self.tensors()
+        raw = np.zeros(97, np.uint8)
+        raw[1:].view(np.uint8)[:] = x.numpy().view(np.uint8).reshape(-1)
+        odd = raw[1:].view(np.float32).reshape(2, 3, 4)
+        for _ in range(3):
+            same(nbgather.gather(odd, 1, index.numpy()), torch.gather(x, 1, index).numpy())
+
+    def test_bad_indices_are_still_errors(self) -> None:
+        x, index = self.tensors()
+        index[1, 1, 2] = 3
+        for a, i in ((x, index), (x.numpy(), index.numpy())):
+            with pytest.raises(IndexError, match=r"^index 3 at \(1, 1, 2\) is out of bounds"):
+                nbgather.gather(a, 1, i)
+
+    def test_gradients_and_conjugates(self) -> None:
+        x, index = self.tensors()
+        y = nbgather.gather(x.clone().requires_grad_(), 1, index)
+        assert y.requires_grad
+        z = torch.complex(x, x + 1)
+        for _ in range(3):
+            got = nbgather.gather(z.conj(), 1, index)
+            assert torch.equal(got, torch.gather(z.conj(), 1, index))
+            got = nbgather.gather(z.conj().imag, 1, index)
+            assert torch.equal(got, torch.gather(z.conj().imag, 1, index))
+
+    @pytest.mark.parametrize("dim", [True, 1.0, np.float64(1)])
+    def test_a_dim_that_only_looks_equal(self, dim: object) -> None:
+        x, index = self.tensors()
+        with pytest.raises(TypeError, match="dim is"):
+            nbgather.gather(x, dim, index)
+
+    def test_sparse_and_meta_tensors(self) -> None:
+        x, index = self.tensors()
+        for bad in (x.to_sparse(), x.to("meta")):
+            with pytest.raises(TypeError):
+                nbgather.gather(bad, 1, index)
+            with pytest.raises(TypeError):
+                nbgather.gather(x, 1, bad.to(torch.int64))
+
+    def test_other_modes_and_kinds(self) -> None:
+        x, index = self.tensors()
+        index = index - 1
+        with pytest.raises(IndexError):
+            nbgather.gather(x, 1, index)
+        assert torch.equal(
+            nbgather.take_along_axis(x, index, 1), torch.gather(x, 1, index.remainder(3))
+        )
+        for _ in range(2):
+            for mode in MODES[1:]:
+                got = nbgather.gather(x, 1, index, mode=mode, fill_value=-2)
+                want = nbgather.gather(x, 1, index, mode=mode, fill_value=-2, backend="reference")
+                assert torch.equal(got, want)

@@ -87,9 +87,9 @@ def range_kernel(
     return compiled.address, compiled
 
 
-def driver(function: Callable[..., Any], *argtypes: Any, parallel: bool) -> Any:
-    """Compile a driver for one signature, without the GIL."""
+def driver(function: Callable[..., Any], *argtypes: Any, parallel: bool, nogil: bool = True) -> Any:
+    """Compile a driver for one signature, by default without the GIL."""
+    signature = types.int64(*argtypes)
     return _compile(
-        lambda cache: njit(types.int64(*argtypes), nogil=True, cache=cache, parallel=parallel),
-        function,
+        lambda cache: njit(signature, nogil=nogil, cache=cache, parallel=parallel), function
     )

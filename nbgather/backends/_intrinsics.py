@@ -46,6 +46,22 @@ def call_range(typingctx, kernel, out, src, idx, aux, args, lo, hi):
 
 
 @intrinsic
+def call_small(typingctx, out, src, idx, call):
+    """Call a kernel; ``call`` is the address of ``[kernel, aux, args, count]``."""
+    integer = types.int64
+
+    def codegen(context, builder, sig, values):
+        block = builder.inttoptr(values[3], _I64.as_pointer())
+        kernel, aux, args, count = (builder.load(builder.gep(block, [_I64(k)])) for k in range(4))
+        pointers = [builder.inttoptr(v, _BYTES) for v in (*values[:3], aux, args)]
+        shape = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
+        function = builder.inttoptr(kernel, shape.as_pointer())
+        return builder.call(function, [*pointers, _I64(0), count])
+
+    return integer(*[integer] * 4), codegen
+
+
+@intrinsic
 def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
     """memcpy ``count`` bytes between two byte pointers."""
     signature = types.void(dst, types.uint64, src, types.uint64, types.uint64)

@@ -23,6 +23,9 @@ INDEX_TYPES = {
     "u8": types.uint64,
 }
 
+#: What an unused pointer points to.
+_NOTHING = np.zeros(16, np.uint8)
+
 _FORMS = {"last": _gather.LAST, "middle": _gather.MIDDLE, "strided": _gather.STRIDED}
 
 
@@ -54,6 +57,17 @@ def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
     if kernel is None:
         kernel = plan.kernel = _gather_kernel(plan)
     return parallel.run(kernel, out, src, idx, aux, plan.args, plan.count, plan.work)
+
+
+def small_call(plan: GatherPlan) -> tuple[Any, np.ndarray] | None:
+    """How a planned gather is repeated at the least cost; None where more threads would help.
+
+    A function of the addresses of result, input, index and of the numbers that come with it.
+    """
+    if plan.kernel is None or parallel.splits(plan.work):
+        return None
+    numbers = [plan.kernel, memory_address(_NOTHING), memory_address(plan.args), plan.count]
+    return parallel.small(), np.array(numbers, np.int64)
 
 
 #: What adds the items of a dtype: integers of one size wrap alike.

@@ -29,7 +29,7 @@ import numpy as np
 from numba import prange, types
 
 from nbgather.backends import _compile, _forks
-from nbgather.backends._intrinsics import call_range
+from nbgather.backends._intrinsics import call_range, call_small
 
 #: Bytes of work below which another thread costs more than it saves.
 GRAIN = 1 << 17
@@ -87,6 +87,10 @@ def _serial(kernel, out, src, idx, aux, args, lo, hi):
     return call_range(kernel, out, src, idx, aux, args, lo, hi)
 
 
+def _small(out, src, idx, call):
+    return call_small(out, src, idx, call)
+
+
 def _parallel(kernel, out, src, idx, aux, args, count, chunks):
     bad = 0
     for chunk in prange(chunks):
@@ -100,8 +104,30 @@ def _parallel(kernel, out, src, idx, aux, args, count, chunks):
 
 
 def _get_serial() -> Any:
-    made = _compile.driver(_serial, *_INTS, types.int64, types.int64, parallel=False)
-    return made
+    return _compile.driver(_serial, *_INTS, types.int64, types.int64, parallel=False)
+
+
+def serial() -> Any:
+    """The driver on the calling thread: ``(kernel, out, src, idx, aux, args, lo, hi)``."""
+    return _compile.once("serial", _get_serial)
+
+
+def small() -> Any:
+    """The driver for calls so small that passing their numbers is most of them.
+
+    ``(out, src, idx, call)``, with ``call`` the address of ``[kernel, aux, args, count]``. It keeps
+    the GIL, whose release would cost more than it gives.
+    """
+    return _compile.once("small", _get_small)
+
+
+def _get_small() -> Any:
+    return _compile.driver(_small, *(types.int64,) * 4, parallel=False, nogil=False)
+
+
+def splits(work: int) -> bool:
+    """Whether so many bytes of work are worth more than one thread."""
+    return work >= 2 * GRAIN
 
 
 def _get_parallel() -> Any:
@@ -172,13 +198,13 @@ def run(
     work : int
         Bytes moved by the whole call: decides how many threads are worth their cost.
     """
-    serial = _compile._table.get("serial") or _compile.once("serial", _get_serial)
-    if work < 2 * GRAIN:
-        return serial(kernel, out, src, idx, aux, args, 0, count)
+    run_serial = serial()
+    if not splits(work):
+        return run_serial(kernel, out, src, idx, aux, args, 0, count)
     chunks = min(num_threads(), count, work // GRAIN)
     if chunks <= 1:
-        return serial(kernel, out, src, idx, aux, args, 0, count)
+        return run_serial(kernel, out, src, idx, aux, args, 0, count)
     if threading_layer() == "pool":
-        return _run_on_pool(serial, (kernel, out, src, idx, aux, args), count, chunks)
+        return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks)
     driver = _compile.once("parallel", _get_parallel)
     return driver(kernel, out, src, idx, aux, args, count, chunks)
