@@ -1,0 +1,20 @@
+"""The benchmark: rows of work, contestants interleaved on the same arrays, and the report."""
+
+from nbgather.bench.measure import Timing, bandwidth, interleave, split_cost
+from nbgather.bench.report import check_readme, markdown, picture, update_readme
+from nbgather.bench.rows import ROWS, Contest, Row, run_rows
+
+__all__ = [
+    "ROWS",
+    "Contest",
+    "Row",
+    "Timing",
+    "bandwidth",
+    "check_readme",
+    "interleave",
+    "markdown",
+    "picture",
+    "run_rows",
+    "split_cost",
+    "update_readme",
+]
