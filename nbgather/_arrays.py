@@ -223,7 +223,10 @@ class NumpyAdapter(Adapter):
         return head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
-        call = small.get((head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype))
+        try:
+            call = small.get((head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype))
+        except AttributeError:  # an index of another library, or no array at all
+            return None
         if call is None:
             return None
         run, numbers, shape, item_mask, index_mask, _ = call
@@ -325,10 +328,10 @@ class TorchAdapter(Adapter):
         return None  # which is no key that `again` looks for
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
-        dtype, shape = x.dtype, i.shape
-        call = small.get((head, x.shape, dtype, shape, i.dtype))
-        # All that a tensor's memory can be but what it looks like.
         try:
+            dtype, shape = x.dtype, i.shape
+            call = small.get((head, x.shape, dtype, shape, i.dtype))
+            # Then all that a tensor's memory can be without showing it in these.
             if (
                 call is None
                 or x.requires_grad
@@ -341,8 +344,8 @@ class TorchAdapter(Adapter):
             ):
                 return None
             source, index = x.data_ptr(), i.data_ptr()
-        except RuntimeError:  # sparse and other tensors without plain memory
-            return None
+        except (AttributeError, RuntimeError):
+            return None  # no tensor, or a sparse one or another without plain memory
         run, numbers, wanted, item_mask, index_mask, _ = call
         if source & item_mask or index & index_mask:
             return None

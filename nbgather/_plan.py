@@ -21,7 +21,7 @@ from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
 MIN_ROW = 16
 
 #: Bytes of output from which it is written past the caches: no reader finds them there anyway.
-STREAM = 1 << 24
+STREAM = 1 << 23
 #: Bytes of a cache line; bytes of a panel, which a core's second-level cache must hold beside the
 #: index and the output; bytes of input that are near enough as they lie; bytes of a step along the
 #: gathered dimension that leaves the page.
@@ -273,9 +273,7 @@ def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_r
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)
     plan.args.flags.writeable = False
-    # An element far from its neighbour costs its cache line.
-    read = LINE if plan.form == "strided" and abs(inner.x) >= LINE else 0
-    plan.work = plan.nbytes + (0 if rows else plan.nbytes // item * (index_size + read))
+    plan.work = plan.nbytes + (0 if rows else plan.nbytes // item * index_size)
 
 
 def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:

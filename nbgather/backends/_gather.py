@@ -37,6 +37,8 @@ U = np.uint64
 LAST, MIDDLE, STRIDED = range(3)
 #: Elements by which the index is fetched before it is needed.
 AHEAD = 128
+#: Rows by which the input is fetched before it is copied.
+SOON = 3
 #: Rows of a panel by which the index is fetched before it is needed.
 ROWS_AHEAD = 4
 
@@ -92,18 +94,20 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
     k = U(0)
     if (itemsize == 4 or itemsize == 8) and (mode == RAISE or mode == FILL):
         if (address(out) + o * U(itemsize)) & U(63):
-            nt = U(0)  # single elements up to the next line cost more than the caches do
+            nt = U(0)  # whatever gets to the next line costs more than the caches do
+        fill = U(1) if mode == FILL else U(0)
         while k + U(16) <= n:
             prefetch(idx, i + k + U(AHEAD))
             prefetch(idx, i + k + U(AHEAD + 8))
-            at = x + k * step
-            fill = U(1) if mode == FILL else U(0)
             flags = gather_block(
-                out, o + k, src, at, idx, i + k, size, along, step, aux, fill, U(from_end), nt
-            )
+                out, o + k, src, x + k * step, idx, i + k, size, along, step, aux, fill,
+                U(from_end), nt,
+            )  # fmt: skip
             if mode == RAISE:
                 bad |= flags
             k += U(16)
+            if nt == U(0) and k < n and k + U(16) > n:
+                k = n - U(16)  # a few elements twice: cheaper than the rest one by one
     else:
         while k + U(8) <= n:
             prefetch(idx, i + k + U(2 * AHEAD))
@@ -247,7 +251,9 @@ def make_lane_gather(mode, from_end, itemsize):
         nt = U(args[11])
         W = U(args[12])
         groups = (M + W - U(1)) // W
-        buffer = allocate(src, size * W * U(itemsize))
+        # A line more, so that lanes of a power of two do not meet in one set of the cache.
+        lane = size + U(64) // U(itemsize)
+        buffer = allocate(src, lane * W * U(itemsize))
         staged = address(buffer) != U(0)
         bad = U(0)
         for p in range(U(lo), U(hi)):
@@ -260,11 +266,11 @@ def make_lane_gather(mode, from_end, itemsize):
             if staged:
                 for j in range(size):
                     for m in range(first, last):
-                        buffer[(m - first) * size + j] = src[x + j * along + m * xm]
+                        buffer[(m - first) * lane + j] = src[x + j * along + m * xm]
             for m in range(first, last):
                 if staged:
                     bad |= gather_run(
-                        out, o + m * om, buffer, (m - first) * size, idx, i + m * im, B,
+                        out, o + m * om, buffer, (m - first) * lane, idx, i + m * im, B,
                         size, U(1), U(0), aux, mode, from_end, itemsize, nt,
                     )  # fmt: skip
                 else:
@@ -317,6 +323,12 @@ def make_gather_rows(mode, from_end):
             i0 = outer_offset(args, 2, q)
             o0 = outer_offset(args, 3, q)
             while m < M and p < hi:
+                if m + SOON < M:
+                    # Any value will do for a prefetch, a bad index too.
+                    soon = U(idx[U(i0 + (m + SOON) * args[9])]) * along
+                    soon += U(x0 + (m + SOON) * args[8])
+                    for line in range(U(0), min(U(B), U(1024)), U(64)):
+                        prefetch(src, soon + line)
                 count = min(B, b + hi - p) - b
                 j = resolve(idx[U(i0 + m * args[9])], size, mode, from_end)
                 to = U(o0 + m * args[10] + b)

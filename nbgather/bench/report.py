@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbgather import _files
+from nbgather.bench.rows import COPY
 
 __all__ = ["check_readme", "markdown", "picture", "update_readme"]
 
@@ -15,20 +16,21 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OURS, INTO, ALONE = "nbgather", "nbgather out=", "nbgather on 1 thread"
 
 
-def _peers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: t["min"] for name, t in row["seconds"].items() if not name.startswith("nbgather")}
-
-
-def best_peer(row: dict[str, Any]) -> tuple[str, float]:
-    """The fastest peer and its shortest time."""
-    name, seconds = min(_peers(row).items(), key=lambda item: item[1])
+def best_peer(row: dict[str, Any], into: bool = False) -> tuple[str, float]:
+    """The fastest peer and its shortest time; ``into``: those that write to ``out=`` too."""
+    peers = {
+        name: t["min"]
+        for name, t in row["seconds"].items()
+        if not name.startswith("nbgather") and (into or not name.endswith("out="))
+    }
+    name, seconds = min(peers.items(), key=lambda item: item[1])
     return name, float(seconds)
 
 
 def ratio(row: dict[str, Any], into: bool = False) -> float | None:
     """How many times faster than the best peer; None where there is no such call."""
     ours = row["seconds"].get(INTO if into else OURS)
-    return None if ours is None else best_peer(row)[1] / ours["min"]
+    return None if ours is None else best_peer(row, into)[1] / ours["min"]
 
 
 def reached(row: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
@@ -37,7 +39,10 @@ def reached(row: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
     results = {}
     for name, wanted in row["targets"].items():
         if name == "copy":
-            got = ours / row["floor"]
+            copied = row["seconds"].get(COPY)
+            if copied is None:
+                continue
+            got = ours / copied["min"]
             results[name] = (got, wanted, got <= wanted)
             continue
         if name in ("best", "into"):

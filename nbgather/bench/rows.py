@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 import nbgather
-from nbgather.backends import parallel
+from nbgather._arrays import memory_address
+from nbgather.backends import cpu, parallel
 from nbgather.bench.measure import interleave
 
 __all__ = ["ROWS", "Contest", "Row", "run_rows"]
 
 Call = Callable[[], Any]
+
+#: What the copy of as many bytes as the result is called.
+COPY = "nbgather copy of as many bytes"
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Contest:
         Bytes that must be moved: index read, source touched, result written.
     batch : int
         Calls in a turn.
+    copied : callable, optional
+        A copy of as many bytes as the result has, by all cores into memory that is there.
     random : bool
         Every contestant draws its own noise, so only shapes can be compared.
     """
@@ -47,6 +53,7 @@ class Contest:
     into: Call | None = None
     peers_into: dict[str, Call] = field(default_factory=dict)
     batch: int = 1
+    copied: Call | None = None
     random: bool = False
 
 
@@ -106,9 +113,14 @@ def _gather(x: np.ndarray, dim: int, index: np.ndarray, *, batch: int = 1) -> Co
     if _has("jax"):
         import jax
 
-        jx, ji = jax.numpy.asarray(x), jax.numpy.asarray(index if plain else index[..., :1])
+        # jax has no strides: what is transposed is transposed within the call.
+        turned = not x.flags.c_contiguous
+        jx = jax.numpy.asarray(x.T if turned else x)
+        ji = jax.numpy.asarray(index if plain else index[..., :1])
         function = jax.jit(
-            lambda a, i: jax.numpy.take_along_axis(a, i, dim, mode="promise_in_bounds")
+            lambda a, i: jax.numpy.take_along_axis(
+                a.T if turned else a, i, dim, mode="promise_in_bounds"
+            )
         )
         peers["jax"] = lambda: function(jx, ji).block_until_ready()
     if _has("onnxruntime") and plain and x.flags.c_contiguous:
@@ -127,7 +139,13 @@ def _gather(x: np.ndarray, dim: int, index: np.ndarray, *, batch: int = 1) -> Co
         lambda: nbgather.gather(x, dim, index, out=out),
         into,
         batch,
+        _copy(out.nbytes),
     )
+
+
+def _copy(nbytes: int) -> Call:
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    return lambda: cpu.copy(memory_address(target), memory_address(source), nbytes)
 
 
 def nbgather_onnx() -> Any:
@@ -241,6 +259,7 @@ def _masking(shape: tuple[int, ...], ratio: float = 0.75) -> Contest:
         lambda: nbgather.random_masking(x, ratio, seed=1),
         {"published": lambda: recipe(False), "expand": lambda: recipe(True)},
         2 * n * keep * width * 4 + n * length * 12,
+        copied=_copy(n * keep * width * 4),
         random=True,
     )
 
@@ -373,6 +392,8 @@ def _timed(row: Row, contest: Contest, rounds: int, copy_bandwidth: float) -> di
     calls: dict[str, Call] = {"nbgather": contest.ours, **contest.peers}
     if contest.batch == 1:
         calls["nbgather on 1 thread"] = _alone(contest.ours)
+    if "copy" in row.targets and contest.copied is not None:
+        calls[COPY] = contest.copied
     if contest.into is not None:
         calls["nbgather out="] = contest.into
         calls.update({f"{name} out=": call for name, call in contest.peers_into.items()})

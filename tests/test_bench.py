@@ -1,0 +1,148 @@
+"""The benchmark's own arithmetic, on a clock of the test's making, and its report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from nbgather import bench
+from nbgather.bench import report
+from nbgather.bench.rows import COPY, Contest, Row, chosen
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_script", ROOT / "scripts" / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, ""
+
+    def work(self, name: str, *seconds: float):
+        taken = iter(seconds)
+
+        def call() -> None:
+            self.order += name
+            self.now += next(taken)
+
+        return call
+
+
+def test_turns_alternate_and_the_shortest_and_middle_are_kept() -> None:
+    clock = Clock()
+    times = bench.interleave(
+        {"a": clock.work("a", 99, 5, 1, 3), "b": clock.work("b", 99, 2, 2, 8)},
+        3,
+        clock=lambda: clock.now,
+        rest=lambda seconds: None,
+    )
+    assert clock.order == "ab" + "ab" + "ba" + "ab"  # the first round warms, untimed
+    assert times == {"a": (1, 3), "b": (2, 2)}
+
+
+def test_short_calls_are_timed_in_batches() -> None:
+    clock = Clock()
+    call = clock.work("a", *[7] + [0.5] * 20)
+    times = bench.interleave(
+        {"a": call}, 2, batch=10, clock=lambda: clock.now, rest=lambda seconds: None
+    )
+    assert times["a"] == (0.5, 0.5)
+
+
+def row_of(ours, peer, **options) -> Row:
+    return Row("r", "gather", "about", lambda: Contest(ours, {"peer": peer}, 100, **options))
+
+
+def test_a_contestant_with_other_bytes_is_refused() -> None:
+    zeros = np.zeros(3, np.float32)
+    (result,) = bench.run_rows([row_of(lambda: zeros, lambda: zeros)], 1, 1e9)
+    assert result["floor"] == 1e-7
+    for wrong in (zeros + 1, zeros[:2], zeros.astype(np.float64)):
+        with pytest.raises(RuntimeError, match="r: peer gives another result"):
+            list(bench.run_rows([row_of(lambda: zeros, lambda w=wrong: w)], 1, 1e9))
+    row = row_of(lambda: zeros, lambda: zeros, into=lambda: zeros + 1)
+    with pytest.raises(RuntimeError, match="nbgather out= gives another"):
+        list(bench.run_rows([row], 1, 1e9))
+
+
+def made(ours: float, **peers: float) -> dict:
+    seconds = {"nbgather": ours} | {k.replace("_out", " out="): v for k, v in peers.items()}
+    return {
+        "name": "r",
+        "group": "gather",
+        "about": "x",
+        "bytes": 8,
+        "floor": 0.5,
+        "seconds": {k: {"min": v, "median": v} for k, v in seconds.items()},
+        "targets": {"best": 2.0, "into": 1.0, "torch": 4.0, "copy": 1.3},
+    }
+
+
+def test_ratios_and_targets() -> None:
+    row = made(1.0, torch=4.0, jax=3.0, torch_out=2.0, nbgather_out=0.5)
+    row["seconds"][COPY] = {"min": 0.5, "median": 0.5}
+    assert report.best_peer(row) == ("jax", 3.0)
+    assert report.best_peer(row, into=True) == ("torch out=", 2.0)
+    assert report.ratio(row) == 3.0
+    assert report.ratio(row, into=True) == 4.0
+    assert report.reached(row) == {
+        "best": (3.0, 2.0, True),
+        "into": (4.0, 1.0, True),
+        "torch": (4.0, 4.0, True),
+        "copy": (2.0, 1.3, False),
+    }
+    assert report.geometric_mean([made(1, torch=2), made(1, torch=8)]) == pytest.approx(4)
+
+
+def test_the_table_tells_what_was_not_reached() -> None:
+    text = bench.markdown({"facts": {"CPU": "x"}, "rows": [made(1.0, torch=3.0, jax=1.5)]})
+    assert "jax 1500.00 ms | 1.50 |" in text
+    assert "≥ 2: **no, 1.50**" in text
+    assert "torch ≥ 4: **no, 3.00**" in text
+
+
+def test_the_readme_is_of_the_results(tmp_path: Path) -> None:
+    results = json.loads((ROOT / "scripts" / "bench_cpu.json").read_text(encoding="utf-8"))
+    assert bench.check_readme(ROOT / "README.md", results), "scripts/bench.py --update-readme"
+    copied = tmp_path / "README.md"
+    copied.write_bytes((ROOT / "README.md").read_bytes())
+    results["rows"][0]["seconds"]["nbgather"]["min"] *= 2
+    assert not bench.check_readme(copied, results)
+    bench.update_readme(copied, results)
+    assert bench.check_readme(copied, results)
+    copied.write_text("no marks")
+    with pytest.raises(ValueError, match="no place for the table"):
+        bench.update_readme(copied, results)
+
+
+def test_the_script_from_rows_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    assert script().main(["--rows", "tiny, NumPy", "--rounds", "1", "--json", str(path)]) == 0
+    first = capsys.readouterr().out
+    assert "| tiny, NumPy |" in first
+    assert script().main(["--from-json", str(path)]) == 0
+    assert capsys.readouterr().out == first
+    assert script().main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(bench.ROWS)
+    with pytest.raises(SystemExit, match="no row matches 'none'"):
+        script().main(["--rows", "none"])
+
+
+def test_rows_are_chosen_by_name_and_group() -> None:
+    assert {row.group for row in chosen("masking")} == {"masking"}
+    assert [row.name for row in chosen("DeBERTa")] == ["DeBERTa"]
+    assert len({row.name for row in bench.ROWS}) == len(chosen(None))
