@@ -19,7 +19,7 @@ __all__ = ["ROWS", "Contest", "Row", "run_rows"]
 
 Call = Callable[[], Any]
 
-#: What the copy of as many bytes as the result is called.
+#: What the copy of as many bytes is called.
 COPY = "nbgather copy of as many bytes"
 
 
@@ -42,7 +42,7 @@ class Contest:
     batch : int
         Calls in a turn.
     copied : callable, optional
-        A copy of as many bytes as the result has, by all cores into memory that is there.
+        A copy of as many bytes, by all cores into memory that is there.
     random : bool
         Every contestant draws its own noise, so only shapes can be compared.
     """
@@ -132,14 +132,16 @@ def _gather(x: np.ndarray, dim: int, index: np.ndarray, *, batch: int = 1) -> Co
         peers["onnxruntime"] = lambda: session.run(None, {"data": x, "indices": index})[0]
     taken = index if plain else index[..., 0]
     touched = min(x.nbytes, index.size * x.itemsize)
+    nbytes = taken.nbytes + touched + out.nbytes
     return Contest(
         lambda: nbgather.gather(x, dim, index),
         peers,
-        taken.nbytes + touched + out.nbytes,
+        nbytes,
         lambda: nbgather.gather(x, dim, index, out=out),
         into,
         batch,
-        _copy(out.nbytes),
+        # A repeated index is read as well: its bytes count as bytes to be moved.
+        _copy(nbytes // 2 if plain else out.nbytes),
     )
 
 
