@@ -123,3 +123,22 @@ def test_bad_indices_in_each_form(name: str, dtype: str) -> None:
     same(nbgather.gather(x, dim, index, mode="fill", fill_value=5), want)
     clipped = expected(Case(x, dim, np.clip(index, 0, size - 1)))
     same(nbgather.gather(x, dim, index, mode="clip"), clipped)
+
+
+def test_two_thousand_random_token_gathers_equal_numpy() -> None:
+    generator = np.random.default_rng(23)
+    for _ in range(2000):
+        n, length, keep = (int(v) for v in generator.integers(1, 7, 3))
+        inner = tuple(generator.integers(1, 9, int(generator.integers(0, 3))).tolist())
+        dtype = ("float32", "int64")[int(generator.integers(0, 2))]
+        x = random_bits(generator, (n, length, *inner), dtype)
+        ids = generator.integers(0, length, (n, keep))
+        kind = int(generator.integers(0, 4))
+        if kind == 1:
+            x, ids = x[:, ::-1], ids[::-1]
+        elif kind == 2:
+            x = np.ascontiguousarray(np.moveaxis(x, 0, -1))
+            x = np.moveaxis(x, -1, 0)
+        elif kind == 3:
+            x.flags.writeable = ids.flags.writeable = False
+        same(nbgather.gather_tokens(x, ids), x[np.arange(n)[:, None], ids])
