@@ -115,6 +115,12 @@ class Adapter:
         """The same in like's dtype, from memory that an earlier large result gave back."""
         raise NotImplementedError
 
+    def empty_result(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
+        """A fresh result in like's dtype, from wherever its size is best served."""
+        if nbytes < _recycle.SMALLEST:
+            return self.empty(shape, like)
+        return self.empty_large(shape, like, nbytes)
+
     def contiguous(self, array: Any) -> Any:
         """An aligned, C-contiguous copy in native byte order."""
         raise NotImplementedError

@@ -54,12 +54,7 @@ def gather(
     x_address, i_address = adapted.address(x), adapted.address(i)
     if plan.needs_copy or x_address & plan.item_mask or i_address & plan.index_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)
-    if out is not None:
-        result = out
-    elif plan.nbytes < _recycle.SMALLEST:
-        result = adapted.empty(plan.shape, x)
-    else:
-        result = adapted.empty_large(plan.shape, x, plan.nbytes)
+    result = adapted.empty_result(plan.shape, x, plan.nbytes) if out is None else out
     out_address = adapted.address(result)
     if out_address & plan.item_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)

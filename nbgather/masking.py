@@ -6,12 +6,13 @@ paper's code.
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _arrays, _run, _validate, backends
+from nbgather import _arrays, _plan, _run, _validate, backends
 
 __all__ = [
     "MaskedTokens",
@@ -108,16 +109,22 @@ def token_noise(
     if isinstance(sample_ids, (int, np.integer)):
         sample_ids = np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
     adapted = _arrays.adapter(sample_ids, "sample_ids")
+    ids = _plain_ids(adapted, sample_ids)
+    noise = adapted.empty((ids.shape[0], tokens), ids, "float32")
+    module = backends.get("cpu" if backend is None else backend)
+    if noise.shape[0] and tokens:
+        module.token_noise((at, key & 0xFFFFFFFF, key >> 32), *_views(adapted, ids, noise))
+    return noise
+
+
+def _plain_ids(adapted: _arrays.Adapter, sample_ids: Any) -> Any:
+    """Sample ids as a contiguous array of native int64."""
     ids, ids_key = _arrays.ready(adapted, sample_ids)
     layout = adapted.layout(ids_key)
     _validate.sample_ids(layout.shape, layout.dtype.name)
     if layout.strides != (8,) or not layout.dtype.native or adapted.address(ids) % 8:
         ids = adapted.contiguous(ids)
-    noise = adapted.empty((layout.shape[0], tokens), ids, "float32")
-    module = backends.get("cpu" if backend is None else backend)
-    if noise.shape[0] and tokens:
-        module.token_noise((at, key & 0xFFFFFFFF, key >> 32), *_views(adapted, ids, noise))
-    return noise
+    return ids
 
 
 def _views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
@@ -284,9 +291,49 @@ def random_masking(
                 f"sample_ids has shape {tuple(sample_ids.shape)}: one id for each of the"
                 f" {shape[0]} samples of x is needed"
             )
+        if backend is None or backend == "cpu":
+            return _seeded_masking(adapted, x, keep, seed, sample_ids, epoch)
         noise = token_noise(seed, sample_ids, shape[1], epoch=epoch, backend=backend)
     ids_keep, ids_restore, mask = rank_tokens(noise, keep, backend=backend)
-    x_masked = _run.gather("tokens", x, 1, ids_keep, "raise", 0, None, backend)
+    return MaskedTokens(_visible(x, ids_keep, backend), mask, ids_restore)
+
+
+def _visible(x: Any, ids_keep: Any, backend: str | None) -> Any:
+    return _run.gather("tokens", x, 1, ids_keep, "raise", 0, None, backend)
+
+
+def _seeded_masking(
+    adapted: _arrays.Adapter, x: Any, keep: int, seed: int, sample_ids: Any, epoch: int
+) -> MaskedTokens:
+    """All in one pass where the bytes of a token lie together; else the tokens in one more."""
+    n, length = int(x.shape[0]), int(x.shape[1])
+    key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
+    ids = _plain_ids(adapted, sample_ids)
+    source, x_key = _arrays.ready(adapted, x)
+    _, strides, dtype = adapted.layout(x_key)
+    _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "x")
+    shape = (n, keep, *(int(m) for m in x.shape[2:]))
+    row = math.prod(shape[2:]) * dtype.itemsize
+    whole = strides[2:] == _plan.contiguous_strides(shape[2:], dtype.itemsize)
+    apart = not whole or adapted.wants_grad(x)
+    mask = adapted.empty((n, length), x, "float32")
+    ids_restore = adapted.empty((n, length), x, "int64")
+    ids_keep = adapted.empty((n, keep), x, "int64") if apart else None
+    x_masked = None if apart else adapted.empty_result(shape, x, math.prod(shape[:2]) * row)
+    if n and length:
+        backends.get("cpu").seeded_masking(
+            (length, keep, at, key & 0xFFFFFFFF, key >> 32),
+            n,
+            (
+                adapted.address(ids),
+                adapted.address(source),
+                *(0 if a is None else adapted.address(a)
+                  for a in (x_masked, ids_keep, ids_restore, mask)),
+            ),
+            (0 if apart else row, strides[0], strides[1]),
+        )  # fmt: skip
+    if apart:
+        x_masked = _visible(x, ids_keep, None)
     return MaskedTokens(x_masked, mask, ids_restore)
 
 

@@ -240,6 +240,67 @@ def test_a_seed_is_its_noise(backend: str) -> None:
         same(mine, plain)
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 64, 65, 196, 257, 1568, 70_001])
+@pytest.mark.parametrize("ratio", [0, 0.5, 0.9, 1])
+def test_one_pass_by_seed_equals_noise_and_ranks(length: int, ratio: float) -> None:
+    x = random_bits(rng("pass"), (3, length, 2), "int32")
+    ids = np.array([5, -1, 2**60])
+    noise = nbgather.token_noise(8, ids, length, epoch=1)
+    want = nbgather.random_masking(x, ratio, noise=noise)
+    got = nbgather.random_masking(x, ratio, seed=8, sample_ids=ids, epoch=1)
+    for mine, plain in zip(got, want, strict=True):
+        same(mine, plain)
+
+
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "batch_reversed": lambda x: x[::-1],
+    "tokens_reversed": lambda x: x[:, ::-1],
+    "every_other": lambda x: x[::2, ::3],
+    "inner_strided": lambda x: x[..., ::2],
+    "inner_reversed": lambda x: x[..., ::-1],
+    "transposed": lambda x: x.transpose(1, 0, 3, 2),
+    "broadcast": lambda x: np.broadcast_to(x[:1, :1], x.shape),
+    "one_inner": lambda x: x[..., :1, :1],
+    "no_inner": lambda x: x[..., 0, 0],
+    "read_only": lambda x: np.broadcast_to(x, x.shape),
+    "swapped": lambda x: x.astype(">f4"),
+    "unaligned": lambda x: (
+        np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view("f4").reshape(x.shape)
+    ),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_one_pass_by_seed_takes_any_strides(view: str) -> None:
+    x = VIEWS[view](random_bits(rng(view), (7, 12, 5, 4), "float32"))
+    want = nbgather.random_masking(x, 0.6, seed=3, backend="reference")
+    for mine, plain in zip(nbgather.random_masking(x, 0.6, seed=3), want, strict=True):
+        same(mine, plain)
+
+
+def test_one_pass_by_seed_past_the_caches() -> None:
+    x = random_bits(rng("wide"), (40, 100, 1001), "float32")
+    got = nbgather.random_masking(x, 0.3, seed=3)
+    noise = nbgather.token_noise(3, 40, 100)
+    for mine, plain in zip(got, nbgather.random_masking(x, 0.3, noise=noise), strict=True):
+        same(mine, plain)
+
+
+@pytest.mark.parametrize("kind", ["grad", "conj", "plain"])
+def test_one_pass_by_seed_on_tensors(kind: str) -> None:
+    x = torch.randn(3, 9, 4, dtype=torch.complex64)
+    if kind == "grad":
+        x.requires_grad_()
+    elif kind == "conj":
+        x = x.conj()
+    x_masked, mask, ids_restore = nbgather.random_masking(x, 0.5, seed=2)
+    assert x_masked.requires_grad == (kind == "grad")
+    ids = torch.argsort(ids_restore, dim=1)[:, :4]
+    want = torch.gather(x, 1, ids.unsqueeze(-1).expand(-1, -1, 4))
+    assert torch.equal(x_masked, want)
+    assert torch.equal(mask, (ids_restore >= 4).float())
+
+
 def test_a_sample_has_its_mask_alone_in_any_batch_and_order() -> None:
     ids = rng("ids").permutation(1000)
     x = np.zeros((1000, 50, 1), np.uint8)

@@ -127,6 +127,26 @@ def address(typingctx, pointer):
 
 
 @intrinsic
+def int64_at(typingctx, number):
+    """A number as a pointer to int64."""
+
+    def codegen(context, builder, sig, values):
+        return builder.inttoptr(values[0], _I64.as_pointer())
+
+    return types.CPointer(types.int64)(types.uint64), codegen
+
+
+@intrinsic
+def float32_at(typingctx, number):
+    """A number as a pointer to float32."""
+
+    def codegen(context, builder, sig, values):
+        return builder.inttoptr(values[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.uint64), codegen
+
+
+@intrinsic
 def allocate(typingctx, like, count):
     """``count`` bytes from malloc as a pointer of the type of ``like``; null if there are none."""
     signature = like(like, types.uint64)

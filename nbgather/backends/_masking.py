@@ -1,10 +1,12 @@
-"""The masking kernels: noise and ranks."""
+"""The masking kernels: noise, ranks, and a whole masking by seed in one pass."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from nbgather.backends import scalar
+from nbgather.backends._gather import copy_row
+from nbgather.backends._intrinsics import fence, float32_at, int64_at
 
 U = np.uint64
 
@@ -84,3 +86,68 @@ def make_rank(width):
         return 0
 
     return rank_tokens
+
+
+def seeded_masking_range(out, src, idx, aux, args, lo, hi):
+    """Samples ``lo`` to ``hi``: noise, ranks, mask, and the visible tokens, one after the other.
+
+    args = [L, K, epoch, key low, key high, row, x's strides of N and L, the addresses of ids_keep,
+    ids_restore and mask, bits, nt]. out: x_masked, src: x, both in bytes; idx: the sample ids. With
+    row 0 no tokens are copied; with ids_keep 0 it is not written.
+
+    The noise is even over its 24 bits, so one pass into at least as many buckets as there are
+    tokens leaves them all but sorted, and an insertion sort ends it in linear time. Noise and
+    token are one number, so equal noise leaves the lower token first.
+    """
+    L, K = U(args[0]), U(args[1])
+    epoch, k0, k1 = U(args[2]), U(args[3]), U(args[4])
+    row, xn, xl = U(args[5]), U(args[6]), U(args[7])
+    keep, restore, mask = int64_at(U(args[8])), int64_at(U(args[9])), float32_at(U(args[10]))
+    shift = U(24) - U(args[11])
+    nt = U(args[12])
+    blocks = (L + U(3)) // U(4)
+    low = U(0xFFFFFFFF)
+    words = np.empty(blocks * U(4), np.uint32)
+    ranked = np.empty(L, np.uint64)
+    counts = np.empty(U(1) << U(args[11]), np.uint32)
+    for n in range(U(lo), U(hi)):
+        sample = U(idx[n])
+        for q in range(blocks):
+            w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> U(32), epoch, k0, k1)
+            words[q * U(4)] = w0 >> U(8)
+            words[q * U(4) + U(1)] = w1 >> U(8)
+            words[q * U(4) + U(2)] = w2 >> U(8)
+            words[q * U(4) + U(3)] = w3 >> U(8)
+        counts[:] = np.uint32(0)
+        for t in range(L):
+            counts[U(words[t]) >> shift] += np.uint32(1)
+        total = np.uint32(0)
+        for v in range(U(counts.size)):
+            here = counts[v]
+            counts[v] = total
+            total += here
+        for t in range(L):
+            bucket = U(words[t]) >> shift
+            ranked[counts[bucket]] = (U(words[t]) << U(32)) | t
+            counts[bucket] += np.uint32(1)
+        for filled in range(U(1), L):
+            item = ranked[filled]
+            at = U(filled)
+            while at > U(0) and ranked[at - U(1)] > item:
+                ranked[at] = ranked[at - U(1)]
+                at -= U(1)
+            ranked[at] = item
+        for r in range(L):
+            token = ranked[r] & low
+            restore[n * L + token] = np.int64(r)
+            mask[n * L + token] = np.float32(0) if r < K else np.float32(1)
+        if args[8] != 0:
+            for r in range(K):
+                keep[n * K + r] = np.int64(ranked[r] & low)
+        if row != U(0):
+            for r in range(K):
+                token = ranked[r] & low
+                copy_row(out, (n * K + r) * row, src, n * xn + token * xl, row, nt)
+    if nt:
+        fence()
+    return 0

@@ -125,6 +125,35 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
     )
 
 
+def seeded_masking(
+    numbers: tuple[int, ...],
+    samples: int,
+    addresses: tuple[int, int, int, int, int, int],
+    tokens_at: tuple[int, int, int],
+) -> None:
+    """Mask by seed in one pass.
+
+    ``numbers`` is (L, K, epoch, key low, key high), ``addresses`` those of sample ids, x, x_masked,
+    ids_keep, ids_restore and mask (0: not wanted), ``tokens_at`` the bytes of a token and x's
+    strides of N and L.
+    """
+    ids, x, x_masked, ids_keep, ids_restore, mask = addresses
+    length, keep, row = numbers[0], numbers[1], tokens_at[0]
+    bits = min(max((length - 1).bit_length(), 1), 16)
+    moved = samples * keep * row
+    args = np.array(
+        [*numbers, *tokens_at, ids_keep, ids_restore, mask, bits, int(moved >= STREAM)], np.int64
+    )
+    u1 = types.uint8
+    kernel, _ = _compile.once(
+        "seeded_masking",
+        lambda: _compile.range_kernel(_masking.seeded_masking_range, u1, u1, types.int64, u1),
+    )
+    # Drawing and ranking a token costs about what 64 bytes of copying do.
+    work = samples * (length * 64 + keep * row)
+    parallel.run(kernel, x_masked, x, ids, 0, args, samples, work)
+
+
 def rank_tokens(
     scores: np.ndarray, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
 ) -> None:
