@@ -35,10 +35,20 @@ def _noise_nudged(args, ids, out) -> None:
     out[-1, -1] = np.nextafter(out[-1, -1], np.float32(2))
 
 
-RIGHT = {name: getattr(cpu, name) for name in ("gather", "rank_tokens", "token_noise")}
+def _seeded_swapped(numbers, samples, addresses, tokens_at) -> None:
+    import ctypes
+
+    RIGHT["seeded_masking"](numbers, samples, addresses, tokens_at)
+    first = (ctypes.c_int64 * 2).from_address(addresses[4])
+    first[0], first[1] = first[1], first[0]
+
+
+NAMES = ("gather", "rank_tokens", "seeded_masking", "token_noise")
+RIGHT = {name: getattr(cpu, name) for name in NAMES}
 BROKEN: dict[str, Wrong] = {
     "gather": _gather_one_off,
     "rank_tokens": _rank_swapped,
+    "seeded_masking": _seeded_swapped,
     "token_noise": _noise_nudged,
 }
 
@@ -64,10 +74,12 @@ def test_broken_noise_is_seen(broken: None) -> None:
         same(noise, nbgather.token_noise(1, 2, 9, backend="reference"))
 
 
-@pytest.mark.parametrize("broken", ["rank_tokens"], indirect=True)
-def test_broken_ranks_are_seen(broken: None) -> None:
-    ranks = nbgather.random_masking(np.zeros((2, 9, 1)), seed=3).ids_restore
-    want = nbgather.random_masking(np.zeros((2, 9, 1)), seed=3, backend="reference").ids_restore
+@pytest.mark.parametrize("broken", ["rank_tokens", "seeded_masking"], indirect=True)
+def test_broken_ranks_are_seen(broken: None, request: pytest.FixtureRequest) -> None:
+    x, noise = np.zeros((2, 9, 1)), nbgather.token_noise(3, 2, 9, backend="reference")
+    way = {"noise": noise} if "rank" in request.node.name else {"seed": 3}
+    ranks = nbgather.random_masking(x, **way).ids_restore
+    want = nbgather.random_masking(x, backend="reference", **way).ids_restore
     with pytest.raises(AssertionError, match="bits differ first at"):
         same(ranks, want)
 
