@@ -77,7 +77,7 @@ def test_broken_noise_is_seen(broken: None) -> None:
 @pytest.mark.parametrize("broken", ["rank_tokens", "seeded_masking"], indirect=True)
 def test_broken_ranks_are_seen(broken: None, request: pytest.FixtureRequest) -> None:
     x, noise = np.zeros((2, 9, 1)), nbgather.token_noise(3, 2, 9, backend="reference")
-    way = {"noise": noise} if "rank" in request.node.name else {"seed": 3}
+    way = {"noise": noise} if "rank_tokens" in request.node.name else {"seed": 3}
     ranks = nbgather.random_masking(x, **way).ids_restore
     want = nbgather.random_masking(x, backend="reference", **way).ids_restore
     with pytest.raises(AssertionError, match="bits differ first at"):
