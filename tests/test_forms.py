@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -142,3 +144,55 @@ def test_two_thousand_random_token_gathers_equal_numpy() -> None:
         elif kind == 3:
             x.flags.writeable = ids.flags.writeable = False
         same(nbgather.gather_tokens(x, ids), x[np.arange(n)[:, None], ids])
+
+
+GUARDED = """
+import ctypes, mmap, sys
+import numpy as np, nbgather
+
+page = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+area = mmap.mmap(-1, 3 * page)
+start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+for edge in (start, start + 2 * page):  # the pages around the middle one cannot be read
+    assert libc.mprotect(ctypes.c_void_p(edge), ctypes.c_size_t(page), 0) == 0
+middle = (ctypes.c_uint8 * page).from_address(start + page)
+memory = np.ctypeslib.as_array(middle)
+memory[:] = np.arange(page) % 251
+generator = np.random.default_rng(0)
+for dtype in ("u1", "u2", "u4", "u8", "c16"):
+    items = memory.view(dtype)
+    for size in [*range(1, 12), 40]:
+        for x in (items[-size:], items[:size]):
+            for index_dtype in ("i8", "i1"):
+                index = generator.integers(0, size, 50).astype(index_dtype)
+                index[:2] = [0, size - 1]
+                got = nbgather.gather(x, 0, index)
+                assert got.tobytes() == x[index].tobytes(), (dtype, size)
+                square = np.broadcast_to(x, (3, size))
+                got = nbgather.gather(square, 1, np.broadcast_to(index, (3, 50)))
+                assert got.tobytes() == square[:, index].tobytes(), (dtype, size)
+                for bad in (-1, size, 100):
+                    index[7] = bad
+                    filled = nbgather.gather(x, 0, index, mode="fill")
+                    assert filled[8:].tobytes() == x[index[8:]].tobytes()
+                    try:
+                        nbgather.gather(x, 0, index)
+                    except IndexError:
+                        pass
+                    else:
+                        raise AssertionError((dtype, size, bad))
+if "break" in sys.argv:
+    ctypes.c_uint8.from_address(start + 2 * page).value
+sys.stdout.write("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect is called as Linux has it")
+@pytest.mark.parametrize("argument", ["", "break"])
+def test_nothing_outside_the_input_is_read(argument: str) -> None:
+    done = subprocess.run([sys.executable, "-c", GUARDED, argument], capture_output=True, text=True)
+    if argument:  # the guard is there: a read beyond it ends the process
+        assert done.returncode < 0
+    else:
+        assert (done.returncode, done.stdout) == (0, "done"), done.stderr[-2000:]

@@ -15,6 +15,8 @@ negative stride is right there too, modulo 2**64.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numba import njit
 
@@ -25,6 +27,7 @@ from nbgather.backends._intrinsics import (
     copy_bytes,
     fence,
     gather_block,
+    gather_narrow_block,
     prefetch,
     release,
     stream_line,
@@ -33,6 +36,8 @@ from nbgather.backends.scalar import FILL, RAISE
 
 U = np.uint64
 
+#: A narrow item is cut out of a word from the side where the lower addresses are.
+LITTLE = sys.byteorder == "little"
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
 #: Elements by which the index is fetched before it is needed.
@@ -109,6 +114,18 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
             if nt == U(0) and k < n and k + U(16) > n:
                 k = n - U(16)  # a few elements twice: cheaper than the rest one by one
     else:
+        narrow = LITTLE and (itemsize == 1 or itemsize == 2) and (mode == RAISE or mode == FILL)
+        if narrow and step == U(0) and along == U(1) and size * U(itemsize) >= U(4):
+            fill = U(1) if mode == FILL else U(0)
+            while k + U(16) <= n:
+                prefetch(idx, i + k + U(2 * AHEAD))
+                prefetch(idx, i + k + U(2 * AHEAD + 8))
+                flags = gather_narrow_block(
+                    out, o + k, src, x, idx, i + k, size, aux, fill, U(from_end)
+                )
+                if mode == RAISE:
+                    bad |= flags
+                k += U(16)
         while k + U(8) <= n:
             prefetch(idx, i + k + U(2 * AHEAD))
             for t in range(8):

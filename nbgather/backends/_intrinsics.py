@@ -172,6 +172,57 @@ def release(typingctx, pointer):
     return types.void(pointer), codegen
 
 
+def _splat(builder, value, kind):
+    vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
+    zeros = ir.Constant(ir.VectorType(_I32, BLOCK), [0] * BLOCK)
+    return builder.shuffle_vector(vector, ir.Constant(kind, ir.Undefined), zeros)
+
+
+_LANES = ir.VectorType(_I64, BLOCK)
+_ZEROS = ir.Constant(_LANES, [0] * BLOCK)
+
+
+def _block_of_indices(builder, idx, i, signed, size, from_end):
+    """Sixteen indices as positions that are all there, and which of them were in bounds."""
+    index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK)))
+    index.align = idx.type.pointee.width // 8
+    if index.type.element.width < 64:
+        index = (builder.sext if signed else builder.zext)(index, _LANES)
+    limit = _splat(builder, size, _LANES)
+    if signed:
+        back = builder.icmp_signed("<", index, _ZEROS)
+        counted = builder.select(back, builder.add(index, limit), index)
+        index = builder.select(builder.icmp_unsigned("!=", from_end, _I64(0)), counted, index)
+    inside = builder.icmp_unsigned("<", index, limit)
+    return builder.select(inside, index, _ZEROS), inside
+
+
+def _gather_at(builder, base, offset, item):
+    """The items at so many bytes from an address."""
+    kind = ir.VectorType(item, BLOCK)
+    pointers = builder.inttoptr(
+        builder.add(_splat(builder, base, _LANES), offset),
+        ir.VectorType(item.as_pointer(), BLOCK),
+    )
+    flags = ir.VectorType(_I1, BLOCK)
+    gather = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(kind, [pointers.type, _I32, flags, kind]),
+        f"llvm.masked.gather.v{BLOCK}i{item.width}.v{BLOCK}p0",
+    )
+    every, undefined = ir.Constant(flags, [1] * BLOCK), ir.Constant(kind, ir.Undefined)
+    return builder.call(gather, [pointers, _I32(1), every, undefined])
+
+
+def _filled(builder, found, inside, aux, fill):
+    value = builder.select(inside, found, _splat(builder, builder.load(aux), found.type))
+    return builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), value, found)
+
+
+def _flags(builder, inside):
+    return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK)), _I64)
+
+
 @intrinsic
 def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt):
     """``out[o + k] = src[x + idx[i + k] * along + k * step]`` for k below 16.
@@ -179,8 +230,7 @@ def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill
     Items of 4 or 8 bytes; for others it does nothing. An index that is not below ``size`` reads
     ``src[x + k * step]``, which is always there, and gives ``aux[0]`` if ``fill``. With
     ``from_end`` a negative index counts from the end. With ``nt``, ``out[o]`` is at a cache line's
-    start and is written past the caches.
-    The result is not 0 if an index was bad.
+    start and is written past the caches. The result is not 0 if an index was bad.
     """
     integer = types.uint64
     signature = integer(
@@ -189,53 +239,62 @@ def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill
 
     def codegen(context, builder, sig, values):
         (out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt) = values
-        item, lane = src.type.pointee, ir.VectorType(_I64, BLOCK)
+        item = src.type.pointee
         if item not in (_I32, _I64):
             return _I64(0)
-        items = ir.VectorType(item, BLOCK)
-
-        def splat(value, kind):
-            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
-            zeros = ir.Constant(ir.VectorType(_I32, BLOCK), [0] * BLOCK)
-            return builder.shuffle_vector(vector, ir.Constant(kind, ir.Undefined), zeros)
-
-        index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK)))
-        index.align = idx.type.pointee.width // 8
-        signed = sig.args[4].dtype.signed
-        if index.type.element.width < 64:
-            index = (builder.sext if signed else builder.zext)(index, lane)
-        limit, zero = splat(size, lane), ir.Constant(lane, [0] * BLOCK)
-        if signed:
-            back = builder.icmp_signed("<", index, zero)
-            counted = builder.select(back, builder.add(index, limit), index)
-            index = builder.select(builder.icmp_unsigned("!=", from_end, _I64(0)), counted, index)
-        inside = builder.icmp_unsigned("<", index, limit)
-        position = builder.mul(builder.select(inside, index, zero), splat(along, lane))
-        lanes = ir.Constant(lane, list(range(BLOCK)))
-        position = builder.add(position, builder.mul(splat(step, lane), lanes))
-        base = splat(builder.ptrtoint(builder.gep(src, [x]), _I64), lane)
         width = item.width // 8
-        offset = builder.mul(position, ir.Constant(lane, [width] * BLOCK))
-        pointers = builder.inttoptr(
-            builder.add(base, offset), ir.VectorType(item.as_pointer(), BLOCK)
+        signed = sig.args[4].dtype.signed
+        index, inside = _block_of_indices(builder, idx, i, signed, size, from_end)
+        lanes = ir.Constant(_LANES, list(range(BLOCK)))
+        position = builder.add(
+            builder.mul(index, _splat(builder, along, _LANES)),
+            builder.mul(_splat(builder, step, _LANES), lanes),
         )
-        flags = ir.VectorType(_I1, BLOCK)
-        gather = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(items, [pointers.type, _I32, flags, items]),
-            f"llvm.masked.gather.v{BLOCK}i{item.width}.v{BLOCK}p0",
-        )
-        every = ir.Constant(flags, [1] * BLOCK)
-        undefined = ir.Constant(items, ir.Undefined)
-        found = builder.call(gather, [pointers, _I32(width), every, undefined])
-        filled = builder.select(inside, found, splat(builder.load(aux), items))
-        found = builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), filled, found)
-        to = _at(builder, out, o, items)
+        base = builder.ptrtoint(builder.gep(src, [x]), _I64)
+        offset = builder.mul(position, ir.Constant(_LANES, [width] * BLOCK))
+        found = _gather_at(builder, base, offset, item)
+        found = _filled(builder, found, inside, aux, fill)
+        to = _at(builder, out, o, found.type)
         with builder.if_else(builder.icmp_unsigned("!=", nt, _I64(0))) as (then, otherwise):
             with then:
                 _stream(builder, builder.store(found, to))
             with otherwise:
                 builder.store(found, to).align = width
-        return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK)), _I64)
+        return _flags(builder, inside)
+
+    return signature, codegen
+
+
+@intrinsic
+def gather_narrow_block(typingctx, out, o, src, x, idx, i, size, aux, fill, from_end):
+    """``out[o + k] = src[x + idx[i + k]]`` for k below 16, of items of 1 or 2 bytes.
+
+    For others it does nothing. No instruction gathers such items, so 4 bytes are read that hold the
+    one that is meant and end no later than ``src[x + size]``: there must be 4 before that. The rest
+    is as in `gather_block`.
+    """
+    integer = types.uint64
+    signature = integer(out, integer, src, integer, idx, integer, integer, aux, integer, integer)
+
+    def codegen(context, builder, sig, values):
+        (out, o, src, x, idx, i, size, aux, fill, from_end) = values
+        item = src.type.pointee
+        if item not in (ir.IntType(8), ir.IntType(16)):
+            return _I64(0)
+        width = item.width // 8
+        signed = sig.args[4].dtype.signed
+        index, inside = _block_of_indices(builder, idx, i, signed, size, from_end)
+        last = _splat(builder, builder.sub(size, _I64(4 // width)), _LANES)
+        beyond = builder.icmp_unsigned(">", index, last)
+        start = builder.select(beyond, last, index)
+        base = builder.ptrtoint(builder.gep(src, [x]), _I64)
+        offset = builder.mul(start, ir.Constant(_LANES, [width] * BLOCK))
+        words = _gather_at(builder, base, offset, _I32)
+        bits = builder.mul(builder.sub(index, start), ir.Constant(_LANES, [item.width] * BLOCK))
+        words = builder.lshr(words, builder.trunc(bits, words.type))
+        found = builder.trunc(words, ir.VectorType(item, BLOCK))
+        found = _filled(builder, found, inside, aux, fill)
+        builder.store(found, _at(builder, out, o, found.type)).align = width
+        return _flags(builder, inside)
 
     return signature, codegen
