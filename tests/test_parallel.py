@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,108 @@ def test_a_child_forked_after_use(layer: str) -> None:
     print("done")
     """
     assert child(code, layer) == "done\n"
+
+
+USERS_OWN = {
+    "numba": """
+        import numba
+
+        @numba.njit(parallel=True)
+        def users(a):
+            for k in numba.prange(a.size):
+                a[k] += 1
+
+        users(np.zeros(1_000_000))
+        """,
+    "torch": """
+        import torch
+        a = torch.ones(2000, 2000)
+        torch.sort(a @ a)
+        """,
+}
+
+
+@pytest.mark.parametrize("loaded", ["before", "after"])
+@pytest.mark.parametrize("user", USERS_OWN)
+def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> None:
+    """OpenMP in the parent, by others than us: a child that enters it is killed or waits."""
+    start = "import os, numpy as np\n" + textwrap.dedent(USERS_OWN[user])
+    body = f"""
+    exec({WORK!r}) if {loaded == "before"} else None
+    pid = os.fork()
+    if pid == 0:
+        exec({WORK!r})
+        check()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(body)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+
+
+INTERRUPTS = """
+import os, random, signal, threading, time
+x = generator.random((64, 200, 500), np.float32)
+index = generator.integers(0, 200, x.shape)
+want = np.take_along_axis(x, index, 1)
+random.seed(0)
+met = 0
+
+def poke(delay):
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+for _ in range(TIMES):
+    thread = threading.Thread(target=poke, args=(random.random() * WITHIN,))
+    try:
+        thread.start()
+        while True:
+            nbgather.gather(x, 1, index)
+    except KeyboardInterrupt:
+        met += 1
+    thread.join()
+out = np.empty_like(want)
+assert nbgather.gather(x, 1, index, out=out) is out and np.array_equal(out, want)
+print(met)
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_an_interrupt(layer: str) -> None:
+    code = INTERRUPTS.replace("TIMES", "20").replace("WITHIN", "0.05")
+    assert child("check()\n" + code, layer) == "20\n"
+
+
+def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
+    code = INTERRUPTS.replace("TIMES", "4").replace("WITHIN", "1.0")
+    assert 0 < int(child(code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may swallow one
+
+
+def test_an_interrupted_call_waits_for_its_threads() -> None:
+    """Nobody writes to a result once its call has ended, however it ended."""
+    began, go_on = threading.Event(), threading.Event()
+    states = []
+
+    def run(lo: int, hi: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            began.set()
+            go_on.wait()
+            states.append("written")
+            return 1
+        began.wait()
+        threading.Timer(0.2, go_on.set).start()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel._run_on_pool(run, (), 3, 3)
+    # The part that had begun was ended, and what was left of the range is not begun any more.
+    assert states == ["written"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -287,13 +391,30 @@ def test_a_read_only_cache_and_home(tmp_path: Path) -> None:
     assert child(READ_ONLY + code, **elsewhere) == "done\n"
 
 
-def test_a_torn_cache(empty_cache: str) -> None:
-    child("check()", NUMBA_CACHE_DIR=empty_cache)
+DAMAGE = {
+    "cut": lambda data: data[:20],
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "text": lambda data: b"not a cache\n" * 9,
+    "other object": lambda data: pickle.dumps(["0.0", {}]),
+    "no such class": lambda data: b"cno_such_module\nname\n.",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache(damage: str, empty_cache: str) -> None:
+    code = "nbgather.gather(x, 1, index); print('done')"
+    child(code, NUMBA_CACHE_DIR=empty_cache)
     files = list(Path(empty_cache).rglob("*.nb?"))
-    assert files
+    assert {path.suffix for path in files} == {".nbi", ".nbc"}
     for path in files:
-        path.write_bytes(path.read_bytes()[:20])
-    assert child("check()\nprint('done')", NUMBA_CACHE_DIR=empty_cache) == "done\n"
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    # It was mended, not gone round: the next process finds what it needs.
+    stamps = {path: path.stat().st_mtime_ns for path in Path(empty_cache).rglob("*.nbc")}
+    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
 def test_two_processes_with_one_empty_cache(empty_cache: str) -> None:

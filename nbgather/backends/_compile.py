@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import pickle
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 from numba import cfunc, njit, types
+from numba.core.caching import FunctionCache
 
 from nbgather.backends import _forks
 
@@ -48,14 +48,19 @@ def _digest() -> str:
 
 
 def _compile(decorate: Callable[[bool], Any], function: Callable[..., Any]) -> Any:
-    """Compile with numba's file cache, or without it where no folder can be written."""
-    function.__qualname__ = f"{function.__qualname__}-{_digest()}"
+    """Compile with numba's file cache, or without it where that fails for whatever reason."""
+    if not function.__qualname__.endswith(_digest()):
+        function.__qualname__ = f"{function.__qualname__}-{_digest()}"
     try:
         return decorate(True)(function)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-        # numba raises RuntimeError when neither the package nor the home folder takes a cache,
-        # and lets a full disk or a torn cache file through as OSError, EOFError or UnpicklingError.
-        return decorate(False)(function)
+    except Exception:
+        # No folder can be written, the disk is full, or a file is torn, which can raise anything
+        # that unpickling can. Once more with what was there forgotten, and else without.
+        try:
+            FunctionCache(function).flush()
+            return decorate(True)(function)
+        except Exception:
+            return decorate(False)(function)
 
 
 def once(key: Hashable, build: Callable[[], Any]) -> Any:

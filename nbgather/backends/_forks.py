@@ -12,8 +12,10 @@ from __future__ import annotations
 # and whoever has ours and logs, as numba does, would wait for theirs.
 import concurrent.futures.thread
 import logging
+import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 _ = (concurrent.futures.thread, logging)
 
@@ -23,6 +25,28 @@ lock = threading.RLock()
 PATIENCE = 60.0
 
 _held: list[bool] = []
+_forked = False
+
+#: Linux: "forked but did not exec", in the flags of /proc/self/stat.
+_PF_FORKNOEXEC = 0x40
+
+
+def forked() -> bool:
+    """Whether this process is a fork, made before this module was imported or after.
+
+    Then somebody (the user's own numba code, torch) may have started threads of OpenMP in the
+    parent, and whoever enters OpenMP here is killed or waits for ever.
+    """
+    return _forked or multiprocessing.parent_process() is not None or _forked_on_linux()
+
+
+def _forked_on_linux() -> bool:
+    try:
+        # The command's name, in parentheses, may hold anything; the flags are the seventh after it.
+        flags = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6]
+        return bool(int(flags) & _PF_FORKNOEXEC)
+    except (OSError, IndexError, ValueError):
+        return False  # another system
 
 
 def _hold() -> None:
@@ -34,6 +58,12 @@ def _release() -> None:
         lock.release()
 
 
+def _release_in_child() -> None:
+    global _forked
+    _forked = True
+    _release()
+
+
 if hasattr(os, "register_at_fork"):
     # The forking thread owns the lock on both sides, so each side can release its own.
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release)
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_in_child)

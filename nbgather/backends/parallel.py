@@ -4,12 +4,12 @@ Two ways lead to the same bits:
 
 ``driver``
     A ``prange`` loop over chunks that calls the kernel by pointer, on numba's threading layer:
-    about 2 us a call. Used where that layer is safe: TBB, and OpenMP in a process that was not
-    forked.
+    about 2 us a call. Used where that layer is safe: TBB and OpenMP, in a process that is no fork.
 ``pool``
     The serial driver, without the GIL, on a pool of Python threads: about 50 us a call. Used where
     numba's layer would abort or be killed: ``workqueue`` aborts when two threads call it at once
-    (and any numba code of the user's counts), OpenMP kills a child forked after its use.
+    (and any numba code of the user's counts), OpenMP kills a child forked after its use or, where
+    it was torch that used it, hangs in it.
 
 Small work runs on the calling thread.
 """
@@ -17,10 +17,11 @@ Small work runs on the calling thread.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import functools
+import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,13 +39,12 @@ _INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
 
 _pool: ThreadPoolExecutor | None = None
 _layer: str | None = None
-_forked = False
 _local = threading.local()
 
 
 def _renew_in_child() -> None:
-    global _pool, _layer, _forked
-    _pool, _layer, _forked = None, None, True
+    global _pool, _layer
+    _pool, _layer = None, None
 
 
 if hasattr(os, "register_at_fork"):
@@ -145,16 +145,14 @@ def threading_layer() -> str:
 
 
 def _choose_layer() -> str:
-    # A worker that was forked before this module was imported has no record of it here.
-    in_child = _forked or multiprocessing.parent_process() is not None
+    if _forks.forked():
+        return "pool"
     try:
         numba.get_num_threads()  # starts numba's layer, which fixes its choice
         layer = numba.threading_layer()
     except (ValueError, ImportError):
         return "pool"  # the user asked numba for a layer that is not installed
-    if layer == "tbb" or (layer == "omp" and not in_child):
-        return str(layer)
-    return "pool"
+    return str(layer) if layer in ("tbb", "omp") else "pool"
 
 
 def _shared_pool() -> ThreadPoolExecutor:
@@ -166,20 +164,62 @@ def _shared_pool() -> ThreadPoolExecutor:
     return _pool
 
 
+class _Job:
+    """A range in parts, which whoever is free takes one by one.
+
+    A call must not return, even by an interrupt, while a thread still writes to its result. So a
+    thread that comes too late finds the job closed, and the caller waits for those that did not.
+    """
+
+    def __init__(self, run: Callable[[int, int], int], bounds: list[int]) -> None:
+        self.run = run
+        self.parts = list(itertools.pairwise(bounds))[::-1]
+        self.bad = 0
+        self.busy = 0
+        self.change = threading.Condition()
+
+    def work(self) -> None:
+        while True:
+            with self.change:
+                if not self.parts:
+                    return
+                lo, hi = self.parts.pop()
+                self.busy += 1
+            bad = 0
+            try:
+                bad = self.run(lo, hi)
+            finally:
+                with self.change:
+                    self.bad += int(bad)
+                    self.busy -= 1
+                    self.change.notify_all()
+
+    def wait(self) -> None:
+        """Close the job and wait until no thread is at it; an interrupt is raised after that."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                with self.change:
+                    self.parts.clear()
+                    self.change.wait_for(lambda: not self.busy)
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+
 def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int) -> int:
-    bounds = [count * c // chunks for c in range(chunks + 1)]
-    futures: list[Any] = []
-    done = bounds[1]
+    job = _Job(functools.partial(serial, *call), [count * c // chunks for c in range(chunks + 1)])
     try:
-        for lo, hi in zip(bounds[1:-1], bounds[2:], strict=True):
-            futures.append(_shared_pool().submit(serial, *call, lo, hi))  # type: ignore[call-arg]
-            done = hi
-    except RuntimeError:
-        pass  # the interpreter is shutting down and takes no more work: the rest is done here
-    bad = serial(*call, 0, bounds[1])
-    if done < count:
-        bad += serial(*call, done, count)
-    return int(bad) + sum(future.result() for future in futures)
+        # An interpreter that is shutting down takes no more work: the rest is done here.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(chunks - 1):
+                _shared_pool().submit(job.work)
+        job.work()
+    finally:
+        job.wait()
+    return job.bad
 
 
 def run(
