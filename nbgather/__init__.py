@@ -16,6 +16,7 @@ from nbgather.indexing import (
 )
 from nbgather.masking import (
     MaskedTokens,
+    PaddedTokens,
     TokenMask,
     random_masking,
     rank_tokens,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GatherSolution",
     "MaskedTokens",
+    "PaddedTokens",
     "TokenMask",
     "backends",
     "gather",

@@ -147,6 +147,10 @@ class Adapter:
     def permute(self, array: Any, order: tuple[int, ...]) -> Any:
         raise NotImplementedError
 
+    def where(self, condition: Any, array: Any, other: Any) -> Any:
+        """``array`` where the condition holds, else ``other``, in array's dtype."""
+        raise NotImplementedError
+
     def writeable(self, array: Any) -> bool:
         raise NotImplementedError
 
@@ -290,6 +294,9 @@ class NumpyAdapter(Adapter):
 
     def permute(self, array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
         return array.transpose(order)
+
+    def where(self, condition: np.ndarray, array: np.ndarray, other: Any) -> np.ndarray:
+        return np.where(condition, array, np.asarray(other, array.dtype))
 
     def writeable(self, array: np.ndarray) -> bool:
         return bool(array.flags.writeable)
@@ -436,6 +443,9 @@ class TorchAdapter(Adapter):
 
     def permute(self, array: Any, order: tuple[int, ...]) -> Any:
         return array.permute(order)
+
+    def where(self, condition: Any, array: Any, other: Any) -> Any:
+        return self.torch.where(condition, array, self.torch.as_tensor(other).to(array.dtype))
 
     def writeable(self, array: Any) -> bool:
         return True

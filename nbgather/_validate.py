@@ -144,6 +144,15 @@ def restore_shapes(x_shape: tuple[int, ...], ids_shape: tuple[int, ...]) -> None
         )
 
 
+def valid_tokens(shape: tuple[int, ...], dtype: str, x_shape: tuple[int, ...]) -> None:
+    if dtype.rpartition(".")[2] not in ("bool", "|b1"):
+        raise TypeError(f"valid has dtype {dtype}: bool is needed")
+    if shape != x_shape[:2]:
+        raise ValueError(
+            f"valid has shape {shape} and x_visible {x_shape}: valid must be [N, K] = {x_shape[:2]}"
+        )
+
+
 def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, int] | None:
     """The flat row-major position and value of the first index that is out of bounds."""
     low = -size if from_end else 0
@@ -232,6 +241,29 @@ def len_keep(num_tokens: int, mask_ratio: Any, num_keep: Any) -> int:
     return int(num_tokens * (1 - ratio(mask_ratio)))
 
 
+def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | None:
+    """A number of kept tokens for each sample as int64 `[N]`; None where it is one for all."""
+    if num_keep is None or isinstance(num_keep, (int, float, np.integer, np.floating)):
+        return None
+    values = num_keep if isinstance(num_keep, (list, tuple)) else np.asarray(num_keep)
+    if isinstance(values, np.ndarray):
+        if values.ndim == 0:
+            return None
+        if values.dtype.kind not in "iu":
+            raise TypeError(f"num_keep has dtype {values.dtype}: whole numbers are needed")
+        values = values.ravel().tolist() if values.ndim == 1 else [values.shape]
+    if len(values) != samples or any(isinstance(v, tuple) for v in values):
+        raise ValueError(
+            f"num_keep has shape {np.shape(num_keep)}: a number for each of the {samples} samples"
+            " is needed, or one for all"
+        )
+    counts = [integer(v, f"num_keep[{n}]") for n, v in enumerate(values)]
+    for n, keep in enumerate(counts):
+        if not 0 <= keep <= num_tokens:
+            raise ValueError(f"num_keep[{n}] is {keep}: it must be between 0 and L = {num_tokens}")
+    return np.array(counts, np.int64)
+
+
 def ratio(mask_ratio: Any) -> float:
     try:
         value = float(mask_ratio)
@@ -276,12 +308,12 @@ def sample_ids(shape: tuple[int, ...], dtype: str) -> None:
 SCORES = ("float16", "bfloat16", "float32", "float64")
 
 
-def scores(shape: tuple[int, ...], dtype: str) -> None:
+def scores(shape: tuple[int, ...], dtype: str, what: str = "scores") -> None:
     plain = {"f2": "float16", "f4": "float32", "f8": "float64"}.get(dtype.lstrip("<>="), dtype)
     if plain not in SCORES:
-        raise TypeError(f"scores has dtype {dtype}: one of {', '.join(SCORES)} is needed")
+        raise TypeError(f"{what} has dtype {dtype}: one of {', '.join(SCORES)} is needed")
     if len(shape) != 2:
-        raise ValueError(f"scores has shape {shape}: [N, L] is needed")
+        raise ValueError(f"{what} has shape {shape}: [N, L] is needed")
 
 
 def tokens(shape: tuple[int, ...], what: str = "x") -> None:

@@ -16,6 +16,7 @@ from nbgather import _arrays, _plan, _run, _validate, backends
 
 __all__ = [
     "MaskedTokens",
+    "PaddedTokens",
     "TokenMask",
     "random_masking",
     "rank_tokens",
@@ -30,7 +31,8 @@ class TokenMask(NamedTuple):
     Attributes
     ----------
     ids_keep : array of int64, shape [N, K]
-        The kept tokens of each sample, lowest score first.
+        The kept tokens of each sample, lowest score first; -1 behind them in a sample that keeps
+        fewer than K.
     ids_restore : array of int64, shape [N, L]
         The rank of each token: where to find it in the ranked order.
     mask : array of float32, shape [N, L]
@@ -58,6 +60,27 @@ class MaskedTokens(NamedTuple):
     x_masked: Any
     mask: Any
     ids_restore: Any
+
+
+class PaddedTokens(NamedTuple):
+    """What :func:`random_masking` gives where each sample keeps a number of its own.
+
+    Attributes
+    ----------
+    x_masked : array, shape [N, K, ...]
+        The visible tokens, lowest score first, then zeros; K is the largest number kept.
+    mask : array of float32, shape [N, L]
+        0 keep, 1 remove.
+    ids_restore : array of int64, shape [N, L]
+        The rank of each token.
+    valid : array of bool, shape [N, K]
+        Which of ``x_masked`` are tokens: an attention mask for the encoder.
+    """
+
+    x_masked: Any
+    mask: Any
+    ids_restore: Any
+    valid: Any
 
 
 def token_noise(
@@ -140,7 +163,7 @@ def _views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
     return views
 
 
-def rank_tokens(scores: Any, num_keep: int, *, backend: str | None = None) -> TokenMask:
+def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> TokenMask:
     """Rank tokens by score and keep the lowest.
 
     The order is ascending and stable: of equal scores the lower token comes first, -0 equals 0,
@@ -150,8 +173,8 @@ def rank_tokens(scores: Any, num_keep: int, *, backend: str | None = None) -> To
     ----------
     scores : array of float16, bfloat16, float32 or float64, shape [N, L]
         Any strides.
-    num_keep : int
-        K, between 0 and L.
+    num_keep : int, or sequence or array of int, shape [N]
+        K, between 0 and L; or how many tokens each sample keeps, whose largest is K.
     backend : str, optional
         A name from :func:`nbgather.backends.available`.
 
@@ -177,12 +200,9 @@ def rank_tokens(scores: Any, num_keep: int, *, backend: str | None = None) -> To
     ([[1, 3]], [[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
     """
     adapted = _arrays.adapter(scores, "scores")
-    ranked, key = _arrays.ready(adapted, scores)
-    layout = adapted.layout(key)
-    _validate.scores(layout.shape, layout.dtype.name)
-    n, tokens = layout.shape
-    keep = _validate.len_keep(tokens, None, num_keep)
-    keys = _score_array(adapted, ranked, layout)
+    keys = _scores(adapted, scores, "scores")
+    n, tokens = keys.shape
+    keep, counts = _kept(n, tokens, None, num_keep)
     made = TokenMask(
         adapted.empty((n, keep), scores, "int64"),
         adapted.empty((n, tokens), scores, "int64"),
@@ -190,14 +210,27 @@ def rank_tokens(scores: Any, num_keep: int, *, backend: str | None = None) -> To
     )
     module = backends.get("cpu" if backend is None else backend)
     if n and tokens:
-        module.rank_tokens(keys, *_views(adapted, *made))
+        module.rank_tokens(keys, *_views(adapted, *made), counts)
     return made
 
 
-def _score_array(adapted: _arrays.Adapter, scores: Any, layout: _arrays.Layout) -> np.ndarray:
-    """The scores as contiguous float32 or float64: narrower ones are widened, which is exact."""
+def _kept(
+    samples: int, tokens: int, mask_ratio: Any, num_keep: Any
+) -> tuple[int, np.ndarray | None]:
+    """K, and how many tokens each sample keeps where they differ."""
+    counts = _validate.keep_counts(num_keep, samples, tokens)
+    if counts is None:
+        return _validate.len_keep(tokens, mask_ratio, num_keep), None
+    return int(counts.max(initial=0)), counts
+
+
+def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> np.ndarray:
+    """Scores as contiguous float32 or float64: narrower ones are widened, which is exact."""
+    ready, key = _arrays.ready(adapted, scores)
+    layout = adapted.layout(key)
+    _validate.scores(layout.shape, layout.dtype.name, what)
     name = layout.dtype.name
-    bits = adapted.bits(scores)
+    bits = adapted.bits(ready)
     if not layout.dtype.native:
         bits = bits.byteswap()
     bits = np.ascontiguousarray(bits)
@@ -215,9 +248,9 @@ def random_masking(
     seed: int | None = None,
     sample_ids: Any = None,
     epoch: int = 0,
-    num_keep: int | None = None,
+    num_keep: Any = None,
     backend: str | None = None,
-) -> MaskedTokens:
+) -> MaskedTokens | PaddedTokens:
     """Keep a random part of each sample's tokens, and remember how to put them back.
 
     Parameters
@@ -235,14 +268,14 @@ def random_masking(
         The samples' ids in the dataset, with ``seed``; 0 to N-1 by default.
     epoch : int
         With ``seed``: another epoch, another mask.
-    num_keep : int, optional
-        How many tokens stay, instead of ``mask_ratio``.
+    num_keep : int, or sequence or array of int, shape [N], optional
+        How many tokens stay, instead of ``mask_ratio``: in every sample, or in each.
     backend : str, optional
         A name from :func:`nbgather.backends.available`.
 
     Returns
     -------
-    MaskedTokens
+    MaskedTokens, or PaddedTokens where ``num_keep`` has a number for each sample
         ``(x_masked, mask, ids_restore)``. ``x_masked`` `[N, K, ...]` is what stays *visible*, in
         the order of its rank; ``mask`` float32 `[N, L]`, **0 keep, 1 remove**; ``ids_restore``
         int64 `[N, L]`, each token's rank.
@@ -267,10 +300,15 @@ def random_masking(
     >>> x_masked.tolist(), mask.tolist()
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
+    if noise is None and backend is None:
+        result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
+        if result is not None:
+            return result
     adapted = _arrays.adapter(x, "x")
     shape = tuple(x.shape)
     _validate.tokens(shape)
-    keep = _validate.len_keep(shape[1], mask_ratio, num_keep)
+    keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
+    one_pass = backend is None or backend == "cpu"
     if noise is not None:
         if seed is not None:
             raise ValueError("both noise and seed were given: give one of them")
@@ -278,38 +316,64 @@ def random_masking(
             raise ValueError("sample_ids was given with noise: it goes with seed")
         _arrays.same_adapter(x, "x", noise, "noise")
         _validate.noise(tuple(noise.shape), shape)
+        scores = _scores(adapted, noise, "noise") if one_pass else noise
+        source = _Source(scores=scores)
     else:
-        if seed is None:
+        drawn = seed is None
+        if drawn:
             if sample_ids is not None:
                 raise ValueError("sample_ids was given without seed: it goes with seed")
             seed = _drawn_seed(adapted)
-        if sample_ids is None:
-            sample_ids = adapted.from_numpy(np.arange(shape[0], dtype=np.int64), x)
-        _arrays.same_adapter(x, "x", sample_ids, "sample_ids")
-        if tuple(sample_ids.shape) != shape[:1]:
-            raise ValueError(
-                f"sample_ids has shape {tuple(sample_ids.shape)}: one id for each of the"
-                f" {shape[0]} samples of x is needed"
-            )
-        if backend is None or backend == "cpu":
-            return _seeded_masking(adapted, x, keep, seed, sample_ids, epoch)
-        noise = token_noise(seed, sample_ids, shape[1], epoch=epoch, backend=backend)
-    ids_keep, ids_restore, mask = rank_tokens(noise, keep, backend=backend)
-    return MaskedTokens(_visible(x, ids_keep, backend), mask, ids_restore)
+        ids = None
+        if sample_ids is not None:
+            _arrays.same_adapter(x, "x", sample_ids, "sample_ids")
+            if tuple(sample_ids.shape) != shape[:1]:
+                raise ValueError(
+                    f"sample_ids has shape {tuple(sample_ids.shape)}: one id for each of the"
+                    f" {shape[0]} samples of x is needed"
+                )
+            ids = _plain_ids(adapted, sample_ids)
+        key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
+        source = _Source(key=key, epoch=at, ids=ids)
+        if not one_pass:
+            if ids is None:
+                ids = adapted.from_numpy(np.arange(shape[0], dtype=np.int64), x)
+            noise = token_noise(key, ids, shape[1], epoch=at, backend=backend)
+    if one_pass:
+        made = _one_pass(adapted, x, keep, counts, source)
+        if counts is None and source.scores is None and ids is sample_ids and not drawn:
+            _remember(adapted, x, ids, mask_ratio, num_keep, keep)
+    else:
+        ids_keep, ids_restore, mask = rank_tokens(
+            noise, keep if counts is None else counts, backend=backend
+        )
+        made = MaskedTokens(_visible(x, ids_keep, counts, backend), mask, ids_restore)
+    if counts is None:
+        return made
+    valid = np.arange(keep) < counts[:, None]
+    return PaddedTokens(*made, adapted.from_numpy(valid, x))
 
 
-def _visible(x: Any, ids_keep: Any, backend: str | None) -> Any:
-    return _run.gather("tokens", x, 1, ids_keep, "raise", 0, None, backend)
+class _Source(NamedTuple):
+    """Where the scores of a masking come from: drawn by seed, or contiguous float32 or float64."""
+
+    key: int = 0
+    epoch: int = 0
+    ids: Any = None  # None: 0, 1, ...
+    scores: np.ndarray | None = None
 
 
-def _seeded_masking(
-    adapted: _arrays.Adapter, x: Any, keep: int, seed: int, sample_ids: Any, epoch: int
+def _visible(x: Any, ids_keep: Any, counts: np.ndarray | None, backend: str | None) -> Any:
+    mode = "raise" if counts is None else "fill"
+    return _run.gather("tokens", x, 1, ids_keep, mode, 0, None, backend)
+
+
+def _one_pass(
+    adapted: _arrays.Adapter, x: Any, keep: int, counts: np.ndarray | None, source: _Source
 ) -> MaskedTokens:
     """All in one pass where the bytes of a token lie together; else the tokens in one more."""
     n, length = int(x.shape[0]), int(x.shape[1])
-    key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
-    ids = _plain_ids(adapted, sample_ids)
-    source, x_key = _arrays.ready(adapted, x)
+    taken, x_key = _arrays.ready(adapted, x)
     _, strides, dtype = adapted.layout(x_key)
     _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "x")
     shape = (n, keep, *(int(m) for m in x.shape[2:]))
@@ -321,20 +385,111 @@ def _seeded_masking(
     ids_keep = adapted.empty((n, keep), x, "int64") if apart else None
     x_masked = None if apart else adapted.empty_result(shape, x, math.prod(shape[:2]) * row)
     if n and length:
-        backends.get("cpu").seeded_masking(
-            (length, keep, at, key & 0xFFFFFFFF, key >> 32),
+        scores = source.scores
+        backends.get("cpu").masking(
+            "seed" if scores is None else f"f{scores.itemsize}",
             n,
-            (
-                adapted.address(ids),
-                adapted.address(source),
-                *(0 if a is None else adapted.address(a)
-                  for a in (x_masked, ids_keep, ids_restore, mask)),
-            ),
-            (0 if apart else row, strides[0], strides[1]),
-        )  # fmt: skip
+            0 if x_masked is None else adapted.address(x_masked),
+            adapted.address(taken),
+            0 if source.ids is None else adapted.address(source.ids),
+            0 if scores is None else _arrays.memory_address(scores),
+            length=length,
+            kept=keep,
+            epoch=source.epoch,
+            key_low=source.key & 0xFFFFFFFF,
+            key_high=source.key >> 32,
+            row=0 if apart else row,
+            x_n=strides[0],
+            x_l=strides[1],
+            keep=0 if ids_keep is None else adapted.address(ids_keep),
+            restore=adapted.address(ids_restore),
+            mask=adapted.address(mask),
+            counts=0 if counts is None else _arrays.memory_address(counts),
+            implied=int(source.ids is None),
+        )
     if apart:
-        x_masked = _visible(x, ids_keep, None)
+        x_masked = _visible(x, ids_keep, counts, None)
     return MaskedTokens(x_masked, mask, ids_restore)
+
+
+class _SmallMasking(NamedTuple):
+    """All of a masking by seed on the calling thread but its addresses, key and epoch."""
+
+    run: Any
+    numbers: int  # their address
+    shape: tuple[int, ...]
+    pair: tuple[int, int]
+    owner: np.ndarray  # of the numbers
+
+
+#: Small maskings by seed that went well, by all that they depend on but the seed and the values.
+_small: dict[Any, _SmallMasking] = {}
+
+
+def _again_key(adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any) -> Any:
+    return adapted.key(x), None if ids is None else adapted.key(ids), mask_ratio, num_keep
+
+
+def _again(
+    x: Any, ids: Any, mask_ratio: Any, num_keep: Any, seed: Any, epoch: Any
+) -> MaskedTokens | None:
+    """Repeat a small masking whose like went well before; None to go the whole way."""
+    adapted = _arrays.known(type(x))
+    if (
+        adapted is None
+        or type(seed) is not int
+        or type(epoch) is not int
+        or type(mask_ratio) is not float
+        or not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32)
+        or (ids is not None and _arrays.known(type(ids)) is not adapted)
+        or (num_keep is not None and type(num_keep) is not int)
+    ):
+        return None
+    try:
+        call = _small.get(_again_key(adapted, x, ids, mask_ratio, num_keep))
+    except (LookupError, TypeError):
+        return None
+    if call is None or adapted.wants_grad(x):
+        return None
+    idx = 0 if ids is None else adapted.address(ids)
+    if idx & 7:
+        return None
+    x_masked = adapted.empty(call.shape, x)
+    mask, ids_restore = (adapted.empty(call.pair, x, kind) for kind in ("float32", "int64"))
+    bad = call.run(
+        adapted.address(x_masked), adapted.address(x), idx, adapted.address(ids_restore),
+        adapted.address(mask), epoch, seed & 0xFFFFFFFFFFFFFFFF, call.numbers,
+    )  # fmt: skip
+    return None if bad else MaskedTokens(x_masked, mask, ids_restore)
+
+
+def _remember(
+    adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any, keep: int
+) -> None:
+    try:
+        key = adapted.key(x)
+    except LookupError:
+        return
+    shape, strides, dtype = adapted.layout(key)
+    item, inner = dtype.itemsize, shape[2:]
+    row = math.prod(inner) * item
+    if strides[2:] != _plan.contiguous_strides(inner, item) or not math.prod(shape[:2]):
+        return
+    made = backends.get("cpu").small_masking(
+        shape[0], length=shape[1], kept=keep, row=row, x_n=strides[0], x_l=strides[1],
+        implied=int(ids is None),
+    )  # fmt: skip
+    if made is not None:
+        if len(_small) >= 4096:
+            _small.clear()
+        run, numbers = made
+        _small[_again_key(adapted, x, ids, mask_ratio, num_keep)] = _SmallMasking(
+            run,
+            _arrays.memory_address(numbers),
+            (shape[0], keep, *inner),
+            (shape[0], shape[1]),
+            numbers,
+        )
 
 
 def _drawn_seed(adapted: _arrays.Adapter) -> int:
@@ -345,7 +500,12 @@ def _drawn_seed(adapted: _arrays.Adapter) -> int:
 
 
 def restore_tokens(
-    x_visible: Any, ids_restore: Any, mask_token: Any, *, backend: str | None = None
+    x_visible: Any,
+    ids_restore: Any,
+    mask_token: Any,
+    *,
+    valid: Any = None,
+    backend: str | None = None,
 ) -> Any:
     """Put visible tokens back in their places, with the mask token everywhere else.
 
@@ -360,6 +520,8 @@ def restore_tokens(
         Each token's rank, as :func:`random_masking` gives it.
     mask_token : array or scalar
         Broadcast to one token, e.g. `[D]` or `[1, 1, D]`; cast to x's dtype only if that is safe.
+    valid : array of bool, shape [N, K], optional
+        Which of ``x_visible`` are tokens, as :class:`PaddedTokens` has it; all by default.
     backend : str, optional
         A name from :func:`nbgather.backends.available`.
 
@@ -388,6 +550,11 @@ def restore_tokens(
     shape = tuple(x_visible.shape)
     _validate.tokens(shape, "x_visible")
     row = adapted.row_bits(x_visible, mask_token, shape[2:])
+    if valid is not None:
+        _arrays.same_adapter(x_visible, "x_visible", valid, "valid")
+        _validate.valid_tokens(tuple(valid.shape), str(valid.dtype), shape)
+        visible = valid.reshape(*shape[:2], *(1,) * (len(shape) - 2))
+        x_visible = adapted.where(visible, x_visible, mask_token)
     if isinstance(adapted, _arrays.TorchAdapter):
         token = mask_token if hasattr(mask_token, "requires_grad") else adapted.torch.tensor(0.0)
         if adapted.wants_grad(x_visible) or adapted.wants_grad(token):

@@ -599,3 +599,152 @@ def test_refusals(name: str) -> None:
         call()
     assert text in str(raised.value), str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+# A number of its own for each sample
+
+COUNTS = [4, 0, 9, 1, 9]
+
+
+def padded(x: np.ndarray, noise: np.ndarray, counts: list[int]) -> tuple[np.ndarray, ...]:
+    """Sample by sample."""
+    most = max(counts, default=0)
+    x_masked = np.zeros((len(x), most, *x.shape[2:]), x.dtype)
+    mask, restore = np.empty(noise.shape, np.float32), np.empty(noise.shape, np.int64)
+    for n, keep in enumerate(counts):
+        one = nbgather.random_masking(x[n : n + 1], num_keep=keep, noise=noise[n : n + 1])
+        x_masked[n, :keep], mask[n], restore[n] = one.x_masked[0], one.mask[0], one.ids_restore[0]
+    return x_masked, mask, restore, np.arange(most) < np.array(counts)[:, None]
+
+
+@pytest.mark.parametrize("how", ["list", "tuple", "array", "int32"])
+@pytest.mark.parametrize("view", ["plain", "strided"])
+@pytest.mark.parametrize("given", ["seed", "noise"])
+def test_each_sample_keeps_a_number_of_its_own(
+    how: str, view: str, given: str, backend: str
+) -> None:
+    x = random_bits(rng("own"), (5, 9, 4), "float32")
+    x = x[..., ::2] if view == "strided" else x
+    counts = {"list": list, "tuple": tuple, "array": np.array, "int32": np.int32}[how](COUNTS)
+    noise = nbgather.token_noise(3, 5, 9)
+    source = {"seed": 3} if given == "seed" else {"noise": noise}
+    got = nbgather.random_masking(x, num_keep=counts, backend=backend, **source)
+    assert type(got) is nbgather.PaddedTokens
+    for mine, plain in zip(got, padded(x, noise, COUNTS), strict=True):
+        same(mine, plain)
+
+
+def test_ranks_of_a_number_for_each_sample(backend: str) -> None:
+    noise = nbgather.token_noise(3, 3, 5)
+    ids_keep, ids_restore, mask = nbgather.rank_tokens(noise, [2, 0, 3], backend=backend)
+    order = np.argsort(noise, 1)
+    assert ids_keep.tolist() == [[*order[0, :2], -1], [-1, -1, -1], list(order[2, :3])]
+    same(ids_restore, np.argsort(order, 1))
+    assert (mask == 0).sum(1).tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_padded_tokens_are_restored(tensors: bool, backend: str) -> None:
+    x = random_bits(rng("pad"), (5, 9, 4), "int32")
+    token = np.arange(4, dtype=np.int32)
+    noise = nbgather.token_noise(3, 5, 9)
+    given_x, given_noise, given_token = x, noise, token
+    if tensors:
+        given_x, given_noise, given_token = map(torch.from_numpy, (x, noise, token))
+    made = nbgather.random_masking(given_x, num_keep=COUNTS, noise=given_noise)
+    restored = nbgather.restore_tokens(
+        made.x_masked, made.ids_restore, given_token, valid=made.valid, backend=backend
+    )
+    want = np.where(np.asarray(made.mask)[..., None] == 1, token, x)
+    same(np.asarray(restored), want)
+
+
+def test_padded_tokens_have_gradients() -> None:
+    x = torch.randn(5, 9, 4, dtype=torch.float64, requires_grad=True)
+    token = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    noise = torch.from_numpy(nbgather.token_noise(3, 5, 9))
+
+    def run(x: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        made = nbgather.random_masking(x, num_keep=COUNTS, noise=noise)
+        return nbgather.restore_tokens(made.x_masked, made.ids_restore, token, valid=made.valid)
+
+    assert torch.autograd.gradcheck(run, (x, token))
+
+
+@pytest.mark.parametrize(
+    ("num_keep", "error", "text"),
+    [
+        ([1, 2], ValueError, "num_keep has shape (2,): a number for each of the 3 samples"),
+        ([[1], [2], [3]], TypeError, "num_keep[0]"),
+        (np.ones((3, 1), int), ValueError, "num_keep has shape (3, 1)"),
+        ([1, 6, 2], ValueError, "num_keep[1] is 6: it must be between 0 and L = 5"),
+        ([1, 2, -1], ValueError, "num_keep[2] is -1"),
+        ([1, 2.5, 1], TypeError, "num_keep[1]"),
+        (np.array([1.0, 2, 3]), TypeError, "num_keep has dtype float64"),
+        ("abc", TypeError, "num_keep"),
+    ],
+)
+def test_bad_numbers_for_each_sample(num_keep, error: type, text: str) -> None:
+    with pytest.raises(error) as raised:
+        nbgather.random_masking(np.zeros((3, 5, 1)), num_keep=num_keep, seed=0)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("valid", "error", "text"),
+    [
+        (np.ones((2, 3), np.float32), TypeError, "valid has dtype float32: bool is needed"),
+        (np.ones((2, 2), bool), ValueError, "valid has shape (2, 2) and x_visible (2, 3, 1)"),
+        (torch.ones(2, 3, dtype=torch.bool), TypeError, "x_visible is a NumPy array and valid"),
+    ],
+)
+def test_a_bad_valid(valid, error: type, text: str) -> None:
+    with pytest.raises(error) as raised:
+        nbgather.restore_tokens(np.zeros((2, 3, 1)), np.zeros((2, 5), int), 0.0, valid=valid)
+    assert text in str(raised.value)
+
+
+# The short way of a repeated call
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_repeated_small_call_is_the_same(tensors: bool) -> None:
+    x = random_bits(rng("again"), (2, 30, 3), "float32")
+    ids = np.array([5, -7])
+    wrap = torch.from_numpy if tensors else np.asarray
+    for seed in (0, -1, 2**64 - 1, 12345678901234567890):
+        for epoch in (0, 2**32 - 1):
+            for own in (None, ids, ids[::-1].copy()):
+                noise = nbgather.token_noise(seed, 2 if own is None else own, 30, epoch=epoch)
+                want = nbgather.random_masking(x, 0.6, noise=noise)
+                for _ in range(2):
+                    got = nbgather.random_masking(
+                        wrap(x), 0.6, seed=seed, epoch=epoch,
+                        sample_ids=None if own is None else wrap(own),
+                    )  # fmt: skip
+                    for mine, plain in zip(got, want, strict=True):
+                        assert type(mine) is type(wrap(x))
+                        same(np.asarray(mine), plain)
+
+
+def test_the_short_way_refuses_what_the_long_way_refuses() -> None:
+    x = np.zeros((2, 8, 1), np.float32)
+    for _ in range(2):
+        nbgather.random_masking(x, 0.5, seed=1)
+        nbgather.random_masking(x, 0.5, seed=1, sample_ids=np.arange(2))
+    for wrong in (
+        {"seed": 2**64},
+        {"seed": 1.0},
+        {"seed": 1, "epoch": -1},
+        {"seed": 1, "epoch": 2**32},
+        {"seed": 1, "sample_ids": np.arange(3)},
+        {"seed": 1, "sample_ids": np.arange(2.0)},
+        {"seed": 1, "sample_ids": torch.arange(2)},
+        {"seed": 1, "noise": np.zeros((2, 8))},
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            nbgather.random_masking(x, 0.5, **wrong)
+    tensor = torch.zeros(2, 8, 1)
+    for _ in range(2):
+        nbgather.random_masking(tensor, 0.5, seed=1)
+    assert nbgather.random_masking(tensor.requires_grad_(), 0.5, seed=1).x_masked.requires_grad

@@ -7,8 +7,8 @@ A backend is a module with these functions, on memory that has been checked:
     index was bad.
 ``token_noise(args, ids, out)``
     Fill ``out`` float32 `[N, L]` for ``args = (epoch, key low, key high)``.
-``rank_tokens(scores, ids_keep, ids_restore, mask)``
-    Rank float32 or float64 scores `[N, L]` into the three results.
+``rank_tokens(scores, ids_keep, ids_restore, mask, counts)``
+    Rank float32 or float64 scores `[N, L]` into the three results; ``counts`` int64 `[N]` or None.
 
 ``cpu`` takes addresses, the others NumPy views of the same memory (``HOST_VIEWS``).
 """

@@ -45,6 +45,15 @@ def gather(
     return bad
 
 
+def keep_counts(
+    counts: np.ndarray | None, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
+) -> None:
+    """Cut a ranking that kept the same number everywhere down to each sample's own."""
+    if counts is not None:
+        ids_keep[np.arange(ids_keep.shape[1]) >= counts[:, None]] = -1
+        mask[...] = ids_restore >= counts[:, None]
+
+
 def _by_words(run: Run, x: np.ndarray, positions: np.ndarray, dim: int) -> np.ndarray:
     if x.itemsize <= 8:
         return run(x, positions, dim)

@@ -126,24 +126,21 @@ def address(typingctx, pointer):
     return types.uint64(pointer), codegen
 
 
-@intrinsic
-def int64_at(typingctx, number):
-    """A number as a pointer to int64."""
+def _pointer_to(kind):
+    def pointer(typingctx, number):
+        def codegen(context, builder, sig, values):
+            return builder.inttoptr(values[0], context.get_value_type(sig.return_type))
 
-    def codegen(context, builder, sig, values):
-        return builder.inttoptr(values[0], _I64.as_pointer())
+        return types.CPointer(kind)(types.uint64), codegen
 
-    return types.CPointer(types.int64)(types.uint64), codegen
+    return intrinsic(pointer)
 
 
-@intrinsic
-def float32_at(typingctx, number):
-    """A number as a pointer to float32."""
-
-    def codegen(context, builder, sig, values):
-        return builder.inttoptr(values[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.uint64), codegen
+#: A number as a pointer.
+int64_at = _pointer_to(types.int64)
+uint64_at = _pointer_to(types.uint64)
+uint32_at = _pointer_to(types.uint32)
+float32_at = _pointer_to(types.float32)
 
 
 @intrinsic

@@ -125,54 +125,87 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
     )
 
 
-def seeded_masking(
-    numbers: tuple[int, ...],
-    samples: int,
-    addresses: tuple[int, int, int, int, int, int],
-    tokens_at: tuple[int, int, int],
-) -> None:
-    """Mask by seed in one pass.
+#: The masking kernels by where the scores come from, and the type of the scores' bits.
+_SOURCES = {
+    "seed": (_masking.SEED, types.uint8),
+    "f4": (_masking.FLOAT32, types.uint32),
+    "f8": (_masking.FLOAT64, types.uint64),
+}
 
-    ``numbers`` is (L, K, epoch, key low, key high), ``addresses`` those of sample ids, x, x_masked,
-    ids_keep, ids_restore and mask (0: not wanted), ``tokens_at`` the bytes of a token and x's
-    strides of N and L.
-    """
-    ids, x, x_masked, ids_keep, ids_restore, mask = addresses
-    length, keep, row = numbers[0], numbers[1], tokens_at[0]
-    bits = min(max((length - 1).bit_length(), 1), 16)
-    moved = samples * keep * row
-    args = np.array(
-        [*numbers, *tokens_at, ids_keep, ids_restore, mask, bits, int(moved >= STREAM)], np.int64
-    )
+
+def _masking_kernel(source: str) -> int:
+    which, bits = _SOURCES[source]
     u1 = types.uint8
-    kernel, _ = _compile.once(
-        "seeded_masking",
-        lambda: _compile.range_kernel(_masking.seeded_masking_range, u1, u1, types.int64, u1),
+    build = lambda: _compile.range_kernel(  # noqa: E731
+        _masking.make_masking(which), u1, u1, types.int64, bits
     )
+    return _compile.once(("masking", source), build)[0]
+
+
+def _masking_args(samples: int, numbers: dict[str, int]) -> np.ndarray:
+    length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
+    made = {
+        "bits": min(max((length - 1).bit_length(), 1), 16),
+        "nt": int(moved >= STREAM),
+        **numbers,
+    }
+    return np.array([made.get(name, 0) for name in _masking.MASKING_ARGS], np.int64)
+
+
+def _masking_work(samples: int, numbers: dict[str, int]) -> int:
     # Drawing and ranking a token costs about what 64 bytes of copying do.
-    work = samples * (length * 64 + keep * row)
-    parallel.run(kernel, x_masked, x, ids, 0, args, samples, work)
+    return samples * (numbers["length"] * 64 + numbers["kept"] * numbers.get("row", 0))
+
+
+def masking(
+    source: str, samples: int, out: int, src: int, idx: int, aux: int, **numbers: int
+) -> None:
+    """Mask in one pass; the numbers are those of :data:`nbgather.backends._masking.MASKING_ARGS`.
+
+    ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
+    that of contiguous scores in ``aux``.
+    """
+    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
+    work = _masking_work(samples, numbers)
+    if parallel.run(kernel, out, src, idx, aux, args, samples, work):
+        raise MemoryError(f"no memory to rank {numbers['length']} tokens")
+
+
+def small_masking(samples: int, **numbers: int) -> tuple[Any, np.ndarray] | None:
+    """How a masking by seed is repeated at the least cost; None where more threads would help.
+
+    A function of the addresses of x_masked, x, sample ids, ids_restore and mask, of epoch and key,
+    and of the address of the numbers that come with it.
+    """
+    if parallel.splits(_masking_work(samples, numbers)):
+        return None
+    args = _masking_args(samples, numbers)
+    planned = np.array([_masking_kernel("seed"), samples, *args], np.int64)
+    return _compile.once("small masking", _small_masking_driver), planned
+
+
+def _small_masking_driver() -> Any:
+    numbers = (*[types.int64] * 6, types.uint64, types.int64)
+    # With the GIL, whose release would cost more than it gives.
+    return _compile.driver(_masking.small_masking, *numbers, parallel=False, nogil=False)
 
 
 def rank_tokens(
-    scores: np.ndarray, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> None:
-    """Rank contiguous float32 or float64 scores `[N, L]`."""
-    width = scores.itemsize
-    kernel, _ = _compile.once(
-        ("rank_tokens", width),
-        lambda: _compile.range_kernel(
-            _masking.make_rank(width), types.int64, _compile.BITS[width], types.int64, types.float32
-        ),
-    )
-    numbers = np.array([scores.shape[1], ids_keep.shape[1]], np.int64)
-    parallel.run(
-        kernel,
-        memory_address(ids_restore),
-        memory_address(scores),
-        memory_address(ids_keep),
-        memory_address(mask),
-        numbers,
+    """Rank contiguous float32 or float64 scores `[N, L]`; ``counts`` as in the reference."""
+    masking(
+        f"f{scores.itemsize}",
         scores.shape[0],
-        scores.nbytes * 16,
+        *(0, 0, 0, memory_address(scores)),
+        length=scores.shape[1],
+        kept=ids_keep.shape[1],
+        keep=memory_address(ids_keep),
+        restore=memory_address(ids_restore),
+        mask=memory_address(mask),
+        counts=0 if counts is None else memory_address(counts),
     )

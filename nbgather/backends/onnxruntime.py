@@ -39,7 +39,11 @@ def gather(
 
 
 def rank_tokens(
-    scores: np.ndarray, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> None:
     """Rank scores by the exported masking model."""
     tokens, kept = scores.shape[1], ids_keep.shape[1]
@@ -49,3 +53,4 @@ def rank_tokens(
     ids_keep[...] = made["ids_keep"]
     ids_restore[...] = made["ids_restore"]
     mask[...] = made["mask"]
+    _host.keep_counts(counts, ids_keep, ids_restore, mask)

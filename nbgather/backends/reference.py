@@ -82,16 +82,22 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
 
 
 def rank_tokens(
-    scores: np.ndarray, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> None:
+    """``counts`` is how many tokens each sample keeps; else all keep as many as ids_keep holds."""
+    ids_keep[...] = -1
     for n, row in enumerate(scores.tolist()):
+        stay = ids_keep.shape[1] if counts is None else int(counts[n])
         # sorted() is stable: of equal scores the lower token comes first. -0.0 == 0.0.
         order = sorted(
             range(len(row)), key=lambda t: (math.isnan(row[t]), 0 if math.isnan(row[t]) else row[t])
         )
         for r, token in enumerate(order):
-            kept = r < ids_keep.shape[1]
             ids_restore[n, token] = r
-            mask[n, token] = 0 if kept else 1
-            if kept:
+            mask[n, token] = 0 if r < stay else 1
+            if r < stay:
                 ids_keep[n, r] = token

@@ -57,7 +57,11 @@ def scatter(
 
 
 def rank_tokens(
-    scores: np.ndarray, ids_keep: np.ndarray, ids_restore: np.ndarray, mask: np.ndarray
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> None:
     """The paper's recipe, with the sort made stable."""
     noise = torch.from_numpy(_copied(scores))
@@ -69,3 +73,4 @@ def rank_tokens(
     ids_keep[...] = ids_shuffle[:, :kept].numpy()
     ids_restore[...] = restore.numpy()
     mask[...] = torch.gather(ordered, 1, restore).numpy()
+    _host.keep_counts(counts, ids_keep, ids_restore, mask)
