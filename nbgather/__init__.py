@@ -4,7 +4,7 @@ Importing this module imports NumPy and nothing heavier: numba is loaded at the 
 and onnx only when they are asked for.
 """
 
-from nbgather import backends
+from nbgather import backends, strategies
 from nbgather._infer import GatherSolution
 from nbgather.indexing import (
     gather,
@@ -42,6 +42,7 @@ __all__ = [
     "restore_tokens",
     "scatter",
     "scatter_add",
+    "strategies",
     "take_along_axis",
     "token_noise",
     "unpatchify",

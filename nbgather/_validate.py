@@ -153,6 +153,68 @@ def valid_tokens(shape: tuple[int, ...], dtype: str, x_shape: tuple[int, ...]) -
         )
 
 
+#: The scores of an order are its places, which float32 holds exactly up to here.
+MOST_TOKENS = 2**24
+
+
+def token_grid(value: Any) -> tuple[int, ...]:
+    sizes = _sizes(value, "grid")
+    if not sizes:
+        raise ValueError(f"grid is {value}: at least one side is needed")
+    if math.prod(sizes) > MOST_TOKENS:
+        raise ValueError(f"grid is {value}: at most 2**24 tokens can be scored")
+    return sizes
+
+
+def block_grid(value: Any) -> tuple[int, ...]:
+    sizes = token_grid(value)
+    if len(sizes) > 4 or math.prod(sizes) > 2**20 or max(sizes) > 2**16:
+        raise ValueError(
+            f"grid is {value}: block takes at most 4 axes, 2**20 tokens and 65536 along an axis"
+        )
+    return sizes
+
+
+def stride(value: Any) -> int:
+    number = integer(value, "stride")
+    if not 1 <= number < 2**32:
+        raise ValueError(f"stride is {number}: it must be at least 1")
+    return number
+
+
+def areas(least: Any, most: Any, tokens: int) -> tuple[int, int]:
+    """The bounds of a block's area, in tokens."""
+    high = max(1, tokens * 2 // 5) if most is None else integer(most, "max_area")
+    low = max(1, min(tokens * 4 // 49, high)) if least is None else integer(least, "min_area")
+    if not 1 <= low <= high <= tokens:
+        raise ValueError(
+            f"min_area is {low} and max_area {high}:"
+            f" 1 <= min_area <= max_area <= {tokens} tokens is needed"
+        )
+    return low, high
+
+
+def aspect(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"min_aspect is {value!r}: a number is needed") from None
+    if not 1e-6 <= number <= 1:
+        raise ValueError(f"min_aspect is {number}: it must be above 0 and at most 1")
+    return number
+
+
+def axes(value: Any, ndim: int) -> tuple[int, ...]:
+    """Axes of a grid, negative ones counted from the end; None for all."""
+    if value is None:
+        return tuple(range(ndim))
+    many = value if isinstance(value, (tuple, list)) else (value,)
+    chosen = tuple(integer(v, "axes") for v in many)
+    if not chosen or any(not -ndim <= d < ndim for d in chosen):
+        raise ValueError(f"axes is {value}: axes of a grid of {ndim} are needed, at least one")
+    return tuple(sorted({d % ndim for d in chosen}))
+
+
 def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, int] | None:
     """The flat row-major position and value of the first index that is out of bounds."""
     low = -size if from_end else 0

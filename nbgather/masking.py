@@ -129,28 +129,28 @@ def token_noise(
     key = _validate.bits64(seed, "seed")
     tokens = _validate.count(num_tokens, "num_tokens")
     at = _validate.epoch(epoch)
-    if isinstance(sample_ids, (int, np.integer)):
-        sample_ids = np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
-    adapted = _arrays.adapter(sample_ids, "sample_ids")
-    ids = _plain_ids(adapted, sample_ids)
+    adapted, ids = plain_ids(sample_ids)
     noise = adapted.empty((ids.shape[0], tokens), ids, "float32")
     module = backends.get("cpu" if backend is None else backend)
     if noise.shape[0] and tokens:
-        module.token_noise((at, key & 0xFFFFFFFF, key >> 32), *_views(adapted, ids, noise))
+        module.token_noise((at, key & 0xFFFFFFFF, key >> 32), *views(adapted, ids, noise))
     return noise
 
 
-def _plain_ids(adapted: _arrays.Adapter, sample_ids: Any) -> Any:
-    """Sample ids as a contiguous array of native int64."""
+def plain_ids(sample_ids: Any) -> tuple[_arrays.Adapter, Any]:
+    """Sample ids, or 0 to N-1 for a number N, as a contiguous array of native int64."""
+    if isinstance(sample_ids, (int, np.integer)):
+        sample_ids = np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
+    adapted = _arrays.adapter(sample_ids, "sample_ids")
     ids, ids_key = _arrays.ready(adapted, sample_ids)
     layout = adapted.layout(ids_key)
     _validate.sample_ids(layout.shape, layout.dtype.name)
     if layout.strides != (8,) or not layout.dtype.native or adapted.address(ids) % 8:
         ids = adapted.contiguous(ids)
-    return ids
+    return adapted, ids
 
 
-def _views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
+def views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
     """NumPy views of arrays that are known to be contiguous."""
     views = []
     for array in arrays:
@@ -210,7 +210,7 @@ def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> To
     )
     module = backends.get("cpu" if backend is None else backend)
     if n and tokens:
-        module.rank_tokens(keys, *_views(adapted, *made), counts)
+        module.rank_tokens(keys, *views(adapted, *made), counts)
     return made
 
 
@@ -332,7 +332,7 @@ def random_masking(
                     f"sample_ids has shape {tuple(sample_ids.shape)}: one id for each of the"
                     f" {shape[0]} samples of x is needed"
                 )
-            ids = _plain_ids(adapted, sample_ids)
+            _, ids = plain_ids(sample_ids)
         key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
         source = _Source(key=key, epoch=at, ids=ids)
         if not one_pass:

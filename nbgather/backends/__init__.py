@@ -9,6 +9,8 @@ A backend is a module with these functions, on memory that has been checked:
     Fill ``out`` float32 `[N, L]` for ``args = (epoch, key low, key high)``.
 ``rank_tokens(scores, ids_keep, ids_restore, mask, counts)``
     Rank float32 or float64 scores `[N, L]` into the three results; ``counts`` int64 `[N]` or None.
+``strategy(name, sizes, numbers, aspects, args, ids, out)``
+    Fill ``out`` float32 `[N, L]` with each token's place in the order of a strategy.
 
 ``cpu`` takes addresses, the others NumPy views of the same memory (``HOST_VIEWS``).
 """

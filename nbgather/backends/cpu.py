@@ -10,7 +10,7 @@ from numba import types
 
 from nbgather._arrays import memory_address
 from nbgather._plan import STREAM, GatherPlan, ScatterPlan
-from nbgather.backends import _compile, _gather, _masking, _scatter, parallel, scalar
+from nbgather.backends import _compile, _gather, _masking, _scatter, _strategies, parallel, scalar
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -123,6 +123,31 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
     parallel.run(
         kernel, memory_address(out), 0, memory_address(ids), 0, numbers, out.shape[0], work
     )
+
+
+_STRATEGIES = {"grid": _strategies.GRID, "block": _strategies.BLOCK, "lines": _strategies.LINES}
+
+
+def strategy(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: np.ndarray,
+    args: tuple[int, int, int],
+    ids: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Order a grid's tokens, as the reference says."""
+    u1 = types.uint8
+    build = lambda: _compile.range_kernel(  # noqa: E731
+        _strategies.make_strategy(_STRATEGIES[name]), types.float32, u1, types.int64, types.float64
+    )
+    kernel, _ = _compile.once(("strategy", name), build)
+    planned = np.array([out.shape[1], *args, len(sizes), *numbers, *sizes], np.int64)
+    pointers = memory_address(out), 0, memory_address(ids), memory_address(aspects)
+    # Ordering a token costs about what 256 bytes of copying do.
+    if parallel.run(kernel, *pointers, planned, out.shape[0], out.size * 256):
+        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
 
 
 #: The masking kernels by where the scores come from, and the type of the scores' bits.

@@ -8,10 +8,10 @@ import numpy as np
 
 from nbgather._plan import GatherPlan
 from nbgather.backends import _host
-from nbgather.backends.reference import token_noise
+from nbgather.backends.reference import strategy, token_noise
 from nbgather.onnx import Session, gather_model, masking_model
 
-__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "token_noise"]
+__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "strategy", "token_noise"]
 
 HOST_VIEWS = True
 

@@ -6,6 +6,7 @@ Nothing here is shared with the kernels on purpose: what is compared must not be
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -101,3 +102,104 @@ def rank_tokens(
             mask[n, token] = 0 if r < stay else 1
             if r < stay:
                 ids_keep[n, r] = token
+
+
+def strategy(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: np.ndarray,
+    args: tuple[int, int, int],
+    ids: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Order a grid's tokens: the score of a token is its place in the order.
+
+    What a strategy says of the tokens decides, then their noise, then which comes first.
+    """
+    order = {"grid": _grid_order, "lines": _line_order, "block": _block_order}[name]
+    noise = np.empty(out.shape, np.float32)
+    token_noise(args, ids, noise)
+    for n, sample in enumerate(ids.tolist()):
+        said = order(_words(sample, args), sizes, numbers, aspects)
+        tokens = sorted(range(out.shape[1]), key=lambda t: (said[t], noise[n, t]))
+        for place, token in enumerate(tokens):
+            out[n, token] = place
+
+
+Word = Callable[[int, int], int]
+
+
+def _words(sample: int, args: tuple[int, int, int]) -> Word:
+    """A sample's words of 32 bits: ``word(stream, number)``. The tokens' noise is stream 0."""
+    epoch, low, high = args
+    sample &= 2**64 - 1
+
+    def word(stream: int, number: int) -> int:
+        counter = ((stream << 28) + number // 4, sample & (2**32 - 1), sample >> 32, epoch)
+        return philox4x32(counter, (low, high))[number % 4]
+
+    return word
+
+
+def _below(word: int, count: int) -> int:
+    return word * count >> 32
+
+
+def _grid_order(word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], _: object) -> list:
+    """False, and so first, on a lattice of one token in ``stride`` along each axis."""
+    stride = numbers[0]
+    phases = [_below(word(1, d), stride) for d in range(len(sizes))]
+    return [
+        any(i % stride != phase for i, phase in zip(at, phases, strict=True))
+        for at in np.ndindex(sizes)
+    ]
+
+
+def _line_order(word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], _: object) -> list:
+    """The place of the last of a token's lines, in a random order of the lines across the axes."""
+    axes = [d for d in range(len(sizes)) if numbers[0] >> d & 1]
+    lines = [(d, i) for d in axes for i in range(sizes[d])]
+    by_word = sorted(range(len(lines)), key=lambda k: word(3, k))
+    place = {lines[k]: r for r, k in enumerate(by_word)}
+    return [max(place[d, at[d]] for d in axes) for at in np.ndindex(sizes)]
+
+
+def _block_order(
+    word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], aspects: np.ndarray
+) -> list:
+    """Minus the number of boxes that were still to come when a box first covered the token."""
+    least, most, wrap = numbers
+    nd = len(sizes)
+    height, width = (1, *sizes)[-2:]
+    limit = 8 * (math.prod(sizes) // least) + 32
+    said = dict.fromkeys(np.ndindex(sizes), (0, 0))
+    for box in range(limit):
+        if all(found != (0, 0) for found in said.values()):
+            break
+        w = [word(2, 16 * box + k) for k in range(12)]
+        area = least + _below(w[0], most - least + 1)
+        sides = _box_sides(area, float(aspects[w[1] >> 22]), height, width)[-min(nd, 2) :]
+        # Words 4 to 7 and 8 to 11 belong to four axes, of which the last `nd` are there.
+        leading = [1 + _below(w[8 + 4 - nd + d], sizes[d]) for d in range(nd - 2)]
+        side = (*leading, *sides)
+        room = sizes if wrap else [m - s + 1 for m, s in zip(sizes, side, strict=True)]
+        start = [_below(w[4 + 4 - nd + d], room[d]) for d in range(nd)]
+        axis, turned = divmod(_below(w[2], 2 * nd), 2)
+        for inside in np.ndindex(*side):
+            at = tuple((b + i) % m for b, i, m in zip(start, inside, sizes, strict=True))
+            if said[at] == (0, 0):
+                line = side[axis] - 1 - inside[axis] if turned else inside[axis]
+                said[at] = (limit - box, line)
+    return list(said.values())
+
+
+def _box_sides(area: int, aspect: float, height: int, width: int) -> tuple[int, int]:
+    """What does not fit is cut, and the area is kept as far as it can be."""
+    h = math.floor(math.sqrt(area * aspect) + 0.5)
+    w = math.floor(math.sqrt(area * (1.0 / aspect)) + 0.5)
+    if h > height:
+        h, w = height, (2 * area + height) // (2 * height)
+    if w > width:
+        h, w = min((2 * area + width) // (2 * width), height), width
+    return max(h, 1), max(w, 1)

@@ -7,9 +7,9 @@ import torch
 
 from nbgather._plan import GatherPlan, ScatterPlan
 from nbgather.backends import _host
-from nbgather.backends.reference import token_noise
+from nbgather.backends.reference import strategy, token_noise
 
-__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "scatter", "token_noise"]
+__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "scatter", "strategy", "token_noise"]
 
 HOST_VIEWS = True
 

@@ -1,0 +1,336 @@
+"""Masking strategies: each scores the tokens of a grid, and ranking does the rest.
+
+A strategy gives scores `[N, L]` that depend on (seed, epoch, sample id) alone; of these the lowest
+stay. So every strategy runs wherever :func:`nbgather.random_masking` takes noise, on every backend
+and in the ONNX models, and meets every count exactly::
+
+    scores = nbgather.strategies.block(seed, sample_ids, (14, 14), epoch=epoch)
+    x_masked, mask, ids_restore = nbgather.random_masking(x, 0.6, noise=scores)
+
+``grid`` is the number of tokens along each side, as :func:`nbgather.patchify` orders them: `(H, W)`
+for images, `(T, H, W)` for video, `(time, frequency)` for spectrograms.
+"""
+
+from __future__ import annotations
+
+import decimal
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nbgather import _arrays, _validate, backends, masking
+
+__all__ = ["block", "grid", "random", "time_frequency", "tube"]
+
+
+def random(
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    *,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Any:
+    """Every token alike: the noise of :func:`nbgather.token_noise`.
+
+    Parameters
+    ----------
+    seed : int
+        64 bits, signed or unsigned.
+    sample_ids : array of int64, shape [N], or int
+        The samples' ids in the dataset; an int N stands for 0 to N-1.
+    grid : sequence of int
+        Tokens along each side; their product is L.
+    epoch : int
+        0 to 2**32 - 1.
+    backend : str, optional
+        A name from :func:`nbgather.backends.available`.
+
+    Returns
+    -------
+    array of float32, shape [N, L]
+        Of the container of ``sample_ids``, NumPy for an int.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument out of range or of the wrong kind.
+
+    Examples
+    --------
+    >>> from nbgather import strategies
+    >>> strategies.random(0, 1, (2, 2)).tolist()
+    [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
+    """
+    sizes = _validate.token_grid(grid)
+    return masking.token_noise(seed, sample_ids, math.prod(sizes), epoch=epoch, backend=backend)
+
+
+def grid(
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    *,
+    stride: int = 2,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Any:
+    """A regular lattice stays: one token of every ``stride`` along each axis.
+
+    On images and with stride 2 that is one of every 2 x 2, the paper's grid-wise sampling for a
+    ratio of 0.75. Where the lattice begins is drawn for each sample, so every token is as likely
+    to be on it. Where another count is asked for than the lattice has, tokens are taken from it, or
+    added, at random.
+
+    Parameters
+    ----------
+    seed, sample_ids, grid, epoch, backend
+        As in :func:`random`.
+    stride : int
+        1 or more.
+
+    Returns
+    -------
+    array of float32, shape [N, L]
+        Each token's place in the order, 0 to L-1; the lowest stay.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument out of range or of the wrong kind.
+
+    Notes
+    -----
+    Source: He et al., arXiv 2111.06377, figure 6 and table 1f.
+
+    Examples
+    --------
+    >>> import nbgather
+    >>> scores = nbgather.strategies.grid(0, 1, (4, 6))
+    >>> (scores.reshape(4, 6) < 6).astype(int).tolist()
+    [[0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
+    """
+    step = _validate.stride(stride)
+    return _ordered("grid", seed, sample_ids, grid, (step, 0, 0), epoch, backend)
+
+
+def block(
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    *,
+    min_area: int | None = None,
+    max_area: int | None = None,
+    min_aspect: float = 0.3,
+    wrap: bool = False,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Any:
+    r"""Whole rectangles go, as in BEiT.
+
+    Rectangles are drawn one after the other: an area, evenly between the bounds, an aspect ratio,
+    evenly on a logarithmic scale, and a place inside the grid, evenly, the last row and column
+    included. A token goes with the first rectangle that covers it, those of the first rectangle
+    before those of the second, until the count is met exactly: of the rectangle that is in the way
+    of it a part goes, from one side. (BEiT makes the last rectangles smaller instead, and may miss
+    its count.)
+
+    Rectangles inside the grid cover its corners less often than its middle. With ``wrap`` they
+    leave on one side and come in on the other, and every token is as likely to go.
+
+    Parameters
+    ----------
+    seed, sample_ids, grid, epoch, backend
+        As in :func:`random`. A grid of one axis has spans for rectangles; one of three or four has
+        boxes, whose extent along each leading axis is drawn evenly. For the same rectangle in all
+        frames use :func:`tube`.
+    min_area, max_area : int, optional
+        Tokens, between 1 and those of the last two axes. By default 8 % of them (BEiT's 16 of 196)
+        and 40 %.
+    min_aspect : float
+        Height to width is between this and its inverse; between 0 and 1.
+    wrap : bool
+        Whether rectangles go on at the other side.
+
+    Returns
+    -------
+    array of float32, shape [N, L]
+        Each token's place in the order, 0 to L-1; the lowest stay.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument out of range or of the wrong kind; more than 4 axes, 2**20 tokens, or 65,536
+        along an axis.
+
+    Notes
+    -----
+    Source: Bao et al., BEiT, arXiv 2106.08254, algorithm 1.
+
+    Examples
+    --------
+    >>> import nbgather
+    >>> scores = nbgather.strategies.block(1, 1, (6, 8))
+    >>> mask = nbgather.rank_tokens(scores, 30).mask.reshape(6, 8)
+    >>> print("\n".join("".join("-#"[int(m)] for m in row) for row in mask))
+    --------
+    -####---
+    -####---
+    -######-
+    -####---
+    --------
+    """
+    sizes = _validate.block_grid(grid)
+    numbers = _validate.areas(min_area, max_area, math.prod(sizes[-2:]))
+    aspects = _aspects(_validate.aspect(min_aspect))
+    return _ordered(
+        "block", seed, sample_ids, sizes, (*numbers, int(bool(wrap))), epoch, backend, aspects
+    )
+
+
+def time_frequency(
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    *,
+    axes: Sequence[int] | None = None,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Any:
+    r"""Whole rows and columns go, as in Audio-MAE.
+
+    The lines across the grid (on a spectrogram: instants and bands) go one by one in a random
+    order until the count is met exactly; of the last one a part goes. Every token is as likely to
+    go as any other.
+
+    Parameters
+    ----------
+    seed, sample_ids, grid, epoch, backend
+        As in :func:`random`.
+    axes : sequence of int, optional
+        Whose lines go, all by default: on a grid `(time, frequency)`, ``(0,)`` removes whole
+        instants only and ``(1,)`` whole bands only.
+
+    Returns
+    -------
+    array of float32, shape [N, L]
+        Each token's place in the order, 0 to L-1; the lowest stay.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument out of range or of the wrong kind.
+
+    Notes
+    -----
+    Source: Huang et al., Masked Autoencoders that Listen, arXiv 2207.06405, section 3.
+
+    Examples
+    --------
+    >>> import nbgather
+    >>> scores = nbgather.strategies.time_frequency(0, 1, (4, 6))
+    >>> mask = nbgather.rank_tokens(scores, 12).mask.reshape(4, 6)
+    >>> print("\n".join("".join("-#"[int(m)] for m in row) for row in mask))
+    --##--
+    ######
+    --##--
+    --##--
+    """
+    sizes = _validate.token_grid(grid)
+    chosen = _validate.axes(axes, len(sizes))
+    numbers = (sum(1 << d for d in chosen), 0, 0)
+    return _ordered("lines", seed, sample_ids, sizes, numbers, epoch, backend)
+
+
+def tube(
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    *,
+    spatial: Callable[..., Any] | None = None,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Any:
+    """One mask over all frames, as in VideoMAE.
+
+    Parameters
+    ----------
+    seed, sample_ids, epoch, backend
+        As in :func:`random`.
+    grid : sequence of int
+        Tokens along each side, frames first: `(T, H, W)`.
+    spatial : callable, optional
+        The strategy within a frame, called with the grid without its first side: :func:`random` by
+        default; another one, or ``functools.partial(block, wrap=True)``.
+
+    Returns
+    -------
+    array of float32, shape [N, L]
+        The frame's scores, the same in all T frames. The mask is the same in all of them when the
+        number of tokens kept is a multiple of T; else one place stays in the first frames only.
+        VideoMAE's count is ``num_keep=T * (H * W - int(mask_ratio * H * W))``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument out of range or of the wrong kind.
+
+    Notes
+    -----
+    Source: Tong et al., VideoMAE, arXiv 2203.12602, section 3.3.
+
+    Examples
+    --------
+    >>> import nbgather
+    >>> scores = nbgather.strategies.tube(0, 1, (3, 2, 2))
+    >>> nbgather.rank_tokens(scores, 3).mask.reshape(3, 4).tolist()
+    [[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]
+    """
+    sizes = _validate.token_grid(grid)
+    if len(sizes) < 2:
+        raise ValueError(f"grid is {grid}: frames first and at least one more side are needed")
+    within = random if spatial is None else spatial
+    frame = within(seed, sample_ids, sizes[1:], epoch=epoch, backend=backend)
+    adapted = _arrays.adapter(frame, "the spatial strategy's result")
+    shape = tuple(frame.shape)
+    if len(shape) != 2 or shape[1] != math.prod(sizes[1:]):
+        raise ValueError(
+            f"the spatial strategy gave shape {shape}: [N, {math.prod(sizes[1:])}] is needed"
+        )
+    scores = adapted.empty((shape[0], sizes[0], shape[1]), frame)
+    adapted.assign(scores, frame.reshape(shape[0], 1, shape[1]))
+    return scores.reshape(shape[0], math.prod(sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def _aspects(least: float) -> np.ndarray:
+    """1024 aspect ratios, even on a logarithmic scale, the same bits on every machine."""
+    with decimal.localcontext(decimal.Context(prec=40)):
+        log = decimal.Decimal(least).ln()
+        steps = [log - log * k / decimal.Decimal(1023) * 2 for k in range(1024)]
+        return np.array([float(step.exp()) for step in steps])
+
+
+def _ordered(
+    name: str,
+    seed: int,
+    sample_ids: Any,
+    grid: Sequence[int],
+    numbers: tuple[int, int, int],
+    epoch: int,
+    backend: str | None,
+    aspects: np.ndarray | None = None,
+) -> Any:
+    sizes = _validate.token_grid(grid)
+    key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
+    adapted, ids = masking.plain_ids(sample_ids)
+    scores = adapted.empty((int(ids.shape[0]), math.prod(sizes)), ids, "float32")
+    module = backends.get("cpu" if backend is None else backend)
+    if scores.shape[0]:
+        table = np.ones(1) if aspects is None else aspects
+        args = (at, key & 0xFFFFFFFF, key >> 32)
+        module.strategy(name, sizes, numbers, table, args, *masking.views(adapted, ids, scores))
+    return scores
