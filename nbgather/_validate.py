@@ -383,10 +383,20 @@ def tokens(shape: tuple[int, ...], what: str = "x") -> None:
         raise ValueError(f"{what} has shape {shape}: [N, L, ...] is needed")
 
 
-def noise(shape: tuple[int, ...], x_shape: tuple[int, ...]) -> None:
-    if shape != x_shape[:2]:
+def noise(
+    shape: tuple[int, ...], pair: tuple[int, ...], x_shape: tuple[int, ...], what: str
+) -> None:
+    if shape != pair:
         raise ValueError(
-            f"noise has shape {shape} and x {x_shape}: noise must be [N, L] = {x_shape[:2]}"
+            f"noise has shape {shape} and {what} {x_shape}: noise must be [N, L] = {pair}"
+        )
+
+
+def ids_of(shape: tuple[int, ...], samples: int, what: str) -> None:
+    if shape != (samples,):
+        raise ValueError(
+            f"sample_ids has shape {shape}: one id for each of the {samples} samples of {what} is"
+            " needed"
         )
 
 

@@ -308,59 +308,54 @@ def random_masking(
     shape = tuple(x.shape)
     _validate.tokens(shape)
     keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
-    one_pass = backend is None or backend == "cpu"
+    source = _source(adapted, x, "x", shape[:2], noise, seed, sample_ids, epoch)
+    if backend is None or backend == "cpu":
+        made = _one_pass(adapted, x, keep, counts, source)
+        if counts is None and seed is not None and source.ids is sample_ids:
+            _remember(adapted, x, sample_ids, mask_ratio, num_keep, keep)
+    else:
+        ids_keep, ids_restore, mask = _ranked(adapted, x, shape[:2], keep, counts, source, backend)
+        made = MaskedTokens(_visible(x, ids_keep, counts, backend), mask, ids_restore)
+    return made if counts is None else _padded(adapted, x, made, counts)
+
+
+class _Source(NamedTuple):
+    """Where the scores of a masking come from: given as noise, or drawn by seed."""
+
+    noise: Any = None
+    key: int = 0
+    epoch: int = 0
+    ids: Any = None  # None: 0, 1, ...
+
+
+def _source(
+    adapted: _arrays.Adapter,
+    x: Any,
+    what: str,
+    pair: tuple[int, ...],
+    noise: Any,
+    seed: int | None,
+    sample_ids: Any,
+    epoch: int,
+) -> _Source:
     if noise is not None:
         if seed is not None:
             raise ValueError("both noise and seed were given: give one of them")
         if sample_ids is not None:
             raise ValueError("sample_ids was given with noise: it goes with seed")
-        _arrays.same_adapter(x, "x", noise, "noise")
-        _validate.noise(tuple(noise.shape), shape)
-        scores = _scores(adapted, noise, "noise") if one_pass else noise
-        source = _Source(scores=scores)
-    else:
-        drawn = seed is None
-        if drawn:
-            if sample_ids is not None:
-                raise ValueError("sample_ids was given without seed: it goes with seed")
-            seed = _drawn_seed(adapted)
-        ids = None
+        _arrays.same_adapter(x, what, noise, "noise")
+        _validate.noise(tuple(noise.shape), pair, tuple(x.shape), what)
+        return _Source(noise)
+    if seed is None:
         if sample_ids is not None:
-            _arrays.same_adapter(x, "x", sample_ids, "sample_ids")
-            if tuple(sample_ids.shape) != shape[:1]:
-                raise ValueError(
-                    f"sample_ids has shape {tuple(sample_ids.shape)}: one id for each of the"
-                    f" {shape[0]} samples of x is needed"
-                )
-            _, ids = plain_ids(sample_ids)
-        key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
-        source = _Source(key=key, epoch=at, ids=ids)
-        if not one_pass:
-            if ids is None:
-                ids = adapted.from_numpy(np.arange(shape[0], dtype=np.int64), x)
-            noise = token_noise(key, ids, shape[1], epoch=at, backend=backend)
-    if one_pass:
-        made = _one_pass(adapted, x, keep, counts, source)
-        if counts is None and source.scores is None and ids is sample_ids and not drawn:
-            _remember(adapted, x, ids, mask_ratio, num_keep, keep)
-    else:
-        ids_keep, ids_restore, mask = rank_tokens(
-            noise, keep if counts is None else counts, backend=backend
-        )
-        made = MaskedTokens(_visible(x, ids_keep, counts, backend), mask, ids_restore)
-    if counts is None:
-        return made
-    valid = np.arange(keep) < counts[:, None]
-    return PaddedTokens(*made, adapted.from_numpy(valid, x))
-
-
-class _Source(NamedTuple):
-    """Where the scores of a masking come from: drawn by seed, or contiguous float32 or float64."""
-
-    key: int = 0
-    epoch: int = 0
-    ids: Any = None  # None: 0, 1, ...
-    scores: np.ndarray | None = None
+            raise ValueError("sample_ids was given without seed: it goes with seed")
+        seed = _drawn_seed(adapted)
+    ids = None
+    if sample_ids is not None:
+        _arrays.same_adapter(x, what, sample_ids, "sample_ids")
+        _validate.ids_of(tuple(sample_ids.shape), pair[0], what)
+        _, ids = plain_ids(sample_ids)
+    return _Source(None, _validate.bits64(seed, "seed"), _validate.epoch(epoch), ids)
 
 
 def _visible(x: Any, ids_keep: Any, counts: np.ndarray | None, backend: str | None) -> Any:
@@ -368,47 +363,116 @@ def _visible(x: Any, ids_keep: Any, counts: np.ndarray | None, backend: str | No
     return _run.gather("tokens", x, 1, ids_keep, mode, 0, None, backend)
 
 
+def _padded(
+    adapted: _arrays.Adapter, x: Any, made: MaskedTokens, counts: np.ndarray
+) -> PaddedTokens:
+    return PaddedTokens(*made, adapted.from_numpy(valid_tokens(counts), x))
+
+
+def valid_tokens(counts: np.ndarray) -> np.ndarray:
+    """Which slots hold a token where sample n keeps ``counts[n]``: bool `[N, max K]`."""
+    return np.arange(int(counts.max(initial=0))) < counts[:, None]
+
+
+def choose_tokens(
+    adapted: _arrays.Adapter,
+    images: Any,
+    pair: tuple[int, int],
+    mask_ratio: Any,
+    num_keep: Any,
+    noise: Any,
+    seed: int | None,
+    sample_ids: Any,
+    epoch: int,
+    backend: str | None,
+) -> tuple[TokenMask, np.ndarray | None]:
+    """Which of L tokens stay in each of N samples, and how many where they differ."""
+    keep, counts = _kept(*pair, mask_ratio, num_keep)
+    source = _source(adapted, images, "images", pair, noise, seed, sample_ids, epoch)
+    return _ranked(adapted, images, pair, keep, counts, source, backend), counts
+
+
+def _ranked(
+    adapted: _arrays.Adapter,
+    x: Any,
+    pair: tuple[int, ...],
+    keep: int,
+    counts: np.ndarray | None,
+    source: _Source,
+    backend: str | None,
+) -> TokenMask:
+    """Ranks without tokens: in one pass from the seed where the CPU's kernels do it."""
+    if source.noise is None and backend in (None, "cpu"):
+        ids_keep = adapted.empty((pair[0], keep), x, "int64")
+        _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
+        return TokenMask(ids_keep, ids_restore, mask)
+    noise = source.noise
+    if noise is None:
+        ids = source.ids
+        if ids is None:
+            ids = adapted.from_numpy(np.arange(pair[0], dtype=np.int64), x)
+        noise = token_noise(source.key, ids, pair[1], epoch=source.epoch, backend=backend)
+    return rank_tokens(noise, keep if counts is None else counts, backend=backend)
+
+
 def _one_pass(
     adapted: _arrays.Adapter, x: Any, keep: int, counts: np.ndarray | None, source: _Source
 ) -> MaskedTokens:
     """All in one pass where the bytes of a token lie together; else the tokens in one more."""
-    n, length = int(x.shape[0]), int(x.shape[1])
+    pair = int(x.shape[0]), int(x.shape[1])
     taken, x_key = _arrays.ready(adapted, x)
     _, strides, dtype = adapted.layout(x_key)
     _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "x")
-    shape = (n, keep, *(int(m) for m in x.shape[2:]))
-    row = math.prod(shape[2:]) * dtype.itemsize
-    whole = strides[2:] == _plan.contiguous_strides(shape[2:], dtype.itemsize)
-    apart = not whole or adapted.wants_grad(x)
-    mask = adapted.empty((n, length), x, "float32")
-    ids_restore = adapted.empty((n, length), x, "int64")
-    ids_keep = adapted.empty((n, keep), x, "int64") if apart else None
-    x_masked = None if apart else adapted.empty_result(shape, x, math.prod(shape[:2]) * row)
-    if n and length:
-        scores = source.scores
+    inner = tuple(int(m) for m in x.shape[2:])
+    if strides[2:] != _plan.contiguous_strides(inner, dtype.itemsize) or adapted.wants_grad(x):
+        ids_keep = adapted.empty((pair[0], keep), x, "int64")
+        _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
+        return MaskedTokens(_visible(x, ids_keep, counts, None), mask, ids_restore)
+    row = math.prod(inner) * dtype.itemsize
+    x_masked = adapted.empty_result((pair[0], keep, *inner), x, pair[0] * keep * row)
+    tokens = adapted.address(x_masked), adapted.address(taken), row, strides[0], strides[1]
+    return _mask(adapted, x, pair, keep, counts, source, x_masked=x_masked, tokens=tokens)
+
+
+def _mask(
+    adapted: _arrays.Adapter,
+    x: Any,
+    pair: tuple[int, ...],
+    keep: int,
+    counts: np.ndarray | None,
+    source: _Source,
+    *,
+    ids_keep: Any = None,
+    x_masked: Any = None,
+    tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
+) -> MaskedTokens:
+    """One call of the CPU's masking kernel. ``tokens``: where to, where from, bytes, strides."""
+    mask = adapted.empty(tuple(pair), x, "float32")
+    ids_restore = adapted.empty(tuple(pair), x, "int64")
+    scores = None if source.noise is None else _scores(adapted, source.noise, "noise")
+    if pair[0] and pair[1]:
+        to, taken, row, x_n, x_l = tokens
         backends.get("cpu").masking(
             "seed" if scores is None else f"f{scores.itemsize}",
-            n,
-            0 if x_masked is None else adapted.address(x_masked),
-            adapted.address(taken),
+            pair[0],
+            to,
+            taken,
             0 if source.ids is None else adapted.address(source.ids),
             0 if scores is None else _arrays.memory_address(scores),
-            length=length,
+            length=pair[1],
             kept=keep,
             epoch=source.epoch,
             key_low=source.key & 0xFFFFFFFF,
             key_high=source.key >> 32,
-            row=0 if apart else row,
-            x_n=strides[0],
-            x_l=strides[1],
+            row=row,
+            x_n=x_n,
+            x_l=x_l,
             keep=0 if ids_keep is None else adapted.address(ids_keep),
             restore=adapted.address(ids_restore),
             mask=adapted.address(mask),
             counts=0 if counts is None else _arrays.memory_address(counts),
             implied=int(source.ids is None),
         )
-    if apart:
-        x_masked = _visible(x, ids_keep, counts, None)
     return MaskedTokens(x_masked, mask, ids_restore)
 
 
