@@ -23,7 +23,7 @@ from nbgather.masking import (
     restore_tokens,
     token_noise,
 )
-from nbgather.patches import patchify, unpatchify
+from nbgather.patches import masked_patchify, patchify, unpatchify
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "gather",
     "gather_tokens",
     "infer_gather",
+    "masked_patchify",
     "patchify",
     "random_masking",
     "rank_tokens",

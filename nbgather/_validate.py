@@ -430,6 +430,44 @@ def image_size(value: Any) -> tuple[int, ...]:
     return sides
 
 
+PIXELS = ("uint8", "float32")
+
+
+def pixels(dtype: str) -> None:
+    name = np.dtype(dtype).name if dtype[:1] in "<>=|" else dtype.rpartition(".")[2]
+    if name not in PIXELS:
+        raise TypeError(f"images has dtype {dtype}: {' or '.join(PIXELS)} can be normalised")
+
+
+def affine(scale: Any, mean: Any, std: Any, channels: int) -> np.ndarray | None:
+    """[scale, mean of each channel, std of each channel] as float32; None without any."""
+    if scale is None and mean is None and std is None:
+        return None
+    parts = [_floats(1.0 if scale is None else scale, 1, "scale")]
+    parts += [_floats(0.0 if mean is None else mean, channels, "mean")]
+    parts += [_floats(1.0 if std is None else std, channels, "std")]
+    if not parts[2].all():
+        raise ValueError(f"std is {std}: none may be 0 in float32")
+    return np.concatenate(parts)
+
+
+def _floats(value: Any, count: int, what: str) -> np.ndarray:
+    try:
+        values = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} is {value!r}: numbers are needed") from None
+    if values.shape not in ((), (count,)):
+        raise ValueError(
+            f"{what} has shape {values.shape}: one number is needed"
+            + (f", or {count}, one for each channel" if what != "scale" else "")
+        )
+    with np.errstate(over="ignore"):
+        narrow = np.broadcast_to(values, (count,)).astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise ValueError(f"{what} is {value}: finite numbers of float32 are needed")
+    return narrow
+
+
 def grid(sides: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
     if any(s % p for s, p in zip(sides, sizes, strict=True)):
         raise ValueError(f"sides {sides} cannot be cut into patches of {sizes}: each must divide")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from nbgather import _arrays, _validate
+import numpy as np
 
-__all__ = ["patchify", "unpatchify"]
+from nbgather import _arrays, _run, _validate, backends, masking
+from nbgather.masking import MaskedTokens, PaddedTokens
+
+__all__ = ["masked_patchify", "patchify", "unpatchify"]
 
 
 def patchify(images: Any, patch_size: int | Sequence[int]) -> Any:
@@ -97,3 +101,147 @@ def unpatchify(
         order += [1 + d, 1 + nd + d]
     joined = adapted.permute(patches.reshape(shape[0], *grid, *sizes, channels), tuple(order))
     return joined.reshape(shape[0], channels, *sides)
+
+
+def masked_patchify(
+    images: Any,
+    patch_size: int | Sequence[int],
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any = None,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    backend: str | None = None,
+) -> MaskedTokens | PaddedTokens:
+    """Cut only the patches out of images or video that a random mask keeps.
+
+    The same as :func:`patchify` and then :func:`nbgather.random_masking`, but what is removed is
+    never read and the whole of the patches never written. With ``scale``, ``mean`` or ``std`` the
+    kept pixels are normalised on the way, to float32: ``(pixel * scale - mean) / std``, each step
+    rounded by itself.
+
+    Parameters
+    ----------
+    images : array, shape [N, C, H, W] or [N, C, T, H, W]
+        Any dtype and strides; uint8 or float32 where they are normalised.
+    patch_size : int or sequence of int
+        As in :func:`patchify`.
+    mask_ratio, noise, seed, sample_ids, epoch, num_keep
+        As in :func:`nbgather.random_masking`; L is the number of patches of an image.
+    scale : float, optional
+        What pixels are multiplied by, e.g. 1 / 255.
+    mean, std : float or sequence of C floats, optional
+        What is subtracted from and divides the scaled pixels of each channel.
+    backend : str, optional
+        A name from :func:`nbgather.backends.available`.
+
+    Returns
+    -------
+    MaskedTokens, or PaddedTokens where ``num_keep`` has a number for each sample
+        ``(x_masked, mask, ids_restore)``, with ``x_masked`` `[N, K, prod(patch_size) * C]`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`patchify` and :func:`nbgather.random_masking`; a scale, mean or std that is not
+        finite or not one for each channel, a std of 0, or another dtype to normalise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> images = np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4)
+    >>> nbgather.masked_patchify(images, 2, seed=0).x_masked.tolist()
+    [[[0, 16, 32, 1, 17, 33, 4, 20, 36, 5, 21, 37]]]
+    >>> made = nbgather.masked_patchify(images, 2, seed=0, scale=1 / 255, mean=0.5, std=0.5)
+    >>> made.x_masked.dtype, made.x_masked.shape
+    (dtype('float32'), (1, 1, 12))
+    """
+    adapted = _arrays.adapter(images, "images")
+    shape = tuple(images.shape)
+    sizes = _validate.patch_size(patch_size, shape)
+    grid = _validate.grid(shape[2:], sizes)
+    affine = _validate.affine(scale, mean, std, shape[1])
+    if affine is not None:
+        _validate.pixels(str(images.dtype))
+    chosen, counts = masking.choose_tokens(
+        adapted, images, (shape[0], math.prod(grid)),
+        mask_ratio, num_keep, noise, seed, sample_ids, epoch, backend,
+    )  # fmt: skip
+    if backend in (None, "cpu") and not adapted.wants_grad(images):
+        kept = _cut(adapted, images, sizes, grid, chosen.ids_keep, affine)
+    else:
+        mode = "raise" if counts is None else "fill"
+        patches = patchify(images, sizes)
+        kept = _run.gather("tokens", patches, 1, chosen.ids_keep, mode, 0, None, backend)
+        if affine is not None:
+            kept = _normalised(adapted, kept, affine, counts)
+    if counts is None:
+        return MaskedTokens(kept, chosen.mask, chosen.ids_restore)
+    valid = adapted.from_numpy(masking.valid_tokens(counts), images)
+    return PaddedTokens(kept, chosen.mask, chosen.ids_restore, valid)
+
+
+def _cut(
+    adapted: _arrays.Adapter,
+    images: Any,
+    sizes: tuple[int, ...],
+    grid: tuple[int, ...],
+    ids_keep: Any,
+    affine: np.ndarray | None,
+) -> Any:
+    """By the CPU's kernel."""
+    images, key = _arrays.ready(adapted, images)
+    shape, strides, dtype = adapted.layout(key)
+    _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "images")
+    item = dtype.itemsize
+    apart = adapted.address(images) % item or any(s % item for s in strides)
+    if apart or (affine is not None and not dtype.native):
+        images, key = _arrays.ready(adapted, adapted.contiguous(images))
+        shape, strides, dtype = adapted.layout(key)
+    n, kept, channels = shape[0], int(ids_keep.shape[1]), shape[1]
+    width = math.prod(sizes) * channels
+    wanted = (n, kept, width)
+    if affine is None:
+        made = adapted.empty_result(wanted, images, math.prod(wanted) * item)
+    else:
+        like = adapted.empty((0,), images, "float32")
+        made = adapted.empty_result(wanted, like, math.prod(wanted) * 4)
+    if math.prod(wanted) == 0:
+        return made
+    steps = [s // item for s in strides]
+    # An image is a video of one frame.
+    time = (steps[2], sizes[0]) if len(sizes) == 3 else (0, 1)
+    numbers = (
+        kept, channels, *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
+    )  # fmt: skip
+    backends.get("cpu").patches(
+        numbers,
+        n * kept,
+        adapted.address(made),
+        adapted.address(images),
+        adapted.address(ids_keep),
+        item if affine is None else np.dtype(dtype.name).name,
+        affine,
+    )
+    return made
+
+
+def _normalised(
+    adapted: _arrays.Adapter, patches: Any, affine: np.ndarray, counts: np.ndarray | None
+) -> Any:
+    """The same arithmetic by the array's own library."""
+    pixels = int(patches.shape[2]) // (affine.size // 2)
+    scale, mean, std = np.split(affine, [1, 1 + affine.size // 2])
+    row = [adapted.from_numpy(np.tile(part, pixels), patches) for part in (mean, std)]
+    scaled = adapted.cast(patches, "float32") * adapted.from_numpy(scale, patches)
+    made = (scaled - row[0]) / row[1]
+    if counts is None:
+        return made
+    valid = adapted.from_numpy(masking.valid_tokens(counts)[..., None], patches)
+    return adapted.where(valid, made, 0.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +88,203 @@ def test_refusals(call, kind, text) -> None:
     with pytest.raises(kind) as raised:
         call()
     assert text in str(raised.value), str(raised.value)
+
+
+# Only the kept patches
+
+
+def composed(images: np.ndarray, patch_size, affine=None, **how) -> tuple[np.ndarray, ...]:
+    """patchify, then random_masking, then the arithmetic, each rounded to float32."""
+    made = nbgather.random_masking(
+        np.ascontiguousarray(nbgather.patchify(images, patch_size)), **how
+    )
+    if affine is None:
+        return tuple(made)
+    scale, mean, std = affine
+    pixels = made.x_masked.shape[2] // images.shape[1]
+    mean, std = (
+        np.tile(np.broadcast_to(np.float32(v), (images.shape[1],)), pixels) for v in (mean, std)
+    )
+    kept = (made.x_masked.astype(np.float32) * np.float32(scale) - mean) / std
+    if len(made) == 4:
+        kept = np.where(made.valid[..., None], kept, np.float32(0))
+    return (kept, *made[1:])
+
+
+def as_tuple(made) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(part) for part in made)
+
+
+SHAPES = (
+    ((2, 3, 8, 12), 4),
+    ((3, 1, 6, 6), (2, 3)),
+    ((1, 4, 10, 5), (5, 1)),
+    ((2, 3, 4, 6, 8), (2, 3, 4)),
+    ((2, 2, 3, 4, 4), (1, 4, 2)),
+    ((0, 3, 4, 4), 2),
+)
+
+
+@pytest.mark.parametrize(("shape", "patch_size"), SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kept_patches_of_every_dtype(dtype: str, shape, patch_size, backend: str) -> None:
+    images = random_bits(rng(dtype), shape, DTYPES[dtype])
+    got = nbgather.masked_patchify(images, patch_size, 0.5, seed=4, epoch=1, backend=backend)
+    for mine, plain in zip(
+        got, composed(images, patch_size, mask_ratio=0.5, seed=4, epoch=1), strict=True
+    ):
+        same(mine, plain)
+
+
+AFFINE = (
+    (1 / 255, 0.0, 1.0),
+    (1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    (1.0, 0.1, (3.0, -2.0, 0.7)),
+)
+
+
+@pytest.mark.parametrize("affine", AFFINE)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "reversed", "sliced"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("tensors", [False, True])
+def test_kept_patches_are_normalised_on_the_way(
+    dtype: str, layout: str, affine, tensors: bool, backend: str
+) -> None:
+    generator = rng("pixels")
+    images = generator.integers(0, 256, (5, 3, 32, 48)).astype(np.uint8)
+    if dtype == "float32":
+        images = generator.standard_normal(images.shape).astype(np.float32) * np.float32(1e3)
+    if layout == "NHWC":
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    elif layout == "reversed" and not tensors:
+        images = images[:, ::-1, ::-1, ::-1]
+    elif layout == "sliced":
+        images = np.repeat(images, 2, 3)[..., ::2]
+    scale, mean, std = affine
+    given = torch.from_numpy(images) if tensors else images
+    got = nbgather.masked_patchify(
+        given, (16, 8), seed=1, scale=scale, mean=mean, std=std, backend=backend
+    )
+    assert type(got.x_masked) is type(given)
+    for mine, plain in zip(as_tuple(got), composed(images, (16, 8), affine, seed=1), strict=True):
+        same(mine, plain)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("given", ["scale", "mean", "std"])
+def test_each_of_scale_mean_and_std_alone(given: str, channels: int, backend: str) -> None:
+    images = rng("one").integers(0, 256, (2, channels, 8, 8)).astype(np.uint8)
+    values = {"scale": 1.0, "mean": 0.0, "std": 1.0, given: 3.0}
+    got = nbgather.masked_patchify(images, 4, seed=1, backend=backend, **{given: 3.0})
+    for mine, plain in zip(got, composed(images, 4, tuple(values.values()), seed=1), strict=True):
+        same(mine, plain)
+
+
+@pytest.mark.parametrize("affine", [None, AFFINE[1]])
+@pytest.mark.parametrize("how", ["counts", "noise", "ids"])
+def test_kept_patches_by_any_choice(how: str, affine, backend: str) -> None:
+    images = rng("any").integers(0, 256, (4, 3, 8, 12)).astype(np.uint8)
+    own = {
+        "counts": {"num_keep": [3, 0, 6, 1], "seed": 2},
+        "noise": {"noise": rng("n").random((4, 6)).astype(np.float16), "mask_ratio": 0.3},
+        "ids": {"seed": -1, "sample_ids": np.array([9, -1, 9, 2**50]), "epoch": 3},
+    }[how]
+    keywords = {} if affine is None else dict(zip(("scale", "mean", "std"), affine, strict=True))
+    got = nbgather.masked_patchify(images, 4, backend=backend, **own, **keywords)
+    for mine, plain in zip(got, composed(images, 4, affine, **own), strict=True):
+        same(mine, plain)
+
+
+def test_kept_patches_of_other_bytes() -> None:
+    images = rng("bytes").standard_normal((2, 3, 8, 8)).astype(np.float32)
+    want = nbgather.masked_patchify(images, 4, seed=0, scale=2.0).x_masked
+    swapped = images.astype(">f4")
+    same(nbgather.masked_patchify(swapped, 4, seed=0, scale=2.0).x_masked, want)
+    moved = nbgather.masked_patchify(swapped, 4, seed=0).x_masked
+    assert moved.dtype == swapped.dtype
+    same(moved * 2, want)
+    odd = np.frombuffer(b"0" + images.tobytes(), np.uint8)[1:].view("f4").reshape(images.shape)
+    same(nbgather.masked_patchify(odd, 4, seed=0, scale=2.0).x_masked, want)
+
+
+def test_kept_patches_have_gradients() -> None:
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    got = nbgather.masked_patchify(images, 4, seed=0, scale=0.5, mean=0.1, std=2.0).x_masked
+    got.sum().backward()
+    made = nbgather.masked_patchify(images.detach(), 4, seed=0)
+    cells = (1 - made.mask).reshape(2, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(images.grad, (cells * 0.25).expand(2, 3, 8, 8))
+
+
+GUARDED = """
+import ctypes, mmap, sys
+import numpy as np
+import nbgather
+
+# A patch is a row of pixels on a page of its own; the pages of removed patches cannot be read.
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 8 * page)
+images = np.frombuffer(memory, np.uint8).reshape(1, 1, 8, page)
+images[...] = np.arange(8)[:, None]
+mask = nbgather.random_masking(np.zeros((1, 8, 1)), 0.5, seed=3).mask[0]
+start = images.ctypes.data
+libc = ctypes.CDLL(None, use_errno=True)
+for row in np.flatnonzero(mask == 1):
+    assert libc.mprotect(ctypes.c_void_p(start + int(row) * page), page, 0) == 0
+if sys.argv[1] == "all":
+    images.sum()  # the guard is there: this ends the process
+for how in ({}, {"scale": 2.0}):
+    got = nbgather.masked_patchify(images, (1, page), 0.5, seed=3, **how)
+    assert (got.mask[0] == mask).all()
+    kept = np.sort(got.x_masked[0, :, 0])
+    assert kept.tolist() == [r * (2 if how else 1) for r in np.flatnonzero(mask == 0)]
+sys.stdout.write("done")
+sys.stdout.flush()
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="mprotect is POSIX's")
+@pytest.mark.parametrize("what", ["kept", "all"])
+def test_removed_pixels_are_never_read(what: str) -> None:
+    done = subprocess.run([sys.executable, "-c", GUARDED, what], capture_output=True, text=True)
+    if what == "all":
+        assert done.returncode < 0
+    else:
+        assert (done.returncode, done.stdout) == (0, "done"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "text"),
+    [
+        ({"scale": (1, 2)}, ValueError, "scale has shape (2,): one number is needed"),
+        ({"mean": (1, 2)}, ValueError, "mean has shape (2,): one number is needed, or 3, one"),
+        ({"std": 0}, ValueError, "std is 0: none may be 0"),
+        ({"std": (1, 1, 1e-60)}, ValueError, "none may be 0 in float32"),
+        ({"scale": float("inf")}, ValueError, "scale is inf: finite numbers"),
+        ({"mean": 1e39}, ValueError, "mean is 1e+39: finite numbers"),
+        ({"std": "wide"}, TypeError, "std is 'wide': numbers are needed"),
+        ({"seed": 0, "noise": np.zeros((2, 4))}, ValueError, "both noise and seed"),
+        ({"noise": np.zeros((2, 5))}, ValueError, "noise has shape (2, 5) and images (2, 3, 4, 4)"),
+        ({"seed": 0, "sample_ids": np.arange(3)}, ValueError, "the 2 samples of images"),
+        ({"mask_ratio": 1.5}, ValueError, "mask_ratio is 1.5"),
+        ({"num_keep": 5}, ValueError, "num_keep is 5: it must be between 0 and L = 4"),
+        ({"backend": "x"}, ValueError, "backend is 'x'"),
+    ],
+)
+def test_refusals_of_masked_patchify(keywords, error: type, text: str) -> None:
+    with pytest.raises(error) as raised:
+        nbgather.masked_patchify(np.zeros((2, 3, 4, 4), np.uint8), 2, **keywords)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "float16"])
+def test_other_dtypes_are_not_normalised(dtype: str) -> None:
+    for images in (
+        np.zeros((1, 3, 4, 4), dtype),
+        torch.zeros(1, 3, 4, 4).to(getattr(torch, dtype)),
+    ):
+        with pytest.raises(TypeError) as raised:
+            nbgather.masked_patchify(images, 2, seed=0, scale=1.0)
+        assert "uint8 or float32 can be normalised" in str(raised.value)

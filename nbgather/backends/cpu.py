@@ -10,7 +10,16 @@ from numba import types
 
 from nbgather._arrays import memory_address
 from nbgather._plan import STREAM, GatherPlan, ScatterPlan
-from nbgather.backends import _compile, _gather, _masking, _scatter, _strategies, parallel, scalar
+from nbgather.backends import (
+    _compile,
+    _gather,
+    _masking,
+    _patches,
+    _scatter,
+    _strategies,
+    parallel,
+    scalar,
+)
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -234,3 +243,41 @@ def rank_tokens(
         mask=memory_address(mask),
         counts=0 if counts is None else memory_address(counts),
     )
+
+
+#: Types of pixels that can be normalised.
+_PIXELS = {"uint8": types.uint8, "float32": types.float32}
+
+
+def patches(
+    numbers: tuple[int, ...],
+    count: int,
+    out: int,
+    images: int,
+    ids_keep: int,
+    item: int | str,
+    affine: np.ndarray | None,
+) -> None:
+    """Cut kept patches out of images.
+
+    ``numbers`` are the arguments of :mod:`nbgather.backends._patches`, ``count`` is N * K. ``item``
+    is the bytes of an item whose bits are moved, or with ``affine``, the float32 of scale, means
+    and stds, the name of the pixels' dtype.
+    """
+    planes = 3 if numbers[1] == 3 else 0
+    how = _patches.COPY if affine is None else _patches.NORMALISE
+
+    def build() -> tuple[int, Any]:
+        kernel = _patches.make_patches(how, planes)
+        if isinstance(item, str):
+            f4 = types.float32
+            return _compile.range_kernel(kernel, f4, _PIXELS[item], types.int64, f4)
+        bits = _compile.BITS[item]
+        return _compile.range_kernel(kernel, bits, bits, types.int64, bits)
+
+    kernel, _ = _compile.once(("patches", how, planes, item), build)
+    aux = _NOTHING if affine is None else affine
+    args = np.array(numbers, np.int64)
+    size = 4 if isinstance(item, str) else item
+    work = 2 * count * size * int(np.prod(numbers[-3:])) * numbers[1]
+    parallel.run(kernel, out, images, ids_keep, memory_address(aux), args, count, work)
