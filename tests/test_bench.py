@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nbgather import bench
-from nbgather.bench import report
+from nbgather.bench import measure, report
 from nbgather.bench.rows import COPY, Contest, Row, chosen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,18 +45,25 @@ class Clock:
 def test_turns_alternate_and_the_shortest_and_middle_are_kept() -> None:
     clock = Clock()
     times = bench.interleave(
-        {"a": clock.work("a", 99, 5, 1, 3), "b": clock.work("b", 99, 2, 2, 8)},
+        {"a": clock.work("a", 99, 5, 99, 1, 99, 3), "b": clock.work("b", 99, 2, 99, 2, 99, 8)},
         3,
         clock=lambda: clock.now,
         rest=lambda seconds: None,
     )
-    assert clock.order == "ab" + "ab" + "ba" + "ab"  # the first round warms, untimed
+    assert clock.order == "aabb" + "bbaa" + "aabb"  # the first call of a turn is not timed
     assert times == {"a": (1, 3), "b": (2, 2)}
+
+
+def test_a_turn_warms_up_for_some_time() -> None:
+    clock, half = Clock(), measure.WARM / 2
+    call = clock.work("a", half * 0.9, half * 0.9, half * 0.9, 7)
+    times = bench.interleave({"a": call}, 1, clock=lambda: clock.now, rest=lambda seconds: None)
+    assert times["a"] == (pytest.approx(7), pytest.approx(7))  # clock readings are subtracted
 
 
 def test_short_calls_are_timed_in_batches() -> None:
     clock = Clock()
-    call = clock.work("a", *[7] + [0.5] * 20)
+    call = clock.work("a", *([7] + [0.5] * 10) * 2)
     times = bench.interleave(
         {"a": call}, 2, batch=10, clock=lambda: clock.now, rest=lambda seconds: None
     )

@@ -237,7 +237,7 @@ def test_an_interrupted_call_waits_for_its_threads() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        parallel._run_on_pool(run, (), 3, 3)
+        parallel._run_on_pool(run, (), 3, 3, 2)
     # The part that had begun was ended, and what was left of the range is not begun any more.
     assert states == ["written"]
 

@@ -62,6 +62,17 @@ def call_small(typingctx, out, src, idx, call):
 
 
 @intrinsic
+def take_number(typingctx, counter):
+    """Add 1 to the int64 at an address, whoever else does so, and give what it was."""
+
+    def codegen(context, builder, sig, values):
+        pointer = builder.inttoptr(values[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, _I64(1), "monotonic")
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
     """memcpy ``count`` bytes between two byte pointers."""
     signature = types.void(dst, types.uint64, src, types.uint64, types.uint64)

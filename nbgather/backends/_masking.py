@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.backends import scalar
-from nbgather.backends._gather import copy_row
+from nbgather.backends._gather import SOON, copy_row
 from nbgather.backends._intrinsics import (
     address,
     allocate,
@@ -14,6 +14,7 @@ from nbgather.backends._intrinsics import (
     fence,
     float32_at,
     int64_at,
+    prefetch,
     release,
     uint32_at,
     uint64_at,
@@ -191,6 +192,10 @@ def make_masking(source):
                     keep[n * kept + r] = np.int64(ranked[r] & low) if r < stay else np.int64(-1)
             if row != U(0):
                 for r in range(stay):
+                    if r + U(SOON) < stay:
+                        soon = n * x_n + (ranked[r + U(SOON)] & low) * x_l
+                        for line in range(U(0), min(row, U(1024)), U(64)):
+                            prefetch(src, soon + line)
                     token = ranked[r] & low
                     copy_row(out, (n * kept + r) * row, src, n * x_n + token * x_l, row, nt)
                 for b in range((n * kept + stay) * row, (n + U(1)) * kept * row):

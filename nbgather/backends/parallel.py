@@ -30,10 +30,12 @@ import numpy as np
 from numba import prange, types
 
 from nbgather.backends import _compile, _forks
-from nbgather.backends._intrinsics import call_range, call_small
+from nbgather.backends._intrinsics import call_range, call_small, take_number
 
 #: Bytes of work below which another thread costs more than it saves.
 GRAIN = 1 << 17
+#: Into how many parts a thread's share is cut.
+CHUNKS = 8
 
 _INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
 
@@ -91,15 +93,23 @@ def _small(out, src, idx, call):
     return call_small(out, src, idx, call)
 
 
-def _parallel(kernel, out, src, idx, aux, args, count, chunks):
+def _parallel(kernel, out, src, idx, aux, args, count, chunks, threads):
+    # Whoever is free takes the next chunk: a thread that has to be woken first, or shares its core
+    # with others, is not waited for by more than a chunk.
+    counter = np.zeros(8, np.int64)
     bad = 0
-    for chunk in prange(chunks):
-        # Not chunk * count // chunks, which overflows for the largest counts.
-        step = count // chunks
-        extra = count - step * chunks
-        lo = chunk * step + min(chunk, extra)
-        hi = lo + step + (1 if chunk < extra else 0)
-        bad += call_range(kernel, out, src, idx, aux, args, lo, hi)
+    for _ in prange(threads):
+        mine = 0
+        chunk = take_number(counter.ctypes.data)
+        while chunk < chunks:
+            # Not chunk * count // chunks, which overflows for the largest counts.
+            step = count // chunks
+            extra = count - step * chunks
+            lo = chunk * step + min(chunk, extra)
+            hi = lo + step + (1 if chunk < extra else 0)
+            mine += call_range(kernel, out, src, idx, aux, args, lo, hi)
+            chunk = take_number(counter.ctypes.data)
+        bad += mine
     return bad
 
 
@@ -131,7 +141,7 @@ def splits(work: int) -> bool:
 
 
 def _get_parallel() -> Any:
-    return _compile.driver(_parallel, *_INTS, types.int64, types.int64, parallel=True)
+    return _compile.driver(_parallel, *_INTS, *[types.int64] * 3, parallel=True)
 
 
 def threading_layer() -> str:
@@ -209,12 +219,12 @@ class _Job:
             raise interrupt
 
 
-def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int) -> int:
+def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int, threads: int) -> int:
     job = _Job(functools.partial(serial, *call), [count * c // chunks for c in range(chunks + 1)])
     try:
         # An interpreter that is shutting down takes no more work: the rest is done here.
         with contextlib.suppress(RuntimeError):
-            for _ in range(chunks - 1):
+            for _ in range(threads - 1):
                 _shared_pool().submit(job.work)
         job.work()
     finally:
@@ -241,10 +251,11 @@ def run(
     run_serial = serial()
     if not splits(work):
         return run_serial(kernel, out, src, idx, aux, args, 0, count)
-    chunks = min(num_threads(), count, work // GRAIN)
-    if chunks <= 1:
+    threads = min(num_threads(), count, work // GRAIN)
+    if threads <= 1:
         return run_serial(kernel, out, src, idx, aux, args, 0, count)
+    chunks = min(threads * CHUNKS, count, work // GRAIN)
     if threading_layer() == "pool":
-        return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks)
+        return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
     driver = _compile.once("parallel", _get_parallel)
-    return driver(kernel, out, src, idx, aux, args, count, chunks)
+    return driver(kernel, out, src, idx, aux, args, count, chunks, threads)

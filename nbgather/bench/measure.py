@@ -14,6 +14,9 @@ __all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
 #: Seconds of rest before each turn: the threads of some contestants spin on for a while after
 #: theirs, and would take a core from the next one.
 REST = 0.03
+#: Seconds of calls that are not timed, at least one of them, at the start of each turn: a core and
+#: its memory take some milliseconds to come up to speed after a rest.
+WARM = 0.02
 
 
 class Timing(NamedTuple):
@@ -39,10 +42,13 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time calls in turns; each round begins with another of them.
 
+    A turn is a rest, calls that are not timed, and calls that are: the caches, the cores and the
+    threads that a contestant wakes are warm when its clock starts.
+
     Parameters
     ----------
     calls : mapping of str to callable
-        The contestants; each is called once before the clock starts.
+        The contestants.
     rounds : int
         Turns of each.
     batch : int
@@ -62,13 +68,15 @@ def interleave(
     """
     names = list(calls)
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for call in calls.values():
-        call()
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             call = calls[name]
             rest(REST)
+            begun = clock()
+            call()
+            while clock() - begun < WARM:
+                call()
             begun = clock()
             for _ in range(batch):
                 result = call()
@@ -133,8 +141,8 @@ def split_cost() -> dict[str, float]:
     driver = _compile.once("parallel", parallel._get_parallel)
     calls = {
         "serial": lambda: serial(*call, 0, 128),
-        "driver": lambda: driver(*call, 128, 2),
-        "pool": lambda: parallel._run_on_pool(serial, call, 128, 2),
+        "driver": lambda: driver(*call, 128, 2, 2),
+        "pool": lambda: parallel._run_on_pool(serial, call, 128, 2, 2),
     }
     times = interleave(calls, 15, batch=200)
     return {way: (times[way].min - times["serial"].min) * 1e6 for way in ("driver", "pool")}

@@ -238,6 +238,21 @@ def _scatter_add(values: int) -> Contest:
     )
 
 
+def _recipe(x: Any, keep: int, *, expand: bool) -> tuple[Any, ...]:
+    """The paper's random_masking in torch, its index repeated as published, or expanded."""
+    import torch
+
+    n, length, width = x.shape
+    ids_shuffle = torch.argsort(torch.rand(n, length), dim=1)
+    ids_restore = torch.argsort(ids_shuffle, dim=1)
+    ids_keep = ids_shuffle[:, :keep].unsqueeze(-1)
+    wide = ids_keep.expand(-1, -1, width) if expand else ids_keep.repeat(1, 1, width)
+    x_masked = torch.gather(x, dim=1, index=wide)
+    mask = torch.ones([n, length])
+    mask[:, :keep] = 0
+    return x_masked, torch.gather(mask, dim=1, index=ids_restore), ids_restore
+
+
 def _masking(shape: tuple[int, ...], ratio: float = 0.75) -> Contest:
     import torch
 
@@ -246,20 +261,12 @@ def _masking(shape: tuple[int, ...], ratio: float = 0.75) -> Contest:
     n, length, width = shape
     keep = int(length * (1 - ratio))
 
-    def recipe(expand: bool) -> tuple[Any, ...]:
-        noise = torch.rand(n, length)
-        ids_shuffle = torch.argsort(noise, dim=1)
-        ids_restore = torch.argsort(ids_shuffle, dim=1)
-        ids_keep = ids_shuffle[:, :keep].unsqueeze(-1)
-        wide = ids_keep.expand(-1, -1, width) if expand else ids_keep.repeat(1, 1, width)
-        x_masked = torch.gather(tx, dim=1, index=wide)
-        mask = torch.ones([n, length])
-        mask[:, :keep] = 0
-        return x_masked, torch.gather(mask, dim=1, index=ids_restore), ids_restore
-
     return Contest(
         lambda: nbgather.random_masking(x, ratio, seed=1),
-        {"published": lambda: recipe(False), "expand": lambda: recipe(True)},
+        {
+            "published": lambda: _recipe(tx, keep, expand=False),
+            "expand": lambda: _recipe(tx, keep, expand=True),
+        },
         2 * n * keep * width * 4 + n * length * 12,
         batch=20 if n == 1 else 1,
         copied=_copy(n * keep * width * 4),
@@ -306,6 +313,44 @@ def _restore() -> Contest:
     )
 
 
+def _masked_patches(normalise: bool) -> Contest:
+    """Images to visible patches; torch cuts all patches, then masks them."""
+    import torch
+
+    pixels = _generator().integers(0, 256, (64, 3, 224, 224)).astype(np.uint8)
+    images = pixels if normalise else pixels.astype(np.float32)
+    tensor = torch.from_numpy(images)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    affine: dict[str, Any] = {"scale": 1 / 255, "mean": mean, "std": std} if normalise else {}
+    kept = 64 * 49 * 768
+
+    def cut(x: Any) -> Any:
+        x = x.reshape(64, 3, 14, 16, 14, 16)
+        return torch.einsum("nchpwq->nhwpqc", x).reshape(64, 196, 768)
+
+    def first() -> tuple[Any, ...]:
+        """As a data loader's transforms do it: the whole image is normalised."""
+        m, s = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+        x = (tensor.float() * (1 / 255) - m) / s if normalise else tensor
+        return _recipe(cut(x), 49, expand=True)
+
+    def last() -> tuple[Any, ...]:
+        """What is kept is cut from bytes, and only that normalised."""
+        x, mask, ids_restore = _recipe(cut(tensor), 49, expand=True)
+        m, s = (torch.tensor(v).repeat(256) for v in (mean, std))
+        return (x.float() * (1 / 255) - m) / s, mask, ids_restore
+
+    peers: dict[str, Call] = {"torch": first}
+    if normalise:
+        peers = {"torch, normalised first": first, "torch, normalised last": last}
+    return Contest(
+        lambda: nbgather.masked_patchify(images, 16, seed=1, **affine),
+        peers,
+        kept * images.itemsize + kept * 4 + 64 * 196 * 12,
+        random=True,
+    )
+
+
 ROWS: tuple[Row, ...] = (
     Row("MAE rows, repeated", "gather", "x[64,196,768] dim 1, index [64,49,768]",
         lambda: _mae(False), {"best": 1.0, "copy": 1.3}),
@@ -343,6 +388,10 @@ ROWS: tuple[Row, ...] = (
     Row("audio", "masking", "[8,16384,64]",
         lambda: _masking((8, 16384, 64)), {"published": 5, "expand": 4}),
     Row("restore", "masking", "[64,49,512] to 196", _restore, {"published": 4}),
+    Row("masked patches", "masking", "[64,3,224,224] float32, patches of 16",
+        lambda: _masked_patches(False), {"torch": 5}),
+    Row("masked patches, bytes", "masking", "the same from uint8, normalised",
+        lambda: _masked_patches(True), {"best": 5}),
 )  # fmt: skip
 
 
