@@ -21,7 +21,7 @@ from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
 MIN_ROW = 16
 
 #: Bytes of output from which it is written past the caches: no reader finds them there anyway.
-STREAM = 1 << 23
+STREAM = 1 << 25
 #: Bytes of a cache line; bytes of a panel, which a core's second-level cache must hold beside the
 #: index and the output; bytes of input that are near enough as they lie; bytes of a step along the
 #: gathered dimension that leaves the page.
