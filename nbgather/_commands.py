@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import nbgather
-from nbgather.demo import MODEL, PEERS, PICTURE, Comparison, run_demo
+from nbgather import _files, figures, strategies
+from nbgather.demo import MODEL, PEERS, PICTURE, Comparison, load_frames, run_demo
+from nbgather.masking import random_masking
+from nbgather.patches import patchify
 
 app = typer.Typer(
     help="Gather along an axis, and token masking for masked autoencoders.",
@@ -69,6 +74,54 @@ def demo(
         raise typer.Exit(1)
     total = sum(row.nbytes * len(row.equal) for row in rows)
     typer.echo(f"all {total:,} compared bytes are equal")
+
+
+class Strategy(str, enum.Enum):
+    """The names that --strategy takes."""
+
+    random = "random"
+    block = "block"
+    grid = "grid"
+    tube = "tube"
+    time_frequency = "time_frequency"
+
+
+@app.command()
+def mask(
+    image: Annotated[Path, typer.Argument(help="A photo, or an animated GIF for a video.")],
+    strategy: Annotated[Strategy, typer.Option(help="Which patches go.")] = Strategy.random,
+    ratio: Annotated[float, typer.Option(help="The part of the patches to remove, 0 to 1.")] = 0.75,
+    seed: Annotated[int, typer.Option(help="The seed of the mask.")] = 0,
+    epoch: Annotated[int, typer.Option(help="The epoch: another one, another mask.")] = 0,
+    patch: Annotated[int, typer.Option(help="Pixels of a patch's side.")] = 16,
+    size: Annotated[
+        int, typer.Option(help="Pixels of the side of the square that is cut from the middle.")
+    ] = 224,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
+        "masked.png"
+    ),
+    debug: Debug = False,
+) -> None:
+    """Draw what a masking strategy leaves of a photo or video.
+
+    Of a photo, the tube strategy has one frame, whose mask is that of the random strategy.
+    """
+    if size < 1:
+        raise ValueError(f"--size is {size}: it must be at least 1")
+    video = load_frames(image, size)
+    photo = video.shape[2] == 1
+    pixels, sizes = (video[:, :, 0], (patch, patch)) if photo else (video, (1, patch, patch))
+    tokens = patchify(pixels, sizes).shape[1]
+    grid: tuple[int, ...] = (size // patch, size // patch)
+    if not photo or strategy == Strategy.tube:
+        grid = (video.shape[2], *grid)
+    scores = getattr(strategies, strategy.value)(seed, 1, grid, epoch=epoch)
+    made = random_masking(np.empty((1, tokens, 0), np.uint8), ratio, noise=scores)
+    title = f"{strategy.value}, ratio {ratio:g}, seed {seed}" + (
+        f", epoch {epoch}" if epoch else ""
+    )
+    figure = figures.show_masking(pixels[0], made.mask[0], sizes, title=title)
+    typer.echo(f"wrote {_files.write(out, figures.png_bytes(figure))}")
 
 
 def _bytes_table(rows: list[Comparison]) -> Table:

@@ -15,7 +15,7 @@ from nbgather.indexing import gather, infer_gather
 from nbgather.masking import random_masking, restore_tokens, token_noise
 from nbgather.patches import patchify
 
-__all__ = ["Comparison", "load_photo", "run_demo"]
+__all__ = ["Comparison", "load_frames", "load_photo", "run_demo"]
 
 IMAGE_SIZE = 224
 PATCH_SIZE = 16
@@ -85,7 +85,34 @@ def load_photo(path: str | os.PathLike[str] | None = None, size: int = IMAGE_SIZ
     >>> load_photo(size=32).shape
     (1, 3, 32, 32)
     """
-    from PIL import Image, ImageOps
+    return load_frames(path, size)[:, :, 0]
+
+
+def load_frames(path: str | os.PathLike[str] | None = None, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Read all the frames of a picture: one of a photo, several of an animated GIF.
+
+    Parameters
+    ----------
+    path, size
+        As in :func:`load_photo`.
+
+    Returns
+    -------
+    array of float32, shape [1, 3, T, size, size]
+        Values 0 to 1.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in :func:`load_photo`.
+
+    Examples
+    --------
+    >>> from nbgather.demo import load_frames
+    >>> load_frames(size=32).shape
+    (1, 3, 1, 32, 32)
+    """
+    from PIL import Image, ImageOps, ImageSequence
 
     if path is None:
         from matplotlib import cbook
@@ -94,14 +121,16 @@ def load_photo(path: str | os.PathLike[str] | None = None, size: int = IMAGE_SIZ
     source = Path(path)
     if not source.exists():
         raise FileNotFoundError(f"there is no file {source}")
+    frames = []
     try:
         with Image.open(source) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB")
-            square = ImageOps.fit(photo, (size, size), Image.Resampling.BICUBIC)
+            for frame in ImageSequence.Iterator(opened):
+                photo = ImageOps.exif_transpose(frame).convert("RGB")
+                square = ImageOps.fit(photo, (size, size), Image.Resampling.BICUBIC)
+                frames.append(np.asarray(square, np.float32) / np.float32(255))
     except Exception as error:  # Pillow's readers raise what they please on a broken file
         raise ValueError(f"{source} cannot be read as an image: {error}") from error
-    pixels = np.asarray(square, np.float32) / np.float32(255)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
+    return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))[None]
 
 
 def run_demo(

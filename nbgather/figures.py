@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nbgather.patches import patchify, unpatchify
 
-__all__ = ["masking_figure", "png_bytes"]
+__all__ = ["masking_figure", "png_bytes", "show_masking", "strategies_figure"]
 
 #: The colour of what is removed, in the picture only: light enough to read as absent.
 REMOVED = 0.86
 #: What lies between patches that are laid out side by side.
 GAP = 1.0
+#: Frames of a video that are drawn.
+FRAMES = 8
 
 
 def masking_figure(
@@ -90,6 +93,127 @@ def masking_figure(
         for side in axes.spines.values():
             side.set_visible(False)
     return figure
+
+
+def show_masking(
+    image: np.ndarray, mask: np.ndarray, patch_size: int | tuple[int, ...], *, title: str = ""
+) -> Any:
+    """Draw images or the frames of a video beside what a mask leaves of them.
+
+    Parameters
+    ----------
+    image : array of float, shape [C, H, W] or [C, T, H, W]
+        Values 0 to 1, of 1 or 3 channels.
+    mask : array of float, shape [L]
+        0 keep, 1 remove; over the patches in the order of :func:`nbgather.patchify`.
+    patch_size : int or sequence of int
+        As in :func:`nbgather.patchify`.
+    title : str
+        What the picture is called.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Side by side; of a video one below the other, at most 8 frames of it.
+
+    Raises
+    ------
+    ValueError
+        A mask that does not fit the image.
+    ModuleNotFoundError
+        matplotlib is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> from nbgather.figures import show_masking
+    >>> image = np.linspace(0, 1, 3 * 32 * 48).reshape(3, 32, 48)
+    >>> scores = nbgather.strategies.block(0, 1, (4, 6))
+    >>> figure = show_masking(image, nbgather.rank_tokens(scores, 10).mask[0], 8)
+    >>> len(figure.axes)
+    2
+    """
+    from matplotlib.figure import Figure
+
+    masked = _masked(image, mask, patch_size)
+    if image.ndim == 3:
+        panels = [[image, masked]]
+    else:
+        shown = np.linspace(0, image.shape[1] - 1, min(image.shape[1], FRAMES)).round().astype(int)
+        panels = [[pixels[:, t] for t in shown] for pixels in (image, masked)]
+    rows, columns = len(panels), len(panels[0])
+    width = 9.0 if columns > 1 else 4.5
+    height = width / columns * image.shape[-2] / image.shape[-1] * rows + 0.8
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=12)
+    for line, axes_line in zip(panels, figure.subplots(rows, columns, squeeze=False), strict=True):
+        for pixels, axes in zip(line, axes_line, strict=True):
+            axes.imshow(_pixels(pixels), vmin=0, vmax=1, cmap="gray", interpolation="nearest")
+            axes.set_axis_off()
+    removed = int(mask.sum())
+    figure.supxlabel(f"{removed} of {mask.size} patches removed", fontsize=10)
+    return figure
+
+
+def strategies_figure(
+    image: np.ndarray, masks: Mapping[str, np.ndarray], patch_size: int | tuple[int, int]
+) -> Any:
+    """Draw what several masks leave of one image, side by side.
+
+    Parameters
+    ----------
+    image : array of float, shape [C, H, W]
+        Values 0 to 1, of 1 or 3 channels.
+    masks : mapping of str to array of float, shape [L]
+        What each is called, and 0 keep, 1 remove.
+    patch_size : int or pair of int
+        As in :func:`nbgather.patchify`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        A mask that does not fit the image.
+    ModuleNotFoundError
+        matplotlib is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbgather.figures import strategies_figure
+    >>> figure = strategies_figure(np.zeros((3, 32, 32)), {"all": np.ones(16)}, 8)
+    >>> figure.axes[0].get_title()
+    'all'
+    """
+    from matplotlib.figure import Figure
+
+    height = 12 / len(masks) * image.shape[1] / image.shape[2] + 0.6
+    figure = Figure(figsize=(12, height), dpi=120, layout="constrained")
+    every = figure.subplots(1, len(masks), squeeze=False)[0]
+    for axes, (name, mask) in zip(every, masks.items(), strict=True):
+        pixels = _pixels(_masked(image, mask, patch_size))
+        axes.imshow(pixels, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
+        axes.set_title(name, fontsize=12)
+        axes.set_xlabel(f"{int(mask.sum())} of {mask.size} patches removed", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return figure
+
+
+def _masked(image: np.ndarray, mask: np.ndarray, patch_size: int | tuple[int, ...]) -> np.ndarray:
+    """An image or video with its removed patches in grey."""
+    patches = patchify(image[None], patch_size)[0]
+    if mask.shape != patches.shape[:1]:
+        raise ValueError(f"mask has shape {mask.shape}: [{len(patches)}] is needed, the patches")
+    hidden = np.where(mask[:, None] == 1, REMOVED, patches)
+    return unpatchify(hidden[None], patch_size, image.shape[1:])[0]
 
 
 def png_bytes(figure: Any) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from cases import CASES, LARGE, same
 
 import nbgather
-from nbgather import _run
+from nbgather import _run, masking
 from nbgather.backends import cpu
 
 Wrong = Callable[..., object]
@@ -25,9 +25,12 @@ def _gather_one_off(plan, out, src, idx, aux) -> int:
     return bad
 
 
-def _rank_swapped(scores, ids_keep, ids_restore, mask) -> None:
-    RIGHT["rank_tokens"](scores, ids_keep, ids_restore, mask)
-    ids_restore[0, :2] = ids_restore[0, 1::-1].copy()
+def _ranks_swapped(source, samples, out, src, idx, aux, **numbers) -> None:
+    import ctypes
+
+    RIGHT["masking"](source, samples, out, src, idx, aux, **numbers)
+    first = (ctypes.c_int64 * 2).from_address(numbers["restore"])
+    first[0], first[1] = first[1], first[0]
 
 
 def _noise_nudged(args, ids, out) -> None:
@@ -35,28 +38,33 @@ def _noise_nudged(args, ids, out) -> None:
     out[-1, -1] = np.nextafter(out[-1, -1], np.float32(2))
 
 
-def _seeded_swapped(numbers, samples, addresses, tokens_at) -> None:
+def _order_swapped(name, sizes, numbers, aspects, args, ids, out) -> None:
+    RIGHT["strategy"](name, sizes, numbers, aspects, args, ids, out)
+    out[-1, :2] = out[-1, 1::-1].copy()
+
+
+def _pixel_turned(numbers, count, out, images, ids_keep, item, affine) -> None:
     import ctypes
 
-    RIGHT["seeded_masking"](numbers, samples, addresses, tokens_at)
-    first = (ctypes.c_int64 * 2).from_address(addresses[4])
-    first[0], first[1] = first[1], first[0]
+    RIGHT["patches"](numbers, count, out, images, ids_keep, item, affine)
+    ctypes.c_uint8.from_address(out).value ^= 1
 
 
-NAMES = ("gather", "rank_tokens", "seeded_masking", "token_noise")
-RIGHT = {name: getattr(cpu, name) for name in NAMES}
 BROKEN: dict[str, Wrong] = {
     "gather": _gather_one_off,
-    "rank_tokens": _rank_swapped,
-    "seeded_masking": _seeded_swapped,
+    "masking": _ranks_swapped,
+    "patches": _pixel_turned,
+    "strategy": _order_swapped,
     "token_noise": _noise_nudged,
 }
+RIGHT = {name: getattr(cpu, name) for name in BROKEN}
 
 
 @pytest.fixture
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, request.param, BROKEN[request.param])
-    monkeypatch.setattr(_run, "_small", {})  # calls that are repeated without asking `cpu` again
+    for module in (_run, masking):  # calls that are repeated without asking `cpu` again
+        monkeypatch.setattr(module, "_small", {})
 
 
 @pytest.mark.parametrize("broken", ["gather"], indirect=True)
@@ -74,14 +82,33 @@ def test_broken_noise_is_seen(broken: None) -> None:
         same(noise, nbgather.token_noise(1, 2, 9, backend="reference"))
 
 
-@pytest.mark.parametrize("broken", ["rank_tokens", "seeded_masking"], indirect=True)
-def test_broken_ranks_are_seen(broken: None, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("broken", ["masking"], indirect=True)
+@pytest.mark.parametrize("given", ["noise", "seed"])
+def test_broken_ranks_are_seen(broken: None, given: str) -> None:
     x, noise = np.zeros((2, 9, 1)), nbgather.token_noise(3, 2, 9, backend="reference")
-    way = {"noise": noise} if "rank_tokens" in request.node.name else {"seed": 3}
+    way = {"noise": noise} if given == "noise" else {"seed": 3}
     ranks = nbgather.random_masking(x, **way).ids_restore
     want = nbgather.random_masking(x, backend="reference", **way).ids_restore
     with pytest.raises(AssertionError, match="bits differ first at"):
         same(ranks, want)
+
+
+@pytest.mark.parametrize("broken", ["strategy"], indirect=True)
+@pytest.mark.parametrize("strategy", ["block", "grid", "time_frequency"])
+def test_a_broken_strategy_is_seen(broken: None, strategy: str) -> None:
+    score = getattr(nbgather.strategies, strategy)
+    with pytest.raises(AssertionError, match="bits differ first at"):
+        same(score(1, 3, (4, 4)), score(1, 3, (4, 4), backend="reference"))
+
+
+@pytest.mark.parametrize("broken", ["patches"], indirect=True)
+@pytest.mark.parametrize("how", [{}, {"scale": 2.0}])
+def test_broken_patches_are_seen(broken: None, how: dict) -> None:
+    images = np.arange(96, dtype=np.uint8).reshape(2, 3, 4, 4)
+    kept = nbgather.masked_patchify(images, 2, seed=0, **how).x_masked
+    want = nbgather.masked_patchify(images, 2, seed=0, backend="reference", **how).x_masked
+    with pytest.raises(AssertionError, match="bits differ first at"):
+        same(kept, want)
 
 
 @pytest.mark.parametrize(

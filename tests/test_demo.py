@@ -174,3 +174,102 @@ def test_help_and_version(monkeypatch, capfd) -> None:
     assert run(monkeypatch, "demo", "--help") == 0
     assert "--image" in capfd.readouterr().out
     assert run(monkeypatch, "no-such-command") == 2
+
+
+# nbgather mask
+
+STRATEGIES = ("random", "block", "grid", "tube", "time_frequency")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((60, 80, 3), (200, 30, 30), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "video.gif"
+    frames = [Image.fromarray(np.full((64, 64, 3), 40 * k, np.uint8)) for k in range(1, 5)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_mask_command_draws_the_strategys_mask(
+    strategy: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    out = tmp_path / "new" / "masked.png"
+    status = run(
+        monkeypatch,
+        *("mask", str(photo), "--strategy", strategy, "--ratio", "0.6", "--seed", "3"),
+        *("-o", str(out)),
+    )
+    assert status == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    pixels = picture(out)
+    grid = (1, 14, 14) if strategy == "tube" else (14, 14)
+    scores = getattr(nbgather.strategies, strategy)(3, 1, grid)
+    mask = nbgather.rank_tokens(scores, 78).mask.reshape(14, 14)
+    # The panels are the only coloured parts: the right one has the patches that stay.
+    red = (pixels[..., 0] > 150) & (pixels[..., 1] < 60)
+    columns = np.flatnonzero(red.any(0))
+    left = (
+        columns[: np.argmax(np.diff(columns) > 1) + 1] if (np.diff(columns) > 1).any() else columns
+    )
+    height, width = np.flatnonzero(red[:, left[0]]), len(left)
+    right = left[0] + (pixels.shape[1] - width) - 2 * left[0]
+    cell = width / 14
+    found = np.array(
+        [
+            [
+                red[int(height[0] + (r + 0.5) * cell), int(right + (c + 0.5) * cell)]
+                for c in range(14)
+            ]
+            for r in range(14)
+        ]
+    )
+    assert (found == (mask == 0)).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_mask_command_on_a_video(
+    strategy: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "masked.png"
+    status = run(monkeypatch, "mask", str(video), "--strategy", strategy, "-o", str(out))
+    assert status == 0
+    rows = picture(out)
+    assert rows.shape[1] > rows.shape[0]  # four frames wide, two rows high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("missing.png",), "there is no file missing.png"),
+        (("{text}",), "cannot be read as an image"),
+        (("{photo}", "--ratio", "1.5"), "mask_ratio is 1.5: it must be between 0 and 1"),
+        (("{photo}", "--ratio", "nan"), "mask_ratio is nan"),
+        (("{photo}", "--patch", "15"), "sides (224, 224) cannot be cut into patches of (15, 15)"),
+        (("{photo}", "--size", "8"), "sides (8, 8) cannot be cut into patches of (16, 16)"),
+        (("{photo}", "--size", "0"), "--size is 0: it must be at least 1"),
+        (("{photo}", "--patch", "0"), "patch_size is"),
+        (("{photo}", "--epoch", "-1"), "epoch is -1"),
+        (("{photo}", "--strategy", "spiral"), "'spiral' is not one of"),
+        (("{photo}", "-o", "{photo}/out.png"), "photo.png: File exists"),
+    ],
+)
+def test_mistakes_with_the_mask_command(
+    arguments, text: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "note.txt").write_text("no image")
+    before = sorted(tmp_path.iterdir())
+    filled = [a.format(photo=photo, text=tmp_path / "note.txt") for a in arguments]
+    if "-o" not in filled:
+        filled += ["-o", str(tmp_path / "out.png")]
+    assert run(monkeypatch, "mask", *filled) == 2
+    said = capsys.readouterr().err
+    assert text in " ".join(said.split()), said
+    assert "Traceback" not in said
+    assert sorted(tmp_path.iterdir()) == before

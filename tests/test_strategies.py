@@ -165,6 +165,13 @@ def test_grid_keeps_a_lattice(grid: tuple[int, ...], stride: int) -> None:
     assert ((phases - expected) ** 2 / expected).sum() < 30
 
 
+def test_a_side_shorter_than_the_stride_has_a_lattice_too() -> None:
+    scores = strategies.grid(1, 50, (1, 14, 14))
+    for one in ~removed(scores, 147).reshape(50, 14, 14):
+        where = np.argwhere(one) % 2
+        assert (where == where[0]).all()
+
+
 @pytest.mark.parametrize("spatial", [None, strategies.block])
 def test_tube_has_one_mask_over_all_frames(spatial: Any) -> None:
     scores = strategies.tube(1, 100, (8, 14, 14), spatial=spatial)

@@ -82,7 +82,9 @@ def grid_keys(keys, length, args, sample, epoch, k0, k1):
             size = U(args[8 + d])
             at = rest % size
             rest = rest // size
-            phase = below(word_of(sample, epoch, k0, k1, STREAM_GRID, U(d)), stride)
+            word = word_of(sample, epoch, k0, k1, STREAM_GRID, U(d))
+            # Below the side too, so that no lattice lies outside the grid.
+            phase = below(word, min(stride, size))
             if at % stride != phase:
                 on = False
         keys[t] = U(0) if on else U(1) << U(24)

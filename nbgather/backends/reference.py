@@ -149,7 +149,7 @@ def _below(word: int, count: int) -> int:
 def _grid_order(word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], _: object) -> list:
     """False, and so first, on a lattice of one token in ``stride`` along each axis."""
     stride = numbers[0]
-    phases = [_below(word(1, d), stride) for d in range(len(sizes))]
+    phases = [_below(word(1, d), min(stride, size)) for d, size in enumerate(sizes)]
     return [
         any(i % stride != phase for i, phase in zip(at, phases, strict=True))
         for at in np.ndindex(sizes)

@@ -1,0 +1,33 @@
+"""The examples run, and what they show is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_masks_in_the_data_loader() -> None:
+    lines = run("data_loader.py", "--images", "24", "--side", "64").splitlines()
+    rows = [line.split() for line in lines[1:7]]
+    assert [(row[0], row[1]) for row in rows] == [(w, r) for r in "12" for w in "024"]
+    sent = 24 * 2 * 3 * 64 * 64
+    for row in rows:
+        # Two epochs of 24 images; a quarter of the pixels as float32.
+        assert row[2:] == ["48", f"{sent:,}", "25.00%", "yes"]
+    (changed,) = re.findall(r"(\d+) of 24 samples have another mask", lines[7])
+    assert int(changed) >= 23
