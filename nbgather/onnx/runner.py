@@ -148,13 +148,16 @@ class Session:
             The model itself failed, e.g. on an index out of bounds.
         """
         feeds = self._feeds(inputs, named)
-        sizes = self._sizes(feeds)
-        empty = {size for size, n in sizes.items() if n == 0}
-        if empty and not self._ours and _version() < _EMPTY_IS_SAFE:
-            return self._run_empty(feeds, empty)
+        self._check_sizes(feeds)
+        if not self._ours and _version() < _EMPTY_IS_SAFE:
+            self._refuse_empty(feeds)
         return self._run(feeds)
 
     def _feeds(self, inputs: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"inputs is of type {type(inputs).__name__}: a mapping of names to arrays is needed"
+            )
         given = dict(inputs or {})
         wanted = [port.name for port in self.inputs]
         for name in named:
@@ -184,10 +187,12 @@ class Session:
             raise ValueError(
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )
+        if self._ours and port.name == "mask_ratio":
+            _validate.ratio(array)  # the graph has no way to refuse it
         return array
 
-    def _sizes(self, feeds: Mapping[str, Any]) -> dict[str, int]:
-        """The size that each name of a dynamic dimension stands for."""
+    def _check_sizes(self, feeds: Mapping[str, Any]) -> None:
+        """Refuse a fixed size that is not met, and two sizes for one name."""
         seen: dict[str, tuple[int, str]] = {}
         for port in self.inputs:
             shape = getattr(feeds[port.name], "shape", ())
@@ -203,7 +208,16 @@ class Session:
                             f"input {port.name!r} has shape {shape} with {want} = {size}, but"
                             f" {where!r} has {want} = {known}: both must be the same"
                         )
-        return {name: size for name, (size, _) in seen.items()}
+
+    def _refuse_empty(self, feeds: Mapping[str, Any]) -> None:
+        for name, value in feeds.items():
+            shape = getattr(value, "shape", ())
+            if 0 in shape:
+                raise ValueError(
+                    f"input {name!r} has shape {shape}, which is empty: onnxruntime"
+                    f" {onnxruntime.__version__} can end the process on that; 1.31.1 and later"
+                    " cannot, and models of nbgather are safe on all"
+                )
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         names = [port.name for port in self.outputs]
@@ -236,30 +250,6 @@ class Session:
             _bfloat16_array(value) if port.dtype == "bfloat16" else value.numpy()
             for port, value in zip(self.outputs, binding.get_outputs(), strict=True)
         ]
-
-    def _run_empty(self, feeds: Mapping[str, Any], empty: set[str]) -> dict[str, np.ndarray]:
-        """An empty batch on an onnxruntime that an empty batch can end: run one sample of zeros.
-
-        What comes out has one sample too, which is taken off. Where another size than the first
-        dimension's is 0 nothing so simple holds.
-        """
-        ports = (*self.inputs, *self.outputs)
-        inner = {size for port in ports for size in port.shape[1:]} & empty
-        if inner or not empty <= {port.shape[0] for port in self.outputs if port.shape}:
-            raise ValueError(
-                f"size {', '.join(sorted(map(str, inner or empty)))} is 0: onnxruntime"
-                f" {onnxruntime.__version__} can end the process on it; 1.31.1 and later cannot"
-            )
-        one = {
-            port.name: np.zeros((1, *feeds[port.name].shape[1:]), feeds[port.name].dtype)
-            if port.shape and port.shape[0] in empty
-            else feeds[port.name]
-            for port in self.inputs
-        }
-        return {
-            port.name: value[:0] if port.shape and port.shape[0] in empty else value
-            for port, value in zip(self.outputs, self._run(one).values(), strict=True)
-        }
 
 
 def run(
@@ -372,7 +362,12 @@ def _array(port: Port, value: Any) -> np.ndarray:
         return np.array(value, port.dtype)
     if type(value) in (int, float) and port.dtype in ("float32", "float64"):
         return np.array(value, port.dtype)
-    array = np.asarray(value, order="C")
+    try:
+        array = np.asarray(value, order="C")
+    except Exception as error:  # whoever is asked for an array may answer as they please
+        raise TypeError(
+            f"input {port.name!r} of type {type(value).__name__} makes no array: {_line(error)}"
+        ) from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
