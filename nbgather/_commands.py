@@ -124,6 +124,64 @@ def mask(
     typer.echo(f"wrote {_files.write(out, figures.png_bytes(figure))}")
 
 
+@app.command()
+def export(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for the models and their README.")
+    ] = Path("onnx_models"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Write this model alone; may be given again.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit status 1 if a file is stale.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the published ONNX models, the same bytes every time."""
+    from nbgather.onnx import export_all, stale_files
+
+    if check:
+        lines = stale_files(out)
+        typer.echo("\n".join(lines) if lines else f"{out} is up to date")
+        raise typer.Exit(1 if lines else 0)
+    for path in export_all(out, only):
+        typer.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="An ONNX model: masking, restoring or gather.")],
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="The mask ratio; by default what the model tells, or 0.75."),
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="The gather's dim; by default what the model tells.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What the model calls a thing, OURS=THEIRS; may be given again."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare a model with the reference, byte for byte, over hundreds of shapes.
+
+    Exit status 1 at the first difference.
+    """
+    from nbgather.onnx import verify as compare
+
+    pairs = [pair.partition("=") for pair in name or []]
+    if not all(ours and theirs for ours, _, theirs in pairs):
+        raise ValueError(f"--name is {', '.join(name or [])}: OURS=THEIRS is needed")
+    names = {ours: theirs for ours, _, theirs in pairs}
+    with Console(stderr=True).status("running the model and the reference"):
+        found = compare(model, mask_ratio=ratio, dim=dim, names=names)
+    if found.difference is not None:
+        typer.echo(f"{model}, {found.kind}: DIFFERENT in case {found.cases}, {found.difference}")
+        raise typer.Exit(1)
+    typer.echo(f"{model}, {found.kind}: {found.cases} cases equal to the reference")
+
+
 def _bytes_table(rows: list[Comparison]) -> Table:
     table = Table(title="bytes that agree", box=SIMPLE_HEAD)
     for name in ("array", "shape", "dtype"):

@@ -64,6 +64,8 @@ class Session:
     Attributes
     ----------
     inputs, outputs : tuple of Port
+    metadata : dict of str to str
+        What the model tells of itself.
 
     Raises
     ------
@@ -88,6 +90,7 @@ class Session:
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    metadata: dict[str, str]
 
     def __init__(
         self,
@@ -111,7 +114,9 @@ class Session:
             ) from error
         self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
-        self._ours = self._session.get_modelmeta().producer_name == "nbgather"
+        told = self._session.get_modelmeta()
+        self.metadata = dict(told.custom_metadata_map)
+        self._ours = told.producer_name == "nbgather"
         self._options = onnxruntime.RunOptions()
         self._options.log_severity_level = 4  # what fails is raised, not printed too
 

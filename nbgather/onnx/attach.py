@@ -1,0 +1,217 @@
+"""Join a masking and the models around it into one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nbgather.onnx._build import ModelProto, onnx
+
+__all__ = ["attach"]
+
+#: One list of nodes is right for all of these opsets; a seeded graph begins with BITWISE.
+OLDEST, BITWISE = 13, 18
+
+
+def attach(
+    masking: ModelProto,
+    encoder: ModelProto | str | os.PathLike[str],
+    *,
+    embed: ModelProto | str | os.PathLike[str] | None = None,
+    tokens: str | None = None,
+    embedded: str | None = None,
+) -> ModelProto:
+    """Join a masking to an encoder of visible tokens, and to what makes the tokens.
+
+    ``images → embed → x → masking → x_masked → encoder``, in one model. The masking is written at
+    the opset of the others.
+
+    Parameters
+    ----------
+    masking : onnx.ModelProto
+        Of :func:`masking_model`, with x.
+    encoder : onnx.ModelProto or path
+        A model with an input of visible tokens `[N, K, D]`, K dynamic.
+    embed : onnx.ModelProto or path, optional
+        A model with an output of tokens `[N, L, D]`, e.g. a patch and position embedding. Without
+        one, x stays an input.
+    tokens : str, optional
+        The encoder's input that takes the tokens; by default its only one.
+    embedded : str, optional
+        The output of ``embed`` that gives the tokens; by default its only one.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs: those of ``embed`` (or x), those of the masking (noise, or seed, sample_ids and
+        epoch), and those of the encoder that are left. Outputs: those of the encoder, then those of
+        the masking. What two of the models call alike has ``encoder/`` or ``embed/`` before it in
+        one of them.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    TypeError, ValueError
+        A masking that is not of :func:`masking_model`; a model that is no ONNX model, lacks the
+        input or output, is of another dtype, rank or width, or of an opset too old for the masking.
+
+    Examples
+    --------
+    >>> import onnx.parser
+    >>> from nbgather.onnx import attach, masking_model
+    >>> encoder = onnx.parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     twice (float[N, K, 2] visible) => (float[N, K, 2] latent)
+    ...     { latent = Add(visible, visible) }''')
+    >>> joined = attach(masking_model(0.5), encoder)
+    >>> [port.name for port in joined.graph.output]
+    ['latent', 'x_masked', 'mask', 'ids_restore']
+    """
+    if not isinstance(masking, ModelProto):
+        raise TypeError(
+            f"masking is of type {type(masking).__name__}: masking_model(...) is needed"
+        )
+    names = {port.name for port in (*masking.graph.input, *masking.graph.output)}
+    if masking.producer_name != "nbgather" or not {"x", "x_masked"} <= names:
+        raise ValueError("masking is not a model of masking_model(...) with x")
+    after = _loaded(encoder, "encoder")
+    before = None if embed is None else _loaded(embed, "embed")
+    goes_in = _one(after.graph.input, tokens, "encoder", "input", "tokens", _constants(after))
+    _fit(_port(masking.graph.output, "x_masked"), goes_in, "encoder", "input")
+    if before is not None:
+        comes_out = _one(before.graph.output, embedded, "embed", "output", "embedded", set())
+        _fit(_port(masking.graph.input, "x"), comes_out, "embed", "output")
+
+    middle = ModelProto()
+    middle.CopyFrom(masking)
+    _align(middle, [m for m in (before, after) if m is not None])
+    middle = onnx.compose.add_prefix(middle, "masking/", rename_inputs=False, rename_outputs=False)
+    taken = {port.name for port in (*middle.graph.input, *middle.graph.output)}
+    after, into = _apart(after, "encoder/", taken, goes_in.name)
+    masked = [port.name for port in middle.graph.output]
+    encoded = [port.name for port in after.graph.output]
+    joined = _merged(middle, after, [("x_masked", into)], [*encoded, *masked])
+    if before is not None:
+        taken = {port.name for port in (*joined.graph.input, *joined.graph.output)}
+        before, out = _apart(before, "embed/", taken, comes_out.name)
+        joined = _merged(before, joined, [(out, "x")], [*encoded, *masked])
+    joined.producer_name, joined.producer_version = "nbgather.attach", masking.producer_version
+    for prop in masking.metadata_props:
+        if prop.key not in {there.key for there in joined.metadata_props}:
+            joined.metadata_props.add(key=prop.key, value=prop.value)
+    onnx.checker.check_model(joined, full_check=True)
+    return joined
+
+
+def _loaded(model: Any, what: str) -> ModelProto:
+    if isinstance(model, ModelProto):
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        return copy
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            f"{what} is of type {type(model).__name__}: a path or onnx.ModelProto is needed"
+        )
+    path = Path(model)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        return onnx.load(path)
+    except Exception as error:
+        raise ValueError(f"{path} is not an ONNX model: {' '.join(str(error).split())}") from error
+
+
+def _constants(model: ModelProto) -> set[str]:
+    """Inputs that have a value already, as old exporters list them."""
+    return {tensor.name for tensor in model.graph.initializer}
+
+
+def _port(ports: Iterable[Any], name: str) -> Any:
+    return next(port for port in ports if port.name == name)
+
+
+def _one(
+    ports: Iterable[Any], name: str | None, what: str, side: str, option: str, without: set[str]
+) -> Any:
+    there = [port for port in ports if port.name not in without]
+    names = ", ".join(port.name for port in there) or "none"
+    if name is None:
+        if len(there) != 1:
+            raise ValueError(f"{what} has {len(there)} {side}s ({names}): {option}= must name one")
+        return there[0]
+    for port in there:
+        if port.name == name:
+            return port
+    raise ValueError(f"{what} has no {side} {name!r}: its {side}s are {names}")
+
+
+def _fit(ours: Any, theirs: Any, what: str, side: str) -> None:
+    mine, other = (port.type.tensor_type for port in (ours, theirs))
+    if mine.elem_type != other.elem_type:
+        mine_name, other_name = (onnx.TensorProto.DataType.Name(t.elem_type) for t in (mine, other))
+        raise ValueError(
+            f"{what}'s {side} {theirs.name!r} is {other_name} and the masking's"
+            f" {ours.name!r} is {mine_name}: masking_model(dtype=...) must be the same"
+        )
+    if other.HasField("shape") and len(other.shape.dim) != 3:
+        raise ValueError(
+            f"{what}'s {side} {theirs.name!r} has {len(other.shape.dim)} dimensions: 3 are needed"
+        )
+    if what == "encoder" and other.HasField("shape") and other.shape.dim[1].HasField("dim_value"):
+        size = other.shape.dim[1].dim_value
+        raise ValueError(
+            f"encoder's input {theirs.name!r} has a fixed number of tokens, {size}: export it with"
+            " a dynamic one"
+        )
+
+
+def _opset(model: ModelProto) -> int:
+    return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 1)
+
+
+def _align(masking: ModelProto, others: list[ModelProto]) -> None:
+    """One opset and one IR version for all: merging takes no other."""
+    opsets = {_opset(model) for model in others}
+    if len(opsets) > 1:
+        raise ValueError(
+            f"encoder and embed have opsets {', '.join(map(str, sorted(opsets)))}: export both at"
+            " the same"
+        )
+    (opset,) = opsets
+    bitwise = any(node.op_type.startswith("Bitwise") for node in masking.graph.node)
+    needed = BITWISE if bitwise else OLDEST
+    if opset < needed:
+        raise ValueError(f"the encoder has opset {opset}: this masking needs {needed} or later")
+    masking.opset_import[0].version = opset
+    version = max(model.ir_version for model in (masking, *others))
+    for model in (masking, *others):
+        model.ir_version = version
+
+
+def _apart(model: ModelProto, prefix: str, taken: set[str], port: str) -> tuple[ModelProto, str]:
+    """A model whose names are its own, and what one of its ports is called now."""
+    ends = {
+        "rename_inputs": any(p.name in taken for p in model.graph.input),
+        "rename_outputs": any(p.name in taken for p in model.graph.output),
+    }
+    moved = onnx.compose.add_prefix(model, prefix, **ends)
+    is_input = any(p.name == port for p in model.graph.input)
+    renamed = ends["rename_inputs" if is_input else "rename_outputs"]
+    return moved, f"{prefix}{port}" if renamed else port
+
+
+def _merged(
+    first: ModelProto, second: ModelProto, io_map: list[tuple[str, str]], outputs: list[str]
+) -> ModelProto:
+    for model in (first, second):
+        # Of the whole, not of a part; keys that two parts share could not be merged.
+        del model.metadata_props[:]
+        model.doc_string = ""
+    model = onnx.compose.merge_models(first, second, io_map=io_map, outputs=outputs)
+    ordered = sorted(model.graph.output, key=lambda port: outputs.index(port.name))
+    del model.graph.output[:]
+    model.graph.output.extend(ordered)
+    return model
