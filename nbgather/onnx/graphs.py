@@ -212,25 +212,15 @@ def masking_model(
     if ratio_input:
         g.input("mask_ratio", "float64", [], "The part to remove, 0 to 1.")
 
-    grid, length = _token_grid(g, with_x, seeded)
-    if seeded:
-        scores = _seeded_noise(g, length)
-        ids_shuffle = _argsort(g, scores, None, length)
-    else:
-        ids_shuffle = _argsort(g, "noise", noise_type, length)
-    restore = _inverse(g, ids_shuffle, grid, length)
-    count = _keep_count(g, length, None if ratio_input else ratio)
-    removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
-    g.op("Cast", [removed], "mask", "0 keep, 1 remove.", to=TensorProto.FLOAT)
-    if with_x or ids_keep:
-        g.op(
-            "Slice",
-            [ids_shuffle, g.int64([0]), count, g.int64([1])],
-            "ids_keep",
-            "The first K of the ranked tokens.",
-        )
+    mask_nodes(
+        g,
+        with_x=with_x,
+        noise_type=None if seeded else noise_type,
+        ratio=None if ratio_input else ratio,
+        gather=gather,
+        ids_keep=ids_keep,
+    )
     if with_x:
-        _take_rows(g, "x", "ids_keep", "x_masked", gather, "The visible tokens.")
         g.output("x_masked", x_type, ["N", "K", "D"], "The visible tokens, lowest score first.")
     g.output("mask", "float32", ["N", "L"], "0 keep, 1 remove.")
     g.output("ids_restore", "int64", ["N", "L"], "The rank of each token.")
@@ -238,6 +228,48 @@ def masking_model(
         g.output("ids_keep", "int64", ["N", "K"], "The kept tokens, lowest score first.")
     metadata = {"mask_ratio": "input" if ratio_input else repr(ratio), "source": PAPER}
     return g.finish(metadata | ({"noise": f"Philox4x32-10, {PHILOX}"} if seeded else {}))
+
+
+def mask_nodes(
+    g: GraphBuilder,
+    *,
+    with_x: bool,
+    noise_type: str | None,
+    ratio: float | None,
+    gather: str,
+    ids_keep: bool,
+) -> None:
+    """The nodes of a masking, from ``x``, ``noise`` (or a seed where it has no type) and ratio."""
+    seeded = noise_type is None
+    grid, length = _token_grid(g, with_x, seeded)
+    scores = seeded_noise(g, length) if seeded else "noise"
+    count = _keep_count(g, length, ratio)
+    rank_nodes(g, scores, noise_type, grid, length, count, with_x or ids_keep)
+    if with_x:
+        take_rows(g, "x", "ids_keep", "x_masked", gather, "The visible tokens.")
+
+
+def rank_nodes(
+    g: GraphBuilder,
+    scores: str,
+    noise_type: str | None,
+    grid: str,
+    length: str,
+    count: str,
+    ids_keep: bool,
+) -> None:
+    """``ids_restore``, ``mask`` and ``ids_keep`` of scores; ``count`` is K as [1]."""
+    ids_shuffle = _argsort(g, scores, noise_type, length)
+    restore = _inverse(g, ids_shuffle, grid, length)
+    removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
+    g.op("Cast", [removed], "mask", "0 keep, 1 remove.", to=TensorProto.FLOAT)
+    if ids_keep:
+        g.op(
+            "Slice",
+            [ids_shuffle, g.int64([0]), count, g.int64([1])],
+            "ids_keep",
+            "The first K of the ranked tokens.",
+        )
 
 
 def restore_model(
@@ -293,6 +325,13 @@ def restore_model(
     g.input("ids_restore", "int64", ["N", "L"], "The rank of each token.")
     g.input("mask_token", x_type, ["D"], "What stands in for a removed token.")
 
+    restore_nodes(g, gather)
+    g.output("x", x_type, ["N", "L", "D"], "Every token in its place.")
+    return g.finish({"source": PAPER})
+
+
+def restore_nodes(g: GraphBuilder, gather: str) -> None:
+    """The nodes of a restoring, from ``x_visible``, ``ids_restore`` and ``mask_token`` to ``x``."""
     grid = g.op("Shape", ["ids_restore"], "grid", "[N, L].")
     x_shape = g.op("Shape", ["x_visible"], "x_shape", "[N, K, D].")
     batch = g.op("Gather", [grid, g.int64([0])], "batch", "N as [1].", axis=0)
@@ -322,9 +361,7 @@ def restore_model(
     outside = g.op("Add", [mask_at, g.int64(1)], "outside", "A row that does not exist.")
     nearest = g.op("Min", ["ids_restore", mask_at], "nearest", "Removed ranks to the mask token.")
     source = g.op("Where", [wrong, outside, nearest], "source_row", "The gather fails on outside.")
-    _take_rows(g, rows, source, "x", gather, "Every token in its place.")
-    g.output("x", x_type, ["N", "L", "D"], "Every token in its place.")
-    return g.finish({"source": PAPER})
+    take_rows(g, rows, source, "x", gather, "Every token in its place.")
 
 
 def _choice(value: Any, what: str, allowed: tuple[str, ...]) -> None:
@@ -429,7 +466,7 @@ def _keep_count(g: GraphBuilder, length: str, ratio: float | None) -> str:
     return g.op("Cast", [keep], "keep_count", "K: truncated, as int() does.", to=TensorProto.INT64)
 
 
-def _take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, doc: str) -> None:
+def take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, doc: str) -> None:
     """``output[n, k] = rows[n, ids[n, k]]``."""
     column = g.op("Unsqueeze", [ids, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
     if gather == "nd":
@@ -443,7 +480,7 @@ def _take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, d
     g.op("GatherElements", [rows, indices], output, doc, axis=1)
 
 
-def _seeded_noise(g: GraphBuilder, length: str) -> str:
+def seeded_noise(g: GraphBuilder, length: str) -> str:
     """``token_noise(seed, sample_ids, L, epoch=epoch)``: float32 [N, L]."""
     low, high = _halves(g, g.op("Unsqueeze", ["seed", g.int64([0])], "seed_1", "[1]."), "seed")
     key = g.op("Concat", [low, high], "key", "Philox's key, [2].", axis=0)
