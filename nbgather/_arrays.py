@@ -89,6 +89,12 @@ class Adapter:
     """One kind of container. Subclasses know one library each."""
 
     name: str
+    #: Whether its library may trace a call instead of running it.
+    traces = False
+
+    def tracer(self, *arrays: Any) -> Any:
+        """The operators for a call that is being traced; None for one that runs now."""
+        return None
 
     def key(self, array: Any) -> Key:
         raise NotImplementedError
@@ -322,11 +328,37 @@ class TorchAdapter(Adapter):
     """Torch tensors in the memory of the CPU."""
 
     name = "torch"
+    traces = True
 
     def __init__(self) -> None:
         self.torch = sys.modules["torch"]
+        self._compiling = self.torch.compiler.is_compiling
+        self._transform = self.torch._C._functorch.maybe_current_level
+        self._plain = frozenset((self.torch.Tensor, self.torch.nn.Parameter))
         self._empty_like = self.torch.empty_like
         self._dtypes: dict[Any, DType] = {}
+
+    def tracer(self, *arrays: Any) -> Any:
+        # Fake tensors have a type of their own; those of torch.func hide within its transforms.
+        if not self._compiling():
+            if self._transform() is not None:
+                self._only_vmap()
+            elif all(
+                type(a) in self._plain or not isinstance(a, self.torch.Tensor) for a in arrays
+            ):
+                return None
+        from nbgather import _torch_ops
+
+        return _torch_ops
+
+    def _only_vmap(self) -> None:
+        functorch = self.torch._C._functorch
+        kind = functorch.peek_interpreter_stack().key()
+        if kind != functorch.TransformType.Vmap:
+            raise NotImplementedError(
+                f"torch.func's transform {kind.name.lower()!r} cannot go through nbgather's calls:"
+                " backward(), torch.autograd.grad and torch.func.vmap can"
+            )
 
     def key(self, array: Any) -> Key:
         if not array.is_cpu or array.layout is not self.torch.strided:
@@ -341,6 +373,8 @@ class TorchAdapter(Adapter):
         return None  # which is no key that `again` looks for
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
+        if self._compiling():
+            return None
         try:
             dtype, shape = x.dtype, i.shape
             call = small.get((head, x.shape, dtype, shape, i.dtype))
@@ -486,10 +520,13 @@ def _find(array: Any, what: str) -> Adapter:
     if isinstance(array, np.ndarray):
         return _numpy
     torch = sys.modules.get("torch")
-    if torch is not None and kind in (torch.Tensor, torch.nn.Parameter):
+    if torch is not None and isinstance(array, torch.Tensor):
         if _torch is None:
             _torch = TorchAdapter()
-        return _torch
+        # What torch makes of tensors to trace them; any other kind of tensor is somebody's own.
+        internal = kind.__module__.startswith("torch._subclasses")
+        if kind in (torch.Tensor, torch.nn.Parameter) or internal:
+            return _torch
     raise TypeError(f"{what} is a {kind.__module__}.{kind.__qualname__}: {_SUPPORTED} is needed")
 
 

@@ -37,6 +37,11 @@ def gather(
                 return result
     input_name, index_name = _plan.NAMES[kind]
     adapted = _arrays.same_adapter(input, input_name, index, index_name)
+    if adapted.traces:
+        tracer = adapted.tracer(input, index)
+        if tracer is not None:
+            _validate.traced(out, backend)
+            return tracer.traced_gather(kind, input, dim, index, mode, fill)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
     out_key = None
@@ -46,7 +51,7 @@ def gather(
     plan = _plan.plan_gather(adapted, x_key, i_key, out_key, dim, mode, kind)
     module = backends.get("cpu" if backend is None else backend)
     if adapted.wants_grad(input):
-        from nbgather import torch as autograd
+        from nbgather import _torch_grad as autograd
 
         return autograd.gather(kind, input, dim, index, mode, fill, out, backend)
     if plan.count == 0:
@@ -202,6 +207,11 @@ def scatter(
 ) -> Any:
     """Scatter ``src`` into a copy of ``input``; ``add`` sums into it."""
     adapted = _arrays.same_adapter(input, "input", index, "index")
+    if adapted.traces:
+        tracer = adapted.tracer(input, index, src)
+        if tracer is not None:
+            _validate.traced(out, backend)
+            return tracer.traced_scatter(input, dim, index, src, add)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
     if not add and isinstance(src, (int, float, complex)):
@@ -220,7 +230,7 @@ def scatter(
     if not hasattr(module, "scatter"):
         raise ValueError(f"backend {backend!r} cannot scatter: cpu, reference and torch can")
     if adapted.wants_grad(input) or (s_key is not None and adapted.wants_grad(src)):
-        from nbgather import torch as autograd
+        from nbgather import _torch_grad as autograd
 
         return autograd.scatter(input, dim, index, src, add, out, backend)
     kind = None

@@ -129,6 +129,12 @@ def token_noise(
     key = _validate.bits64(seed, "seed")
     tokens = _validate.count(num_tokens, "num_tokens")
     at = _validate.epoch(epoch)
+    if not isinstance(sample_ids, (int, np.integer)):
+        adapted = _arrays.adapter(sample_ids, "sample_ids")
+        tracer = adapted.tracer(sample_ids) if adapted.traces else None
+        if tracer is not None:
+            _validate.traced(None, backend)
+            return tracer.token_noise(seed, sample_ids, num_tokens, epoch=epoch)
     adapted, ids = plain_ids(sample_ids)
     noise = adapted.empty((ids.shape[0], tokens), ids, "float32")
     module = backends.get("cpu" if backend is None else backend)
@@ -200,6 +206,11 @@ def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> To
     ([[1, 3]], [[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
     """
     adapted = _arrays.adapter(scores, "scores")
+    if adapted.traces:
+        tracer = adapted.tracer(scores)
+        if tracer is not None:
+            _validate.traced(None, backend)
+            return TokenMask(*tracer.rank_tokens(scores, num_keep))
     keys = _scores(adapted, scores, "scores")
     n, tokens = keys.shape
     keep, counts = _kept(n, tokens, None, num_keep)
@@ -300,11 +311,18 @@ def random_masking(
     >>> x_masked.tolist(), mask.tolist()
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
+    adapted = _arrays.adapter(x, "x")
+    if adapted.traces:
+        tracer = adapted.tracer(x, noise, sample_ids)
+        if tracer is not None:
+            _validate.traced(None, backend)
+            return MaskedTokens(
+                *tracer.traced_masking(x, mask_ratio, noise, seed, sample_ids, epoch, num_keep)
+            )
     if noise is None and backend is None:
         result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
         if result is not None:
             return result
-    adapted = _arrays.adapter(x, "x")
     shape = tuple(x.shape)
     _validate.tokens(shape)
     keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
@@ -611,6 +629,11 @@ def restore_tokens(
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
     adapted = _arrays.same_adapter(x_visible, "x_visible", ids_restore, "ids_restore")
+    if adapted.traces:
+        tracer = adapted.tracer(x_visible, ids_restore, mask_token)
+        if tracer is not None:
+            _validate.traced(None, backend)
+            return tracer.traced_restore(x_visible, ids_restore, mask_token, valid)
     shape = tuple(x_visible.shape)
     _validate.tokens(shape, "x_visible")
     row = adapted.row_bits(x_visible, mask_token, shape[2:])
@@ -622,7 +645,7 @@ def restore_tokens(
     if isinstance(adapted, _arrays.TorchAdapter):
         token = mask_token if hasattr(mask_token, "requires_grad") else adapted.torch.tensor(0.0)
         if adapted.wants_grad(x_visible) or adapted.wants_grad(token):
-            from nbgather import torch as autograd
+            from nbgather import _torch_grad as autograd
 
             return autograd.restore(x_visible, ids_restore, token, row, backend)
     return _run.gather("restore", x_visible, 1, ids_restore, "fill", row, None, backend)

@@ -4,6 +4,7 @@ from nbgather.onnx.attach import attach
 from nbgather.onnx.catalog import CATALOG, export_all, stale_files
 from nbgather.onnx.graphs import gather_model, masking_model, restore_model
 from nbgather.onnx.runner import Port, Session, run
+from nbgather.onnx.torch_table import torch_translation_table
 from nbgather.onnx.verify import Verification, verify
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "restore_model",
     "run",
     "stale_files",
+    "torch_translation_table",
     "verify",
 ]

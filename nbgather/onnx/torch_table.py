@@ -1,0 +1,239 @@
+"""How ``torch.ops.nbgather`` are written in ONNX: for ``torch.onnx.export(dynamo=True)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nbgather.onnx import graphs
+from nbgather.onnx._build import onnx
+
+__all__ = ["torch_translation_table"]
+
+#: What torch's dtypes are called here, by ONNX's number.
+_TYPES = {
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.DOUBLE: "float64",
+}
+
+
+class _Script:
+    """A :class:`~nbgather.onnx._build.GraphBuilder` that emits its nodes through onnxscript.
+
+    The graphs of this package know values by name; here a name stands for onnxscript's value.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        from onnxscript import opset18
+
+        self._opset = opset18
+        self.values = values
+
+    def _of(self, name: Any) -> Any:
+        return self.values[name] if isinstance(name, str) else name
+
+    def constant(self, value: np.ndarray | np.generic) -> Any:
+        tensor = onnx.numpy_helper.from_array(np.asarray(value, order="C"))
+        return self._opset.Constant(value=tensor)
+
+    def int64(self, value: int | Sequence[int]) -> Any:
+        return self.constant(np.array(value, np.int64))
+
+    def op(self, kind: str, inputs: Sequence[Any], output: str, doc: str, **options: Any) -> str:
+        made = getattr(self._opset, kind)(*map(self._of, inputs), **options)
+        self.values[output] = made
+        return output
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[Any],
+        outputs: Sequence[str],
+        doc: str,
+        *,
+        name: str,
+        **options: Any,
+    ) -> list[str]:
+        values = [self._of(value) for value in inputs]
+        if kind == "Split":
+            # onnxscript cannot tell how many parts there are: one slice for each.
+            width, axis = 2, options["axis"]
+            made: Sequence[Any] = [
+                self._opset.Slice(
+                    values[0],
+                    self.int64([width * k]),
+                    self.int64([width * (k + 1)]),
+                    self.int64([axis]),
+                )
+                for k in range(len(outputs))
+            ]
+        else:
+            made = getattr(self._opset, kind)(*values, **options)
+        self.values.update(zip(outputs, made, strict=True))
+        return list(outputs)
+
+
+def _type(value: Any) -> str:
+    return _TYPES[int(value.dtype)]
+
+
+def _plain_mode(mode: str) -> None:
+    if mode != "raise":
+        raise NotImplementedError(f"mode {mode!r} has no translation to ONNX: 'raise' has")
+
+
+def _as_int64(g: _Script, name: str) -> str:
+    return g.op("Cast", [name], f"{name}_int64", "", to=onnx.TensorProto.INT64)
+
+
+def _gather(input: Any, dim: int, index: Any, mode: str = "raise", fill_value: float = 0) -> Any:
+    _plain_mode(mode)
+    g = _Script(input=input, index=index)
+    g.op("GatherElements", ["input", _as_int64(g, "index")], "output", "", axis=dim)
+    return g.values["output"]
+
+
+def _take_along_axis(
+    arr: Any, indices: Any, axis: int = -1, mode: str = "raise", fill_value: float = 0
+) -> Any:
+    _plain_mode(mode)
+    g = _Script(arr=arr, indices=indices)
+    at = axis % len(arr.shape)
+    wide = {}
+    for name, other in (("arr", "indices"), ("indices", "arr")):
+        mine = g.op("Shape", [name], f"{name}_shape", "")
+        theirs = g.op("Shape", [other], f"{name}_other", "")
+        # Off the axis a size of 1 gives way; along it each keeps its own.
+        here = np.arange(len(arr.shape)) == at
+        one = g.op("Equal", [mine, g.int64(1)], f"{name}_one", "")
+        off = g.op("And", [one, g.constant(~here)], f"{name}_gives_way", "")
+        target = g.op("Where", [off, theirs, mine], f"{name}_target", "")
+        wide[name] = g.op("Expand", [name, target], f"{name}_wide", "")
+    index = _as_int64(g, wide["indices"])
+    g.op("GatherElements", [wide["arr"], index], "output", "", axis=at)
+    return g.values["output"]
+
+
+def _gather_tokens(x: Any, ids: Any, mode: str = "raise", fill_value: float = 0) -> Any:
+    _plain_mode(mode)
+    g = _Script(x=x, ids=ids)
+    graphs.take_rows(g, "x", _as_int64(g, "ids"), "output", "nd", "")  # type: ignore[arg-type]
+    return g.values["output"]
+
+
+def _scatter(reduction: str) -> Callable[..., Any]:
+    def scatter(input: Any, dim: int, index: Any, src: Any) -> Any:
+        g = _Script(input=input, index=index, src=src)
+        shape = g.op("Shape", ["index"], "shape", "")
+        zeros = g.int64([0] * len(index.shape))
+        part = g.op("Slice", ["src", zeros, shape], "part", "")
+        given = ["input", _as_int64(g, "index"), part]
+        g.op("ScatterElements", given, "output", "", axis=dim, reduction=reduction)
+        return g.values["output"]
+
+    return scatter
+
+
+def _length(g: _Script, number: Any, name: str) -> str:
+    """A number, fixed or dynamic, as int64 [1]."""
+    if isinstance(number, int):
+        g.values[name] = g.int64([number])
+        return name
+    g.values[f"{name}_given"] = number
+    whole = _as_int64(g, f"{name}_given")
+    return g.op("Reshape", [whole, g.int64([1])], name, "")
+
+
+def _token_noise(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Any:
+    g = _Script(sample_ids=sample_ids)
+    g.values["seed"] = g.int64(seed)
+    if isinstance(epoch, int):
+        g.values["epoch"] = g.int64(epoch)
+    else:
+        at = _length(g, epoch, "epoch_1d")
+        g.op("Squeeze", [at, g.int64([0])], "epoch", "")
+    graphs.seeded_noise(g, _length(g, num_tokens, "length"))  # type: ignore[arg-type]
+    return g.values["noise"]
+
+
+def _rank_tokens(scores: Any, num_keep: Any) -> tuple[Any, ...]:
+    g = _Script(noise=scores)
+    grid = g.op("Shape", ["noise"], "grid", "")
+    length = g.op("Gather", [grid, g.int64([1])], "length", "", axis=0)
+    count = _length(g, num_keep, "count")
+    graphs.rank_nodes(g, "noise", _type(scores), grid, length, count, True)  # type: ignore[arg-type]
+    return g.values["ids_keep"], g.values["ids_restore"], g.values["mask"]
+
+
+def _random_masking(x: Any, noise: Any, mask_ratio: float) -> tuple[Any, ...]:
+    g = _Script(x=x, noise=noise)
+    graphs.mask_nodes(
+        g,  # type: ignore[arg-type]
+        with_x=True,
+        noise_type=_type(noise),
+        ratio=mask_ratio,
+        gather="nd",
+        ids_keep=True,
+    )
+    return tuple(g.values[name] for name in ("x_masked", "mask", "ids_restore", "ids_keep"))
+
+
+def _restore_tokens(x_visible: Any, ids_restore: Any, mask_token: Any) -> Any:
+    g = _Script(x_visible=x_visible, mask_token=mask_token)
+    g.values["ranks"] = ids_restore
+    g.values["ids_restore"] = g.values[_as_int64(g, "ranks")]
+    graphs.restore_nodes(g, "nd")  # type: ignore[arg-type]
+    return g.values["x"]
+
+
+def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """A table for ``torch.onnx.export(..., dynamo=True, custom_translation_table=...)``.
+
+    With it a module that calls nbgather exports to flat graphs of ONNX's standard operators, right
+    at every size. Opset 18 or later. Modes other than ``"raise"`` have no translation, and as in
+    ONNX a negative index counts from the end.
+
+    Returns
+    -------
+    dict
+        From each of ``torch.ops.nbgather`` to a function over onnxscript's operators.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        torch or onnxscript is not there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import nbgather
+    >>> from nbgather.onnx import torch_translation_table
+    >>> class Masking(torch.nn.Module):
+    ...     def forward(self, x, noise):
+    ...         return tuple(nbgather.random_masking(x, 0.75, noise=noise))
+    >>> program = torch.onnx.export(
+    ...     Masking(), (torch.rand(2, 16, 4), torch.rand(2, 16)), dynamo=True, verbose=False,
+    ...     opset_version=18, custom_translation_table=torch_translation_table(),
+    ... )
+    >>> {node.domain for node in program.model_proto.graph.node}
+    {''}
+    """
+    import onnxscript  # noqa: F401
+
+    from nbgather import _torch_ops as ops
+
+    return {
+        ops.gather: _gather,
+        ops.take_along_axis: _take_along_axis,
+        ops.gather_tokens: _gather_tokens,
+        ops.scatter: _scatter("none"),
+        ops.scatter_add: _scatter("add"),
+        ops.token_noise: _token_noise,
+        ops.rank_tokens: _rank_tokens,
+        ops.random_masking: _random_masking,
+        ops.restore_tokens: _restore_tokens,
+    }
