@@ -91,6 +91,8 @@ class Adapter:
     name: str
     #: Whether its library may trace a call instead of running it.
     traces = False
+    #: Types that have memory of their own, where others of the library have not.
+    plain: frozenset[type] = frozenset()
 
     def tracer(self, *arrays: Any) -> Any:
         """The operators for a call that is being traced; None for one that runs now."""
@@ -333,8 +335,9 @@ class TorchAdapter(Adapter):
     def __init__(self) -> None:
         self.torch = sys.modules["torch"]
         self._compiling = self.torch.compiler.is_compiling
+        self._by_dynamo = self.torch.compiler.is_dynamo_compiling  # cheaper
         self._transform = self.torch._C._functorch.maybe_current_level
-        self._plain = frozenset((self.torch.Tensor, self.torch.nn.Parameter))
+        self.plain = frozenset((self.torch.Tensor, self.torch.nn.Parameter))
         self._empty_like = self.torch.empty_like
         self._dtypes: dict[Any, DType] = {}
 
@@ -343,9 +346,7 @@ class TorchAdapter(Adapter):
         if not self._compiling():
             if self._transform() is not None:
                 self._only_vmap()
-            elif all(
-                type(a) in self._plain or not isinstance(a, self.torch.Tensor) for a in arrays
-            ):
+            elif all(type(a) in self.plain or not isinstance(a, self.torch.Tensor) for a in arrays):
                 return None
         from nbgather import _torch_ops
 
@@ -365,6 +366,8 @@ class TorchAdapter(Adapter):
             self._refuse(array)
         if array.is_conj() or array.is_neg():
             raise LookupError  # answered by `ready`
+        if array.is_nested:
+            raise TypeError("a nested torch tensor came: a padded one is needed")
         return array.shape, array.stride(), array.dtype
 
     def again_key(self, head: Any, x: Any, i: Any) -> Any:
@@ -373,7 +376,7 @@ class TorchAdapter(Adapter):
         return None  # which is no key that `again` looks for
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
-        if self._compiling():
+        if self._by_dynamo():
             return None
         try:
             dtype, shape = x.dtype, i.shape
@@ -505,7 +508,9 @@ def adapter(array: Any, what: str) -> Adapter:
     """The adapter of this array's container; ``what`` names the argument in the TypeError."""
     found = _by_type.get(type(array))
     if found is None:
-        found = _by_type[type(array)] = _find(array, what)
+        found = _find(array, what)
+        if not found.traces or type(array) in found.plain:
+            _by_type[type(array)] = found
     return found
 
 

@@ -215,8 +215,9 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     >>> class Masking(torch.nn.Module):
     ...     def forward(self, x, noise):
     ...         return tuple(nbgather.random_masking(x, 0.75, noise=noise))
+    ...
     >>> program = torch.onnx.export(
-    ...     Masking(), (torch.rand(2, 16, 4), torch.rand(2, 16)), dynamo=True, verbose=False,
+    ...     Masking().eval(), (torch.rand(2, 16, 4), torch.rand(2, 16)), dynamo=True, verbose=False,
     ...     opset_version=18, custom_translation_table=torch_translation_table(),
     ... )
     >>> {node.domain for node in program.model_proto.graph.node}
