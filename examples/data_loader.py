@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-import nbgather
+from nbgather.torch import MaskingCollate
 
 PATCH = 16
 
@@ -38,38 +37,20 @@ class Images(Dataset):
         return number, torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
 
 
-class MaskingCollate:
-    """Stack samples and keep a quarter of their patches; the epoch is set before each epoch."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.epoch = seed, 0
-
-    def __call__(
-        self, samples: Sequence[tuple[int, torch.Tensor]]
-    ) -> tuple[torch.Tensor, nbgather.MaskedTokens]:
-        ids = torch.tensor([number for number, _ in samples])
-        images = torch.stack([image for _, image in samples])
-        made = nbgather.masked_patchify(
-            images,
-            PATCH,
-            0.75,
-            seed=self.seed,
-            sample_ids=ids,
-            epoch=self.epoch,
-            scale=1 / 255,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        )
-        return ids, made
-
-
 def run(count: int, side: int, workers: int, ranks: int) -> tuple[dict, int, int]:
     """Load two epochs on every rank: a digest for each (sample, epoch), bytes sent and whole."""
     seen: dict[tuple[int, int], str] = {}
     sent = whole = 0
     dataset = Images(count, side)
     for rank in range(ranks):
-        collate = MaskingCollate(seed=7)
+        collate = MaskingCollate(
+            PATCH,
+            0.75,
+            seed=7,
+            scale=1 / 255,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )
         sampler = DistributedSampler(dataset, ranks, rank, shuffle=True)
         loader = DataLoader(
             dataset, batch_size=8, sampler=sampler, num_workers=workers, collate_fn=collate

@@ -31,3 +31,16 @@ def test_masks_in_the_data_loader() -> None:
         assert row[2:] == ["48", f"{sent:,}", "25.00%", "yes"]
     (changed,) = re.findall(r"(\d+) of 24 samples have another mask", lines[7])
     assert int(changed) >= 23
+
+
+def test_training_resumes_and_does_not_depend_on_workers(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "digits.png"
+    lines = run("train_mae.py", "--epochs", "8", "--out", str(out)).splitlines()
+    first, last = map(float, re.findall(r"0\.\d+", lines[0]))
+    assert last < 0.7 * first
+    assert lines[1:] == [
+        "resumed from a checkpoint: same weights True",
+        "two loader workers: same weights True",
+        f"wrote {out}",
+    ]
+    assert out.read_bytes()[1:4] == b"PNG"
