@@ -89,13 +89,13 @@ class Adapter:
     """One kind of container. Subclasses know one library each."""
 
     name: str
-    #: Whether its library may trace a call instead of running it.
-    traces = False
+    #: Whether a call may have to go another way than to a kernel on the array's own memory.
+    detours = False
     #: Types that have memory of their own, where others of the library have not.
     plain: frozenset[type] = frozenset()
 
-    def tracer(self, *arrays: Any) -> Any:
-        """The operators for a call that is being traced; None for one that runs now."""
+    def detour(self, *arrays: Any) -> Any:
+        """The module whose ``via_...`` functions take the call; None where it goes straight on."""
         return None
 
     def key(self, array: Any) -> Key:
@@ -153,6 +153,10 @@ class Adapter:
         raise NotImplementedError
 
     def permute(self, array: Any, order: tuple[int, ...]) -> Any:
+        raise NotImplementedError
+
+    def tile(self, array: Any, times: int) -> Any:
+        """Rows `[N, L]` so many times over, `[N, times * L]`."""
         raise NotImplementedError
 
     def where(self, condition: Any, array: Any, other: Any) -> Any:
@@ -303,6 +307,9 @@ class NumpyAdapter(Adapter):
     def permute(self, array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
         return array.transpose(order)
 
+    def tile(self, array: np.ndarray, times: int) -> np.ndarray:
+        return np.tile(array, (1, times))
+
     def where(self, condition: np.ndarray, array: np.ndarray, other: Any) -> np.ndarray:
         return np.where(condition, array, np.asarray(other, array.dtype))
 
@@ -330,7 +337,7 @@ class TorchAdapter(Adapter):
     """Torch tensors in the memory of the CPU."""
 
     name = "torch"
-    traces = True
+    detours = True
 
     def __init__(self) -> None:
         self.torch = sys.modules["torch"]
@@ -341,7 +348,7 @@ class TorchAdapter(Adapter):
         self._empty_like = self.torch.empty_like
         self._dtypes: dict[Any, DType] = {}
 
-    def tracer(self, *arrays: Any) -> Any:
+    def detour(self, *arrays: Any) -> Any:
         # Fake tensors have a type of their own; those of torch.func hide within its transforms.
         if not self._compiling():
             if self._transform() is not None:
@@ -481,6 +488,9 @@ class TorchAdapter(Adapter):
     def permute(self, array: Any, order: tuple[int, ...]) -> Any:
         return array.permute(order)
 
+    def tile(self, array: Any, times: int) -> Any:
+        return array.repeat(1, times)
+
     def where(self, condition: Any, array: Any, other: Any) -> Any:
         return self.torch.where(condition, array, self.torch.as_tensor(other).to(array.dtype))
 
@@ -501,7 +511,7 @@ _numpy = NumpyAdapter()
 _by_type: dict[type, Adapter] = {np.ndarray: _numpy}
 _torch: TorchAdapter | None = None
 
-_SUPPORTED = "a NumPy array or a torch tensor"
+_SUPPORTED = "a NumPy array, a torch tensor or a JAX array"
 
 
 def adapter(array: Any, what: str) -> Adapter:
@@ -509,7 +519,7 @@ def adapter(array: Any, what: str) -> Adapter:
     found = _by_type.get(type(array))
     if found is None:
         found = _find(array, what)
-        if not found.traces or type(array) in found.plain:
+        if not found.detours or type(array) in found.plain:
             _by_type[type(array)] = found
     return found
 
@@ -532,7 +542,29 @@ def _find(array: Any, what: str) -> Adapter:
         internal = kind.__module__.startswith("torch._subclasses")
         if kind in (torch.Tensor, torch.nn.Parameter) or internal:
             return _torch
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(array, jax.Array):
+        return _find_jax(array, what)
     raise TypeError(f"{what} is a {kind.__module__}.{kind.__qualname__}: {_SUPPORTED} is needed")
+
+
+def _find_jax(array: Any, what: str) -> Adapter:
+    from nbgather import _jax
+
+    if isinstance(array, sys.modules["jax"].core.Tracer):
+        raise TypeError(
+            f"{what} is traced by JAX, which cannot run a kernel: wrap the call in"
+            " jax.pure_callback(function, jax.ShapeDtypeStruct(shape, dtype), ...)"
+        )
+    if type(array).__name__ != "ArrayImpl":
+        raise TypeError(f"{what} is a JAX array of dtype {array.dtype}: plain numbers are needed")
+    places = array.devices()
+    if {d.platform for d in places} != {"cpu"} or len(places) > 1:
+        raise TypeError(
+            f"{what} is a JAX array on {', '.join(sorted(map(str, places)))}: one CPU device is"
+            " needed"
+        )
+    return _jax.adapter
 
 
 #: The adapter of a type that has come before, or None.

@@ -37,11 +37,10 @@ def gather(
                 return result
     input_name, index_name = _plan.NAMES[kind]
     adapted = _arrays.same_adapter(input, input_name, index, index_name)
-    if adapted.traces:
-        tracer = adapted.tracer(input, index)
-        if tracer is not None:
-            _validate.traced(out, backend)
-            return tracer.traced_gather(kind, input, dim, index, mode, fill)
+    if adapted.detours:
+        detour = adapted.detour(input, index)
+        if detour is not None:
+            return detour.via_gather(kind, input, dim, index, mode, fill, out, backend)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
     out_key = None
@@ -207,11 +206,10 @@ def scatter(
 ) -> Any:
     """Scatter ``src`` into a copy of ``input``; ``add`` sums into it."""
     adapted = _arrays.same_adapter(input, "input", index, "index")
-    if adapted.traces:
-        tracer = adapted.tracer(input, index, src)
-        if tracer is not None:
-            _validate.traced(out, backend)
-            return tracer.traced_scatter(input, dim, index, src, add)
+    if adapted.detours:
+        detour = adapted.detour(input, index, src)
+        if detour is not None:
+            return detour.via_scatter(input, dim, index, src, add, out, backend)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
     if not add and isinstance(src, (int, float, complex)):

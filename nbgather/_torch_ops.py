@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nbgather import indexing, masking
+from nbgather import indexing, masking, patches
 from nbgather._torch_grad import (
     along_grad,
     expanded,
@@ -314,8 +314,19 @@ _batched(restore_tokens, _restore_rule)
 # What the public functions do when torch traces them
 
 
-def traced_gather(kind: str, input: Any, dim: int, index: Any, mode: str, fill: Any) -> Any:
+def _no_options(out: Any, backend: Any) -> None:
+    if out is not None or backend is not None:
+        raise ValueError(
+            "out= or backend= was given where torch traces the call (torch.compile, torch.export,"
+            " torch.func): neither is an operator's"
+        )
+
+
+def via_gather(
+    kind: str, input: Any, dim: int, index: Any, mode: str, fill: Any, out: Any, backend: Any
+) -> Any:
     """A gather of the house as its operator; ``kind`` as in :mod:`nbgather._plan`."""
+    _no_options(out, backend)
     if kind == "tokens":
         return gather_tokens(input, index, mode=mode, fill_value=fill)
     if kind == "along":
@@ -323,17 +334,28 @@ def traced_gather(kind: str, input: Any, dim: int, index: Any, mode: str, fill: 
     return gather(input, dim, index, mode=mode, fill_value=fill)
 
 
-def traced_scatter(input: Any, dim: int, index: Any, src: Any, add: bool) -> Any:
+def via_scatter(
+    input: Any, dim: int, index: Any, src: Any, add: bool, out: Any, backend: Any
+) -> Any:
     """A scatter as its operator; a number for ``src`` is one for all."""
+    _no_options(out, backend)
     if not isinstance(src, torch.Tensor):
         src = torch.full_like(index, src, dtype=input.dtype)
     return (scatter_add if add else scatter)(input, dim, index, src)
 
 
-def traced_masking(
-    x: Any, mask_ratio: float, noise: Any, seed: int | None, ids: Any, epoch: int, num_keep: Any
-) -> Any:
-    """``(x_masked, mask, ids_restore)`` by operators."""
+def via_masking(
+    x: Any,
+    mask_ratio: float,
+    noise: Any,
+    seed: int | None,
+    ids: Any,
+    epoch: int,
+    num_keep: Any,
+    backend: Any,
+) -> masking.MaskedTokens:
+    """A masking by operators."""
+    _no_options(None, backend)
     if noise is None:
         if seed is None:
             # torch's own generator, which its compiler knows how to replay.
@@ -341,17 +363,29 @@ def traced_masking(
         else:
             if ids is None:
                 ids = torch.arange(x.shape[0], device=x.device)
-            # The operator's integers are signed.
-            signed = seed - 2**64 if seed >= 2**63 else seed
-            noise = token_noise(signed, ids, x.shape[1], epoch=epoch)
+            noise = via_noise(seed, ids, x.shape[1], epoch, None)
     if num_keep is None:
-        return random_masking(x, noise, float(mask_ratio))[:3]
+        return masking.MaskedTokens(*random_masking(x, noise, float(mask_ratio))[:3])
     ids_keep, ids_restore, mask = rank_tokens(noise, num_keep)
-    return gather_tokens(x, ids_keep), mask, ids_restore
+    return masking.MaskedTokens(gather_tokens(x, ids_keep), mask, ids_restore)
 
 
-def traced_restore(x_visible: Any, ids_restore: Any, mask_token: Any, valid: Any) -> Any:
+def via_ranks(scores: Any, num_keep: Any, backend: Any) -> masking.TokenMask:
+    """Ranks by their operator."""
+    _no_options(None, backend)
+    return masking.TokenMask(*rank_tokens(scores, num_keep))
+
+
+def via_noise(seed: int, ids: Any, num_tokens: Any, epoch: Any, backend: Any) -> Any:
+    """Noise by its operator, whose integers are signed."""
+    _no_options(None, backend)
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    return token_noise(signed, ids, num_tokens, epoch=epoch)
+
+
+def via_restore(x_visible: Any, ids_restore: Any, mask_token: Any, valid: Any, backend: Any) -> Any:
     """Restore tokens by their operator; the mask token may broadcast."""
+    _no_options(None, backend)
     shape = x_visible.shape[2:]
     token = torch.as_tensor(mask_token, dtype=x_visible.dtype, device=x_visible.device)
     if token.ndim > len(shape):
@@ -360,3 +394,36 @@ def traced_restore(x_visible: Any, ids_restore: Any, mask_token: Any, valid: Any
         visible = valid.reshape(*valid.shape, *(1,) * len(shape))
         x_visible = torch.where(visible, x_visible, token)
     return restore_tokens(x_visible, ids_restore, token.expand(shape))
+
+
+def via_infer(input: Any, output: Any) -> Any:
+    """There is no operator for it: its result is data, not a tensor of known shape."""
+    raise NotImplementedError("infer_gather cannot be traced by torch: call it outside")
+
+
+def via_strategy(order: Any, ids: Any) -> Any:
+    """There is no operator for it: scores are made where the samples are loaded."""
+    raise NotImplementedError(
+        "a strategy cannot be traced by torch: score the tokens outside, and give them as noise"
+    )
+
+
+def via_patches(
+    images: Any, patch_size: Any, mask_ratio: Any, options: dict[str, Any]
+) -> masking.MaskedTokens:
+    """All patches, of which the masking's operator keeps some."""
+    tokens = patches.patchify(images, patch_size)
+    made = via_masking(
+        tokens, mask_ratio, options["noise"], options["seed"], options["sample_ids"],
+        options["epoch"], options["num_keep"], options["backend"],
+    )  # fmt: skip
+    scale, mean, std = (options[name] for name in ("scale", "mean", "std"))
+    if scale is None and mean is None and std is None:
+        return made
+    pixels = tokens.shape[2] // images.shape[1]
+    rows = [
+        torch.as_tensor(value, dtype=torch.float32).expand(images.shape[1]).repeat(pixels)
+        for value in (0.0 if mean is None else mean, 1.0 if std is None else std)
+    ]
+    scaled = made.x_masked.float() * torch.tensor(1.0 if scale is None else scale)
+    return made._replace(x_masked=(scaled - rows[0]) / rows[1])

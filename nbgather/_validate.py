@@ -215,14 +215,6 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
     return tuple(sorted({d % ndim for d in chosen}))
 
 
-def traced(out: Any, backend: Any) -> None:
-    if out is not None or backend is not None:
-        raise ValueError(
-            "out= or backend= was given where torch traces the call (torch.compile, torch.export,"
-            " torch.func): neither is an operator's"
-        )
-
-
 def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, int] | None:
     """The flat row-major position and value of the first index that is out of bounds."""
     low = -size if from_end else 0

@@ -351,6 +351,10 @@ def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
            [2, 0]]), is_unique=True)]
     """
     adapted = _arrays.same_adapter(input, "input", output, "output")
+    if adapted.detours:
+        detour = adapted.detour(input, output)
+        if detour is not None:
+            return detour.via_infer(input, output)
     x, x_key = _arrays.ready(adapted, input)
     y, y_key = _arrays.ready(adapted, output)
     a, b = adapted.layout(x_key), adapted.layout(y_key)

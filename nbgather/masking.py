@@ -131,10 +131,9 @@ def token_noise(
     at = _validate.epoch(epoch)
     if not isinstance(sample_ids, (int, np.integer)):
         adapted = _arrays.adapter(sample_ids, "sample_ids")
-        tracer = adapted.tracer(sample_ids) if adapted.traces else None
-        if tracer is not None:
-            _validate.traced(None, backend)
-            return tracer.token_noise(seed, sample_ids, num_tokens, epoch=epoch)
+        detour = adapted.detour(sample_ids) if adapted.detours else None
+        if detour is not None:
+            return detour.via_noise(seed, sample_ids, num_tokens, epoch, backend)
     adapted, ids = plain_ids(sample_ids)
     noise = adapted.empty((ids.shape[0], tokens), ids, "float32")
     module = backends.get("cpu" if backend is None else backend)
@@ -206,11 +205,10 @@ def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> To
     ([[1, 3]], [[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
     """
     adapted = _arrays.adapter(scores, "scores")
-    if adapted.traces:
-        tracer = adapted.tracer(scores)
-        if tracer is not None:
-            _validate.traced(None, backend)
-            return TokenMask(*tracer.rank_tokens(scores, num_keep))
+    if adapted.detours:
+        detour = adapted.detour(scores)
+        if detour is not None:
+            return detour.via_ranks(scores, num_keep, backend)
     keys = _scores(adapted, scores, "scores")
     n, tokens = keys.shape
     keep, counts = _kept(n, tokens, None, num_keep)
@@ -312,12 +310,11 @@ def random_masking(
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
     adapted = _arrays.adapter(x, "x")
-    if adapted.traces:
-        tracer = adapted.tracer(x, noise, sample_ids)
-        if tracer is not None:
-            _validate.traced(None, backend)
-            return MaskedTokens(
-                *tracer.traced_masking(x, mask_ratio, noise, seed, sample_ids, epoch, num_keep)
+    if adapted.detours:
+        detour = adapted.detour(x, noise, sample_ids)
+        if detour is not None:
+            return detour.via_masking(
+                x, mask_ratio, noise, seed, sample_ids, epoch, num_keep, backend
             )
     if noise is None and backend is None:
         result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
@@ -629,11 +626,10 @@ def restore_tokens(
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
     adapted = _arrays.same_adapter(x_visible, "x_visible", ids_restore, "ids_restore")
-    if adapted.traces:
-        tracer = adapted.tracer(x_visible, ids_restore, mask_token)
-        if tracer is not None:
-            _validate.traced(None, backend)
-            return tracer.traced_restore(x_visible, ids_restore, mask_token, valid)
+    if adapted.detours:
+        detour = adapted.detour(x_visible, ids_restore, mask_token)
+        if detour is not None:
+            return detour.via_restore(x_visible, ids_restore, mask_token, valid, backend)
     shape = tuple(x_visible.shape)
     _validate.tokens(shape, "x_visible")
     row = adapted.row_bits(x_visible, mask_token, shape[2:])

@@ -163,6 +163,14 @@ def masked_patchify(
     (dtype('float32'), (1, 1, 12))
     """
     adapted = _arrays.adapter(images, "images")
+    if adapted.detours:
+        detour = adapted.detour(images, noise, sample_ids)
+        if detour is not None:
+            options = {
+                "noise": noise, "seed": seed, "sample_ids": sample_ids, "epoch": epoch,
+                "num_keep": num_keep, "scale": scale, "mean": mean, "std": std, "backend": backend,
+            }  # fmt: skip
+            return detour.via_patches(images, patch_size, mask_ratio, options)
     shape = tuple(images.shape)
     sizes = _validate.patch_size(patch_size, shape)
     grid = _validate.grid(shape[2:], sizes)

@@ -300,9 +300,7 @@ def tube(
         raise ValueError(
             f"the spatial strategy gave shape {shape}: [N, {math.prod(sizes[1:])}] is needed"
         )
-    scores = adapted.empty((shape[0], sizes[0], shape[1]), frame)
-    adapted.assign(scores, frame.reshape(shape[0], 1, shape[1]))
-    return scores.reshape(shape[0], math.prod(sizes))
+    return adapted.tile(frame, sizes[0])
 
 
 @functools.lru_cache(maxsize=64)
@@ -326,6 +324,14 @@ def _ordered(
 ) -> Any:
     sizes = _validate.token_grid(grid)
     key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
+    if not isinstance(sample_ids, (int, np.integer)):
+        adapted = _arrays.adapter(sample_ids, "sample_ids")
+        detour = adapted.detour(sample_ids) if adapted.detours else None
+        if detour is not None:
+            return detour.via_strategy(
+                lambda ids: _ordered(name, seed, ids, grid, numbers, epoch, backend, aspects),
+                sample_ids,
+            )
     adapted, ids = masking.plain_ids(sample_ids)
     scores = adapted.empty((int(ids.shape[0]), math.prod(sizes)), ids, "float32")
     module = backends.get("cpu" if backend is None else backend)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from cases import DTYPES, INDEX_DTYPES, random_bits, rng, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nbgather
 
@@ -167,3 +171,35 @@ def test_refusals(x: object, indices: object, axis: object, kind, text: str) -> 
     with pytest.raises(kind) as raised:
         nbgather.take_along_axis(x, indices, axis)
     assert text in str(raised.value), str(raised.value)
+
+
+# The Array API's own test of take_along_axis (array_api_tests/test_indexing_functions.py), written
+# from the standard: off the axis the sizes are equal, and each line along it is taken by itself.
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_the_array_apis_property(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    taken = data.draw(st.integers(0, 6))
+    size = shape[axis]
+    dtype = data.draw(st.sampled_from(["int32", "int64", "uint8", "uint64"]))
+    wide = list(shape)
+    wide[axis] = taken
+    generator = np.random.default_rng(data.draw(st.integers(0, 99)))
+    low = 0 if dtype.startswith("u") else -size
+    indices = generator.integers(low, size, wide).astype(dtype)
+    x = generator.standard_normal(shape)
+    container = data.draw(st.sampled_from([np.asarray, torch.from_numpy]))
+    if container is torch.from_numpy and dtype == "uint64":
+        indices = indices.astype(np.int64)
+    out = nbgather.take_along_axis(container(x), container(indices), axis=axis)
+    assert type(out) is type(container(x))
+    out = np.asarray(out)
+    assert out.dtype == x.dtype
+    assert out.shape == tuple(wide)
+    lines = [range(n) if d != axis % len(shape) else [slice(None)] for d, n in enumerate(shape)]
+    for line in itertools.product(*lines):
+        want = [x[line][int(i)] for i in indices[line]]
+        assert out[line].tolist() == want

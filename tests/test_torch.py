@@ -530,7 +530,7 @@ def test_collate_in_workers_that_persist(workers: int, strategy: str) -> None:
     collate = MaskingCollate(8, 0.5, strategy=strategy, seed=3, scale=1 / 255, mean=0.5, std=0.5)
     loader = DataLoader(
         Numbers(), 5, shuffle=True, num_workers=workers, collate_fn=collate,
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
     for epoch in (0, 1, 7):
         collate.epoch = epoch
@@ -546,3 +546,26 @@ def test_collate_in_workers_that_persist(workers: int, strategy: str) -> None:
             )
             assert same_masks(made, want)
         assert sorted(seen) == list(range(24))
+
+
+def test_patches_under_compile() -> None:
+    torch._dynamo.reset()
+    images = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
+    own = {"scale": 1 / 255, "mean": (0.1, 0.2, 0.3), "std": 0.5}
+
+    def run(images: torch.Tensor) -> Any:
+        return tuple(nbgather.masked_patchify(images, 8, 0.5, seed=3, epoch=1, **own))
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    assert same_masks(compiled(images), run(images))
+
+
+def test_what_has_no_operator_is_told() -> None:
+    torch._dynamo.reset()
+    ids = torch.arange(2)
+    for call, text in (
+        (lambda x: nbgather.infer_gather(x, x), "infer_gather cannot be traced"),
+        (lambda x: strategies.block(0, ids, (4, 4)) + x[0, 0], "a strategy cannot be traced"),
+    ):
+        with pytest.raises(Exception, match=text):
+            torch.compile(call, fullgraph=True, backend="eager")(torch.rand(2, 3))

@@ -203,7 +203,7 @@ def _pick() -> Contest:
     return _gather(_floats((4096, 50257)), 1, _generator().integers(0, 50257, (4096, 1)), batch=20)
 
 
-def _tiny(tensors: bool) -> Contest:
+def _tiny(tensors: bool, grad: bool = False) -> Contest:
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     index = np.array([[[0] * 4, [2] * 4]] * 2)
     if not tensors:
@@ -215,7 +215,7 @@ def _tiny(tensors: bool) -> Contest:
         )
     import torch
 
-    tx, ti = torch.from_numpy(x), torch.from_numpy(index)
+    tx, ti = torch.from_numpy(x).requires_grad_(grad), torch.from_numpy(index)
     return Contest(
         lambda: nbgather.gather(tx, 1, ti),
         {"torch": lambda: torch.gather(tx, 1, ti)},
@@ -372,6 +372,8 @@ ROWS: tuple[Row, ...] = (
     Row("transposed, dim 1", "gather", "x[4096,4096].T", _transposed),
     Row("tiny, NumPy", "gather", "x[2,3,4]", lambda: _tiny(False)),
     Row("tiny, torch", "gather", "x[2,3,4]", lambda: _tiny(True), {"best": 0.5}),
+    Row("tiny, torch, gradient", "gather", "x[2,3,4] that requires grad",
+        lambda: _tiny(True, True), {"best": 1 / 3}),
     Row("scatter_add of 512", "gather", "[10,10,512,512], indices below 512",
         lambda: _scatter_add(512)),
     Row("scatter_add of 2", "gather", "[10,10,512,512], indices below 2",
@@ -491,7 +493,7 @@ def _compare(name: str, contest: Contest) -> None:
 
 def _bits(result: Any) -> list[np.ndarray]:
     parts = result if isinstance(result, tuple) else (result,)
-    return [np.asarray(part) for part in parts]
+    return [np.asarray(p.detach() if hasattr(p, "detach") else p) for p in parts]
 
 
 def chosen(pattern: str | None) -> list[Row]:
