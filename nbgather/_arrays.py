@@ -47,6 +47,7 @@ class SmallCall(NamedTuple):
     run: Any
     numbers: int  # their address
     shape: tuple[int, ...]
+    dtype: Any  # NumPy's for the result, or None where it has none
     item_mask: int
     index_mask: int
     owners: Any  # of the numbers
@@ -103,6 +104,10 @@ class Adapter:
 
     def again_key(self, head: Any, x: Any, i: Any) -> Any:
         """``head`` and all that a plan depends on."""
+        raise NotImplementedError
+
+    def numpy_dtype(self, array: Any) -> Any:
+        """The NumPy dtype of this array's, or None."""
         raise NotImplementedError
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
@@ -241,6 +246,9 @@ class NumpyAdapter(Adapter):
     def key(self, array: np.ndarray) -> Key:
         return array.shape, array.strides, array.dtype
 
+    def numpy_dtype(self, array: np.ndarray) -> Any:
+        return array.dtype
+
     def again_key(self, head: Any, x: np.ndarray, i: np.ndarray) -> Any:
         return head, x.shape, x.strides, x.dtype, i.shape, i.strides, i.dtype
 
@@ -251,11 +259,11 @@ class NumpyAdapter(Adapter):
             return None
         if call is None:
             return None
-        run, numbers, shape, item_mask, index_mask, _ = call
+        run, numbers, shape, dtype, item_mask, index_mask, _ = call
         source, index = memory_address(x), memory_address(i)
         if source & item_mask or index & index_mask:
             return None
-        result = np.empty(shape, x.dtype)
+        result = np.empty(shape, dtype)
         return None if run(memory_address(result), source, index, numbers) else result
 
     address = staticmethod(memory_address)
@@ -333,6 +341,9 @@ def _one_token(broadcast: Any, token: Any, shape: tuple[int, ...]) -> Any:
         ) from None
 
 
+_empty = np.empty
+
+
 class TorchAdapter(Adapter):
     """Torch tensors in the memory of the CPU."""
 
@@ -345,7 +356,10 @@ class TorchAdapter(Adapter):
         self._by_dynamo = self.torch.compiler.is_dynamo_compiling  # cheaper
         self._transform = self.torch._C._functorch.maybe_current_level
         self.plain = frozenset((self.torch.Tensor, self.torch.nn.Parameter))
-        self._empty_like = self.torch.empty_like
+        self._from_numpy = self.torch.from_numpy
+        self._grad_enabled = self.torch.is_grad_enabled
+        # torch.gather leaves the bits of these as they are, and of float16 not.
+        self._moved_by_torch = (self.torch.float32, self.torch.float64)
         self._dtypes: dict[Any, DType] = {}
 
     def detour(self, *arrays: Any) -> Any:
@@ -377,6 +391,13 @@ class TorchAdapter(Adapter):
             raise TypeError("a nested torch tensor came: a padded one is needed")
         return array.shape, array.stride(), array.dtype
 
+    def numpy_dtype(self, array: Any) -> Any:
+        try:
+            dtype = np.dtype(self._describe(array.dtype).name)
+            return dtype if self._from_numpy(_empty(0, dtype)).dtype is array.dtype else None
+        except TypeError:
+            return None  # bfloat16 and its like
+
     def again_key(self, head: Any, x: Any, i: Any) -> Any:
         if x.is_contiguous() and i.is_contiguous():
             return head, x.shape, x.dtype, i.shape, i.dtype
@@ -391,7 +412,6 @@ class TorchAdapter(Adapter):
             # Then all that a tensor's memory can be without showing it in these.
             if (
                 call is None
-                or x.requires_grad
                 or not x.is_cpu
                 or not i.is_cpu
                 or x.is_neg()
@@ -400,18 +420,26 @@ class TorchAdapter(Adapter):
                 or not i.is_contiguous()
             ):
                 return None
+            if x.requires_grad and self._grad_enabled():
+                return self._again_with_grad(head, x, i)
             source, index = x.data_ptr(), i.data_ptr()
         except (AttributeError, RuntimeError):
             return None  # no tensor, or a sparse one or another without plain memory
-        run, numbers, wanted, item_mask, index_mask, _ = call
+        run, numbers, wanted, kind, item_mask, index_mask, _ = call
         if source & item_mask or index & index_mask:
             return None
-        # Far cheaper than torch.empty where the shape is the index's, which is contiguous.
-        if shape == wanted:
-            result = self._empty_like(i, dtype=dtype)
-        else:
-            result = self.torch.empty(wanted, dtype=dtype)
+        # Half the time of torch.empty, and three quarters of torch.empty_like's.
+        result = (
+            self._from_numpy(_empty(wanted, kind)) if kind is not None else self.empty(wanted, x)
+        )
         return None if run(result.data_ptr(), source, index, numbers) else result
+
+    def _again_with_grad(self, head: Any, x: Any, i: Any) -> Any:
+        """A node of the graph that is written in C++ costs a tenth of one written in Python."""
+        kind, dim, mode = head
+        if kind == "gather" and mode == "raise" and x.dtype in self._moved_by_torch:
+            return self.torch.gather(x, dim, i)
+        return None
 
     def _refuse(self, array: Any) -> None:
         if array.layout is not self.torch.strided:

@@ -41,6 +41,10 @@ def gather(
         detour = adapted.detour(input, index)
         if detour is not None:
             return detour.via_gather(kind, input, dim, index, mode, fill, out, backend)
+    if adapted.wants_grad(input):
+        from nbgather import _torch_grad as autograd
+
+        return autograd.gather(kind, input, dim, index, mode, fill, out, backend)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
     out_key = None
@@ -49,10 +53,6 @@ def gather(
         out_key = _checked_out(adapted, out, operands)
     plan = _plan.plan_gather(adapted, x_key, i_key, out_key, dim, mode, kind)
     module = backends.get("cpu" if backend is None else backend)
-    if adapted.wants_grad(input):
-        from nbgather import _torch_grad as autograd
-
-        return autograd.gather(kind, input, dim, index, mode, fill, out, backend)
     if plan.count == 0:
         return adapted.empty(plan.shape, x) if out is None else out
     x_address, i_address = adapted.address(x), adapted.address(i)
@@ -102,6 +102,7 @@ def _remember(
             run,
             _arrays.memory_address(numbers),
             plan.shape,
+            adapted.numpy_dtype(x),
             plan.item_mask,
             plan.index_mask,
             (plan, numbers),

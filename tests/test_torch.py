@@ -121,6 +121,29 @@ def test_gradients_equal_torchs_and_are_deterministic() -> None:
     assert torch.equal(ours.grad, again.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
+@pytest.mark.parametrize("mode", ["raise", "wrap"])
+def test_repeated_small_calls_with_and_without_gradients(dtype: torch.dtype, mode: Any) -> None:
+    x, index = torch.randn(2, 3, 4).to(dtype), torch.randint(0, 3, (2, 2, 4))
+    want = torch.gather(x, 1, index)
+    for wanted in (False, True, False, True):
+        leaf = x.clone().requires_grad_(wanted)
+        got = nbgather.gather(leaf, 1, index, mode=mode)
+        assert torch.equal(got, want) and got.dtype is dtype
+        assert got.requires_grad is wanted
+        if wanted:
+            got.backward(torch.ones_like(got))
+            counts = torch.zeros(x.shape).scatter_add_(1, index, torch.ones(want.shape))
+            assert torch.equal(leaf.grad, counts.to(dtype))
+        with torch.no_grad():
+            assert not nbgather.gather(leaf, 1, index, mode=mode).requires_grad
+    index[1, 0, 2] = 7
+    if mode == "raise":
+        for wanted in (False, True):
+            with pytest.raises(IndexError, match=r"index 7 at \(1, 0, 2\)"):
+                nbgather.gather(x.clone().requires_grad_(wanted), 1, index)
+
+
 # Tracing
 
 
