@@ -221,7 +221,10 @@ def test_index_must_be_of_an_integer_dtype(dtype: str, shape: tuple[int, ...]) -
         (np.zeros((2, 3), object), "holds Python objects"),
         (np.zeros((2, 3), "S3"), "input has dtype .*S3 of 3 bytes: items of 1, 2, 4, 8, 16 bytes"),
         (np.ma.zeros((2, 3)), "input is a masked array"),
-        ([[1, 2, 3]] * 2, "input is a builtins.list: a NumPy array, a torch tensor or a JAX array is needed"),
+        (
+            [[1, 2, 3]] * 2,
+            "input is a builtins.list: a NumPy array, a torch tensor or a JAX array is needed",
+        ),
         (torch.zeros(2, 3), "input is a torch array and index a NumPy one"),
     ],
 )

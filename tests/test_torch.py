@@ -129,7 +129,8 @@ def test_repeated_small_calls_with_and_without_gradients(dtype: torch.dtype, mod
     for wanted in (False, True, False, True):
         leaf = x.clone().requires_grad_(wanted)
         got = nbgather.gather(leaf, 1, index, mode=mode)
-        assert torch.equal(got, want) and got.dtype is dtype
+        assert torch.equal(got, want)
+        assert got.dtype is dtype
         assert got.requires_grad is wanted
         if wanted:
             got.backward(torch.ones_like(got))

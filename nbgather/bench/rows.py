@@ -45,6 +45,8 @@ class Contest:
         A copy of as many bytes, by all cores into memory that is there.
     random : bool
         Every contestant draws its own noise, so only shapes can be compared.
+    scales : bool
+        Whether nbgather's own threads do the work.
     """
 
     ours: Call
@@ -55,6 +57,7 @@ class Contest:
     batch: int = 1
     copied: Call | None = None
     random: bool = False
+    scales: bool = True
 
 
 @dataclass(frozen=True)
@@ -238,12 +241,13 @@ def _scatter_add(values: int) -> Contest:
     )
 
 
-def _recipe(x: Any, keep: int, *, expand: bool) -> tuple[Any, ...]:
+def _recipe(x: Any, keep: int, *, expand: bool, noise: Any = None) -> tuple[Any, ...]:
     """The paper's random_masking in torch, its index repeated as published, or expanded."""
     import torch
 
     n, length, width = x.shape
-    ids_shuffle = torch.argsort(torch.rand(n, length), dim=1)
+    noise = torch.rand(n, length) if noise is None else noise
+    ids_shuffle = torch.argsort(noise, dim=1, stable=True)
     ids_restore = torch.argsort(ids_shuffle, dim=1)
     ids_keep = ids_shuffle[:, :keep].unsqueeze(-1)
     wide = ids_keep.expand(-1, -1, width) if expand else ids_keep.repeat(1, 1, width)
@@ -351,6 +355,42 @@ def _masked_patches(normalise: bool) -> Contest:
     )
 
 
+def _model(n: int, width: int, noise: str = "input", gather: str = "elements") -> Contest | None:
+    """A model under onnxruntime; the peers are torch's recipe and the other models."""
+    if not _has("onnxruntime"):
+        return None
+    import torch
+
+    from nbgather.onnx import masking_model
+
+    x, ids = _floats((n, 196, width)), np.arange(n)
+    drawn = nbgather.token_noise(1, ids, 196)
+    tx, tn = torch.from_numpy(x), torch.from_numpy(drawn)
+    given = {"x": x, "noise": drawn}
+    feeds = given
+    if noise == "seed":
+        feeds = {"x": x, "seed": np.array(1), "sample_ids": ids, "epoch": np.array(0)}
+
+    def runner(model: Any, feeds: dict[str, np.ndarray]) -> Call:
+        session = _session(model)
+        return lambda: tuple(session.run(["x_masked", "mask", "ids_restore"], feeds))
+
+    peers: dict[str, Call] = {
+        "published": lambda: _recipe(tx, 49, expand=False, noise=tn),
+        "expand": lambda: _recipe(tx, 49, expand=True, noise=tn),
+    }
+    if noise == "seed":
+        peers["the model that takes noise"] = runner(masking_model(0.75, gather=gather), given)
+    visible = nbgather.random_masking(x, 0.75, noise=drawn).x_masked
+    return Contest(
+        runner(masking_model(0.75, noise=noise, gather=gather), feeds),
+        peers,
+        2 * visible.nbytes + n * 196 * 16,
+        copied=visible.copy,
+        scales=False,
+    )
+
+
 ROWS: tuple[Row, ...] = (
     Row("MAE rows, repeated", "gather", "x[64,196,768] dim 1, index [64,49,768]",
         lambda: _mae(False), {"best": 1.0, "copy": 1.3}),
@@ -394,6 +434,18 @@ ROWS: tuple[Row, ...] = (
         lambda: _masked_patches(False), {"torch": 5}),
     Row("masked patches, bytes", "masking", "the same from uint8, normalised",
         lambda: _masked_patches(True), {"best": 5}),
+    Row("model, batch 64", "onnx", "[64,196,768], GatherElements",
+        lambda: _model(64, 768), {"published": 1 / 0.8}),
+    Row("model, batch 512", "onnx", "[512,196,1024], GatherElements",
+        lambda: _model(512, 1024), {"published": 1 / 0.5}),
+    Row("model nd, batch 64", "onnx", "[64,196,768], GatherND",
+        lambda: _model(64, 768, gather="nd"), {"copy": 1.3}),
+    Row("model nd, batch 512", "onnx", "[512,196,1024], GatherND",
+        lambda: _model(512, 1024, gather="nd"), {"copy": 1.3}),
+    Row("model seeded, batch 64", "onnx", "[64,196,768], GatherElements",
+        lambda: _model(64, 768, "seed"), {"the model that takes noise": 1 / 1.25}),
+    Row("model seeded, batch 512", "onnx", "[512,196,1024], GatherElements",
+        lambda: _model(512, 1024, "seed"), {"the model that takes noise": 1 / 1.25}),
 )  # fmt: skip
 
 
@@ -445,7 +497,7 @@ def run_rows(
 
 def _timed(row: Row, contest: Contest, rounds: int, copy_bandwidth: float) -> dict[str, Any]:
     calls: dict[str, Call] = {"nbgather": contest.ours, **contest.peers}
-    if contest.batch == 1:
+    if contest.batch == 1 and contest.scales:
         calls["nbgather on 1 thread"] = _alone(contest.ours)
     if "copy" in row.targets and contest.copied is not None:
         calls[COPY] = contest.copied

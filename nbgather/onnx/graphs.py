@@ -172,6 +172,8 @@ def masking_model(
 
     Notes
     -----
+    With ``gather="elements"`` L is below 2**31: the kept ids go through int32.
+
     Source: He et al., arXiv 2111.06377; for the seeded noise Salmon et al., SC 2011.
 
     Examples
@@ -467,11 +469,14 @@ def _keep_count(g: GraphBuilder, length: str, ratio: float | None) -> str:
 
 
 def take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, doc: str) -> None:
-    """``output[n, k] = rows[n, ids[n, k]]``."""
-    column = g.op("Unsqueeze", [ids, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
+    """``output[n, k] = rows[n, ids[n, k]]``; the ids are below 2**31."""
     if gather == "nd":
+        column = g.op("Unsqueeze", [ids, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
         g.op("GatherND", [rows, column], output, doc, batch_dims=1)
         return
+    # An index for each item is most of what GatherElements reads: half of it will do.
+    narrow = g.op("Cast", [ids], f"{output}_ids32", "ids in 4 bytes.", to=TensorProto.INT32)
+    column = g.op("Unsqueeze", [narrow, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
     shape = g.op("Shape", [rows], f"{output}_from", "The shape of what is gathered from.")
     width = g.op("Gather", [shape, g.int64([2])], f"{output}_width", "D as [1].", axis=0)
     one = g.int64([1])
