@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -180,6 +182,29 @@ def verify(
         typer.echo(f"{model}, {found.kind}: DIFFERENT in case {found.cases}, {found.difference}")
         raise typer.Exit(1)
     typer.echo(f"{model}, {found.kind}: {found.cases} cases equal to the reference")
+
+
+@app.command()
+def web(
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 for any free one.")] = 8000,
+    ort: Annotated[
+        Path | None,
+        typer.Option(help="The dist folder of onnxruntime-web; by default npm fetches it once."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a page that masks photos in the browser; nothing comes from elsewhere."""
+    from nbgather.web import find_ort, make_server
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbgather"
+    with make_server(find_ort(ort, cache), port) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        print(f"serving {address} (Ctrl-C ends it)", flush=True)
+        if open_page:
+            typer.launch(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _bytes_table(rows: list[Comparison]) -> Table:

@@ -1,10 +1,9 @@
 // node web_check.mjs FOLDER CHROMIUM: golden vectors in a browser, from a plain static server.
 import fs from "node:fs";
 import http from "node:http";
-import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { withPage } from "./chromium.mjs";
 import { report } from "./golden.mjs";
 
 const [golden, executablePath] = process.argv.slice(2);
@@ -28,26 +27,15 @@ const server = http.createServer((request, response) => {
 });
 await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 
-const profile = fs.mkdtempSync(path.join(os.tmpdir(), "nbgather-chromium-"));
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  args: [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-  ],
-});
 let good = false;
 try {
-  const page = await browser.newPage();
-  page.on("pageerror", (error) => console.log(`page: ${error}`));
-  await page.goto(`http://127.0.0.1:${server.address().port}/page.html`);
-  await page.waitForFunction(() => window.result !== undefined, null, { timeout: 240_000 });
-  const result = await page.evaluate(() => window.result);
-  good = report(`onnxruntime-web ${result.version} in ${browser.browser()?.version() ?? "Chromium"}`, result);
+  good = await withPage(executablePath, async (page, version) => {
+    await page.goto(`http://127.0.0.1:${server.address().port}/page.html`);
+    await page.waitForFunction(() => window.result !== undefined, null, { timeout: 240_000 });
+    const result = await page.evaluate(() => window.result);
+    return report(`onnxruntime-web ${result.version} in ${version}`, result);
+  });
 } finally {
-  await browser.close();
   server.close();
-  fs.rmSync(profile, { recursive: true, force: true });
 }
 process.exit(good ? 0 : 1);
