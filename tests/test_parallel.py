@@ -185,6 +185,7 @@ def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> N
 
 INTERRUPTS = """
 import os, random, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 x = generator.random((64, 200, 500), np.float32)
 index = generator.integers(0, 200, x.shape)
 want = np.take_along_axis(x, index, 1)

@@ -117,14 +117,19 @@ def test_the_command_ends_cleanly(dist: Path) -> None:
     with subprocess.Popen(
         [*command, "web", "--port", "0", "--ort", str(dist)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+        # A shell's background jobs have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving http://127.0.0.1:"), line
-        assert b"<title>" in get(line.split()[1])[1]
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
-        assert (process.returncode, error) == (0, "")
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("serving http://127.0.0.1:"), line
+            assert b"<title>" in get(line.split()[1])[1]
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=20)
+            assert (process.returncode, error) == (0, "")
+        finally:
+            process.kill()
     done = subprocess.run(
         [*command, "web", "--ort", str(dist / "no")], capture_output=True, text=True, timeout=60
     )
