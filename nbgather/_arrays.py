@@ -8,6 +8,7 @@ make a result of the same kind.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -20,6 +21,9 @@ from nbgather import _recycle
 
 #: Bytes per item that the kernels move.
 ITEMSIZES = (1, 2, 4, 8, 16)
+
+#: Where the host's arrays are, any context will do.
+_ANYWHERE = contextlib.nullcontext()
 
 Key = tuple[tuple[int, ...], tuple[int, ...], Any]
 
@@ -94,6 +98,21 @@ class Adapter:
     detours = False
     #: Types that have memory of their own, where others of the library have not.
     plain: frozenset[type] = frozenset()
+
+    #: The backend that serves these arrays.
+    home = "cpu"
+
+    def at(self, array: Any) -> Adapter:
+        """The adapter for where this array lies."""
+        return self
+
+    def place(self, array: Any) -> tuple[Any, ...]:
+        """Where a backend runs, for one that asks: (device, stream), or nothing on the host."""
+        return ()
+
+    def on(self, array: Any) -> Any:
+        """A context in which the array's device is the current one."""
+        return _ANYWHERE
 
     def detour(self, *arrays: Any) -> Any:
         """The module whose ``via_...`` functions take the call; None where it goes straight on."""
@@ -172,6 +191,10 @@ class Adapter:
         raise NotImplementedError
 
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+        raise NotImplementedError
+
+    def constant(self, array: np.ndarray, like: Any) -> Any:
+        """The same, kept for the next call that asks for it."""
         raise NotImplementedError
 
     def device(self, array: Any) -> str:
@@ -382,8 +405,14 @@ class TorchAdapter(Adapter):
                 " backward(), torch.autograd.grad and torch.func.vmap can"
             )
 
+    def at(self, array: Any) -> Adapter:
+        return _torch_cuda() if array.is_cuda else self
+
+    def _serves(self, array: Any) -> bool:
+        return bool(array.is_cpu)
+
     def key(self, array: Any) -> Key:
-        if not array.is_cpu or array.layout is not self.torch.strided:
+        if not self._serves(array) or array.layout is not self.torch.strided:
             self._refuse(array)
         if array.is_conj() or array.is_neg():
             raise LookupError  # answered by `ready`
@@ -447,7 +476,8 @@ class TorchAdapter(Adapter):
                 f"a torch tensor of layout {array.layout} came: a strided one is needed"
             )
         raise TypeError(
-            f"a torch tensor on device {array.device} came: this version has kernels for the CPU"
+            f"a torch tensor on device {array.device} came: there are kernels for the CPU and for"
+            " CUDA devices"
         )
 
     def address(self, array: Any) -> int:
@@ -535,11 +565,18 @@ class TorchAdapter(Adapter):
         return bool(array.requires_grad and self.torch.is_grad_enabled())
 
 
+@functools.lru_cache(maxsize=1)
+def _torch_cuda() -> Adapter:
+    from nbgather import _cuda_arrays
+
+    return _cuda_arrays.TorchCudaAdapter()
+
+
 _numpy = NumpyAdapter()
 _by_type: dict[type, Adapter] = {np.ndarray: _numpy}
 _torch: TorchAdapter | None = None
 
-_SUPPORTED = "a NumPy array, a torch tensor or a JAX array"
+_SUPPORTED = "an array of NumPy, torch, JAX, CuPy or numba.cuda"
 
 
 def adapter(array: Any, what: str) -> Adapter:
@@ -549,7 +586,7 @@ def adapter(array: Any, what: str) -> Adapter:
         found = _find(array, what)
         if not found.detours or type(array) in found.plain:
             _by_type[type(array)] = found
-    return found
+    return found.at(array) if found.detours else found
 
 
 def _find(array: Any, what: str) -> Adapter:
@@ -573,6 +610,10 @@ def _find(array: Any, what: str) -> Adapter:
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(array, jax.Array):
         return _find_jax(array, what)
+    if hasattr(array, "__cuda_array_interface__"):
+        from nbgather import _cuda_arrays
+
+        return _cuda_arrays.interface
     raise TypeError(f"{what} is a {kind.__module__}.{kind.__qualname__}: {_SUPPORTED} is needed")
 
 
@@ -603,10 +644,20 @@ def same_adapter(array: Any, what: str, other: Any, other_what: str) -> Adapter:
     """The adapter of two arrays of one library on one device; a TypeError names both if not."""
     first = adapter(array, what)
     second = adapter(other, other_what)
+    if first is not second and first.name == second.name:
+        places = first.device(array), second.device(other)
+        raise TypeError(
+            f"{what} is on {places[0]} and {other_what} on {places[1]}: both must be on one device"
+        )
     if first is not second:
         raise TypeError(
             f"{what} is a {first.name} array and {other_what} a {second.name} one:"
             " both must be of one library"
+        )
+    if first.home != "cpu" and first.device(array) != second.device(other):
+        raise TypeError(
+            f"{what} is on {first.device(array)} and {other_what} on {second.device(other)}: both"
+            " must be on one device"
         )
     return first
 

@@ -52,20 +52,29 @@ def gather(
         operands = [(input_name, x, x_key), (index_name, i, i_key)]
         out_key = _checked_out(adapted, out, operands)
     plan = _plan.plan_gather(adapted, x_key, i_key, out_key, dim, mode, kind)
-    module = backends.get("cpu" if backend is None else backend)
+    module = backends.serving(backend, adapted.home, adapted.device(x))
     if plan.count == 0:
         return adapted.empty(plan.shape, x) if out is None else out
-    x_address, i_address = adapted.address(x), adapted.address(i)
-    if plan.needs_copy or x_address & plan.item_mask or i_address & plan.index_mask:
+    x_address, i_address, place = adapted.address(x), adapted.address(i), adapted.place(x)
+    # A GPU moves 16 bytes as one item, the host as two words.
+    item_mask = plan.itemsize - 1 if place and plan.item_mask else plan.item_mask
+    if plan.needs_copy or x_address & item_mask or i_address & plan.index_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)
+    if place and plan.limit >= 0:
+        module.may_wait(*place)
     result = adapted.empty_result(plan.shape, x, plan.nbytes) if out is None else out
     out_address = adapted.address(result)
-    if out_address & plan.item_mask:
+    if out_address & item_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)
     if plan.size == 0 and mode in ("clip", "wrap"):
         _validate.no_position(plan.dim, mode)
     if plan.size == 0 and mode == "raise":
         bad = 1
+    elif place:
+        bits = adapted.scalar_bits(x, fill) if mode == "fill" and kind != "restore" else None
+        row = adapted.address(fill) if kind == "restore" else 0
+        with adapted.on(x):
+            bad = module.gather(plan, out_address, x_address, i_address, *place, bits, row)
     else:
         aux = None
         if mode == "fill":
@@ -80,7 +89,7 @@ def gather(
     if bad:
         size = plan.limit if kind == "restore" else plan.size
         _validate.raise_bad_index(adapted.integers(i), size, plan.dim, plan.from_end)
-    if out is None and backend is None and x is input and mode != "fill":
+    if out is None and backend is None and x is input and mode != "fill" and not place:
         _remember(module, (kind, dim, mode), adapted, plan, x, i)
     return result
 
@@ -225,7 +234,7 @@ def scatter(
         wanted = adapted.layout(x_key)
         _validate.out_matches(found.shape, found.dtype.name, wanted.shape, wanted.dtype.name)
     plan = _plan.plan_scatter(adapted, x_key, i_key, s_key, dim)
-    module = backends.get("cpu" if backend is None else backend)
+    module = backends.serving(backend, adapted.home, adapted.device(x))
     if not hasattr(module, "scatter"):
         raise ValueError(f"backend {backend!r} cannot scatter: cpu, reference and torch can")
     if adapted.wants_grad(input) or (s_key is not None and adapted.wants_grad(src)):
@@ -244,8 +253,19 @@ def scatter(
     if plan.count and _unaligned(adapted, plan, i, s, s_key):
         i, s = adapted.contiguous(i), s if s_key is None else adapted.clone(s)
         return scatter(x, dim, i, s if s_key else src, add=add, out=out, backend=backend)
+    place = adapted.place(x)
+    if place:
+        module.may_wait(*place)
     result = _copy(adapted, module, x, x_key, plan.nbytes)
-    if plan.count:
+    if plan.count and place:
+        if s_key is None:
+            s = adapted.from_numpy(s.copy(), x)
+        addresses = adapted.address(result), adapted.address(s), adapted.address(i)
+        with adapted.on(x):
+            bad = module.scatter(plan, *addresses, kind, *place)
+        if bad:
+            _validate.raise_bad_index(adapted.integers(i), plan.size, plan.dim, False)
+    elif plan.count:
         s_address = adapted.address(s) if s_key is not None else _arrays.memory_address(s)
         if hasattr(module, "HOST_VIEWS"):
             bad = _scatter_views(adapted, module, plan, result, i, (s_address, s), kind)
@@ -258,7 +278,8 @@ def scatter(
 
 def _unaligned(adapted: Adapter, plan: _plan.ScatterPlan, i: Any, s: Any, s_key: Any) -> bool:
     wrong = plan.needs_copy or adapted.address(i) & plan.index_mask
-    return bool(wrong or (s_key is not None and adapted.address(s) & plan.item_mask))
+    mask = plan.itemsize - 1 if adapted.home == "cuda" else plan.item_mask
+    return bool(wrong or (s_key is not None and adapted.address(s) & mask))
 
 
 def _into(adapted: Adapter, result: Any, out: Any) -> Any:
@@ -272,6 +293,8 @@ def _into(adapted: Adapter, result: Any, out: Any) -> Any:
 def _copy(adapted: Adapter, module: Any, x: Any, key: _arrays.Key, nbytes: int) -> Any:
     """A C-contiguous copy of ``x``, by all cores if it is large and lies together."""
     shape, strides, dtype = adapted.layout(key)
+    if adapted.home != "cpu":
+        return adapted.clone(x)
     together = strides == _plan.contiguous_strides(shape, dtype.itemsize)
     if nbytes < _recycle.SMALLEST or not together or not hasattr(module, "copy"):
         return adapted.clone(x)

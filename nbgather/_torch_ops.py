@@ -36,7 +36,8 @@ def _define(schema: str, run: Fake, fake: Fake) -> Any:
         with torch.no_grad():
             return run(*args, **kwargs)
 
-    _library.impl(name, kernel, "CPU")
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, kernel, device)
     torch.library.register_fake(f"nbgather::{name}", fake, lib=_library)
     return getattr(torch.ops.nbgather, name).default
 

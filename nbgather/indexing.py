@@ -355,6 +355,10 @@ def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
         detour = adapted.detour(input, output)
         if detour is not None:
             return detour.via_infer(input, output)
+    if adapted.home != "cpu":
+        raise TypeError(
+            f"input is on {adapted.device(input)}: infer_gather looks at the host's memory"
+        )
     x, x_key = _arrays.ready(adapted, input)
     y, y_key = _arrays.ready(adapted, output)
     a, b = adapted.layout(x_key), adapted.layout(y_key)

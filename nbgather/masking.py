@@ -135,10 +135,16 @@ def token_noise(
         if detour is not None:
             return detour.via_noise(seed, sample_ids, num_tokens, epoch, backend)
     adapted, ids = plain_ids(sample_ids)
-    noise = adapted.empty((ids.shape[0], tokens), ids, "float32")
-    module = backends.get("cpu" if backend is None else backend)
-    if noise.shape[0] and tokens:
-        module.token_noise((at, key & 0xFFFFFFFF, key >> 32), *views(adapted, ids, noise))
+    samples = int(ids.shape[0])
+    noise = adapted.empty((samples, tokens), ids, "float32")
+    module = backends.serving(backend, adapted.home, adapted.device(ids))
+    args, place = (at, key & 0xFFFFFFFF, key >> 32), adapted.place(ids)
+    if samples and tokens and place:
+        addresses = adapted.address(ids), adapted.address(noise)
+        with adapted.on(ids):
+            module.token_noise(args, samples, tokens, *addresses, *place)
+    elif samples and tokens:
+        module.token_noise(args, *views(adapted, ids, noise))
     return noise
 
 
@@ -209,16 +215,25 @@ def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> To
         detour = adapted.detour(scores)
         if detour is not None:
             return detour.via_ranks(scores, num_keep, backend)
-    keys = _scores(adapted, scores, "scores")
-    n, tokens = keys.shape
+    _, key = _arrays.ready(adapted, scores)
+    shape, _, dtype = adapted.layout(key)
+    _validate.scores(shape, dtype.name)
+    n, tokens = shape
     keep, counts = _kept(n, tokens, None, num_keep)
+    module = backends.serving(backend, adapted.home, adapted.device(scores))
+    if hasattr(module, "masking"):
+        ids_keep = adapted.empty((n, keep), scores, "int64")
+        _, mask, ids_restore = _mask(
+            adapted, scores, (n, tokens), keep, counts, _Source(scores), ids_keep=ids_keep
+        )
+        return TokenMask(ids_keep, ids_restore, mask)
     made = TokenMask(
         adapted.empty((n, keep), scores, "int64"),
         adapted.empty((n, tokens), scores, "int64"),
         adapted.empty((n, tokens), scores, "float32"),
     )
-    module = backends.get("cpu" if backend is None else backend)
     if n and tokens:
+        keys = _scores(adapted, scores, "scores")
         module.rank_tokens(keys, *views(adapted, *made), counts)
     return made
 
@@ -233,12 +248,21 @@ def _kept(
     return int(counts.max(initial=0)), counts
 
 
-def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> np.ndarray:
-    """Scores as contiguous float32 or float64: narrower ones are widened, which is exact."""
+def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
+    """Scores as contiguous float32 or float64: narrower ones are widened, which is exact.
+
+    A NumPy view of the host's memory, or on a device an array of the scores' own library.
+    """
     ready, key = _arrays.ready(adapted, scores)
     layout = adapted.layout(key)
     _validate.scores(layout.shape, layout.dtype.name, what)
     name = layout.dtype.name
+    if adapted.home != "cpu":
+        size = layout.dtype.itemsize
+        if size == 2:
+            return adapted.cast(adapted.contiguous(ready), "float32")
+        together = layout.strides == _plan.contiguous_strides(layout.shape, size)
+        return ready if together else adapted.contiguous(ready)
     bits = adapted.bits(ready)
     if not layout.dtype.native:
         bits = bits.byteswap()
@@ -324,9 +348,14 @@ def random_masking(
     _validate.tokens(shape)
     keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
     source = _source(adapted, x, "x", shape[:2], noise, seed, sample_ids, epoch)
-    if backend is None or backend == "cpu":
+    if hasattr(backends.serving(backend, adapted.home, adapted.device(x)), "masking"):
         made = _one_pass(adapted, x, keep, counts, source)
-        if counts is None and seed is not None and source.ids is sample_ids:
+        if (
+            adapted.home == "cpu"
+            and counts is None
+            and seed is not None
+            and source.ids is sample_ids
+        ):
             _remember(adapted, x, sample_ids, mask_ratio, num_keep, keep)
     else:
         ids_keep, ids_restore, mask = _ranked(adapted, x, shape[:2], keep, counts, source, backend)
@@ -416,8 +445,9 @@ def _ranked(
     source: _Source,
     backend: str | None,
 ) -> TokenMask:
-    """Ranks without tokens: in one pass from the seed where the CPU's kernels do it."""
-    if source.noise is None and backend in (None, "cpu"):
+    """Ranks without tokens: in one pass from the seed where the kernels do it."""
+    module = backends.serving(backend, adapted.home, adapted.device(x))
+    if source.noise is None and hasattr(module, "masking"):
         ids_keep = adapted.empty((pair[0], keep), x, "int64")
         _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
         return TokenMask(ids_keep, ids_restore, mask)
@@ -439,14 +469,21 @@ def _one_pass(
     _, strides, dtype = adapted.layout(x_key)
     _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "x")
     inner = tuple(int(m) for m in x.shape[2:])
-    if strides[2:] != _plan.contiguous_strides(inner, dtype.itemsize) or adapted.wants_grad(x):
+    row = math.prod(inner) * dtype.itemsize
+    together = strides[2:] == _plan.contiguous_strides(inner, dtype.itemsize)
+    if adapted.home == "cuda":
+        together &= backends.get("cuda").masks_in_one(pair[1], keep, row)
+    if not together or adapted.wants_grad(x):
         ids_keep = adapted.empty((pair[0], keep), x, "int64")
         _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
         return MaskedTokens(_visible(x, ids_keep, counts, None), mask, ids_restore)
-    row = math.prod(inner) * dtype.itemsize
     x_masked = adapted.empty_result((pair[0], keep, *inner), x, pair[0] * keep * row)
     tokens = adapted.address(x_masked), adapted.address(taken), row, strides[0], strides[1]
     return _mask(adapted, x, pair, keep, counts, source, x_masked=x_masked, tokens=tokens)
+
+
+#: What a masking kernel calls the source of its scores.
+_KINDS = {"seed": "seed", "float32": "f4", "float64": "f8"}
 
 
 def _mask(
@@ -461,33 +498,41 @@ def _mask(
     x_masked: Any = None,
     tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
 ) -> MaskedTokens:
-    """One call of the CPU's masking kernel. ``tokens``: where to, where from, bytes, strides."""
+    """One call of the masking kernel. ``tokens``: where to, where from, bytes, strides."""
     mask = adapted.empty(tuple(pair), x, "float32")
     ids_restore = adapted.empty(tuple(pair), x, "int64")
     scores = None if source.noise is None else _scores(adapted, source.noise, "noise")
+    place, at = adapted.place(x), _arrays.memory_address
+    kind = "seed" if scores is None else str(scores.dtype).replace("torch.", "")
+    numbers: Any = counts
+    if place:
+        at = adapted.address
+        numbers = None if counts is None else adapted.from_numpy(counts, x)
     if pair[0] and pair[1]:
         to, taken, row, x_n, x_l = tokens
-        backends.get("cpu").masking(
-            "seed" if scores is None else f"f{scores.itemsize}",
-            pair[0],
-            to,
-            taken,
-            0 if source.ids is None else adapted.address(source.ids),
-            0 if scores is None else _arrays.memory_address(scores),
-            length=pair[1],
-            kept=keep,
-            epoch=source.epoch,
-            key_low=source.key & 0xFFFFFFFF,
-            key_high=source.key >> 32,
-            row=row,
-            x_n=x_n,
-            x_l=x_l,
-            keep=0 if ids_keep is None else adapted.address(ids_keep),
-            restore=adapted.address(ids_restore),
-            mask=adapted.address(mask),
-            counts=0 if counts is None else _arrays.memory_address(counts),
-            implied=int(source.ids is None),
-        )
+        with adapted.on(x):
+            backends.get(adapted.home).masking(
+                _KINDS[kind],
+                pair[0],
+                to,
+                taken,
+                0 if source.ids is None else adapted.address(source.ids),
+                0 if scores is None else at(scores),
+                *place,
+                length=pair[1],
+                kept=keep,
+                epoch=source.epoch,
+                key_low=source.key & 0xFFFFFFFF,
+                key_high=source.key >> 32,
+                row=row,
+                x_n=x_n,
+                x_l=x_l,
+                keep=0 if ids_keep is None else adapted.address(ids_keep),
+                restore=adapted.address(ids_restore),
+                mask=adapted.address(mask),
+                counts=0 if counts is None else at(numbers),
+                implied=int(source.ids is None),
+            )
     return MaskedTokens(x_masked, mask, ids_restore)
 
 

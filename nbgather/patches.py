@@ -181,7 +181,8 @@ def masked_patchify(
         adapted, images, (shape[0], math.prod(grid)),
         mask_ratio, num_keep, noise, seed, sample_ids, epoch, backend,
     )  # fmt: skip
-    if backend in (None, "cpu") and not adapted.wants_grad(images):
+    module = backends.serving(backend, adapted.home, adapted.device(images))
+    if hasattr(module, "patches") and not adapted.wants_grad(images):
         kept = _cut(adapted, images, sizes, grid, chosen.ids_keep, affine)
     else:
         mode = "raise" if counts is None else "fill"
@@ -203,7 +204,7 @@ def _cut(
     ids_keep: Any,
     affine: np.ndarray | None,
 ) -> Any:
-    """By the CPU's kernel."""
+    """By the kernel that reads what is kept and no more."""
     images, key = _arrays.ready(adapted, images)
     shape, strides, dtype = adapted.layout(key)
     _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "images")
@@ -228,15 +229,20 @@ def _cut(
     numbers = (
         kept, channels, *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
     )  # fmt: skip
-    backends.get("cpu").patches(
-        numbers,
-        n * kept,
-        adapted.address(made),
-        adapted.address(images),
-        adapted.address(ids_keep),
-        item if affine is None else np.dtype(dtype.name).name,
-        affine,
-    )
+    place, table = adapted.place(images), affine
+    if place and affine is not None:
+        table = adapted.constant(affine, images)
+    with adapted.on(images):
+        backends.get(adapted.home).patches(
+            numbers,
+            n * kept,
+            adapted.address(made),
+            adapted.address(images),
+            adapted.address(ids_keep),
+            item if affine is None else np.dtype(dtype.name).name,
+            adapted.address(table) if place and table is not None else table,
+            *place,
+        )
     return made
 
 

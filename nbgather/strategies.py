@@ -333,8 +333,11 @@ def _ordered(
                 sample_ids,
             )
     adapted, ids = masking.plain_ids(sample_ids)
+    if adapted.home != "cpu":  # scores are made where the samples are loaded
+        made = _ordered(name, seed, adapted.integers(ids), grid, numbers, epoch, backend, aspects)
+        return adapted.from_numpy(made, ids)
     scores = adapted.empty((int(ids.shape[0]), math.prod(sizes)), ids, "float32")
-    module = backends.get("cpu" if backend is None else backend)
+    module = backends.serving(backend, "cpu")
     if scores.shape[0]:
         table = np.ones(1) if aspects is None else aspects
         args = (at, key & 0xFFFFFFFF, key >> 32)

@@ -12,7 +12,8 @@ A backend is a module with these functions, on memory that has been checked:
 ``strategy(name, sizes, numbers, aspects, args, ids, out)``
     Fill ``out`` float32 `[N, L]` with each token's place in the order of a strategy.
 
-``cpu`` takes addresses, the others NumPy views of the same memory (``HOST_VIEWS``).
+``cpu`` takes addresses, ``cuda`` addresses on a device and the place to run at, the others NumPy
+views of the host's memory (``HOST_VIEWS``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nbgather.backends import _forks
 #: Name → what must be importable for it.
 BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("numba",),
+    "cuda": (),
     "reference": (),
     "torch": ("torch",),
     "onnxruntime": ("onnx", "onnxruntime"),
@@ -50,6 +52,18 @@ def get(name: str) -> ModuleType:
     return module
 
 
+def serving(name: str | None, home: str, device: str = "the host") -> ModuleType:
+    """The module that serves arrays whose home is a backend, by the name that was asked for."""
+    if name is None or name == home:
+        return get(home)
+    module = get(name)
+    if "cuda" in (name, home):
+        raise ValueError(
+            f"backend {name!r} cannot serve arrays on {device}: leave it out, or move them"
+        )
+    return module
+
+
 def available() -> dict[str, str | None]:
     """Every backend with None, or with the reason why it cannot be used here.
 
@@ -63,4 +77,7 @@ def available() -> dict[str, str | None]:
     for name, needs in BACKENDS.items():
         missing = [n for n in needs if importlib.util.find_spec(n) is None]
         reasons[name] = f"{', '.join(missing)} not installed" if missing else None
+    from nbgather.backends import _cuda_driver
+
+    reasons["cuda"] = _cuda_driver.why_not()
     return reasons

@@ -1,0 +1,92 @@
+"""A GPU's memory by address: what kernels load from and store to.
+
+``LOAD[kind](address)`` reads what no thread writes during the kernel, ``READ`` anything, and
+``STORE[kind](address, value)`` writes; ``kind`` is ``u1`` ... ``u8``, ``i1`` ... ``i8``, ``f4``,
+``f8`` or ``u16``, a pair of uint64 moved by one 128-bit access. ``AS_F4`` and ``AS_F8`` take bits
+for a float. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by itself. Addresses are
+uint64 and multiples of the size. ``INLINE`` makes a function a part of the kernels that call it.
+The simulator has plain functions of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit
+from numba.cuda import libdevice, types
+from numba.cuda.cgutils import pack_array, unpack_tuple
+from numba.cuda.extending import intrinsic
+
+_I32 = ir.IntType(32)
+_PAIR = types.UniTuple(types.uint64, 2)
+_VECTOR = ir.VectorType(ir.IntType(64), 2)
+_KINDS = {
+    "u1": types.uint8, "u2": types.uint16, "u4": types.uint32, "u8": types.uint64,
+    "i1": types.int8, "i2": types.int16, "i4": types.int32, "i8": types.int64,
+    "f4": types.float32, "f8": types.float64,
+}  # fmt: skip
+
+
+def _pointer(context: Any, builder: Any, address: Any, kind: str) -> tuple[Any, int]:
+    """A pointer into global memory, and its alignment."""
+    to = _VECTOR if kind == "u16" else context.get_value_type(_KINDS[kind])
+    return builder.inttoptr(address, ir.PointerType(to, addrspace=1)), int(kind[1:])
+
+
+def _loader(kind: str, constant: bool) -> Callable[..., Any]:
+    def load(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, align = _pointer(context, builder, args[0], kind)
+            made = builder.load(pointer)
+            made.align = align
+            if constant:
+                made.set_metadata("invariant.load", builder.module.add_metadata([]))
+            if kind != "u16":
+                return made
+            halves = [builder.extract_element(made, ir.Constant(_I32, k)) for k in (0, 1)]
+            return pack_array(builder, halves)
+
+        return (_PAIR if kind == "u16" else _KINDS[kind])(types.uint64), codegen
+
+    return intrinsic(load)
+
+
+def _storer(kind: str) -> Callable[..., Any]:
+    value_type = _PAIR if kind == "u16" else _KINDS[kind]
+
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, align = _pointer(context, builder, args[0], kind)
+            value = args[1]
+            if kind == "u16":
+                vector = ir.Constant(_VECTOR, ir.Undefined)
+                for k, half in enumerate(unpack_tuple(builder, args[1], 2)):
+                    vector = builder.insert_element(vector, half, ir.Constant(_I32, k))
+                value = vector
+            builder.store(value, pointer).align = align
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, value_type), codegen
+
+    return intrinsic(store)
+
+
+def _caster(bits: Any, to: Any) -> Callable[..., Any]:
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(to))
+
+        return to(bits), codegen
+
+    return intrinsic(cast)
+
+
+LOAD = {kind: _loader(kind, True) for kind in (*_KINDS, "u16")}
+READ = {kind: _loader(kind, False) for kind in (*_KINDS, "u16")}
+STORE = {kind: _storer(kind) for kind in (*_KINDS, "u16")}
+AS_F4 = _caster(types.uint32, types.float32)
+AS_F8 = _caster(types.uint64, types.float64)
+MULTIPLY, SUBTRACT, DIVIDE = libdevice.fmul_rn, libdevice.fsub_rn, libdevice.fdiv_rn
+INLINE = njit(inline="always")

@@ -1,0 +1,265 @@
+"""Compile every CUDA kernel, without a GPU or a driver, and look at the machine code.
+
+Prints a table of registers, shared memory and wide accesses for sm_80 and sm_90. Exit status 1 if a
+kernel spills, has a stack, touches local memory, calls a division, copies rows by less than 128
+bits at a time, or takes more registers than its bound.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from nbgather.backends import _cuda_driver, scalar  # noqa: E402
+from nbgather.backends import _cuda_kernels as kernels  # noqa: E402
+
+ARCHITECTURES = ((8, 0), (9, 0))
+RAISE, CLIP, WRAP, FILL = range(len(scalar.MODES))
+
+
+class Kernel(NamedTuple):
+    """What to compile, and what is asked of it."""
+
+    name: str
+    make: Callable[[Any], Any]
+    addresses: int
+    numbers: int
+    registers: int = 64
+    wide: bool = False  # 128-bit loads and stores
+    calls: bool = False  # may call a subroutine
+
+
+def _gathers() -> list[Kernel]:
+    made = []
+    for axes, item, index, mode, from_end, wide in (
+        (1, 4, "i8", RAISE, False, False),
+        (2, 4, "i8", RAISE, False, False),
+        (3, 1, "i4", RAISE, True, False),
+        (3, 2, "u1", CLIP, False, False),
+        (2, 8, "i8", FILL, False, False),
+        (3, 16, "i8", RAISE, False, False),
+        (3, 4, "i8", RAISE, False, True),
+        (5, 4, "i8", RAISE, False, False),
+    ):
+        key = (axes, item, index, mode, from_end, wide)
+        name = f"gather elements, {axes} axes, {item} B, {index}, {scalar.MODES[mode]}"
+        made.append(
+            Kernel(
+                name + (", 64-bit" if wide else ""),
+                lambda memory, key=key: kernels.make_gather_elements(memory, *key),
+                4,
+                kernels.ELEMENT_AXES + (5 if wide else 4) * axes,
+                72,
+                item == 16,
+            )
+        )
+    # Out of bounds, wrap takes a remainder of 64 bits, which is a subroutine.
+    made.append(
+        Kernel(
+            "gather elements, 2 axes, 4 B, i8, wrap",
+            lambda memory: kernels.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
+            4,
+            kernels.ELEMENT_AXES + 8,
+            80,
+            calls=True,
+        )
+    )
+    for width, mode, wide, row in (
+        (16, RAISE, False, False),
+        (8, RAISE, False, False),
+        (4, FILL, False, False),
+        (1, CLIP, False, False),
+        (16, RAISE, True, False),
+        (16, FILL, False, True),
+    ):
+        rows = (2, width, "i8", mode, False, wide, row)
+        name = f"gather rows, {width} B, {scalar.MODES[mode]}" + (", from a row" if row else "")
+        made.append(
+            Kernel(
+                name + (", 64-bit" if wide else ""),
+                lambda memory, rows=rows: kernels.make_gather_rows(memory, *rows),
+                5,
+                kernels.ROW_AXES + (10 if wide else 8),
+                48,
+                width == 16,
+            )
+        )
+    return made
+
+
+def _scatters() -> list[Kernel]:
+    made = []
+    forms = {
+        "lanes": kernels.make_scatter_lanes,
+        "staged": kernels.make_scatter_staged,
+        "scan": kernels.make_scatter_scan,
+    }
+    for form, make in forms.items():
+        for how, kind, item in (
+            (kernels.SET, "u4", 4),
+            (kernels.SET, "u16", 16),
+            (kernels.ADD, "u1", 1),
+            (kernels.ADD, "f4", 4),
+            (kernels.ADD, "f8", 8),
+            (kernels.ADD, "c8", 8),
+            (kernels.ADD, "c16", 16),
+            (kernels.ANY, "u1", 1),
+        ):
+            key = (2, how, kind, item, "i8", False)
+            verb = ("set", "add", "any")[how]
+            made.append(
+                Kernel(
+                    f"scatter {form}, {verb} {kind}",
+                    lambda memory, make=make, key=key: make(memory, *key),
+                    4,
+                    kernels.SCATTER_AXES + 8,
+                    64,
+                )
+            )
+    return made
+
+
+def _maskings() -> list[Kernel]:
+    made = [Kernel("token noise", kernels.make_token_noise, 2, 6, 40)]
+    for name, source in (("seed", 0), ("float32", 1), ("float64", 2)):
+        for width in (16, 4, 1):
+            made.append(
+                Kernel(
+                    f"masking by {name}, {width} B",
+                    lambda memory, s=source, w=width: kernels.make_masking(memory, s, w),
+                    8,
+                    kernels.MASKING_NUMBERS,
+                    64,
+                    width == 16,
+                )
+            )
+        made.append(
+            Kernel(
+                f"ranks by {name}, tiled",
+                lambda memory, s=source: kernels.make_rank_tiles(memory, s),
+                6,
+                kernels.MASKING_NUMBERS,
+                48,
+            )
+        )
+    for how, pixel in ((0, "u1"), (0, "u4"), (0, "u16"), (1, "u1"), (1, "f4")):
+        made.append(
+            Kernel(
+                f"patches, {('copied', 'normalised')[how]} {pixel}",
+                lambda memory, h=how, p=pixel: kernels.make_patches(memory, h, p),
+                # A correctly rounded division of float32 is a subroutine for rare operands.
+                4,
+                12,
+                48,
+                calls=how == 1,
+            )
+        )
+    for item in (1, 4, 16):
+        made.append(
+            Kernel(
+                f"copy of strides, {item} B",
+                lambda memory, i=item: kernels.make_copy(memory, 3, i, False),
+                2,
+                13,
+                40,
+            )
+        )
+    return made
+
+
+def _tool(name: str) -> str:
+    """A tool of the CUDA toolkit, from its wheels or the PATH."""
+    from cuda import pathfinder
+
+    found = pathfinder.find_nvidia_binary_utility(name) or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"{name} is not there: pip install -e '.[dev]' brings it")
+    return str(found)
+
+
+def _facts(kernel: Kernel, cc: tuple[int, int], folder: Path) -> dict[str, int]:
+    """What ptxas says of a kernel, and what is in its machine code."""
+    function = kernel.make(_cuda_driver.memory())
+    ptx = _cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+    parameters = len(re.findall(r"\.param \.\w+ \w+_param_\d+", ptx.split("{", 1)[0]))
+    source, image = folder / "kernel.ptx", folder / "kernel.cubin"
+    source.write_text(ptx)
+    command = [_tool("ptxas"), "-v", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(image)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    if told.returncode:
+        raise SystemExit(f"{kernel.name}: ptxas failed: {told.stderr.strip()}")
+    text = told.stderr + told.stdout
+    code = subprocess.run(
+        [_tool("nvdisasm"), "-c", str(image)], capture_output=True, text=True, check=True
+    ).stdout
+    lines = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)", code, re.M)
+
+    def total(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, text)))
+
+    def count(pattern: str) -> int:
+        return sum(bool(re.match(pattern, line)) for line in lines)
+
+    return {
+        "registers": max(map(int, re.findall(r"Used (\d+) registers", text))),
+        "shared": total(r"(\d+) bytes smem"),
+        "instructions": len(lines),
+        "loads": count(r"LDG\b.*\.128"),
+        "stores": count(r"STG\b.*\.128"),
+        # Arithmetic that is a subroutine; a call within the kernel only brings threads together.
+        "calls": len(re.findall(r"CALL\S* `\(\S*__cuda_sm\S*\)", code)),
+        "local": count("LDL|STL"),
+        "stack": total(r"(\d+) bytes stack frame"),
+        "spills": total(r"(\d+) bytes spill"),
+        "parameters": parameters,
+    }
+
+
+def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
+    """What is not as it was asked for."""
+    problems = [name for name in ("local", "stack", "spills") if facts[name]]
+    if facts["calls"] and not kernel.calls:
+        problems.append("calls")
+    if kernel.wide and not (facts["loads"] and facts["stores"]):
+        problems.append("no 128-bit access")
+    if facts["registers"] > kernel.registers:
+        problems.append(f"more than {kernel.registers} registers")
+    if facts["parameters"] != kernel.addresses + kernel.numbers:
+        problems.append("other parameters than are launched with")
+    return problems
+
+
+def main() -> int:
+    """Check all kernels; the exit code."""
+    every = [*_gathers(), *_scatters(), *_maskings()]
+    header = f"{'kernel':46} {'arch':6} regs shared  code ld128 st128 calls"
+    print(header)
+    bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        for kernel in every:
+            for cc in ARCHITECTURES:
+                facts = _facts(kernel, cc, Path(name))
+                problems = _wrong(kernel, facts)
+                bad += bool(problems)
+                print(
+                    f"{kernel.name:46} sm_{cc[0]}{cc[1]}  {facts['registers']:4}"
+                    f" {facts['shared']:6} {facts['instructions']:5} {facts['loads']:5}"
+                    f" {facts['stores']:5} {facts['calls']:5}"
+                    + (f"  WRONG: {', '.join(problems)}" if problems else ""),
+                    flush=True,
+                )
+    print(f"{len(every)} kernels for {len(ARCHITECTURES)} architectures, {bad} wrong")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,392 @@
+"""The CUDA backend in numba's simulator, on the shared cases, against the reference and the CPU.
+
+Every load and store of a kernel is checked against the arrays that are there, so a read outside
+fails here before it could on a device.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from cases import CASES, DTYPES, INDEX_DTYPES, random_bits, rng, same
+from simulator import DeviceArray, Driver, simulated, to_device
+
+import nbgather
+from nbgather.backends import cuda
+
+#: What a GPU's array cannot be: off its alignment, or in another byte order.
+NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
+
+
+@pytest.fixture(params=[32, 96], ids=["32 threads", "96 threads"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    with simulated(request.param) as driver:
+        yield driver
+
+
+@pytest.fixture
+def small() -> Iterator[Driver]:
+    with simulated(32) as driver:
+        yield driver
+
+
+@pytest.fixture(params=[1 << 32, 1], ids=["32-bit", "64-bit"])
+def positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which a kernel takes a position apart."""
+    monkeypatch.setattr(cuda, "WIDE", request.param)
+
+
+def host(made: Any) -> np.ndarray:
+    assert isinstance(made, DeviceArray), type(made)
+    return np.array(made.array, order="C")
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - NOT_THERE))
+def test_gather_on_the_shared_cases(name: str, small: Driver, positions: None) -> None:
+    x, dim, index = CASES[name]()
+    got = nbgather.gather(to_device(x), dim, to_device(index))
+    same(host(got), nbgather.gather(x, dim, index, backend="reference"))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (2, 5, 70), (4, 300), (2, 3, 4, 33)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "complex128"])
+def test_gather_of_odd_shapes(gpu: Driver, shape: tuple[int, ...], dtype: str) -> None:
+    generator = rng(f"{shape}{dtype}")
+    x = random_bits(generator, shape, dtype)
+    for dim in range(len(shape)):
+        index_shape = (*shape[:dim], 6, *shape[dim + 1 :])
+        index = generator.integers(0, shape[dim], index_shape)
+        got = nbgather.gather(to_device(x), dim, to_device(index))
+        same(host(got), nbgather.gather(x, dim, index))
+        row = generator.integers(
+            0, shape[dim], (*index_shape[: dim + 1], *[1] * (x.ndim - dim - 1))
+        )
+        wide = np.broadcast_to(row, index_shape)
+        got = nbgather.gather(to_device(x), dim, to_device(wide))
+        same(host(got), nbgather.gather(x, dim, wide))
+
+
+@pytest.mark.parametrize("index_dtype", INDEX_DTYPES)
+@pytest.mark.parametrize("mode", ["clip", "wrap", "fill"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_modes(small: Driver, mode: Any, index_dtype: str, rows: bool) -> None:
+    generator = rng(f"{mode}{index_dtype}")
+    x = random_bits(generator, (3, 5, 40), "uint16")
+    info = np.iinfo(index_dtype)
+    values = [info.min, info.max, 0, 4, 5, 6, 11, max(info.min, -1), max(info.min, -6)]
+    chosen = generator.integers(0, len(values), (3, 8, 1 if rows else 40))
+    index = np.array(values, index_dtype)[chosen]
+    index = np.broadcast_to(index, (3, 8, 40))
+    got = nbgather.gather(to_device(x), 1, to_device(index), mode=mode, fill_value=257)
+    same(host(got), nbgather.gather(x, 1, index, mode=mode, fill_value=257))
+    along = index[..., :1]
+    got = nbgather.take_along_axis(to_device(x), to_device(along), 1, mode=mode, fill_value=3)
+    same(host(got), nbgather.take_along_axis(x, along, 1, mode=mode, fill_value=3))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32", "complex128"])
+def test_fill_values_of_rows(small: Driver, dtype: str) -> None:
+    x = random_bits(rng(dtype), (2, 4, 37), dtype)
+    ids = np.array([[0, 9, 3], [-1, 2, 4]])
+    got = nbgather.gather_tokens(to_device(x), to_device(ids), mode="fill", fill_value=100)
+    same(host(got), nbgather.gather_tokens(x, ids, mode="fill", fill_value=100))
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_gather_tokens(small: Driver, dtype: str) -> None:
+    x = random_bits(rng(dtype), (3, 6, 5), DTYPES[dtype])
+    ids = rng(dtype).integers(0, 6, (3, 4))
+    same(host(nbgather.gather_tokens(to_device(x), to_device(ids))), nbgather.gather_tokens(x, ids))
+
+
+@pytest.mark.parametrize(
+    "kind, index",
+    [
+        ("elements", np.array([[0, 2], [7, -1], [3, 1]])),
+        ("elements", np.array([[0, 2], [1, -1], [3, 9]])),
+        ("elements", np.array([[0, 2], [1, 2**63 + 5], [3, 9]], np.uint64)),
+        ("tokens", np.array([[0, 4, 9]])),
+        ("along", np.array([[0, 1], [-5, 3], [8, 0]])),
+    ],
+)
+def test_a_bad_index_is_the_same_error_and_nothing_is_read_outside(
+    small: Driver, kind: str, index: np.ndarray
+) -> None:
+    call, x = {
+        "elements": (lambda a, i: nbgather.gather(a, 1, i), np.zeros((3, 4))),
+        "tokens": (nbgather.gather_tokens, np.zeros((1, 4, 32))),
+        "along": (lambda a, i: nbgather.take_along_axis(a, i, 1), np.zeros((3, 4))),
+    }[kind]
+    with pytest.raises(IndexError) as theirs:
+        call(x, index)
+    with pytest.raises(IndexError) as ours:
+        call(to_device(x), to_device(index))
+    assert str(ours.value) == str(theirs.value)
+    good = index * 0
+    same(host(call(to_device(x), to_device(good))), call(x, good))  # and the next call works
+
+
+def test_a_gather_from_nothing(small: Driver) -> None:
+    x, index = to_device(np.zeros((0, 3))), to_device(np.zeros((2, 3), int))
+    with pytest.raises(IndexError, match=r"index 0 at \(0, 0\) is out of bounds .* with size 0"):
+        nbgather.gather(x, 0, index)
+    with pytest.raises(IndexError, match="has no position to choose"):
+        nbgather.gather(x, 0, index, mode="clip")
+    got = nbgather.gather(x, 0, index, mode="fill", fill_value=2.5)
+    same(host(got), np.full((2, 3), 2.5))
+
+
+def test_out(small: Driver) -> None:
+    x, index = random_bits(rng("out"), (4, 6), "float32"), rng("out").integers(0, 6, (4, 3))
+    whole = to_device(np.zeros((4, 6), np.float32))
+    out = whole.view_of(whole.array[:, ::2])
+    dx, di = to_device(x), to_device(index)
+    assert nbgather.gather(dx, 1, di, out=out) is out
+    assert np.array_equal(whole.array[:, ::2], np.take_along_axis(x, index, 1), equal_nan=True)
+    assert not whole.array[:, 1::2].any()
+    with pytest.raises(ValueError, match="out overlaps input"):
+        nbgather.gather(dx, 1, di, out=dx.view_of(dx.array[:, :3]))
+
+
+FORMS = {"lanes": (0, False), "staged": (0, True), "scan": (1 << 30, False)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "int8", "uint16", "int32", "uint64", "float32", "float64", "complex64", "complex128"],
+)
+def test_scatters(
+    small: Driver, positions: None, monkeypatch: pytest.MonkeyPatch, form: str, dtype: str
+) -> None:
+    few, last = FORMS[form]
+    monkeypatch.setattr(cuda, "FEW_LANES", few)
+    shape, dim = ((5, 70), 1) if last or form == "scan" else ((70, 5), 0)
+    generator = rng(f"{form}{dtype}")
+    x, src = (
+        (generator.integers(0, 2, shape).astype(bool) for _ in "ab")
+        if dtype == "bool"
+        else (generator.normal(0, 50, shape).round(3).astype(dtype) for _ in "ab")
+    )
+    x, src = np.asarray(x), np.asarray(src)
+    index = generator.integers(0, 7, shape)
+    index[0, 0] = shape[dim] - 1
+    for call in (nbgather.scatter, nbgather.scatter_add):
+        small.launches.clear()
+        got = call(to_device(x), dim, to_device(index), to_device(src))
+        same(host(got), call(x, dim, index, src))
+        assert small.launches[-1][0][0] == form
+    got = nbgather.scatter(to_device(x), dim, to_device(index), 1)
+    same(host(got), nbgather.scatter(x, dim, index, 1))
+    index[3, 4] = 70
+    for call in (nbgather.scatter, nbgather.scatter_add):
+        with pytest.raises(IndexError, match=r"index 70 at \(3, 4\) is out of bounds"):
+            call(to_device(x), dim, to_device(index), to_device(src))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (3,), ()])
+def test_scatter_of_parts_and_strides(small: Driver, shape: tuple[int, ...]) -> None:
+    generator = rng(f"{shape}")
+    for dim in range(max(len(shape), 1)):
+        part = tuple(n - 1 for n in shape)
+        x, src = generator.normal(size=shape), np.asarray(generator.normal(size=shape)).T.copy().T
+        index = np.asarray(generator.integers(0, shape[dim] if shape else 1, part))
+        got = nbgather.scatter_add(to_device(np.asarray(x)), dim, to_device(index), to_device(src))
+        same(host(got), nbgather.scatter_add(np.asarray(x), dim, index, src))
+
+
+def test_scatter_add_of_halves(small: Driver) -> None:
+    x, index = np.zeros((2, 9), np.float16), rng("h").integers(0, 9, (2, 30))
+    src = rng("h").normal(size=(2, 30)).astype(np.float16)
+    got = nbgather.scatter_add(to_device(x), 1, to_device(index), to_device(src))
+    same(host(got), nbgather.scatter_add(x, 1, index, src))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 49, 196])
+def test_token_noise(small: Driver, tokens: int) -> None:
+    ids = np.array([0, -1, 2**40 + 3, 7])
+    got = nbgather.token_noise(2**63 + 1, to_device(ids), tokens, epoch=2**32 - 1)
+    same(host(got), nbgather.token_noise(2**63 + 1, ids, tokens, epoch=2**32 - 1))
+
+
+AWKWARD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0])
+
+
+@pytest.mark.parametrize("most", [2048, 8], ids=["in one", "by tiles"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, most: int) -> None:
+    monkeypatch.setattr(cuda, "MAX_TOKENS", most)
+    for tokens, kept in ((1, 1), (37, 9), (70, 0), (130, [130, 3])):
+        scores = rng(f"{tokens}").choice(AWKWARD, (2, tokens)).astype(dtype)
+        scores[1] = 0.25
+        want = nbgather.rank_tokens(scores, kept, backend="reference")
+        for given in (scores, np.asfortranarray(scores)):
+            got = nbgather.rank_tokens(to_device(given), kept)
+            for a, b in zip(got, want, strict=True):
+                same(host(a), b)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 4), (2, 49, 3, 5), (1, 197, 8), (4, 1, 1), (2, 60, 0)])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "complex128"])
+def test_random_masking(small: Driver, shape: tuple[int, ...], dtype: str) -> None:
+    x = random_bits(rng(f"{shape}"), shape, dtype)
+    noise = rng("noise").choice(AWKWARD, shape[:2])
+    ids = rng("ids").integers(-(2**63), 2**63 - 1, shape[0])
+    few = [(3 * n + 1) % (shape[1] + 1) for n in range(shape[0])]
+    calls: list[dict[str, Any]] = [
+        {"seed": 3}, {"seed": -1, "sample_ids": ids, "epoch": 9}, {"noise": noise},
+        {"noise": noise.astype(np.float32), "num_keep": 1}, {"seed": 5, "num_keep": few},
+    ]  # fmt: skip
+    for options in calls:
+        given = {k: to_device(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        got = nbgather.random_masking(to_device(x), 0.75, **given)
+        want = nbgather.random_masking(x, 0.75, **options)
+        assert type(got) is type(want)
+        for a, b in zip(got, want, strict=True):
+            same(host(a), b)
+    assert sum(k[0] == "masking" for k, _, _ in small.launches) == len(calls)  # one launch each
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 2}, {"noise": True}, {"seed": 2, "num_keep": [3, 40]}]
+)
+def test_masking_of_many_tokens_and_of_strides(
+    small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(cuda, "MAX_TOKENS", 40)
+    plain = random_bits(rng("many"), (2, 90, 6), "float32")
+    if "noise" in options:
+        options = {"noise": rng("many").random((2, 90), np.float32)}
+    given = {k: to_device(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    for x in (plain, plain[:, ::3], plain[:, :, ::2], plain.transpose(0, 2, 1)[:, :, :30]):
+        if "noise" in options:
+            options["noise"] = rng("many").random(x.shape[:2], np.float32)
+            given["noise"] = to_device(options["noise"])
+        if "num_keep" in options:
+            options["num_keep"] = given["num_keep"] = [3, min(40, x.shape[1])]
+        got = nbgather.random_masking(to_device(x), 0.5, **given)
+        want = nbgather.random_masking(x, 0.5, **options)
+        for a, b in zip(got, want, strict=True):
+            same(host(a), b)
+
+
+def test_blocks_that_share_a_sample(small: Driver) -> None:
+    small.multiprocessors = 100
+    x = random_bits(rng("share"), (2, 20, 777), "float32")
+    got = nbgather.random_masking(to_device(x), 0.3, seed=1)
+    for a, b in zip(got, nbgather.random_masking(x, 0.3, seed=1), strict=True):
+        same(host(a), b)
+    assert small.launches[-1][1][1] > 1
+
+
+@pytest.mark.parametrize("token", ["scalar", "row", "long row"])
+def test_restore_tokens(small: Driver, token: str) -> None:
+    x = random_bits(rng("restore"), (3, 12, 5), "float32")
+    visible, _, ids = nbgather.random_masking(x, 0.6, seed=4)
+    row = np.arange(5, dtype=np.float32)
+    value = {"scalar": 1.5, "row": row, "long row": row.reshape(1, 1, 5)}[token]
+    there = value if token == "scalar" else to_device(np.asarray(value))
+    got = nbgather.restore_tokens(to_device(visible), to_device(ids), there)
+    same(host(got), nbgather.restore_tokens(visible, ids, value))
+    ids[1, 3] = 12
+    with pytest.raises(IndexError, match=r"index 12 at \(1, 3\) is out of bounds"):
+        nbgather.restore_tokens(to_device(visible), to_device(ids), there)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128", "float16"])
+@pytest.mark.parametrize("video", [False, True])
+def test_masked_patchify(small: Driver, dtype: str, video: bool) -> None:
+    shape, patch = ((2, 3, 4, 8, 12), (2, 4, 3)) if video else ((2, 3, 8, 12), (4, 3))
+    images = random_bits(rng(dtype), shape, dtype)
+    for x in (images, images[..., ::-1], images[:, ::-1]):
+        for options in ({"seed": 1}, {"seed": 1, "num_keep": [2, 5]}):
+            got = nbgather.masked_patchify(to_device(x), patch, 0.5, **options)
+            want = nbgather.masked_patchify(x, patch, 0.5, **options)
+            for a, b in zip(got, want, strict=True):
+                same(host(a), b)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_normalised_patches(small: Driver, dtype: str) -> None:
+    images = rng("n").integers(0, 256, (2, 3, 8, 8)).astype(dtype)
+    options = {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    got = nbgather.masked_patchify(to_device(images), 4, 0.5, seed=1, **options)
+    want = nbgather.masked_patchify(images, 4, 0.5, seed=1, **options)
+    same(host(got.x_masked), want.x_masked)
+
+
+def test_strategies_come_back_to_the_device(small: Driver) -> None:
+    ids = np.array([5, 2, 9])
+    got = nbgather.strategies.block(3, to_device(ids), (6, 6), epoch=2)
+    same(host(got), nbgather.strategies.block(3, ids, (6, 6), epoch=2))
+
+
+def test_a_capture_refuses_what_would_wait(small: Driver) -> None:
+    x, index = to_device(np.zeros((3, 4))), to_device(np.zeros((3, 4), int))
+    small.captured = True
+    with pytest.raises(ValueError, match="use the mode clip, wrap or fill"):
+        nbgather.gather(x, 1, index)
+    assert not small.launches
+    nbgather.gather(x, 1, index, mode="clip")
+    nbgather.random_masking(to_device(np.zeros((2, 8, 4), np.float32)), seed=0)
+    assert len(small.launches) == 2
+
+
+def test_what_cannot_be_mixed(small: Driver) -> None:
+    x, index = np.zeros((3, 4)), np.zeros((3, 4), int)
+    with pytest.raises(TypeError, match="input is a CUDA array and index a NumPy one"):
+        nbgather.gather(to_device(x), 1, index)
+    elsewhere = DeviceArray(index, device=1)
+    with pytest.raises(TypeError, match="input is on cuda:0 and index on cuda:1"):
+        nbgather.gather(to_device(x), 1, elsewhere)
+    with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on cuda:0"):
+        nbgather.gather(to_device(x), 1, to_device(index), backend="cpu")
+    with pytest.raises(ValueError, match="backend 'cuda' cannot serve arrays on cpu"):
+        nbgather.gather(x, 1, index, backend="cuda")
+    with pytest.raises(TypeError, match="input is on cuda:0: infer_gather looks at the host"):
+        nbgather.infer_gather(to_device(x), to_device(x))
+
+
+def test_the_simulator_sees_a_read_outside(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of this file can fail: a kernel without its comparison is caught."""
+    from nbgather.backends import _cuda_kernels
+
+    # Never out of bounds, whatever the value.
+    monkeypatch.setattr(
+        _cuda_kernels, "resolve", lambda value, size, mode, from_end: Careless(value)
+    )
+    x, index = to_device(np.zeros((1, 4))), to_device(np.array([[10**6]]))
+    with pytest.raises(AssertionError, match="no array is there"):
+        nbgather.gather(x, 1, index)
+
+
+class Careless(int):
+    """A position that says that it is below any size."""
+
+    def __lt__(self, other: Any) -> bool:
+        return True
+
+    def __mul__(self, other: Any) -> Any:
+        return np.uint64(int(self)) * other
+
+
+def test_without_a_gpu_one_line_says_what_is_missing() -> None:
+    reason = nbgather.backends.available()["cuda"]
+    if reason is None:
+        pytest.skip("there is a GPU here")
+    code = """if True:
+        import numpy, nbgather
+        nbgather.gather(numpy.zeros(3), 0, numpy.zeros(3, int), backend="cuda")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    line = done.stderr.strip().splitlines()[-1]
+    assert line == f"ImportError: backend 'cuda' is not available: {reason}"
+    assert "driver" in reason or "device" in reason

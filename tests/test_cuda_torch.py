@@ -1,0 +1,141 @@
+"""torch's road to the CUDA backend, without a GPU: the CPU's tensors pass for the device's."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from simulator import Driver, memory, simulated
+
+import nbgather
+from nbgather import _arrays, _cuda_arrays
+from nbgather.backends._cuda_driver import Place
+
+
+class Pretender(_cuda_arrays.TorchCudaAdapter):
+    """The adapter of CUDA tensors, for tensors of the host."""
+
+    def place(self, array: Any) -> tuple[Place, ...]:
+        return (Place(0, 7),)
+
+    def on(self, array: Any) -> Any:
+        return contextlib.nullcontext()
+
+    def _serves(self, array: Any) -> bool:
+        return bool(array.is_cpu)
+
+    def address(self, array: Any) -> int:
+        storage = array.untyped_storage()
+        if storage.nbytes():
+            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+            memory.blocks[storage.data_ptr()] = (storage.nbytes(), whole.numpy())
+        return int(array.data_ptr())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    _arrays.adapter(torch.zeros(1), "x")
+    adapter = Pretender()
+    monkeypatch.setattr(_arrays.TorchAdapter, "at", lambda self, array: adapter)
+    monkeypatch.setattr(_arrays.TorchAdapter, "again", lambda self, *args: None)
+    monkeypatch.setattr(nbgather.masking, "_again", lambda *args: None)
+    with simulated(32) as driver:
+        yield driver
+    memory.blocks.clear()
+
+
+def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
+    x, index = torch.randn(3, 8, 4), torch.randint(0, 8, (3, 5, 4))
+    assert torch.equal(nbgather.gather(x, 1, index), torch.gather(x, 1, index))
+    got = nbgather.take_along_axis(x, index[:, :, :1], 1)
+    assert torch.equal(got, torch.take_along_dim(x, index[:, :, :1], 1))
+    wide = index[:, :, :1].expand(3, 5, 4)
+    assert torch.equal(nbgather.gather_tokens(x, index[..., 0]), torch.gather(x, 1, wide))
+    src = torch.randn(3, 5, 4)
+    assert torch.equal(nbgather.scatter_add(x, 1, index, src), x.scatter_add(1, index, src))
+    assert torch.equal(nbgather.scatter(x, 1, index, 2.5), x.scatter(1, index, 2.5))
+    half = x.bfloat16()
+    got = nbgather.scatter_add(half, 1, index, src.bfloat16())
+    assert got.dtype is torch.bfloat16
+    ids = torch.arange(3) * 5
+    want = nbgather.token_noise(1, ids.numpy(), 9)
+    assert nbgather.token_noise(1, ids, 9).numpy().tobytes() == want.tobytes()
+    noise = torch.rand(3, 8).half()
+    for options in ({"seed": 4}, {"noise": noise}, {"seed": 4, "num_keep": [1, 8, 0]}):
+        made = nbgather.random_masking(x, 0.5, **options)
+        given = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        for a, b in zip(made, nbgather.random_masking(x.numpy(), 0.5, **given), strict=True):
+            assert a.numpy().tobytes() == b.tobytes()
+    made = nbgather.random_masking(x, 0.5, seed=1)
+    for token in (0.5, torch.arange(4.0), torch.ones(1, 1, 4)):
+        back = nbgather.restore_tokens(made.x_masked, made.ids_restore, token)
+        keep = made.mask[..., None] == 0
+        assert torch.equal(back, torch.where(keep, x, torch.as_tensor(token).reshape(-1)))
+    few = nbgather.random_masking(x, seed=1, num_keep=[2, 5, 8])
+    back = nbgather.restore_tokens(few.x_masked, few.ids_restore, 0.0, valid=few.valid)
+    assert torch.equal(back, torch.where(few.mask[..., None] == 0, x, torch.zeros(())))
+    images = torch.randint(0, 256, (2, 3, 8, 8)).byte()
+    made = nbgather.masked_patchify(images, 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
+    want = nbgather.masked_patchify(images.numpy(), 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
+    assert made.x_masked.numpy().tobytes() == want.x_masked.tobytes()
+    assert len(small.launches) > 15
+
+
+def test_gradients(small: Driver) -> None:
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(0, 5, (2, 4, 3))
+    token = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a: nbgather.gather(a, 1, index), (x,), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda a: nbgather.random_masking(a, 0.5, seed=1)[0], (x,), fast_mode=True
+    )
+    made = nbgather.random_masking(x.detach(), 0.5, seed=1)
+    visible = made.x_masked.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda v, t: nbgather.restore_tokens(v, made.ids_restore, t),
+        (visible, token),
+        fast_mode=True,
+    )
+    src = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda a, s: nbgather.scatter_add(a, 1, index, s), (x, src), fast_mode=True
+    )
+
+
+def test_errors(small: Driver) -> None:
+    x, index = torch.zeros(3, 4), torch.zeros(3, 2, dtype=torch.int64)
+    index[1, 1] = 4
+    with pytest.raises(IndexError, match=r"index 4 at \(1, 1\) is out of bounds for dimension 1"):
+        nbgather.gather(x, 1, index)
+    with pytest.raises(TypeError, match="mask_token is not"):
+        nbgather.restore_tokens(torch.zeros(1, 1, 4), torch.zeros(1, 2).long(), np.zeros(4))
+    with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on"):
+        nbgather.gather(x, 1, index, backend="cpu")
+
+
+def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its comparisons run, with the CPU for a device."""
+    path = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
+    spec = importlib.util.spec_from_file_location("gpu_check", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "GPU", torch.device("cpu"))
+    monkeypatch.setattr(script, "SHAPES", script.SHAPES[:4])
+    alone = {"streams", "graphs", "other_libraries", "more_than_32_bits"}  # ask for a real one
+    assert alone < set(script.CHECKS)
+    for name in set(script.CHECKS) - alone:
+        script.CHECKS[name]()
+    broken = script.same
+    with pytest.raises(AssertionError):
+        broken(torch.zeros(3), torch.ones(3))
