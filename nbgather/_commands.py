@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nbgather
-from nbgather import _files, figures, strategies
+from nbgather import _files, _info, figures, strategies
 from nbgather.demo import MODEL, PEERS, PICTURE, Comparison, load_frames, run_demo
 from nbgather.masking import random_masking
 from nbgather.patches import patchify
@@ -44,6 +45,29 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show versions, the backends and why one is not available, threads and caches."""
+    found = _info.facts()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for name, version in found["versions"].items():
+        console.print(f"{name:16} {version}")
+    for name, state in found["backends"].items():
+        if state["available"]:
+            console.print(f"{'backend ' + name:16} [green]available[/]")
+        else:
+            console.print(f"{'backend ' + name:16} [yellow]not available[/]: ", end="")
+            console.print(state["reason"], markup=False)
+    for name in ("threads", "threading layer", "recycled bytes", "kernel cache", "platform"):
+        console.print(f"{name:16} {found[name]}", markup=False)
 
 
 @app.command()
