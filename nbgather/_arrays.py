@@ -96,6 +96,8 @@ class Adapter:
     name: str
     #: Whether a call may have to go another way than to a kernel on the array's own memory.
     detours = False
+    #: Other libraries whose arrays may come with these.
+    takes: frozenset[str] = frozenset()
     #: Types that have memory of their own, where others of the library have not.
     plain: frozenset[type] = frozenset()
 
@@ -576,7 +578,7 @@ _numpy = NumpyAdapter()
 _by_type: dict[type, Adapter] = {np.ndarray: _numpy}
 _torch: TorchAdapter | None = None
 
-_SUPPORTED = "an array of NumPy, torch, JAX, CuPy or numba.cuda"
+_SUPPORTED = "an array of NumPy, torch, JAX, Dask, CuPy or numba.cuda"
 
 
 def adapter(array: Any, what: str) -> Adapter:
@@ -610,6 +612,11 @@ def _find(array: Any, what: str) -> Adapter:
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(array, jax.Array):
         return _find_jax(array, what)
+    dask = sys.modules.get("dask.array")
+    if dask is not None and isinstance(array, dask.Array):
+        from nbgather import _dask
+
+        return _dask.adapter
     if hasattr(array, "__cuda_array_interface__"):
         from nbgather import _cuda_arrays
 
@@ -644,6 +651,8 @@ def same_adapter(array: Any, what: str, other: Any, other_what: str) -> Adapter:
     """The adapter of two arrays of one library on one device; a TypeError names both if not."""
     first = adapter(array, what)
     second = adapter(other, other_what)
+    if second.name in first.takes:
+        return first
     if first is not second and first.name == second.name:
         places = first.device(array), second.device(other)
         raise TypeError(

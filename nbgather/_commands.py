@@ -151,6 +151,47 @@ def mask(
 
 
 @app.command()
+def mask_dataset(
+    source: Annotated[Path, typer.Argument(help="A .npy file or a zarr array, [N, ...].")],
+    target: Annotated[Path, typer.Argument(help="The zarr group to write.")],
+    seed: Annotated[int, typer.Option(help="The seed of the masks.")],
+    ratio: Annotated[float, typer.Option(help="The part of the tokens to remove, 0 to 1.")] = 0.75,
+    epoch: Annotated[int, typer.Option(help="The epoch: another one, other masks.")] = 0,
+    patch: Annotated[
+        int | None, typer.Option(help="Pixels of a patch's side, where the samples are images.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="What pixels are multiplied by, to float32.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(help="Samples in a chunk.")] = 256,
+    array: Annotated[str | None, typer.Option(help="The array in a zarr group.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Mask a dataset larger than memory; run again, it goes on where it was interrupted."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from nbgather.dask.dataset import Progress
+    from nbgather.dask.dataset import mask_dataset as run
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("chunks")
+
+        def show(state: Progress) -> None:
+            bar.update(task, completed=state.done, total=state.chunks)
+
+        made = run(
+            source, target, ratio, seed=seed, epoch=epoch, patch_size=patch, scale=scale,
+            chunk=chunk, array=array, progress=show,
+        )  # fmt: skip
+    typer.echo(f"wrote {made}")
+
+
+@app.command()
 def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for the models and their README.")

@@ -223,7 +223,7 @@ def test_index_must_be_of_an_integer_dtype(dtype: str, shape: tuple[int, ...]) -
         (np.ma.zeros((2, 3)), "input is a masked array"),
         (
             [[1, 2, 3]] * 2,
-            "input is a builtins.list: an array of NumPy, torch, JAX, CuPy or numba.cuda is needed",
+            "input is a builtins.list: an array of NumPy, torch, JAX, Dask, CuPy or numba.cuda is",
         ),
         (torch.zeros(2, 3), "input is a torch array and index a NumPy one"),
     ],

@@ -45,9 +45,8 @@ def _no_device() -> str | None:
 
     try:
         (status,) = driver.cuInit(0)
-    except Exception as error:  # the bindings raise what they please where there is no driver
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"there is no NVIDIA driver ({first}): install one from nvidia.com/drivers"
+    except Exception:  # the bindings raise what they please where there is no driver
+        return "there is no NVIDIA driver here: install one from nvidia.com/drivers"
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         return "there is an NVIDIA driver, but no device: nvidia-smi tells what it sees"
     if status != driver.CUresult.CUDA_SUCCESS:

@@ -11,6 +11,7 @@ from numba import types
 from nbgather._arrays import memory_address
 from nbgather._plan import STREAM, GatherPlan, ScatterPlan
 from nbgather.backends import (
+    _chunks,
     _compile,
     _gather,
     _masking,
@@ -77,6 +78,30 @@ def small_call(plan: GatherPlan) -> tuple[Any, np.ndarray] | None:
         return None
     numbers = [plan.kernel, memory_address(_NOTHING), memory_address(plan.args), plan.count]
     return parallel.small(), np.array(numbers, np.int64)
+
+
+def gather_chunks(
+    itemsize: int,
+    index: str,
+    mode: str,
+    from_end: bool,
+    addresses: tuple[int, int, int, int],
+    args: np.ndarray,
+    rows: int,
+) -> int:
+    """Gather from chunks side by side, on the calling thread; not 0 if an index was bad.
+
+    ``addresses`` are those of the result, the first chunk, the index and the fill.
+    """
+    number = scalar.MODES.index(mode)
+    bits = _compile.BITS[itemsize]
+
+    def build() -> tuple[int, Any]:
+        made = _chunks.make_gather_chunks(number, from_end)
+        return _compile.range_kernel(made, bits, bits, INDEX_TYPES[index], bits)
+
+    kernel, _ = _compile.once(("chunks", number, from_end, itemsize, index), build)
+    return int(parallel.serial()(kernel, *addresses, args, 0, rows))
 
 
 #: What adds the items of a dtype: integers of one size wrap alike.

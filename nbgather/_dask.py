@@ -1,0 +1,77 @@
+"""Dask arrays that come to the top-level functions: the way to :mod:`nbgather.dask`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nbgather import _arrays, dask
+
+
+def _no_options(out: Any, backend: Any) -> None:
+    if out is not None or backend is not None:
+        raise ValueError("out= or backend= was given for Dask arrays: they have neither")
+
+
+def via_gather(
+    kind: str, input: Any, dim: int, index: Any, mode: str, fill: Any, out: Any, backend: Any
+) -> Any:
+    _no_options(out, backend)
+    if kind == "tokens":
+        return dask.gather_tokens(input, index, mode=mode, fill_value=fill)
+    call = dask.take_along_axis if kind == "along" else dask.gather
+    operands = (input, index, dim) if kind == "along" else (input, dim, index)
+    return call(*operands, mode=mode, fill_value=fill)
+
+
+def via_noise(seed: int, ids: Any, num_tokens: Any, epoch: Any, backend: Any) -> Any:
+    _no_options(None, backend)
+    return dask.token_noise(seed, ids, num_tokens, epoch=epoch)
+
+
+def via_masking(
+    x: Any, ratio: float, noise: Any, seed: Any, ids: Any, epoch: Any, num_keep: Any, backend: Any
+) -> Any:
+    _no_options(None, backend)
+    return dask.random_masking(
+        x, ratio, noise=noise, seed=seed, sample_ids=ids, epoch=epoch, num_keep=num_keep
+    )
+
+
+def via_patches(images: Any, patch_size: Any, mask_ratio: Any, options: dict[str, Any]) -> Any:
+    _no_options(None, options.pop("backend"))
+    return dask.masked_patchify(images, patch_size, mask_ratio, **options)
+
+
+def _missing(what: str) -> Any:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"{what} does not take Dask arrays: x.map_blocks(...) applies it to each chunk"
+        )
+
+    return refuse
+
+
+via_scatter = _missing("scatter")
+via_ranks = _missing("rank_tokens")
+via_restore = _missing("restore_tokens")
+via_infer = _missing("infer_gather")
+via_strategy = _missing("a strategy")
+
+
+class DaskAdapter(_arrays.Adapter):
+    """What is known of a Dask array before its call goes to nbgather.dask."""
+
+    name = "Dask"
+    detours = True
+    takes = frozenset({"NumPy"})
+
+    def detour(self, *arrays: Any) -> Any:
+        return sys.modules[__name__]
+
+    def device(self, array: Any) -> str:
+        return "a Dask cluster"
+
+
+#: The one adapter of Dask's arrays.
+adapter = DaskAdapter()

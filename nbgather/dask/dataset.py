@@ -1,0 +1,238 @@
+"""Mask a dataset on disk that is larger than memory, and go on where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import nbgather
+from nbgather import _files, _validate
+
+try:
+    import zarr
+except ImportError:
+    raise ImportError('nbgather.dask.dataset needs zarr: pip install "nbgather[dask]"') from None
+
+__all__ = ["Progress", "mask_dataset"]
+
+#: Where a dataset keeps its settings and which chunks are done, inside its folder.
+JOURNAL = ".nbgather"
+ARRAYS = ("x_masked", "mask", "ids_restore")
+
+
+class Progress(NamedTuple):
+    """How far a dataset is.
+
+    Attributes
+    ----------
+    done, chunks : int
+        Chunks that are there, and how many there will be.
+    """
+
+    done: int
+    chunks: int
+
+
+def mask_dataset(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    mask_ratio: float = 0.75,
+    *,
+    seed: int,
+    epoch: int = 0,
+    patch_size: Any = None,
+    chunk: int = 256,
+    scale: float | None = None,
+    array: str | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Mask every sample of an array on disk into a zarr group of visible tokens.
+
+    Sample n has the id n, so the masks are those of :func:`nbgather.random_masking` on the whole.
+    A chunk counts as done when all of it is written; a run that was interrupted, in whatever way,
+    is taken up by the same call, which leaves alone what is done.
+
+    Parameters
+    ----------
+    source : path
+        A ``.npy`` file or a zarr array, `[N, L, ...]`, or images `[N, C, H, W]` or
+        `[N, C, T, H, W]` with ``patch_size``.
+    target : path
+        The zarr group to write: ``x_masked``, ``mask`` and ``ids_restore``.
+    mask_ratio, seed, epoch, patch_size, scale
+        As in :func:`nbgather.random_masking` and :func:`nbgather.masked_patchify`.
+    chunk : int
+        Samples in a chunk, of which one is in memory at a time.
+    array : str, optional
+        The array in ``source`` where that is a zarr group.
+    progress : callable
+        Called with a :class:`Progress` at the start and after every chunk.
+
+    Returns
+    -------
+    path
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No array at ``source``; ``target`` was begun with other settings, or is something else.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import zarr
+    >>> from nbgather.dask.dataset import mask_dataset
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     np.save(folder / "x.npy", np.zeros((10, 16, 4), np.float32))
+    ...     made = mask_dataset(folder / "x.npy", folder / "out.zarr", 0.75, seed=0, chunk=4)
+    ...     zarr.open_group(made, mode="r")["x_masked"].shape
+    (10, 4, 4)
+    """
+    x = _source(Path(source), array)
+    chunk = _validate.count(chunk, "chunk")
+    if chunk < 1:
+        raise ValueError("chunk is 0: it must be at least 1")
+    options = {"seed": _validate.bits64(seed, "seed"), "epoch": _validate.epoch(epoch)}
+    plan = _planned(x, mask_ratio, patch_size, scale)
+    settings = {
+        "source": [list(x.shape), str(x.dtype)], "mask_ratio": float(mask_ratio), "chunk": chunk,
+        "patch_size": None if patch_size is None else list(plan.patch), "scale": scale, **options,
+    }  # fmt: skip
+    folder = Path(target)
+    group = _begun(folder, settings, x.shape[0], plan, chunk)
+    done = folder / JOURNAL / "done"
+    chunks = math.ceil(x.shape[0] / chunk)
+    there = {int(p.name) for p in done.iterdir() if p.name.isdigit()}
+    progress(Progress(len(there), chunks))
+    for number in range(chunks):
+        if number in there:
+            continue
+        start, stop = number * chunk, min((number + 1) * chunk, x.shape[0])
+        samples = np.ascontiguousarray(x[start:stop])
+        ids = np.arange(start, stop, dtype=np.int64)
+        given: dict[str, Any] = {**options, "sample_ids": ids, "num_keep": plan.keep}
+        if patch_size is None:
+            made = nbgather.random_masking(samples, **given)
+        else:
+            made = nbgather.masked_patchify(samples, plan.patch, scale=scale, **given)
+        for name, part in zip(ARRAYS, made, strict=True):
+            group[name][start:stop] = part
+        _files.write(done / str(number), b"")  # only now is it done
+        there.add(number)
+        progress(Progress(len(there), chunks))
+    return folder
+
+
+class _Plan(NamedTuple):
+    keep: int
+    tokens: int
+    token: tuple[int, ...]
+    dtype: Any
+    patch: tuple[int, ...]
+
+
+def _source(path: Path, name: str | None) -> Any:
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if path.is_file():
+        try:
+            return _Rows(np.load(path, mmap_mode="r", allow_pickle=False))
+        except ValueError as error:
+            raise ValueError(f"{path} is no array of numbers in a .npy file: {error}") from None
+    try:
+        found = zarr.open(str(path), mode="r")
+    except Exception as error:  # zarr's readers raise what they please
+        raise ValueError(f"{path} is no zarr array: {error}") from None
+    if name is not None and isinstance(found, zarr.Group):
+        if name not in found:
+            raise ValueError(f"{path} has no array {name!r}: there is {sorted(found.array_keys())}")
+        found = found[name]
+    if isinstance(found, zarr.Group):
+        raise ValueError(
+            f"{path} is a zarr group: name one of its arrays, {sorted(found.array_keys())}"
+        )
+    return found
+
+
+class _Rows:
+    """A mapped file whose rows are read and let go: what was mapped does not stay in memory."""
+
+    def __init__(self, mapped: np.ndarray) -> None:
+        self.shape, self.dtype = mapped.shape, mapped.dtype
+        if not mapped.flags.c_contiguous:
+            raise ValueError("the array is in Fortran order: save it in C order")
+        self.path, self.offset = str(mapped.filename), int(mapped.offset)  # type: ignore[attr-defined]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        count = math.prod(self.shape[1:])
+        shape = (rows.stop - rows.start, *self.shape[1:])
+        with open(self.path, "rb") as file:
+            file.seek(self.offset + rows.start * count * self.dtype.itemsize)
+            data = np.fromfile(file, self.dtype, math.prod(shape))
+        return data.reshape(shape)
+
+
+def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) -> _Plan:
+    shape = tuple(int(n) for n in x.shape)
+    if patch_size is None:
+        _validate.tokens(shape)
+        if scale is not None:
+            raise ValueError("scale was given without a patch size: it goes with images")
+        keep = _validate.len_keep(shape[1], mask_ratio, None)
+        return _Plan(keep, shape[1], shape[2:], x.dtype, ())
+    patch = _validate.patch_size(patch_size, shape)
+    grid = _validate.grid(shape[2:], patch)
+    tokens = math.prod(grid)
+    keep = _validate.len_keep(tokens, mask_ratio, None)
+    width = math.prod(patch) * shape[1]
+    if scale is not None:
+        _validate.pixels(str(x.dtype))
+    dtype = x.dtype if scale is None else np.dtype(np.float32)
+    return _Plan(keep, tokens, (width,), dtype, patch)
+
+
+def _begun(folder: Path, settings: dict[str, Any], samples: int, plan: _Plan, chunk: int) -> Any:
+    """The group to write to: new, or the one that these settings began."""
+    journal = folder / JOURNAL / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if journal.exists():
+        if journal.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{folder} was begun with other settings, which {journal} holds: choose another"
+                " target, or remove it"
+            )
+        return zarr.open_group(str(folder), mode="r+")
+    if folder.exists() and any(p.name != JOURNAL for p in folder.iterdir()) and not _ours(folder):
+        raise ValueError(f"{folder} holds something else: choose another target, or remove it")
+    group = zarr.open_group(str(folder), mode="a")
+    shapes: Iterator[tuple[str, tuple[int, ...], Any]] = iter(
+        (
+            ("x_masked", (plan.keep, *plan.token), plan.dtype),
+            ("mask", (plan.tokens,), np.dtype(np.float32)),
+            ("ids_restore", (plan.tokens,), np.dtype(np.int64)),
+        )
+    )
+    for name, inner, dtype in shapes:
+        group.create_array(
+            name, shape=(samples, *inner), chunks=(chunk, *(max(n, 1) for n in inner)),
+            dtype=dtype, overwrite=True,
+        )  # fmt: skip
+    (folder / JOURNAL / "done").mkdir(parents=True, exist_ok=True)
+    _files.write(folder / JOURNAL / "begun", b"")
+    _files.write(journal, text.encode())  # last: without it nothing has been begun
+    return group
+
+
+def _ours(folder: Path) -> bool:
+    """Whether what is there is a beginning of ours that was cut short."""
+    return (folder / JOURNAL).is_dir() or {p.name for p in folder.iterdir()} <= {
+        "zarr.json", ".zgroup", ".zattrs", *ARRAYS,
+    }  # fmt: skip

@@ -1,0 +1,479 @@
+"""nbgather.dask: any chunks, plan and scheduler, the same bits; masks of a dataset on disk."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray
+import zarr
+from cases import CASES, DTYPES, random_bits, rng, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nbgather
+from nbgather import dask as nd
+
+PLANS = ("list", "tree")
+
+
+@pytest.fixture(autouse=True)
+def _one_process() -> Any:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+@st.composite
+def cut(draw: Any, size: int) -> tuple[int, ...]:
+    """Chunk sizes of a dimension."""
+    if size == 0:
+        return (0,)
+    chunks: list[int] = []
+    while sum(chunks) < size:
+        chunks.append(draw(st.integers(1, size - sum(chunks))))
+    return tuple(chunks)
+
+
+@st.composite
+def problems(draw: Any, along: bool) -> tuple[Any, ...]:
+    ndim = draw(st.integers(1, 4))
+    shape = tuple(draw(st.integers(1, 7)) for _ in range(ndim))
+    dim = draw(st.integers(-ndim, ndim - 1))
+    if along:
+        index_shape = [draw(st.sampled_from([1, n])) for n in shape]
+        shape = tuple(draw(st.sampled_from([1, n])) if d != dim % ndim else n
+                      for d, n in enumerate(shape))  # fmt: skip
+    else:
+        index_shape = [draw(st.integers(0, n)) for n in shape]
+    index_shape[dim] = draw(st.integers(0, 9))
+    size = shape[dim]
+    mode = draw(st.sampled_from(["raise", "clip", "wrap", "fill"]))
+    low, high = (-size if along else 0, size - 1) if mode == "raise" else (-20, 20)
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    index = generator.integers(low, high + 1, index_shape).astype(
+        draw(st.sampled_from(["int64", "int8", "int32"]))
+    )
+    dtype = draw(
+        st.sampled_from(["bool", "int8", "float16", "float32", "datetime64[ms]", "complex128"])
+    )
+    x = random_bits(generator, shape, dtype)
+    chunks = tuple(draw(cut(n)) for n in shape)
+    index_chunks = tuple(draw(cut(n)) for n in index_shape)
+    return x, dim, index, mode, chunks, index_chunks
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(along=False))
+def test_gather_over_random_chunks(plan: str, problem: tuple[Any, ...]) -> None:
+    x, dim, index, mode, chunks, index_chunks = problem
+    lazy = nd.gather(
+        da.from_array(x, chunks), dim, da.from_array(index, index_chunks), mode=mode, plan=plan
+    )
+    want = nbgather.gather(x, dim, index, mode=mode)
+    assert lazy.dtype == x.dtype
+    assert lazy.shape == want.shape
+    assert lazy.chunks[dim] == index_chunks[dim]
+    same(lazy.compute(scheduler="sync"), want)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@settings(max_examples=50, deadline=None)
+@given(problem=problems(along=True))
+def test_take_along_axis_over_random_chunks(plan: str, problem: tuple[Any, ...]) -> None:
+    x, axis, index, mode, chunks, index_chunks = problem
+    arr, indices = da.from_array(x, chunks), da.from_array(index, index_chunks)
+    lazy = nd.take_along_axis(arr, indices, axis, mode=mode, plan=plan)
+    same(lazy.compute(scheduler="sync"), nbgather.take_along_axis(x, index, axis, mode=mode))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_gather_tokens_of_any_dtype(plan: str, dtype: str) -> None:
+    x = random_bits(rng(dtype), (6, 9, 4), DTYPES[dtype])
+    ids = rng(dtype).integers(0, 9, (6, 5))
+    lazy = da.from_array(x, (4, 2, 3))
+    for given_ids in (ids, da.from_array(ids, (5, 2))):
+        same(nd.gather_tokens(lazy, given_ids, plan=plan).compute(), nbgather.gather_tokens(x, ids))
+    got = nd.gather_tokens(lazy, ids + 7, mode="fill", plan=plan).compute()
+    same(got, nbgather.gather_tokens(x, ids + 7, mode="fill"))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    "name", ["index_uint64", "index_uint8", "transposed", "read_only", "swapped_index"]
+)
+def test_shared_cases(plan: str, name: str) -> None:
+    x, dim, index = CASES[name]()
+    got = nd.gather(da.from_array(x, 2), dim, da.from_array(index, 3), plan=plan)
+    same(got.compute(), nbgather.gather(x, dim, index))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_huge_unsigned_indices(plan: str) -> None:
+    x = np.arange(10.0)
+    index = np.array([0, 9, 10, 2**63, 2**64 - 1, 2**63 + 7], np.uint64)
+    for mode in ("clip", "wrap", "fill"):
+        got = nd.gather(da.from_array(x, 3), 0, da.from_array(index, 2), mode=mode, plan=plan)
+        same(got.compute(), nbgather.gather(x, 0, index, mode=mode))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_bad_indices_are_told_of_by_their_place_in_the_whole(plan: str) -> None:
+    x, index = np.zeros((6, 8)), np.zeros((6, 7), int)
+    index[4, 5] = 8
+    lazy = nd.gather(da.from_array(x, (2, 3)), 1, da.from_array(index, (3, 2)), plan=plan)
+    with pytest.raises(IndexError) as ours:
+        lazy.compute()
+    with pytest.raises(IndexError) as theirs:
+        nbgather.gather(x, 1, index)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_what_is_refused_when_the_graph_is_built() -> None:
+    x, index = da.zeros((4, 5), chunks=2), da.zeros((4, 5), chunks=2, dtype=int)
+    with pytest.raises(ValueError, match="index"):
+        nd.gather(x, 1, da.zeros((5, 5), chunks=2, dtype=int))
+    with pytest.raises(TypeError, match="index has dtype float64"):
+        nd.gather(x, 1, x)
+    with pytest.raises(IndexError, match="dim 2 is out of range"):
+        nd.gather(x, 2, index)
+    with pytest.raises(ValueError, match="plan is 'best'"):
+        nd.gather(x, 1, index, plan="best")
+    with pytest.raises(TypeError, match="a Dask array is needed"):
+        nd.gather(np.zeros((4, 5)), 1, index)
+    with pytest.raises(ValueError, match="fill_value 1000 cannot be held in dtype int8"):
+        nd.gather(x.astype("i1"), 1, index, mode="fill", fill_value=1000)
+    with pytest.raises(TypeError, match="holds Python objects"):
+        nd.gather(x.astype(object), 1, index)
+
+
+def unknown(array: np.ndarray, chunks: Any, axis: int) -> da.Array:
+    """The same values in chunks of unknown size along an axis."""
+    lazy = da.from_array(array, chunks)
+    sizes = [c if d != axis else (float("nan"),) * len(c) for d, c in enumerate(lazy.chunks)]
+    return da.Array(lazy.dask, lazy.name, tuple(sizes), dtype=lazy.dtype, meta=lazy._meta)
+
+
+def test_unknown_chunk_sizes() -> None:
+    x, index = random_bits(rng("u"), (6, 8), "i4"), rng("u").integers(0, 8, (6, 7))
+    want = nbgather.gather(x, 1, index)
+    for lazy, lazy_index in (
+        (unknown(x, (2, 3), 1), da.from_array(index, (3, 2))),
+        (da.from_array(x, (2, 3)), unknown(index, (2, 2), 1)),
+        (unknown(x, (2, 3), 0), unknown(index, (2, 4), 0)),
+    ):
+        same(nd.gather(lazy, 1, lazy_index).compute(), want)
+    with pytest.raises(ValueError, match="plan 'tree' must know them"):
+        nd.gather(unknown(x, (2, 3), 1), 1, da.from_array(index, 3), plan="tree")
+    with pytest.raises(ValueError, match="chunk sizes along dimension 0 are unknown"):
+        nd.gather(unknown(x, (2, 3), 0), 1, da.from_array(index, (3, 2)))
+    index[5, 6] = 8
+    bad = nd.gather(unknown(x, (2, 3), 0), 1, unknown(index, (2, 4), 0))
+    with pytest.raises(IndexError, match=r"index 8 at \(\?, 6\) is out of bounds"):
+        bad.compute()
+
+
+def test_the_plan_follows_the_budget_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    x, index = da.zeros((100, 1000), chunks=50), da.zeros((100, 10), chunks=50, dtype=int)
+    with caplog.at_level(logging.INFO, "nbgather.dask"):
+        assert "list" in nd.gather(x, 1, index).name
+        assert "tree" in nd.gather(x, 1, index, budget="100 kiB").name
+    assert "400000 bytes, within the budget of 536870912" in caplog.text
+    assert "400000 bytes, above the budget of 102400" in caplog.text
+
+
+def test_it_is_lazy_and_keeps_to_one_thread() -> None:
+    def burst(block: np.ndarray) -> np.ndarray:
+        raise RuntimeError("computed")
+
+    x = da.zeros((4, 4), chunks=2).map_blocks(burst, meta=np.empty((0, 0)))
+    lazy = nd.gather(x, 1, np.zeros((4, 3), int))
+    with pytest.raises(RuntimeError, match="computed"):
+        lazy.compute()
+
+
+def test_the_top_level_functions_take_dask_arrays() -> None:
+    x, index = random_bits(rng("top"), (6, 8, 3), "f4"), rng("top").integers(0, 8, (6, 5, 3))
+    lazy = da.from_array(x, (2, 3, 2))
+    got = nbgather.gather(lazy, 1, da.from_array(index, 2))
+    assert isinstance(got, da.Array)
+    same(got.compute(), nbgather.gather(x, 1, index))
+    same(nbgather.gather(lazy, 1, index).compute(), nbgather.gather(x, 1, index))
+    same(nbgather.take_along_axis(lazy, index, 1).compute(), np.take_along_axis(x, index, 1))
+    ids = index[..., 0]
+    same(nbgather.gather_tokens(lazy, ids).compute(), nbgather.gather_tokens(x, ids))
+    got = nbgather.random_masking(lazy, 0.5, seed=2).x_masked.compute()
+    same(got, nbgather.random_masking(x, 0.5, seed=2).x_masked)
+    noise = nbgather.token_noise(3, da.arange(6, chunks=4), 9)
+    same(noise.compute(), nbgather.token_noise(3, 6, 9))
+    images = random_bits(rng("top"), (4, 3, 8, 8), "u1")
+    got = nbgather.masked_patchify(da.from_array(images, (3, 2, 5, 5)), 4, 0.5, seed=2)
+    same(got.x_masked.compute(), nbgather.masked_patchify(images, 4, 0.5, seed=2).x_masked)
+    with pytest.raises(TypeError, match="scatter does not take Dask arrays"):
+        nbgather.scatter(lazy, 1, da.from_array(index, 2), 0.0)
+    with pytest.raises(ValueError, match=r"out= or backend= was given for Dask arrays"):
+        nbgather.gather(lazy, 1, da.from_array(index, 2), backend="cpu")
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 7, (2, 4, 1), 100])
+def test_masks_do_not_depend_on_chunks(chunks: Any) -> None:
+    x = random_bits(rng("m"), (7, 12, 5), "f4")
+    lazy = da.from_array(x, (chunks, 5, 2))
+    ids = np.arange(7) * 1000 - 3
+    noise = rng("m").random((7, 12), np.float32)
+    for options, theirs in (
+        ({"seed": 3, "epoch": 4}, {"seed": 3, "epoch": 4}),
+        ({"seed": -3, "sample_ids": ids}, {"seed": -3, "sample_ids": ids}),
+        ({"noise": da.from_array(noise, (3, 4))}, {"noise": noise}),
+        ({"seed": 1, "num_keep": 5}, {"seed": 1, "num_keep": 5}),
+    ):
+        got = nd.random_masking(lazy, 0.6, **options)
+        for a, b in zip(dask.compute(*got), nbgather.random_masking(x, 0.6, **theirs), strict=True):
+            same(a, b)
+        assert got.x_masked.chunks[0] == lazy.chunks[0]
+
+
+def test_masked_patches() -> None:
+    images = random_bits(rng("p"), (5, 3, 8, 12), "u1")
+    lazy = da.from_array(images, (2, 1, 4, 12))
+    options: dict[str, Any] = {"seed": 3, "scale": 1 / 255, "mean": 0.5, "std": (0.1, 0.2, 0.3)}
+    got = nd.masked_patchify(lazy, (4, 3), 0.5, **options)
+    for a, b in zip(got, nbgather.masked_patchify(images, (4, 3), 0.5, **options), strict=True):
+        same(a.compute(), b)
+
+
+def test_maskings_that_are_refused() -> None:
+    x = da.zeros((6, 8, 3), chunks=2)
+    with pytest.raises(ValueError, match="neither noise nor seed"):
+        nd.random_masking(x)
+    with pytest.raises(ValueError, match="both noise and seed"):
+        nd.random_masking(x, seed=0, noise=da.zeros((6, 8)))
+    with pytest.raises(ValueError, match="num_keep is a sequence"):
+        nd.random_masking(x, seed=0, num_keep=[1] * 6)
+    with pytest.raises(ValueError, match="sample_ids"):
+        nd.random_masking(x, seed=0, sample_ids=np.arange(5))
+    loose = unknown(np.zeros((6, 8, 3)), 2, 0)
+    with pytest.raises(ValueError, match="the samples have no positions: give sample_ids"):
+        nd.random_masking(loose, seed=0)
+    got = nd.random_masking(loose, seed=0, sample_ids=da.arange(6, chunks=2)).mask.compute()
+    same(got, nbgather.random_masking(np.zeros((6, 8, 3)), seed=0).mask)
+    with pytest.raises(ValueError, match="chunk sizes of x along dimension 1 are unknown"):
+        nd.random_masking(unknown(np.zeros((6, 8, 3)), 2, 1), seed=0)
+
+
+def test_xarray_through_apply_ufunc() -> None:
+    x = random_bits(rng("x"), (4, 9, 3), "f4")
+    index = rng("x").integers(0, 9, (4, 5, 3))
+    data = xarray.DataArray(da.from_array(x, (2, 4, 3)), dims=("n", "token", "c"))
+    picks = xarray.DataArray(da.from_array(index, (2, 5, 3)), dims=("n", "pick", "c"))
+    got = xarray.apply_ufunc(
+        lambda a, i: nd.take_along_axis(a, i, -1), data, picks,
+        input_core_dims=[["token"], ["pick"]], output_core_dims=[["pick"]], dask="allowed",
+    )  # fmt: skip
+    assert isinstance(got.data, da.Array)
+    want = np.take_along_axis(x.transpose(0, 2, 1), index.transpose(0, 2, 1), -1)
+    assert got.transpose("n", "c", "pick").values.tobytes() == want.tobytes()
+
+
+CLUSTER = """
+import os, sys, time
+import dask.array as da, numpy as np
+from dask.distributed import Client, LocalCluster
+import nbgather
+from nbgather import dask as nd
+
+def slow(block, marker):
+    # The first worker that comes here dies, with what it had computed.
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), 9)
+    time.sleep(0.01)
+    return block
+
+if __name__ == "__main__":
+    marker = sys.argv[1]
+    x = np.random.default_rng(0).random((16, 40, 6), np.float32)
+    index = np.random.default_rng(1).integers(0, 40, (16, 30, 6))
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with Client(cluster):
+            for plan in ("list", "tree"):
+                cut = da.from_array(x, (4, 10, 6)), da.from_array(index, (4, 8, 6))
+                lazy = nd.gather(cut[0], 1, cut[1], plan=plan)
+                assert lazy.compute().tobytes() == nbgather.gather(x, 1, index).tobytes()
+            made = nd.random_masking(da.from_array(x, (3, 40, 6)), 0.75, seed=5)
+            want = nbgather.random_masking(x, 0.75, seed=5)
+            assert made.x_masked.compute().tobytes() == want.x_masked.tobytes()
+            dying = da.from_array(x, (2, 10, 6)).map_blocks(slow, marker, meta=x[:0])
+            lazy = nd.gather(dying, 1, da.from_array(index, (2, 30, 6)))
+            assert lazy.compute().tobytes() == nbgather.gather(x, 1, index).tobytes()
+            assert os.path.exists(marker)
+    print("done")
+"""
+
+
+def test_two_processes_and_a_worker_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "marker")],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+# Larger than memory may be
+
+LARGE = """
+import resource, sys
+import dask, dask.array as da, numpy as np, zarr
+from nbgather import dask as nd
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+source, target, kind = sys.argv[1:]
+with dask.config.set(scheduler="threads", num_workers=2):
+    x = da.from_zarr(source)
+    if kind == "gather":
+        # The dimension that is gathered along is chunked.
+        index_shape, cut = (x.shape[0], 16384), (x.chunks[0][0], 2048)
+        index = da.random.default_rng(0).integers(0, x.shape[1], index_shape, chunks=cut)
+        lazy = nd.gather(x, 1, index, budget="64 MiB")
+    else:
+        lazy = nd.random_masking(x.reshape(x.shape[0], 64, -1), 0.75, seed=0).x_masked
+    da.to_zarr(lazy, target)
+print(peak())
+"""
+
+
+@pytest.mark.parametrize("kind, peak", [("gather", 800), ("masking", 800)])
+def test_four_gigabytes_in_800_mebibytes(tmp_path: Path, kind: str, peak: int) -> None:
+    shape, chunks = (
+        ((16384, 65536), (512, 16384)) if kind == "gather" else ((4096, 262144), (32, 262144))
+    )
+    source = zarr.create_array(
+        str(tmp_path / "x.zarr"), shape=shape, chunks=chunks, dtype="f4", compressors=None
+    )
+    assert np.prod(shape) * 4 >= 4 * 10**9
+    block = np.arange(chunks[0] * chunks[1], dtype=np.float32).reshape(chunks)
+    for n in range(0, shape[0], chunks[0]):
+        for m in range(0, shape[1], chunks[1]):
+            block[:, 0] = n + m
+            source[n : n + chunks[0], m : m + chunks[1]] = block
+    script = tmp_path / "large.py"
+    script.write_text(LARGE)
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "x.zarr"), str(tmp_path / "y.zarr"), kind],
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(kind, done.stdout.strip(), "MiB", time.perf_counter() - begun, "s")
+    assert float(done.stdout) < peak
+    made = zarr.open_array(str(tmp_path / "y.zarr"), mode="r")
+    rows = slice(96, 98)
+    x = source[rows]
+    if kind == "gather":
+        index_shape, pieces = (shape[0], 16384), (chunks[0], 2048)
+        index = da.random.default_rng(0).integers(0, shape[1], index_shape, chunks=pieces)
+        want = nbgather.gather(x, 1, index[rows].compute())
+    else:
+        want = nbgather.random_masking(
+            x.reshape(2, 64, -1), 0.75, seed=0, sample_ids=np.array([96, 97])
+        ).x_masked
+    same(np.ascontiguousarray(made[rows]), want)
+
+
+# The command
+
+
+def command(*arguments: Any) -> list[str]:
+    code = "from nbgather.cli import main; main()"
+    return [sys.executable, "-c", code, "mask-dataset", *map(str, arguments)]
+
+
+def result(path: Path) -> tuple[np.ndarray, ...]:
+    group = zarr.open_group(str(path), mode="r")
+    return tuple(np.asarray(group[name]) for name in ("x_masked", "mask", "ids_restore"))
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_mask_dataset(tmp_path: Path, kind: str) -> None:
+    images = random_bits(rng("ds"), (23, 3, 8, 8), "u1")
+    source = tmp_path / f"x.{kind}"
+    if kind == "npy":
+        np.save(source, images)
+    else:
+        zarr.save_array(str(source), images)
+    done = subprocess.run(
+        command(source, tmp_path / "y.zarr", "--seed", 5, "--ratio", 0.5, "--patch", 4,
+                "--chunk", 4, "--scale", 0.5),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    want = nbgather.masked_patchify(images, 4, 0.5, seed=5, scale=0.5)
+    for a, b in zip(result(tmp_path / "y.zarr"), want, strict=True):
+        same(a, b)
+
+
+def test_mask_dataset_goes_on_after_a_kill(tmp_path: Path) -> None:
+    tokens = random_bits(rng("kill"), (4000, 16, 64), "f4")
+    np.save(tmp_path / "x.npy", tokens)
+    target = tmp_path / "y.zarr"
+    run = command(tmp_path / "x.npy", target, "--seed", 9, "--chunk", 10)
+    journal = target / ".nbgather" / "done"
+    killed = 0
+    for wanted in (3, 60, 150):
+        with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            until = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < until:
+                if journal.is_dir() and len(list(journal.iterdir())) >= wanted:
+                    process.send_signal(signal.SIGKILL)
+                    break
+            process.wait()
+            killed += process.returncode == -signal.SIGKILL
+    assert killed == 3
+    there = {p.name: p.stat().st_mtime_ns for p in journal.iterdir() if p.name.isdigit()}
+    assert 150 <= len(there) < 400
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after = {p.name: p.stat().st_mtime_ns for p in journal.iterdir() if p.name.isdigit()}
+    assert len(after) == 400
+    assert {name: after[name] for name in there} == there  # nothing was done twice
+    for a, b in zip(result(target), nbgather.random_masking(tokens, seed=9), strict=True):
+        same(a, b)
+
+
+def test_mask_dataset_refuses_in_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((6, 8, 2), np.float32))
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    good = command(tmp_path / "x.npy", tmp_path / "y.zarr", "--seed", 1)
+    assert subprocess.run(good, capture_output=True).returncode == 0
+    for arguments, text in (
+        ((tmp_path / "no.npy", tmp_path / "z"), "there is no"),
+        ((tmp_path / "text.npy", tmp_path / "z"), "no array of numbers"),
+        ((tmp_path / "other", tmp_path / "z"), "is no zarr array"),
+        ((tmp_path / "x.npy", tmp_path / "other"), "holds something else"),
+        ((tmp_path / "x.npy", tmp_path / "y.zarr", "--ratio", 0.5), "begun with other settings"),
+        ((tmp_path / "x.npy", tmp_path / "z", "--ratio", 2), "mask_ratio"),
+        ((tmp_path / "x.npy", tmp_path / "z", "--patch", 4), "images"),
+        ((tmp_path / "x.npy", tmp_path / "z", "--chunk", 0), "chunk is 0"),
+    ):  # fmt: skip
+        done = subprocess.run(command(*arguments, "--seed", 1), capture_output=True, text=True)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert text in done.stderr.replace("\n", " "), done.stderr
+        assert done.stderr.count("\n") == 1
+    assert (tmp_path / "other" / "letter.txt").read_text() == "dear"
+    assert not (tmp_path / "z").exists()
