@@ -192,6 +192,126 @@ def mask_dataset(
 
 
 @app.command()
+def explain(
+    input: Annotated[str, typer.Option(help="The input, as JSON; an example by default.")] = "",
+    dim: Annotated[int, typer.Option(help="The dimension to gather along.")] = 0,
+    index: Annotated[str, typer.Option(help="The index, as JSON.")] = "",
+    output: Annotated[
+        str,
+        typer.Option(help="An output, as JSON, instead of dim and index: which gather made it?"),
+    ] = "",
+    cell: Annotated[
+        str, typer.Option(help="The output cell that the formula is filled in for: 1,0,2.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a .svg, .html or .png instead.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show where each cell of a small gather came from, in colours, with the formula."""
+    from nbgather import explain as explaining
+
+    if output:
+        made = explaining.explain_inverse(_array("--input", input), _array("--output", output))
+    else:
+        x, axis, places = explaining.worked_example()
+        if input or index:
+            x, axis, places = _array("--input", input), dim, _array("--index", index)
+        made = explaining.explain_gather(x, axis, places, cell=_cell(cell))
+    if out is None:
+        console = Console()
+        typer.echo(made.text(colour=console.is_terminal and not console.no_color))
+        return
+    kinds = {
+        ".svg": lambda: made.svg().encode(),
+        ".html": lambda: made.html().encode(),
+        ".png": lambda: figures.png_bytes(made.figure()),
+    }
+    if out.suffix not in kinds:
+        raise ValueError(f"--out is {out}: a name that ends in {', '.join(kinds)} is needed")
+    typer.echo(f"wrote {_files.write(out, kinds[out.suffix]())}")
+
+
+def _array(name: str, text: str) -> np.ndarray:
+    try:
+        made = np.array(json.loads(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is {text!r}: nested lists of numbers are needed: {error}"
+        ) from None
+    if made.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is {text!r}: nested lists of numbers are needed")
+    return made
+
+
+def _cell(text: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise ValueError(f"--cell is {text!r}: numbers such as 1,0,2 are needed") from None
+
+
+@app.command()
+def bench(
+    rows: Annotated[
+        str | None, typer.Option(help="Only rows whose name or group matches this pattern.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 11,
+    quick: Annotated[bool, typer.Option("--quick", help="Two turns of each.")] = False,
+    threads: Annotated[int | None, typer.Option(help="For nbgather and torch.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the results here, for a program.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the ratios here.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Time nbgather and the peers that are installed, in turns on the same arrays."""
+    from rich.progress import Progress as Bar
+
+    from nbgather.backends import parallel
+    from nbgather.bench import markdown, picture, run_all
+    from nbgather.bench.rows import chosen
+
+    if rounds < 1:
+        raise ValueError(f"--rounds is {rounds}: it must be at least 1")
+    wanted = chosen(rows)
+    if not wanted:
+        raise ValueError(f"no row matches {rows!r}: their names are in the README's table")
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(wanted) + 1)
+
+        def show(name: str) -> None:
+            bar.update(task, advance=1, description=name)
+
+        turns = 2 if quick else rounds
+        made = run_all(wanted, turns, threads or parallel.num_threads(), show)
+    if json_out is not None:
+        _files.write(json_out, (json.dumps(made, indent=1) + "\n").encode())
+    if png is not None:
+        _files.write(png, picture(made))
+    typer.echo(markdown(made))
+
+
+@app.command()
+def warmup(debug: Debug = False) -> None:
+    """Compile the common kernels into numba's cache, so that no first call waits for them."""
+    from rich.progress import Progress as Bar
+
+    from nbgather._warmup import steps
+
+    planned = steps()
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(planned))
+        for name, step in planned:
+            bar.update(task, description=name)
+            step()
+            bar.advance(task)
+    typer.echo(f"{len(planned)} groups of kernels are compiled in {_info.facts()['kernel cache']}")
+
+
+@app.command()
 def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for the models and their README.")

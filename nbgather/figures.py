@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from nbgather.explain import explain_gather, explain_inverse
 from nbgather.patches import patchify, unpatchify
 
-__all__ = ["masking_figure", "png_bytes", "show_masking", "strategies_figure"]
+__all__ = [
+    "explain_gather",
+    "explain_inverse",
+    "masking_figure",
+    "png_bytes",
+    "show_masking",
+    "strategies_figure",
+]
 
 #: The colour of what is removed, in the picture only: light enough to read as absent.
 REMOVED = 0.86

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,61 +15,24 @@ sys.path.insert(0, str(ROOT))
 from nbgather import _files  # noqa: E402
 from nbgather.backends import parallel  # noqa: E402
 from nbgather.bench import (  # noqa: E402
-    bandwidth,
     check_readme,
     markdown,
     picture,
-    run_rows,
-    split_cost,
+    run_all,
     update_readme,
 )
 from nbgather.bench.rows import chosen  # noqa: E402
 
 RESULTS = ROOT / "scripts" / "bench_cpu.json"
+DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
 README = ROOT / "README.md"
 PICTURE = ROOT / "scripts" / "pictures" / "bench.png"
 
 
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    found = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
-    return found[0] if found else platform.processor()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _facts(threads: int, copy: float, split: dict[str, float]) -> dict[str, str]:
-    versions = {p: _version(p) for p in ("numba", "numpy", "torch", "jax", "onnxruntime")}
-    return {
-        "CPU": _cpu(),
-        "cores": str(os.cpu_count()),
-        "threads": str(threads),
-        "copy bandwidth": f"{copy / 1e9:.1f} GB/s",
-        "splitting a call": f"{split['driver']:.1f} µs ({split['pool']:.0f} µs on the way out)",
-        "Python": platform.python_version(),
-        **versions,
-    }
-
-
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    os.environ["NBGATHER_NUM_THREADS"] = str(options.threads)
-    try:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    except ImportError:
-        pass
     rows = chosen(options.rows)
     if not rows:
         raise SystemExit(f"no row matches {options.rows!r}: --list shows them")
-    copy = bandwidth()
-    rounds = 2 if options.quick else options.rounds
     done = 0
 
     def progress(name: str) -> None:
@@ -80,8 +40,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         done += 1
         print(f"[{done}/{len(rows)}] {name}", file=sys.stderr, flush=True)
 
-    results = list(run_rows(rows, rounds, copy, progress))
-    return {"facts": _facts(options.threads, copy, split_cost()), "rows": results}
+    return run_all(rows, 2 if options.quick else options.rounds, options.threads, progress)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -92,6 +51,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=parallel.num_threads())
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
+    parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument(
         "--update-readme", action="store_true", help="make the README's table and picture anew"
@@ -102,6 +62,23 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _dask(options: argparse.Namespace) -> int:
+    """Time nbgather.dask; a table of its own."""
+    from nbgather.bench.dask_rows import dask_markdown, run_dask
+
+    results = run_dask(
+        1 if options.quick else min(options.rounds, 3),
+        lambda name: print(name, file=sys.stderr, flush=True),
+    )
+    if options.json or options.update_readme:
+        text = json.dumps(results, indent=1) + "\n"
+        _files.write(options.json or DASK_RESULTS, text.encode())
+    if options.update_readme:
+        update_readme(README, results)
+    print(dask_markdown(results))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; the exit code: 0 done, 1 the README is stale."""
     options = _arguments().parse_args(arguments)
@@ -110,9 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.group:8} {row.name:24} {row.about}")
         return 0
     if options.check:
-        fresh = check_readme(README, json.loads(RESULTS.read_text(encoding="utf-8")))
+        stored = (json.loads(p.read_text(encoding="utf-8")) for p in (RESULTS, DASK_RESULTS))
+        fresh = all(check_readme(README, results) for results in stored)
         print("the README's table is", "up to date" if fresh else "stale: --update-readme")
         return 0 if fresh else 1
+    if options.dask:
+        return _dask(options)
     source = options.from_json or (RESULTS if options.update_readme and not options.json else None)
     results = json.loads(source.read_text(encoding="utf-8")) if source else _measure(options)
     if options.json:

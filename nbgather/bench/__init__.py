@@ -1,5 +1,6 @@
 """The benchmark: rows of work, contestants interleaved on the same arrays, and the report."""
 
+from nbgather.bench.machine import run_all
 from nbgather.bench.measure import Timing, bandwidth, interleave, split_cost
 from nbgather.bench.report import check_readme, markdown, picture, update_readme
 from nbgather.bench.rows import ROWS, Contest, Row, run_rows
@@ -14,6 +15,7 @@ __all__ = [
     "interleave",
     "markdown",
     "picture",
+    "run_all",
     "run_rows",
     "split_cost",
     "update_readme",

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nbgather import _files
+from nbgather.bench.dask_rows import dask_markdown
 from nbgather.bench.rows import COPY
 
 __all__ = ["check_readme", "markdown", "picture", "update_readme"]
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+#: Between which marks a table stands in the README, by its name.
+MARKS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("bench", "dask")}
 OURS, INTO, ALONE = "nbgather", "nbgather out=", "nbgather on 1 thread"
 
 
@@ -178,12 +180,16 @@ def picture(results: dict[str, Any]) -> bytes:
     return png_bytes(figure)
 
 
-def _with_table(readme: str, table: str) -> str:
-    if BEGIN not in readme or END not in readme:
-        raise ValueError(f"the README has no place for the table: {BEGIN} and {END} are needed")
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def _with_table(readme: str, results: dict[str, Any]) -> str:
+    table, name = markdown(results), "bench"
+    if "contestants" in results:
+        table, name = dask_markdown(results), "dask"
+    begin, end = MARKS[name]
+    if begin not in readme or end not in readme:
+        raise ValueError(f"the README has no place for the table: {begin} and {end} are needed")
+    before, _, rest = readme.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def update_readme(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
@@ -213,7 +219,7 @@ def update_readme(path: str | os.PathLike[str], results: dict[str, Any]) -> None
     True
     """
     target = Path(path)
-    text = _with_table(target.read_text(encoding="utf-8"), markdown(results))
+    text = _with_table(target.read_text(encoding="utf-8"), results)
     _files.write(target, text.encode())
 
 
@@ -242,4 +248,4 @@ def check_readme(path: str | os.PathLike[str], results: dict[str, Any]) -> bool:
     False
     """
     text = Path(path).read_text(encoding="utf-8")
-    return _with_table(text, markdown(results)) == text
+    return _with_table(text, results) == text
