@@ -252,7 +252,8 @@ def scatter(
 
     Notes
     -----
-    Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_.html
+    Source: `torch.Tensor.scatter
+    <https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_.html>`__
 
     Examples
     --------
@@ -305,7 +306,8 @@ def scatter_add(
     Notes
     -----
     It is the gradient of :func:`gather`.
-    Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_add_.html
+    Source: `torch.Tensor.scatter_add
+    <https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_add_.html>`__
 
     Examples
     --------

@@ -1,0 +1,5 @@
+"""``python -m nbgather``: the command line."""
+
+from nbgather.cli import main
+
+main()
