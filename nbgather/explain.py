@@ -336,7 +336,7 @@ def explain_gather(
             f"{_at('out', chosen)} = {_at('input', middle)} = {_at('input', come_from)}"
             f" = {_shown(out[chosen])}"
         )
-    flat = colours.reshape(-1)[source] if out.size else np.empty(out.shape, "<U7")
+    flat = np.asarray(colours.reshape(-1)[source] if out.size else np.empty(out.shape, "<U7"))
     panels = [
         _panel("input", x, colours, come_from),
         _panel("index", i, flat, chosen),
@@ -399,7 +399,7 @@ def explain_inverse(input: Any, output: Any) -> Explanation:
     if first is not None:
         marked = None
         source = gather(np.arange(x.size).reshape(x.shape), first.dim, first.index)
-        flat = colours.reshape(-1)[source] if y.size else None
+        flat = np.asarray(colours.reshape(-1)[source]) if y.size else None
         panels.append(_panel(f"index, dim {first.dim}", np.asarray(first.index), flat, None))
     panels.append(_panel("output", y, flat, marked))
     return Explanation(panels, lines)
