@@ -124,6 +124,8 @@ def test_the_table_tells_what_was_not_reached() -> None:
 
 def test_the_readme_is_of_the_results(tmp_path: Path) -> None:
     results = json.loads((ROOT / "scripts" / "bench_cpu.json").read_text(encoding="utf-8"))
+    dask = json.loads((ROOT / "scripts" / "bench_dask.json").read_text(encoding="utf-8"))
+    assert bench.check_readme(ROOT / "README.md", dask), "scripts/bench.py --dask --update-readme"
     assert bench.check_readme(ROOT / "README.md", results), "scripts/bench.py --update-readme"
     copied = tmp_path / "README.md"
     copied.write_bytes((ROOT / "README.md").read_bytes())

@@ -74,7 +74,7 @@ def _targets(row: dict[str, Any]) -> str:
     for name, (got, wanted, enough) in reached(row).items():
         sign = "≤" if name == "copy" else "≥"
         what = {"best": "", "into": "out= ", "copy": "copy "}.get(name, f"{name} ")
-        texts.append(f"{what}{sign} {wanted:g}: {'yes' if enough else f'**no, {got:.2f}**'}")
+        texts.append(f"{what}{sign} {wanted:.3g}: {'yes' if enough else f'**no, {got:.2f}**'}")
     return "<br>".join(texts)
 
 
@@ -167,7 +167,8 @@ def picture(results: dict[str, Any]) -> bytes:
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
     low, high = min(0.4, *ratios), max(2.0, *ratios)
-    axes.set_xlim(low * 0.9, high * 3)
+    axes.set_xlim(low * 0.9, high * 5)
+    axes.set_ylim(-0.8, len(rows) - 0.2)
     ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if low * 0.9 <= t <= high * 1.5]
     axes.set_xticks(ticks, [f"{t:g}×" for t in ticks])
     axes.minorticks_off()
@@ -181,9 +182,8 @@ def picture(results: dict[str, Any]) -> bytes:
 
 
 def _with_table(readme: str, results: dict[str, Any]) -> str:
-    table, name = markdown(results), "bench"
-    if "contestants" in results:
-        table, name = dask_markdown(results), "dask"
+    dask = "contestants" in results
+    table, name = (dask_markdown(results), "dask") if dask else (markdown(results), "bench")
     begin, end = MARKS[name]
     if begin not in readme or end not in readme:
         raise ValueError(f"the README has no place for the table: {begin} and {end} are needed")
