@@ -60,8 +60,9 @@ def gather(
     item_mask = plan.itemsize - 1 if place and plan.item_mask else plan.item_mask
     if plan.needs_copy or x_address & item_mask or i_address & plan.index_mask:
         return _gather_copies(adapted, kind, x, dim, i, mode, fill, out, backend)
-    if place and plan.limit >= 0:
-        module.may_wait(*place)
+    checked = plan.limit >= 0
+    if place and checked:
+        checked = module.may_wait(*place, needed=kind != "restore")
     result = adapted.empty_result(plan.shape, x, plan.nbytes) if out is None else out
     out_address = adapted.address(result)
     if out_address & item_mask:
@@ -74,7 +75,8 @@ def gather(
         bits = adapted.scalar_bits(x, fill) if mode == "fill" and kind != "restore" else None
         row = adapted.address(fill) if kind == "restore" else 0
         with adapted.on(x):
-            bad = module.gather(plan, out_address, x_address, i_address, *place, bits, row)
+            addresses = out_address, x_address, i_address
+            bad = module.gather(plan, *addresses, *place, checked, bits, row)
     else:
         aux = None
         if mode == "fill":

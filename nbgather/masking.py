@@ -404,6 +404,8 @@ def _source(
 
 def _visible(x: Any, ids_keep: Any, counts: np.ndarray | None, backend: str | None) -> Any:
     mode = "raise" if counts is None else "fill"
+    if mode == "raise" and _arrays.adapter(x, "x").home == "cuda":
+        mode = "clip"  # the ids are ours, and a check would wait for the device
     return _run.gather("tokens", x, 1, ids_keep, mode, 0, None, backend)
 
 
@@ -660,6 +662,11 @@ def restore_tokens(
         Shapes or dtypes that do not fit.
     IndexError
         A rank that is negative or not below L.
+
+    Notes
+    -----
+    On a GPU the check of the ranks waits for the device. Where a CUDA graph is captured nothing can
+    wait: there a rank out of range takes the mask token.
 
     Examples
     --------

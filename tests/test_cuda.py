@@ -336,8 +336,14 @@ def test_a_capture_refuses_what_would_wait(small: Driver) -> None:
         nbgather.gather(x, 1, index)
     assert not small.launches
     nbgather.gather(x, 1, index, mode="clip")
-    nbgather.random_masking(to_device(np.zeros((2, 8, 4), np.float32)), seed=0)
+    made = nbgather.random_masking(to_device(np.zeros((2, 8, 4), np.float32)), seed=0)
     assert len(small.launches) == 2
+    strided = to_device(np.zeros((2, 4, 8), np.float32).transpose(0, 2, 1))
+    nbgather.random_masking(strided, seed=0)  # in two launches, without a check that would wait
+    assert len(small.launches) == 4
+    whole = nbgather.restore_tokens(made.x_masked, made.ids_restore, 2.0)
+    want = np.where(host(made.mask)[..., None] == 0, np.float32(0), np.float32(2))
+    same(host(whole), np.broadcast_to(want, (2, 8, 4)).copy())
 
 
 def test_what_cannot_be_mixed(small: Driver) -> None:
@@ -390,3 +396,66 @@ def test_without_a_gpu_one_line_says_what_is_missing() -> None:
     line = done.stderr.strip().splitlines()[-1]
     assert line == f"ImportError: backend 'cuda' is not available: {reason}"
     assert "driver" in reason or "device" in reason
+
+
+def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a launch but the device: compiled, linked, and its numbers in the order of the PTX."""
+    import ctypes
+
+    from cuda.bindings import driver as cuda_driver
+
+    from nbgather.backends import _cuda_driver, _cuda_kernels
+
+    success = cuda_driver.CUresult.CUDA_SUCCESS
+    seen: dict[str, Any] = {}
+
+    def load(image: bytes) -> Any:
+        seen["image"] = image
+        return success, "module"
+
+    def find(module: Any, name: bytes) -> Any:
+        seen["name"] = name
+        return success, "function"
+
+    def launch(function: Any, *numbers: Any) -> Any:
+        *shape, shared, stream, pointers, extra = numbers
+        places = (ctypes.c_uint64 * 11).from_address(pointers)
+        seen["values"] = [ctypes.c_uint64.from_address(at).value for at in places]
+        seen["launch"] = function, shape, shared, stream, extra
+        return (success,)
+
+    monkeypatch.setattr(cuda_driver, "cuCtxGetCurrent", lambda: (success, 1))
+    monkeypatch.setattr(
+        cuda_driver, "cuDeviceGetAttribute", lambda *a: (success, 9 - 9 * _minor(a))
+    )
+    monkeypatch.setattr(cuda_driver, "cuModuleLoadData", load)
+    monkeypatch.setattr(cuda_driver, "cuModuleGetFunction", find)
+    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", launch)
+    _cuda_driver.capability.cache_clear()
+    numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)
+    for _ in range(2):
+        _cuda_driver.launch(
+            "a test's", lambda memory: _cuda_kernels.make_copy(memory, 2, 4, False),
+            (5, 3), (32, 8), _cuda_driver.Place(0, 77), (2**63 + 8, 16), numbers,
+        )  # fmt: skip
+        assert seen["values"] == [2**63 + 8, 16, *numbers]
+        assert seen["launch"] == ("function", [5, 3, 1, 32, 8, 1], 0, 77, 0)
+    assert seen["image"].startswith(b"\x7fELF")
+    assert seen["name"] in seen["image"]
+    _cuda_driver.capability.cache_clear()
+    failed = cuda_driver.CUresult.CUDA_ERROR_LAUNCH_FAILED
+    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (failed,))
+    with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_LAUNCH_FAILED"):
+        _cuda_driver.launch(
+            "a test's",
+            lambda memory: None,
+            (1, 1),
+            (32, 1),
+            _cuda_driver.Place(0, 0),
+            (1, 2),
+            numbers,
+        )
+
+
+def _minor(arguments: tuple[Any, ...]) -> bool:
+    return "MINOR" in arguments[0].name

@@ -81,15 +81,15 @@ def gather(
     src: int,
     idx: int,
     place: Place,
+    checked: bool,
     fill: np.ndarray | None = None,
     row: int = 0,
 ) -> bool:
-    """Gather by addresses; whether an index was bad.
+    """Gather by addresses; whether an index was bad, where that is ``checked``.
 
     ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with.
     """
     mode = scalar.MODES.index(plan.mode)
-    checked = plan.limit >= 0
     flag = driver.lowered_flag(place) if checked else 0
     limit = plan.limit if checked else 0
     index_size = int(plan.index[1:])
@@ -133,13 +133,18 @@ def gather(
     return checked and bool(driver.raised(place))
 
 
-def may_wait(place: Place) -> None:
-    """Refuse a call that must read its flag while the stream is captured into a CUDA graph."""
-    if driver.capturing(place):
+def may_wait(place: Place, needed: bool = True) -> bool:
+    """Whether a flag can be read: not while the stream is captured into a CUDA graph.
+
+    Where it must be, that is refused.
+    """
+    captured = bool(driver.capturing(place))
+    if captured and needed:
         raise ValueError(
             "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
             " mode clip, wrap or fill"
         )
+    return not captured
 
 
 def copy(
