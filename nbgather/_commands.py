@@ -349,6 +349,7 @@ def verify(
         list[str] | None,
         typer.Option(help="What the model calls a thing, OURS=THEIRS; may be given again."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
     debug: Debug = False,
 ) -> None:
     """Compare a model with the reference, byte for byte, over hundreds of shapes.
@@ -363,6 +364,9 @@ def verify(
     names = {ours: theirs for ours, _, theirs in pairs}
     with Console(stderr=True).status("running the model and the reference"):
         found = compare(model, mask_ratio=ratio, dim=dim, names=names)
+    if as_json:
+        typer.echo(json.dumps(found._asdict() | {"same": found.same}))
+        raise typer.Exit(0 if found.same else 1)
     if found.difference is not None:
         typer.echo(f"{model}, {found.kind}: DIFFERENT in case {found.cases}, {found.difference}")
         raise typer.Exit(1)

@@ -264,7 +264,8 @@ def graphs() -> None:
     def work() -> tuple[torch.Tensor, ...]:
         made = nbgather.random_masking(x, 0.75, noise=noise)
         seeded = nbgather.random_masking(x, 0.75, seed=3)
-        return (*made, *seeded, nbgather.gather_tokens(x, index, mode="clip"))
+        whole = nbgather.restore_tokens(made.x_masked, made.ids_restore, 0.0)
+        return (*made, *seeded, whole, nbgather.gather_tokens(x, index, mode="clip"))
 
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):

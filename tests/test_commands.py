@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,11 +67,26 @@ def test_warmup_leaves_nothing_to_compile() -> None:
     assert "groups of kernels are compiled in" in run("warmup").stdout
 
 
-def test_completion_scripts() -> None:
-    for shell in ("bash", "zsh", "fish"):
-        done = run("--show-completion", shell, check=False)
-        if done.returncode == 0:
-            assert "nbgather" in done.stdout
+@pytest.mark.parametrize(
+    "words, position, offered",
+    [("nbgather ma", 1, {"mask", "mask-dataset"}), ("nbgather mask x --strategy b", 4, {"block"})],
+)
+def test_the_shell_completes(words: str, position: int, offered: set[str]) -> None:
+    code = "from nbgather.cli import main; main()"
+    env = {
+        **os.environ, "_NBGATHER_COMPLETE": "complete_bash", "COMP_WORDS": words,
+        "COMP_CWORD": str(position),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert set(done.stdout.split()) == offered, (done.stdout, done.stderr)
+
+
+def test_verify_for_a_program() -> None:
+    model = Path(__file__).parents[1] / "onnx_models" / "mae_masking.onnx"
+    told = json.loads(run("verify", model, "--json").stdout)
+    assert told["same"] is True
+    assert told["difference"] is None
+    assert told["cases"] > 100
 
 
 @pytest.mark.parametrize(

@@ -477,3 +477,27 @@ def test_mask_dataset_refuses_in_one_line(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
     assert (tmp_path / "other" / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "z").exists()
+
+
+def test_ray_data_by_an_id_column() -> None:
+    """The recipe of the documentation, where ray is installed; it is in no extra of ours."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        images = random_bits(rng("ray"), (20, 3, 8, 8), "u1")
+        want = nbgather.masked_patchify(images, 4, 0.5, seed=0, epoch=3)
+
+        def mask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            made = nbgather.masked_patchify(
+                batch["image"], 4, 0.5, seed=0, epoch=3, sample_ids=batch["id"]
+            )
+            return {"id": batch["id"], "visible": made.x_masked, "ranks": made.ids_restore}
+
+        for blocks in (3, 7):
+            rows = [{"id": n, "image": image} for n, image in enumerate(images)]
+            data = ray.data.from_items(rows).repartition(blocks)
+            made = sorted(data.map_batches(mask, batch_size=6).take_all(), key=lambda r: r["id"])
+            same(np.stack([row["visible"] for row in made]), want.x_masked)
+            same(np.stack([row["ranks"] for row in made]), want.ids_restore)
+    finally:
+        ray.shutdown()
