@@ -1,4 +1,4 @@
-"""Make the README's picture of the strategies: ``python scripts/pictures.py``."""
+"""Make the README's pictures of the strategies and of a gather: ``python scripts/pictures.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from nbgather import _files, rank_tokens, strategies
 from nbgather.demo import load_photo
+from nbgather.explain import explain_gather, worked_example
 from nbgather.figures import png_bytes, strategies_figure
 
-PICTURE = Path(__file__).parent / "pictures" / "strategies.png"
+PICTURES = Path(__file__).parent / "pictures"
 
 
 def main() -> None:
@@ -27,7 +28,12 @@ def main() -> None:
     masks: dict[str, np.ndarray] = {}
     for name, score in scores.items():
         masks[name] = rank_tokens(score, kept.get(name, 78)).mask[0]
-    print(_files.write(PICTURE, png_bytes(strategies_figure(photo, masks, 16))))
+    pictures = {
+        "strategies.png": strategies_figure(photo, masks, 16),
+        "explain.png": explain_gather(*worked_example()).figure(),
+    }
+    for name, figure in pictures.items():
+        print(_files.write(PICTURES / name, png_bytes(figure)))
 
 
 if __name__ == "__main__":
