@@ -257,7 +257,7 @@ def bench(
         str | None, typer.Option(help="Only rows whose name or group matches this pattern.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 11,
-    quick: Annotated[bool, typer.Option("--quick", help="Two turns of each.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One turn of each: under a minute.")] = False,
     threads: Annotated[int | None, typer.Option(help="For nbgather and torch.")] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the results here, for a program.")
@@ -284,7 +284,7 @@ def bench(
         def show(name: str) -> None:
             bar.update(task, advance=1, description=name)
 
-        turns = 2 if quick else rounds
+        turns = 1 if quick else rounds
         made = run_all(wanted, turns, threads or parallel.num_threads(), show)
     if json_out is not None:
         _files.write(json_out, (json.dumps(made, indent=1) + "\n").encode())

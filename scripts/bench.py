@@ -40,14 +40,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         done += 1
         print(f"[{done}/{len(rows)}] {name}", file=sys.stderr, flush=True)
 
-    return run_all(rows, 2 if options.quick else options.rounds, options.threads, progress)
+    return run_all(rows, 1 if options.quick else options.rounds, options.threads, progress)
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", help="only rows whose name or group matches this pattern")
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant")
-    parser.add_argument("--quick", action="store_true", help="two turns of each")
+    parser.add_argument("--quick", action="store_true", help="one turn of each")
     parser.add_argument("--threads", type=int, default=parallel.num_threads())
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
