@@ -257,7 +257,9 @@ def bench(
         str | None, typer.Option(help="Only rows whose name or group matches this pattern.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 11,
-    quick: Annotated[bool, typer.Option("--quick", help="One turn of each: under a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One turn of each: under a minute.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="For nbgather and torch.")] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the results here, for a program.")

@@ -32,7 +32,7 @@ def gather(
     if out is None and backend is None:
         known = _arrays.known(type(input))
         if known is not None:
-            result = known.again(_small, (kind, dim, mode), input, index)
+            result = known.again(small, (kind, dim, mode), input, index)
             if result is not None:
                 return result
     input_name, index_name = _plan.NAMES[kind]
@@ -98,7 +98,7 @@ def gather(
 
 #: Small gathers that went well, by all that their plan depends on: a tiny call costs more on its
 #: way to the kernel than in it.
-_small: dict[Any, _arrays.SmallCall] = {}
+small: dict[Any, _arrays.SmallCall] = {}
 
 
 def _remember(
@@ -106,10 +106,10 @@ def _remember(
 ) -> None:
     made = module.small_call(plan)
     if made is not None:
-        if len(_small) >= 4096:
-            _small.clear()
+        if len(small) >= 4096:
+            small.clear()
         run, numbers = made
-        _small[adapted.again_key(head, x, i)] = _arrays.SmallCall(
+        small[adapted.again_key(head, x, i)] = _arrays.SmallCall(
             run,
             _arrays.memory_address(numbers),
             plan.shape,
