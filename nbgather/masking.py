@@ -549,7 +549,7 @@ class _SmallMasking(NamedTuple):
 
 
 #: Small maskings by seed that went well, by all that they depend on but the seed and the values.
-_small: dict[Any, _SmallMasking] = {}
+small: dict[Any, _SmallMasking] = {}
 
 
 def _again_key(adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any) -> Any:
@@ -572,7 +572,7 @@ def _again(
     ):
         return None
     try:
-        call = _small.get(_again_key(adapted, x, ids, mask_ratio, num_keep))
+        call = small.get(_again_key(adapted, x, ids, mask_ratio, num_keep))
     except (LookupError, TypeError):
         return None
     if call is None or adapted.wants_grad(x):
@@ -606,10 +606,10 @@ def _remember(
         implied=int(ids is None),
     )  # fmt: skip
     if made is not None:
-        if len(_small) >= 4096:
-            _small.clear()
+        if len(small) >= 4096:
+            small.clear()
         run, numbers = made
-        _small[_again_key(adapted, x, ids, mask_ratio, num_keep)] = _SmallMasking(
+        small[_again_key(adapted, x, ids, mask_ratio, num_keep)] = _SmallMasking(
             run,
             _arrays.memory_address(numbers),
             (shape[0], keep, *inner),

@@ -64,7 +64,7 @@ RIGHT = {name: getattr(cpu, name) for name in BROKEN}
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, request.param, BROKEN[request.param])
     for module in (_run, masking):  # calls that are repeated without asking `cpu` again
-        monkeypatch.setattr(module, "_small", {})
+        monkeypatch.setattr(module, "small", {})
 
 
 @pytest.mark.parametrize("broken", ["gather"], indirect=True)
