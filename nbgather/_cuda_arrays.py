@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _plan
+from nbgather import _plan, backends
 from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, _one_token
 from nbgather.backends import cuda
 from nbgather.backends._cuda_driver import Place
@@ -42,6 +42,9 @@ class _Device(Adapter):
 
     def writeable(self, array: Any) -> bool:
         return True
+
+    def adopt(self, array: np.ndarray, like: Any) -> Any:
+        return self.from_numpy(array, like)
 
     def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
         return self.empty(shape, like)  # the libraries' own pools know when memory is free again
@@ -137,6 +140,7 @@ class InterfaceAdapter(_Device):
     name = "CUDA"
 
     def key(self, array: Any) -> Key:
+        backends.get("cuda")  # what can be wrong with the driver is said there
         told = array.__cuda_array_interface__
         dtype = getattr(array, "dtype", None)  # knows bfloat16, which the interface has no word for
         if not isinstance(dtype, np.dtype):
@@ -155,6 +159,11 @@ class InterfaceAdapter(_Device):
     def numpy_dtype(self, array: Any) -> Any:
         return self.key(array)[2]
 
+    def require_strided(self, array: Any) -> None:
+        self.key(array)
+        if not hasattr(array, "reshape"):
+            raise TypeError(f"a {type(array).__module__} array cannot be reshaped: CuPy's can")
+
     def address(self, array: Any) -> int:
         return int(array.__cuda_array_interface__["data"][0])
 
@@ -162,6 +171,7 @@ class InterfaceAdapter(_Device):
         return not array.__cuda_array_interface__["data"][1]
 
     def place(self, array: Any) -> tuple[Place, ...]:
+        backends.get("cuda")  # what can be wrong with the driver is said there
         return (_library(array).place(array),)
 
     def on(self, array: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,19 @@ def integer(value: Any, what: str) -> int:
 
 
 def mode(value: Any) -> str:
-    if value not in MODES:
+    if not isinstance(value, str) or value not in MODES:
         raise ValueError(f"mode is {value!r}: it must be one of {', '.join(map(repr, MODES))}")
-    return str(value)
+    return MODES[MODES.index(value)]
+
+
+def axis(value: int, ndim: int) -> int:
+    """An axis counted from the front; NumPy's own IndexError if there is none."""
+    if not -ndim <= value < ndim:
+        allowed = f"{-ndim} to {ndim - 1}" if ndim else "there is none"
+        raise np.exceptions.AxisError(
+            f"axis {value} is out of range for {ndim} dimensions: {allowed}"
+        )
+    return value + ndim if value < 0 else value
 
 
 def dim(value: int, ndim: int, what: str = "dim") -> int:
@@ -45,9 +56,9 @@ def itemsize(name: str, size: int, sizes: tuple[int, ...], what: str) -> None:
         )
 
 
-def index_dtype(name: str, code: str | None, what: str) -> str:
+def index_dtype(name: str, code: str | None, what: str, error: type[Exception] = TypeError) -> str:
     if code is None:
-        raise TypeError(f"{what} has dtype {name}: an integer dtype is needed")
+        raise error(f"{what} has dtype {name}: an integer dtype is needed")
     return code
 
 
@@ -309,7 +320,7 @@ def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | No
         return None
     values = num_keep if isinstance(num_keep, (list, tuple)) else np.asarray(num_keep)
     if isinstance(values, np.ndarray):
-        if values.ndim == 0:
+        if values.ndim == 0 and values.dtype.kind in "iu":
             return None
         if values.dtype.kind not in "iu":
             raise TypeError(f"num_keep has dtype {values.dtype}: whole numbers are needed")
@@ -327,11 +338,23 @@ def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | No
 
 
 def ratio(mask_ratio: Any) -> float:
+    """A number between 0 and 1 as a float; text and bools are none."""
+    kind = type(mask_ratio).__name__
+    if isinstance(mask_ratio, (str, bytes, bytearray, bool)) or "bool" in str(
+        getattr(mask_ratio, "dtype", "")
+    ):
+        raise TypeError(f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed")
+    if getattr(mask_ratio, "shape", ()) != ():
+        raise TypeError(
+            f"mask_ratio has shape {tuple(mask_ratio.shape)}: one number for all is needed"
+        )
     try:
         value = float(mask_ratio)
+    except OverflowError:
+        value = math.inf
     except (TypeError, ValueError):
         raise TypeError(
-            f"mask_ratio is {mask_ratio!r} of type {type(mask_ratio).__name__}: a number is needed"
+            f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed"
         ) from None
     if math.isnan(value) or not 0 <= value <= 1:
         raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
@@ -361,8 +384,8 @@ def count(value: Any, what: str) -> int:
 
 
 def sample_ids(shape: tuple[int, ...], dtype: str) -> None:
-    if dtype.lstrip("<>=") not in ("int64", "i8"):
-        raise TypeError(f"sample_ids has dtype {dtype}: int64 is needed")
+    if re.fullmatch(r"[<>=|]?(u?int(8|16|32|64)|[iu][1248])", dtype) is None:
+        raise TypeError(f"sample_ids has dtype {dtype}: an integer dtype is needed")
     if len(shape) != 1:
         raise ValueError(f"sample_ids has shape {shape}: [N] is needed")
 

@@ -326,7 +326,7 @@ def _ordered(
     key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
     if not isinstance(sample_ids, (int, np.integer)):
         adapted = _arrays.adapter(sample_ids, "sample_ids")
-        detour = adapted.detour(sample_ids) if adapted.detours else None
+        detour = adapted.detour(sample_ids, operator=False) if adapted.detours else None
         if detour is not None:
             return detour.via_strategy(
                 lambda ids: _ordered(name, seed, ids, grid, numbers, epoch, backend, aspects),

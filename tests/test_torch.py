@@ -313,8 +313,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type, str]] = {
         TypeError, "nested",
     ),
     "libraries": (
-        lambda: nbgather.gather(torch.rand(3), 0, np.array([0])),
-        TypeError, "input is a torch array and index a NumPy one",
+        lambda: nbgather.gather(np.zeros(3), 0, torch.tensor([0])),
+        TypeError, "input is a NumPy array and index a torch one",
     ),
     "devices": (
         lambda: nbgather.gather(torch.rand(3), 0, torch.zeros(1, dtype=torch.int64, device="meta")),

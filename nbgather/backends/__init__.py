@@ -38,9 +38,9 @@ _loaded: dict[str, ModuleType] = {}
 
 def get(name: str) -> ModuleType:
     """The backend's module; ValueError for a name that is none, ImportError if it cannot run."""
-    module = _loaded.get(name)
+    module = _loaded.get(name) if isinstance(name, str) else None
     if module is None:
-        if name not in BACKENDS:
+        if not isinstance(name, str) or name not in BACKENDS:
             raise ValueError(
                 f"backend is {name!r}: it must be one of {', '.join(map(repr, BACKENDS))}"
             )
