@@ -477,8 +477,8 @@ class TorchAdapter(Adapter):
         return not isinstance(array, self.torch.Tensor)
 
     def _in_mode(self) -> bool:
-        """Whether one of torch's modes must see the call."""
-        if self._dispatch_modes():
+        """Whether one of torch's modes, or its tracer of scripts, must see the call."""
+        if self._dispatch_modes() or self._jit_tracing() is not None:
             return True
         count = self._function_modes()
         if not count:
@@ -743,7 +743,15 @@ class TorchAdapter(Adapter):
         return str(array.device)
 
     def wants_grad(self, array: Any) -> bool:
-        return bool(array.requires_grad and self.torch.is_grad_enabled())
+        if array.requires_grad and self.torch.is_grad_enabled():
+            return True
+        # A dual number of forward-mode AD, outside of the autograd function that takes it apart.
+        forward = self._forward_ad
+        return (
+            forward._current_level >= 0
+            and self.torch._C._is_fwd_grad_enabled()
+            and forward.unpack_dual(array).tangent is not None
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -415,6 +415,16 @@ def noise(
         )
 
 
+def one_source(noise: Any, seed: Any, sample_ids: Any) -> None:
+    """Scores are given as noise, or drawn by a seed for sample ids."""
+    if noise is not None and seed is not None:
+        raise ValueError("both noise and seed were given: give one of them")
+    if noise is not None and sample_ids is not None:
+        raise ValueError("sample_ids was given with noise: it goes with seed")
+    if seed is None and sample_ids is not None:
+        raise ValueError("sample_ids was given without seed: it goes with seed")
+
+
 def ids_of(shape: tuple[int, ...], samples: int, what: str) -> None:
     if shape != (samples,):
         raise ValueError(

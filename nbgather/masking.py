@@ -418,16 +418,11 @@ def _source(
     sample_ids: Any,
     epoch: int,
 ) -> _Source:
+    _validate.one_source(noise, seed, sample_ids)
     if noise is not None:
-        if seed is not None:
-            raise ValueError("both noise and seed were given: give one of them")
-        if sample_ids is not None:
-            raise ValueError("sample_ids was given with noise: it goes with seed")
         _validate.noise(adapted.shape(noise), pair, adapted.shape(x), what)
         return _Source(noise)
     if seed is None:
-        if sample_ids is not None:
-            raise ValueError("sample_ids was given without seed: it goes with seed")
         seed = _drawn_seed(adapted)
     ids = None
     if sample_ids is not None:

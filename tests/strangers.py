@@ -1,8 +1,8 @@
-"""Calls every public function with operands of every strange kind, cold and warm; a program.
+"""Calls every public function with operands of every strange kind; a program.
 
-For each function two children are forked: in one the call comes as the first of its kind, in the
-other after three ordinary calls of the same layout. Each writes down what came of every stranger.
-The outcomes of both are printed as JSON, with the signal if a child was killed by one.
+``strangers.py cold`` makes each call as the first of its kind, ``strangers.py warm`` after three
+ordinary calls of the same layout. Before each call a line names it, and after it another says what
+came of it, so that a crash tells where it was.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import array
 import hashlib
 import json
-import os
 import re
 import secrets
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -29,6 +26,7 @@ from torch.masked import masked_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
 import nbgather
+from nbgather import _run, masking
 
 warnings.simplefilter("ignore")
 
@@ -317,7 +315,6 @@ def _torch_of(value: Any) -> Any:
 
 def run(name: str, library: str, warm: bool, write: Callable[[str, str], None]) -> None:
     """Try all strangers in each operand of one function, the others ordinary."""
-    secrets.randbits = lambda bits: 7
     ordinary, call = FUNCTIONS[name]
     to = _torch_of if library == "torch" else np.copy
     fresh = lambda: {key: to(value) for key, value in ordinary.items()}  # noqa: E731
@@ -328,42 +325,27 @@ def run(name: str, library: str, warm: bool, write: Callable[[str, str], None]) 
         strangers = [(k, f, ordinary[operand]) for k, f in NUMPY_STRANGERS.items()]
         strangers += [(k, f, _torch_of(ordinary[operand])) for k, f in TORCH_STRANGERS.items()]
         for kind, make, base in strangers:
-            label = f"{operand} {kind}"
+            label = f"{name} ({library})/{operand} {kind}"
             write(label, "")
             try:
                 stranger = make(base)
             except Exception as error:
                 write(label, f"cannot be made: {type(error).__name__}")
                 continue
+            if not warm:
+                _run.small.clear()
+                masking.small.clear()
             text = outcome(call, {**fresh(), operand: stranger})
             write(label, re.sub(r" at 0x[0-9a-f]+", "", text))
 
 
-def child(name: str, library: str, warm: bool) -> dict[str, Any]:
-    """Run in a forked child; its outcomes and the signal that ended it, if one did."""
-    path = Path(tempfile.mkstemp()[1])
-    process = os.fork()
-    if not process:
-        with path.open("w") as file:
-
-            def write(label: str, text: str) -> None:
-                file.write(json.dumps([label, text]) + "\n")
-                file.flush()
-
-            run(name, library, warm, write)
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    outcomes = dict(json.loads(line) for line in path.read_text().splitlines())
-    path.unlink()
-    return {"status": status, "outcomes": outcomes}
-
-
 if __name__ == "__main__":
-    results = {
-        f"{name} ({library})": {
-            heat: child(name, library, heat == "warm") for heat in ("cold", "warm")
-        }
-        for name in (sys.argv[1:] or FUNCTIONS)
-        for library in ("numpy", "torch")
-    }
-    json.dump(results, sys.stdout)
+    secrets.randbits = lambda bits: 7
+    for chosen in sys.argv[2:] or FUNCTIONS:
+        for kind_of_array in ("numpy", "torch"):
+            run(
+                chosen,
+                kind_of_array,
+                sys.argv[1] == "warm",
+                lambda label, text: print(json.dumps([label, text]), flush=True),
+            )
