@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _recycle
+from nbgather import _recycle, _validate
 
 #: Bytes per item that the kernels move.
 ITEMSIZES = (1, 2, 4, 8, 16)
@@ -131,6 +131,10 @@ class Adapter:
     def adopt(self, array: np.ndarray, like: Any) -> Any:
         """A NumPy array that says where items are, as these arrays' library needs it."""
         return array
+
+    def adopt_sequence(self, values: Any, what: str, like: Any) -> Any:
+        """The same of a list, a tuple or a range."""
+        return self.adopt(from_sequence(values, what), like)
 
     def key(self, array: Any) -> Key:
         raise NotImplementedError
@@ -392,10 +396,8 @@ class NumpyAdapter(Adapter):
         token = np.asarray(value)
         if isinstance(value, (int, float, complex)):
             token = self.scalar_bits(array, value, "mask_token").view(array.dtype).reshape(())
-        if not np.can_cast(token.dtype, array.dtype, "safe"):
-            raise TypeError(
-                f"mask_token has dtype {token.dtype}: it must go into {array.dtype} without loss"
-            )
+        safe = np.can_cast(token.dtype, array.dtype, "safe")
+        _validate.castable_token(safe, token.dtype, array.dtype)
         row = np.ascontiguousarray(_one_token(np.broadcast_to, token, shape), array.dtype)
         return row.reshape(-1).view(bits_dtype(array.dtype.itemsize))
 
@@ -417,15 +419,16 @@ class NumpyAdapter(Adapter):
 
 def _one_token(broadcast: Any, token: Any, shape: tuple[int, ...]) -> Any:
     """Broadcast a mask token such as `[D]` or `[1, 1, D]` to the shape of one token."""
-    came = tuple(token.shape)
-    while token.ndim > len(shape) and token.shape[0] == 1:
+    _validate.one_token(tuple(token.shape), shape)
+    while token.ndim > len(shape):
         token = token[0]
-    try:
-        return broadcast(token, shape)
-    except (ValueError, RuntimeError):
-        raise ValueError(
-            f"mask_token has shape {came}: it must broadcast to one token of shape {shape}"
-        ) from None
+    return broadcast(token, shape)
+
+
+def torch_token(torch: Any, token: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """A mask token as a tensor of the dtype and shape of one token."""
+    _validate.castable_token(torch.can_cast(token.dtype, dtype), token.dtype, dtype)
+    return _one_token(torch.broadcast_to, token, shape).to(dtype)
 
 
 #: What fills an array of text, times or structs.
@@ -707,12 +710,13 @@ class TorchAdapter(Adapter):
         token, key = ready(self, value)
         token = token.detach()
         self.layout(key)  # which refuses what is no plain number
-        if not torch.can_cast(token.dtype, array.dtype):
-            raise TypeError(
-                f"mask_token has dtype {token.dtype}: it must go into {array.dtype} without loss"
-            )
-        row = _one_token(torch.broadcast_to, token, shape).to(array.dtype).contiguous()
+        row = torch_token(torch, token, array.dtype, shape).contiguous()
         return self.bits(row).reshape(-1).copy()
+
+    def adopt_sequence(self, values: Any, what: str, like: Any) -> Any:
+        if self._compiling():  # which follows NumPy's calls, but not all of them
+            return self.torch.tensor(list(values), device=like.device)
+        return super().adopt_sequence(values, what, like)
 
     def adopt(self, array: np.ndarray, like: Any) -> Any:
         # torch has no other byte order, and warns of memory that is read-only.
@@ -875,8 +879,7 @@ def beside(adapted: Adapter, array: Any, what: str, other: Any, other_what: str)
     if kind in adapted.plain and not adapted.detours:
         return other
     if kind is list or kind is tuple or kind is range:
-        held = from_sequence(other, other_what)
-        return adapted.adopt(held, array)
+        return adapted.adopt_sequence(other, other_what, array)
     found = adapter(other, other_what)
     if found is _numpy and found is not adapted and found.name in adapted.takes:
         if adapted.home != "cpu":

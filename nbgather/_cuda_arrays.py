@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nbgather import _plan, backends
-from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, _one_token
+from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, torch_token
 from nbgather.backends import cuda
 from nbgather.backends._cuda_driver import Place
 
@@ -120,12 +120,7 @@ class TorchCudaAdapter(_Device, TorchAdapter):
             return torch.full(shape, value, dtype=array.dtype, device=array.device)
         if not isinstance(value, torch.Tensor) or value.device != array.device:
             raise TypeError(f"x_visible is a torch array on {array.device} and mask_token is not")
-        if not torch.can_cast(value.dtype, array.dtype):
-            raise TypeError(
-                f"mask_token has dtype {value.dtype}: it must go into {array.dtype} without loss"
-            )
-        token = _one_token(torch.broadcast_to, value.detach(), shape)
-        return token.to(array.dtype).contiguous()
+        return torch_token(torch, value.detach(), array.dtype, shape).contiguous()
 
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
         return self.torch.from_numpy(array).to(like.device)

@@ -147,6 +147,23 @@ def token_shapes(
         )
 
 
+def one_token(came: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """A mask token broadcasts to one token; leading dimensions of 1 do not count."""
+    sizes = came
+    while len(sizes) > len(shape) and sizes[0] == 1:
+        sizes = sizes[1:]
+    paired = zip(reversed(sizes), reversed(shape), strict=False)
+    if len(sizes) > len(shape) or any(n not in (1, m) for n, m in paired):
+        raise ValueError(
+            f"mask_token has shape {came}: it must broadcast to one token of shape {shape}"
+        )
+
+
+def castable_token(safe: bool, token_dtype: Any, dtype: Any) -> None:
+    if not safe:
+        raise TypeError(f"mask_token has dtype {token_dtype}: it must go into {dtype} without loss")
+
+
 def restore_shapes(x_shape: tuple[int, ...], ids_shape: tuple[int, ...]) -> None:
     if x_shape[1] > ids_shape[1]:
         raise ValueError(
@@ -314,17 +331,18 @@ def len_keep(num_tokens: int, mask_ratio: Any, num_keep: Any) -> int:
     return int(num_tokens * (1 - ratio(mask_ratio)))
 
 
-def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | None:
-    """A number of kept tokens for each sample as int64 `[N]`; None where it is one for all."""
+def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> list[int] | None:
+    """A number of kept tokens for each of the samples; None where it is one for all."""
     if num_keep is None or isinstance(num_keep, (int, float, np.integer, np.floating)):
         return None
-    values = num_keep if isinstance(num_keep, (list, tuple)) else np.asarray(num_keep)
-    if isinstance(values, np.ndarray):
-        if values.ndim == 0 and values.dtype.kind in "iu":
+    values = num_keep
+    if not isinstance(num_keep, (list, tuple)):
+        array = np.asarray(num_keep)
+        if array.ndim == 0 and array.dtype.kind in "iu":
             return None
-        if values.dtype.kind not in "iu":
-            raise TypeError(f"num_keep has dtype {values.dtype}: whole numbers are needed")
-        values = values.ravel().tolist() if values.ndim == 1 else [values.shape]
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"num_keep has dtype {array.dtype}: whole numbers are needed")
+        values = array.tolist() if array.ndim == 1 else [array.shape]
     if len(values) != samples or any(isinstance(v, tuple) for v in values):
         raise ValueError(
             f"num_keep has shape {np.shape(num_keep)}: a number for each of the {samples} samples"
@@ -334,7 +352,7 @@ def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | No
     for n, keep in enumerate(counts):
         if not 0 <= keep <= num_tokens:
             raise ValueError(f"num_keep[{n}] is {keep}: it must be between 0 and L = {num_tokens}")
-    return np.array(counts, np.int64)
+    return counts
 
 
 def ratio(mask_ratio: Any) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -267,7 +267,7 @@ def _kept(
     counts = _validate.keep_counts(num_keep, samples, tokens)
     if counts is None:
         return _validate.len_keep(tokens, mask_ratio, num_keep), None
-    return int(counts.max(initial=0)), counts
+    return max(counts, default=0), np.array(counts, np.int64)
 
 
 def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
@@ -295,6 +295,30 @@ def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
+@overload
+def random_masking(
+    x: Any,
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: int | None = None,
+    backend: str | None = None,
+) -> MaskedTokens: ...
+@overload
+def random_masking(
+    x: Any,
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any,
+    backend: str | None = None,
+) -> PaddedTokens: ...
 def random_masking(
     x: Any,
     mask_ratio: float = 0.75,
