@@ -132,7 +132,7 @@ def _cases(
         if "mask_ratio" in inputs:
             kind = f"masking by {way}, ratio as an input"
         else:
-            one = _validate.ratio(told if mask_ratio is None else mask_ratio)
+            one = _validate.ratio(float(told) if mask_ratio is None else mask_ratio)
             kind, ratios = f"masking by {way}, ratio {one:g}", (one,)
         made = _masking_cases(inputs, outputs, ratios)
     else:
