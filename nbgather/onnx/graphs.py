@@ -244,7 +244,7 @@ def mask_nodes(
     """The nodes of a masking, from ``x``, ``noise`` (or a seed where it has no type) and ratio."""
     seeded = noise_type is None
     grid, length, checked = _token_grid(g, with_x, seeded)
-    scores = seeded_noise(g, length) if seeded else "noise"
+    scores = seeded_bits(g, length) if seeded else "noise"
     count = _keep_count(g, length, ratio)
     rank_nodes(g, scores, noise_type, grid, length, checked, count, with_x or ids_keep)
     if with_x:
@@ -414,8 +414,9 @@ def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> st
 
     Only some onnxruntimes put NaN last in TopK, so it never sees one. NaN becomes +inf, and +inf
     before that a number above every finite score. Narrow floats have one in float64; float64 has
-    nothing wider, and there a second stable sort moves the NaN behind. Without a ``dtype`` there
-    are none of them.
+    nothing wider, and there a second stable sort moves the NaN behind. Without a ``dtype`` the
+    scores are integers below 2**24, which float32 holds exactly. They stay integers up to the TopK,
+    since tools that quantise a model round every product and padding of floats to 8 bits.
 
     Before 1.31.1 TopK of an empty batch ends the process, so it never sees that either: one row
     more goes in, and comes off afterwards.
@@ -432,6 +433,8 @@ def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> st
             keys = g.op("Min", [scores, above], "finite", "+inf made finite, still the largest.")
         infinity = g.constant(np.float64(np.inf))
         scores = g.op("Where", [is_nan, infinity, keys], "keys", "NaN made +inf.")
+    else:
+        scores = g.op("Cast", [scores], "keys", "Exact in 24 bits.", to=TensorProto.FLOAT)
     ids = _topk(g, scores, length, "ids_padded", "Tokens by rank, ties stable.")
     if is_nan is not None and dtype == "float64":
         flags = g.op("Cast", [is_nan], "nan_flags", "1 for NaN.", to=TensorProto.FLOAT)
@@ -493,6 +496,14 @@ def take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, do
 
 def seeded_noise(g: GraphBuilder, length: str) -> str:
     """``token_noise(seed, sample_ids, L, epoch=epoch)``: float32 [N, L]."""
+    high = seeded_bits(g, length)
+    number = g.op("Cast", [high], "high_float", "Exact in 24 bits.", to=TensorProto.FLOAT)
+    scale = g.constant(np.float32(2.0**-24))
+    return g.op("Mul", [number, scale], "noise", "In [0, 1), multiples of 2**-24.")
+
+
+def seeded_bits(g: GraphBuilder, length: str) -> str:
+    """The noise as whole numbers below 2**24: int64 [N, L], in the same order."""
     low, high = _halves(g, g.op("Unsqueeze", ["seed", g.int64([0])], "seed_1", "[1]."), "seed")
     key = g.op("Concat", [low, high], "key", "Philox's key, [2].", axis=0)
     ids = g.op("Unsqueeze", ["sample_ids", g.int64([0, 2])], "ids", "Ids as [1, N, 1].")
@@ -527,10 +538,7 @@ def seeded_noise(g: GraphBuilder, length: str) -> str:
     words = g.op("Reshape", [words, flat], "token_words", "Word w of block q: token 4q + w.")
     cut = [words, g.int64([0]), length, g.int64([1])]
     words = g.op("Slice", cut, "token_bits", "One word for each of the L tokens.")
-    high = g.op("Div", [words, g.int64(256)], "high_bits", "The upper 24 of 32 bits.")
-    number = g.op("Cast", [high], "high_float", "Exact in 24 bits.", to=TensorProto.FLOAT)
-    scale = g.constant(np.float32(2.0**-24))
-    return g.op("Mul", [number, scale], "noise", "In [0, 1), multiples of 2**-24.")
+    return g.op("Div", [words, g.int64(256)], "high_bits", "The upper 24 of 32 bits.")
 
 
 def _halves(g: GraphBuilder, value: str, name: str) -> tuple[str, str]:
