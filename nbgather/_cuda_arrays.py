@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -66,26 +67,25 @@ class _Device(Adapter):
                     layout.dtype.itemsize, *self.place(source),
                 )  # fmt: skip
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 (there is one adapter for good)
-    def _kept(self, data: bytes, place: Place, like: _Held) -> Any:
-        return self.from_numpy(np.frombuffer(data, np.float32).copy(), like.array)
-
     def constant(self, array: np.ndarray, like: Any) -> Any:
         """Few float32 that are asked for again and again, beside ``like``."""
-        return self._kept(array.tobytes(), *self.place(like), _Held(like))
+        # The stream is a part of the key: another one would not wait for the copy.
+        key = (self.name, type(like).__module__, array.tobytes(), *self.place(like))
+        with _constants_lock:
+            held = _constants.pop(key, None)
+        if held is None:
+            held = self.from_numpy(array.copy(), like)
+        with _constants_lock:
+            _constants[key] = held  # the latest last
+            while len(_constants) > _MOST_CONSTANTS:
+                del _constants[next(iter(_constants))]
+        return held
 
 
-class _Held:
-    """An array that is no part of a cache's key."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held)
-
-    def __hash__(self) -> int:
-        return 0
+#: Small arrays of numbers on a device, by their bytes and where they are. Nothing of a caller's.
+_constants: dict[tuple[Any, ...], Any] = {}
+_constants_lock = threading.Lock()
+_MOST_CONSTANTS = 64
 
 
 class TorchCudaAdapter(_Device, TorchAdapter):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 from typing import Any
+
+import numpy as np
 
 from nbgather import _arrays, dask
 
@@ -43,6 +47,31 @@ def via_patches(images: Any, patch_size: Any, mask_ratio: Any, options: dict[str
     return dask.masked_patchify(images, patch_size, mask_ratio, **options)
 
 
+def via_patchify(images: Any, patch_size: Any) -> Any:
+    return dask.patchify(images, patch_size)
+
+
+def via_unpatchify(patches: Any, patch_size: Any, image_size: Any) -> Any:
+    return dask.unpatchify(patches, patch_size, image_size)
+
+
+def via_strategy(order: functools.partial[Any], ids: Any) -> Any:
+    """Chunk by chunk; ``order`` is the strategy's call but for the ids."""
+    _no_options(None, order.keywords["backend"])
+    tokens, dtype = math.prod(order.keywords["grid"]), np.dtype(np.float32)
+    if "spatial" in order.keywords:
+        # What is called within a frame may be somebody's own: its mistakes are told of now, and it
+        # may give another dtype.
+        trial = order(np.zeros(1, np.int64))
+        if not isinstance(trial, np.ndarray):
+            raise TypeError(
+                f"the spatial strategy gave {type(trial).__name__} for NumPy ids: a NumPy array is"
+                " needed where the ids are chunked"
+            )
+        dtype = trial.dtype
+    return dask._masking.strategy_scores(order, ids, tokens, dtype)
+
+
 def _missing(what: str) -> Any:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -56,7 +85,6 @@ via_scatter = _missing("scatter")
 via_ranks = _missing("rank_tokens")
 via_restore = _missing("restore_tokens")
 via_infer = _missing("infer_gather")
-via_strategy = _missing("a strategy")
 
 
 class DaskAdapter(_arrays.Adapter):

@@ -43,6 +43,8 @@ def patchify(images: Any, patch_size: int | Sequence[int]) -> Any:
     [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
     """
     adapted = _arrays.adapter(images, "images")
+    if adapted.name == "Dask":
+        return adapted.detour(images).via_patchify(images, patch_size)
     adapted.require_strided(images)
     shape = adapted.shape(images)
     sizes = _validate.patch_size(patch_size, shape)
@@ -90,6 +92,8 @@ def unpatchify(
     True
     """
     adapted = _arrays.adapter(patches, "patches")
+    if adapted.name == "Dask":
+        return adapted.detour(patches).via_unpatchify(patches, patch_size, image_size)
     adapted.require_strided(patches)
     shape = adapted.shape(patches)
     sides = _validate.image_size(image_size)

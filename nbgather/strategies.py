@@ -16,6 +16,7 @@ from __future__ import annotations
 import decimal
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -292,6 +293,12 @@ def tube(
     sizes = _validate.token_grid(grid)
     if len(sizes) < 2:
         raise ValueError(f"grid is {grid}: frames first and at least one more side are needed")
+    if _chunked(sample_ids):
+        call = functools.partial(
+            tube, seed, grid=sizes, spatial=spatial, epoch=epoch, backend=backend
+        )
+        adapted = _arrays.adapter(sample_ids, "sample_ids")
+        return adapted.detour(sample_ids).via_strategy(call, sample_ids)
     within = random if spatial is None else spatial
     frame = within(seed, sample_ids, sizes[1:], epoch=epoch, backend=backend)
     adapted = _arrays.adapter(frame, "the spatial strategy's result")
@@ -301,6 +308,12 @@ def tube(
             f"the spatial strategy gave shape {shape}: [N, {math.prod(sizes[1:])}] is needed"
         )
     return adapted.tile(frame, sizes[0])
+
+
+def _chunked(sample_ids: Any) -> bool:
+    """Whether the ids are a Dask array, of which a strategy scores one chunk at a time."""
+    dask = sys.modules.get("dask.array")
+    return dask is not None and isinstance(sample_ids, dask.Array)
 
 
 @functools.lru_cache(maxsize=64)
@@ -328,10 +341,11 @@ def _ordered(
     adapted = _arrays.adapter(sample_ids, "sample_ids")
     detour = adapted.detour(sample_ids, operator=False) if adapted.detours else None
     if detour is not None:
-        return detour.via_strategy(
-            lambda ids: _ordered(name, seed, ids, grid, numbers, epoch, backend, aspects),
-            sample_ids,
-        )
+        rest: dict[str, Any] = {
+            "grid": sizes, "numbers": numbers, "epoch": epoch, "backend": backend,
+            "aspects": aspects,
+        }  # fmt: skip
+        return detour.via_strategy(functools.partial(_ordered, name, seed, **rest), sample_ids)
     adapted, ids = masking.plain_ids(sample_ids)
     if adapted.home != "cpu":  # scores are made where the samples are loaded
         made = _ordered(name, seed, adapted.integers(ids), grid, numbers, epoch, backend, aspects)

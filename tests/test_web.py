@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +38,7 @@ def dist(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(dist: Path) -> Iterator[str]:
     with make_server(dist, port=0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
 
@@ -76,10 +79,162 @@ def test_nothing_else_is_served(address: str, name: str) -> None:
         get(address + name)
 
 
+def headers(url: str, method: str = "GET") -> tuple[int, Any, bytes]:
+    request = urllib.request.Request(url, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("name", ["", "page.mjs", "page.css", "model.onnx", "ort/no.mjs"])
+def test_every_answer_says_what_a_browser_may_do(address: str, name: str, method: str) -> None:
+    _, told, _ = headers(address + name, method)
+    policy = dict(part.split(" ", 1) for part in told["Content-Security-Policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'", "script-src": "'self' 'wasm-unsafe-eval'", "style-src": "'self'",
+        "connect-src": "'self'", "img-src": "'self'", "base-uri": "'none'", "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }  # fmt: skip
+    assert told["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_has_nothing_inline(address: str) -> None:
+    page = get(address)[1].decode()
+    assert "<style" not in page
+    assert " style=" not in page
+    assert re.findall(r"<script[^>]*>[^<]", page) == []
+    assert re.findall(r"\son\w+=", page) == []
+    assert 'href="page.css"' in page
+    assert get(f"{address}page.css")[0] == "text/css; charset=utf-8"
+
+
+@pytest.mark.parametrize("name", ["", "page.mjs", "model.onnx", "ort/ort.wasm.min.mjs", "sample"])
+def test_head_is_get_without_the_body(address: str, name: str) -> None:
+    code, told, body = headers(address + name, "HEAD")
+    assert (code, body) == (200, b"")
+    _, wanted, data = headers(address + name)
+    assert told["Content-Length"] == wanted["Content-Length"] == str(len(data))
+    assert told["Content-Type"] == wanted["Content-Type"]
+    code, told, body = headers(f"{address}nothing", "HEAD")
+    assert (code, body) == (404, b"")
+
+
+def test_links_and_what_is_no_file_are_not_served(address: str, dist: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.mjs").write_text("not to be served")
+    (dist / "ort.outside.mjs").symlink_to(tmp_path / "outside.mjs")
+    (dist / "ort.inside.mjs").symlink_to(dist / "ort.wasm.min.mjs")
+    (dist / "ort.broken.mjs").symlink_to(tmp_path / "nowhere")
+    (dist / "ort.loop.mjs").symlink_to(dist / "ort.loop.mjs")
+    (dist / "ort.folder.mjs").mkdir()
+    os.mkfifo(dist / "ort.fifo.mjs")
+    for name in ("outside", "inside", "broken", "loop", "folder", "fifo"):
+        for method in ("GET", "HEAD"):
+            code, _, body = headers(f"{address}ort/ort.{name}.mjs", method)
+            assert (code, b"not to be" in body) == (404, False), name
+    assert get(f"{address}ort/ort.wasm.min.mjs")[1] == b"export {};"
+
+
+def port_of(address: str) -> int:
+    return int(address.rstrip("/").rpartition(":")[2])
+
+
+def raw(address: str, request: bytes) -> bytes:
+    """An answer to what no client would send."""
+    with socket.create_connection(("127.0.0.1", port_of(address)), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ort/../secret.txt", "/ort/..%2fsecret.txt", "/ort/%2e%2e/%2e%2e/etc/passwd",
+        "/ort/..%5csecret.txt", "/ort/..\\secret.txt", "/ort/%252e%252e%252fsecret.txt",
+        "/../../../../etc/passwd", "//etc/passwd", "/ort//etc/passwd", "/ort/ort.mjs%00.txt",
+        "/ort/ort.\xc0\xae\xc0\xae/secret.txt", "file:///etc/passwd", "/ort/ort/../secret.txt",
+        "/%2e%2e/__init__.py", "/ort/./ort.wasm.min.mjs", "/ORT/ort.wasm.min.mjs", "*",
+        "http://elsewhere/ort/ort.wasm.min.mjs", "/ort/ort.wasm.min.mjs/",
+        "/ort/ort.wasm.min.mjs%0a",
+    ],
+)  # fmt: skip
+def test_no_path_leads_out(address: str, path: str, dist: Path) -> None:
+    (dist.parent / "secret.txt").write_text("not to be served")
+    told = raw(address, b"GET " + path.encode("latin-1") + b" HTTP/1.0\r\n\r\n")
+    assert told.startswith(b"HTTP/1.0 404 "), told
+    for secret in (b"root:", b"not to be served", b"export"):
+        assert secret not in told
+
+
+def ends(connection: socket.socket, feed: bytes = b"") -> float:
+    """Seconds until the server hangs up, while it is fed a byte at a time."""
+    begun = time.monotonic()
+    connection.settimeout(0.1)
+    while time.monotonic() < begun + 20:
+        try:
+            if feed:
+                connection.send(feed)
+            if connection.recv(1) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /", b"GET / HTTP/1.1\r\nX-Slow: "])
+@pytest.mark.parametrize("feed", [b"", b"a"])
+def test_a_slow_client_is_let_go(
+    address: str, monkeypatch: pytest.MonkeyPatch, begin: bytes, feed: bytes,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("nbgather.web._REQUEST_SECONDS", 0.7)
+    with socket.create_connection(("127.0.0.1", port_of(address))) as connection:
+        connection.sendall(begin)
+        assert b"<title>" in get(address)[1]  # others are served
+        assert 0.3 < ends(connection, feed) < 5
+    assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_takes_nothing_is_let_go(
+    address: str, dist: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nbgather.web._ANSWER_SECONDS", 0.5)
+    (dist / "ort.large.wasm").write_bytes(bytes(64 << 20))
+    before = threading.active_count()
+    with socket.create_connection(("127.0.0.1", port_of(address))) as connection:
+        connection.sendall(b"GET /ort/ort.large.wasm HTTP/1.0\r\n\r\n")
+        until = time.monotonic() + 10
+        seen = 0
+        while time.monotonic() < until:
+            seen = max(seen, threading.active_count())
+            if seen > before and threading.active_count() == before:
+                break
+            time.sleep(0.01)
+        assert seen > before
+        assert threading.active_count() == before
+    # And one that goes away in the middle.
+    with socket.create_connection(("127.0.0.1", port_of(address))) as connection:
+        connection.sendall(b"GET /ort/ort.large.wasm HTTP/1.0\r\n\r\n")
+        connection.recv(10)
+    assert b"<title>" in get(address)[1]
+    assert capfd.readouterr().err == ""
+
+
 def test_find_ort(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_ort(dist, tmp_path) == dist
     with pytest.raises(FileNotFoundError, match=r"holds no ort\.wasm\.min\.mjs"):
         find_ort(tmp_path, tmp_path)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "ort.wasm.min.mjs").symlink_to(dist / "ort.wasm.min.mjs")
+    with pytest.raises(FileNotFoundError, match=f"is a symbolic link, .* leads to, {dist}"):
+        find_ort(linked, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="nor npm to fetch it"):
         find_ort(None, tmp_path / "cache")

@@ -1,7 +1,8 @@
 """Gather and masking on Dask arrays: lazy, chunked in any way, the same bits on any cluster.
 
-The top-level functions take Dask arrays too; here an index may be a NumPy array, and the plan of a
-gather can be chosen.
+The top-level functions and :mod:`nbgather.strategies` take Dask arrays too; here the plan of a
+gather can be chosen. What says where items are (an index, ids, noise, counts) may also be a NumPy
+array, a list or a range.
 """
 
 try:
@@ -11,12 +12,15 @@ except ImportError:
 
 from nbgather.dask._gather import gather, gather_tokens, take_along_axis
 from nbgather.dask._masking import masked_patchify, random_masking, token_noise
+from nbgather.dask._patches import patchify, unpatchify
 
 __all__ = [
     "gather",
     "gather_tokens",
     "masked_patchify",
+    "patchify",
     "random_masking",
     "take_along_axis",
     "token_noise",
+    "unpatchify",
 ]

@@ -17,6 +17,7 @@ from dask.utils import parse_bytes
 from nbgather import _arrays, _validate
 from nbgather._arrays import ITEMSIZES, memory_address
 from nbgather.backends import cpu
+from nbgather.dask._sides import chunked, index_beside, known, plain_block, start_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def gather(
         Chunked in any way, along ``dim`` too; any dtype of 1, 2, 4, 8 or 16 bytes.
     dim : int
         The dimension to gather along.
-    index : dask.array.Array or numpy.ndarray
+    index : dask.array.Array, numpy.ndarray or sequence
         Any integer dtype, any chunks; off ``dim`` no larger than input.
     mode : {"raise", "clip", "wrap", "fill"}
         What a value out of bounds does. ``raise`` is an IndexError when the result is computed.
@@ -106,7 +107,7 @@ def take_along_axis(
     ----------
     arr : dask.array.Array
         Chunked in any way.
-    indices : dask.array.Array or numpy.ndarray
+    indices : dask.array.Array, numpy.ndarray or sequence
         Any integer dtype; off ``axis`` it broadcasts against ``arr``. Negative values count from
         the end.
     axis : int
@@ -171,7 +172,7 @@ def gather_tokens(
     ----------
     x : dask.array.Array, shape [N, L, ...]
         Chunked in any way.
-    ids : dask.array.Array or numpy.ndarray, shape [N, K]
+    ids : dask.array.Array, numpy.ndarray or sequence, shape [N, K]
         Which tokens.
     mode, fill_value, plan, budget
         As in :func:`gather`.
@@ -213,26 +214,12 @@ class _Call(NamedTuple):
 
 
 def _operands(x: Any, i: Any, x_name: str, i_name: str) -> tuple[Any, Any]:
-    if not isinstance(x, da.Array):
-        raise TypeError(
-            f"{x_name} is of type {type(x).__name__}: a Dask array is needed; for others there is"
-            " nbgather itself"
-        )
-    if not isinstance(i, da.Array):
-        if not isinstance(i, np.ndarray):
-            raise TypeError(
-                f"{i_name} is of type {type(i).__name__}: a Dask or NumPy array is needed"
-            )
-        i = da.from_array(i, chunks=-1)
+    x, i = chunked(x, x_name), index_beside(i, i_name)
     adapted = _arrays._numpy_dtype
     x_type, i_type = adapted(x.dtype), adapted(i.dtype)
     _validate.itemsize(x_type.name, x_type.itemsize, ITEMSIZES, x_name)
     _validate.index_dtype(i_type.name, i_type.integer, i_name)
     return x, i
-
-
-def known(size: Any) -> bool:
-    return not math.isnan(size)
 
 
 def _gather_shapes(x: tuple[Any, ...], i: tuple[Any, ...], dim: int) -> None:
@@ -329,12 +316,6 @@ def _build(call: _Call, x: Any, i: Any, chunks: Any, plan: str | None, budget: i
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
-def start_of(chunks: tuple[Any, ...], block: int) -> int | None:
-    """Where a block begins; None if that is unknown."""
-    before = chunks[:block]
-    return int(sum(before)) if all(map(known, before)) else None
-
-
 def _tree(
     name: str, block: Any, key: Any, sources: Any, indices: Any, x: Any, call: _Call, starts: Any
 ) -> dict[Any, Any]:
@@ -364,7 +345,7 @@ def _flat(nested: Any) -> Iterator[np.ndarray]:
         if isinstance(one, list):
             yield from _flat(one)
         else:
-            yield np.asarray(one)
+            yield plain_block(one, "a chunk of input")
 
 
 def _refuse(index: np.ndarray, size: int, call: _Call, starts: tuple[int | None, ...]) -> None:
@@ -386,7 +367,7 @@ def _gather_list(
 ) -> np.ndarray:
     """One output block, from all its source chunks, on the calling thread."""
     d = call.dim
-    index = np.ascontiguousarray(index)
+    index = np.ascontiguousarray(plain_block(index, "a chunk of index"))
     if not index.dtype.isnative:
         index = index.astype(index.dtype.newbyteorder("="))
     chunks = list(_flat(sources))
@@ -446,6 +427,8 @@ class _Part(NamedTuple):
 def _hits(source: Any, index: np.ndarray, call: _Call, starts: Any, start: int, size: int) -> _Part:
     """The items of one source that an output block asks for."""
     d = call.dim
+    source = plain_block(source, "a chunk of input")
+    index = plain_block(index, "a chunk of index")
     if call.mode == "raise":
         _refuse(index, size, call, starts)
     position, valid = _positions(index, size, call)
@@ -455,7 +438,7 @@ def _hits(source: Any, index: np.ndarray, call: _Call, starts: Any, start: int, 
     where = list(np.unravel_index(places, index.shape)) if index.ndim else []
     where[d] = position.reshape(-1)[places] - start
     shape = (*index.shape, *source.shape[2:]) if tokens else index.shape
-    return _Part(shape, places, np.asarray(source)[tuple(where)])
+    return _Part(shape, places, source[tuple(where)])
 
 
 def _positions(index: np.ndarray, size: int, call: _Call) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -12,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nbgather
-from nbgather import _files, _validate
+from nbgather import _validate
 
 try:
     import zarr
 except ImportError:
     raise ImportError('nbgather.dask.dataset needs zarr: pip install "nbgather[dask]"') from None
 
+from nbgather.dask._journal import Journal
+
 __all__ = ["Progress", "mask_dataset"]
 
-#: Where a dataset keeps its settings and which chunks are done, inside its folder.
-JOURNAL = ".nbgather"
 ARRAYS = ("x_masked", "mask", "ids_restore")
 
 
@@ -56,7 +55,9 @@ def mask_dataset(
 
     Sample n has the id n, so the masks are those of :func:`nbgather.random_masking` on the whole.
     A chunk counts as done when all of it is written; a run that was interrupted, in whatever way,
-    is taken up by the same call, which leaves alone what is done.
+    is taken up by the same call, which leaves alone what is done. Until all is done the group holds
+    a folder ``.nbgather`` that says how far it is; then its attribute ``nbgather`` holds the
+    settings.
 
     Parameters
     ----------
@@ -107,10 +108,14 @@ def mask_dataset(
         "patch_size": None if patch_size is None else list(plan.patch), "scale": scale, **options,
     }  # fmt: skip
     folder = Path(target)
-    group = _begun(folder, settings, x.shape[0], plan, chunk)
-    done = folder / JOURNAL / "done"
+    journal = Journal(folder, settings, ARRAYS)
     chunks = math.ceil(x.shape[0] / chunk)
-    there = {int(p.name) for p in done.iterdir() if p.name.isdigit()}
+    if journal.is_complete():
+        journal.clear()  # which a kill may have cut short
+        progress(Progress(chunks, chunks))
+        return folder
+    group = _begun(folder, journal, x.shape[0], plan, chunk)
+    there = journal.done()
     progress(Progress(len(there), chunks))
     for number in range(chunks):
         if number in there:
@@ -125,9 +130,10 @@ def mask_dataset(
             made = nbgather.masked_patchify(samples, plan.patch, scale=scale, **given)
         for name, part in zip(ARRAYS, made, strict=True):
             group[name][start:stop] = part
-        _files.write(done / str(number), b"")  # only now is it done
+        journal.mark(number)  # only now is it done
         there.add(number)
         progress(Progress(len(there), chunks))
+    journal.complete(group)
     return folder
 
 
@@ -193,25 +199,19 @@ def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) ->
     tokens = math.prod(grid)
     keep = _validate.len_keep(tokens, mask_ratio, None)
     width = math.prod(patch) * shape[1]
-    if scale is not None:
+    if _validate.affine(scale, None, None, shape[1]) is not None:
         _validate.pixels(str(x.dtype))
     dtype = x.dtype if scale is None else np.dtype(np.float32)
     return _Plan(keep, tokens, (width,), dtype, patch)
 
 
-def _begun(folder: Path, settings: dict[str, Any], samples: int, plan: _Plan, chunk: int) -> Any:
+def _begun(folder: Path, journal: Journal, samples: int, plan: _Plan, chunk: int) -> Any:
     """The group to write to: new, or the one that these settings began."""
-    journal = folder / JOURNAL / "settings.json"
-    text = json.dumps(settings, indent=1)
-    if journal.exists():
-        if journal.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{folder} was begun with other settings, which {journal} holds: choose another"
-                " target, or remove it"
-            )
+    if journal.is_begun():
         return zarr.open_group(str(folder), mode="r+")
-    if folder.exists() and any(p.name != JOURNAL for p in folder.iterdir()) and not _ours(folder):
+    if not journal.may_begin():
         raise ValueError(f"{folder} holds something else: choose another target, or remove it")
+    journal.reserve()
     group = zarr.open_group(str(folder), mode="a")
     shapes: Iterator[tuple[str, tuple[int, ...], Any]] = iter(
         (
@@ -225,14 +225,5 @@ def _begun(folder: Path, settings: dict[str, Any], samples: int, plan: _Plan, ch
             name, shape=(samples, *inner), chunks=(chunk, *(max(n, 1) for n in inner)),
             dtype=dtype, overwrite=True,
         )  # fmt: skip
-    (folder / JOURNAL / "done").mkdir(parents=True, exist_ok=True)
-    _files.write(folder / JOURNAL / "begun", b"")
-    _files.write(journal, text.encode())  # last: without it nothing has been begun
+    journal.begin()
     return group
-
-
-def _ours(folder: Path) -> bool:
-    """Whether what is there is a beginning of ours that was cut short."""
-    return (folder / JOURNAL).is_dir() or {p.name for p in folder.iterdir()} <= {
-        "zarr.json", ".zgroup", ".zattrs", *ARRAYS,
-    }  # fmt: skip

@@ -39,6 +39,8 @@ const canvasIsRight = (page) => page.evaluate((grey) => {
 await withPage(executablePath, async (page) => {
   const foreign = [];
   page.on("request", (request) => request.url().startsWith(url) || request.url().startsWith("data:") || request.url().startsWith("blob:") || foreign.push(request.url()));
+  const refused = [];
+  page.on("console", (message) => /Content Security Policy/.test(message.text()) && refused.push(message.text()));
   await page.goto(url);
   await until(page, "the sample photo", () => window.shown);
   await page.evaluate(() => { window.shown = undefined; });
@@ -83,6 +85,7 @@ await withPage(executablePath, async (page) => {
   await until(page, "the last place of the slider", () => window.shown.ratio === 0.6);
   await page.screenshot({ path: picture, fullPage: true });
   check(!foreign.length, `asked for elsewhere: ${foreign}`);
+  check(!refused.length, `the page's own policy refused: ${refused}`);
 });
 for (const problem of problems) console.log(problem);
 console.log(`the page of nbgather web: ${cases.length} masks and ${problems.length} problems; screenshot ${picture}`);
