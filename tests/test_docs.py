@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +55,39 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_readmes_code_runs():
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_readmes_code_runs(number):
+    """Each block by itself, in an interpreter of its own."""
+    block = blocks("python")[number]
+    result = subprocess.run(
+        [sys.executable, "-c", block], cwd=README.parent, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_readme_says_of_its_first_block():
     scope = {}
-    found = blocks("python")
-    assert len(found) >= 2
-    for block in found:
-        exec(block, scope)  # one after the other, as it is read
+    exec(blocks("python")[0], scope)
     assert scope["whole"].shape == scope["x"].shape
     assert nbgather.gather(scope["x"], 1, np.array([[[0, 5, 2, 7]]])).tolist() == [
         [[0, 21, 10, 31]]
     ]
+
+
+def test_the_webdataset_recipe():
+    """What the recipe defines, fed with what WebDataset's pipeline hands it."""
+    text = (README.parent / "scripts" / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "webdataset" in b)
+    code = block.replace("import webdataset as wds\n", "").partition("\nloader =")[0]
+    scope = {"epoch": 3}
+    exec(code, scope)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
+    got = scope["mask"](([*images], [f"train/img_{k:05}" for k in (7, 3, 0, 9, 4)]))
+    expected = nbgather.masked_patchify(
+        images.transpose(0, 3, 1, 2), 16, seed=0, epoch=3, sample_ids=np.array([7, 3, 0, 9, 4])
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected))
+    assert got.x_masked.shape == (5, 1, 768)
 
 
 def test_the_readmes_error_is_the_error():
