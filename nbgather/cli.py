@@ -38,7 +38,8 @@ def main() -> None:
             sys.exit(2 if mistake else 1)
         text = ": ".join(filter(None, (type(error).__name__, _one_line(error))))
         sys.stderr.write(
-            f"nbgather failed: {text} (this is a bug of nbgather's; --debug shows the traceback to report)\n"
+            f"nbgather failed: {text} (this is a bug of nbgather's; --debug shows the traceback to"
+            " report)\n"
         )
         sys.exit(1)
 
