@@ -8,13 +8,14 @@ import contextlib
 import functools
 import math
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nbgather import _plan
-from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, _one_token
+from nbgather import _plan, backends
+from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, torch_token
 from nbgather.backends import cuda
 from nbgather.backends._cuda_driver import Place
 
@@ -43,6 +44,9 @@ class _Device(Adapter):
     def writeable(self, array: Any) -> bool:
         return True
 
+    def adopt(self, array: np.ndarray, like: Any) -> Any:
+        return self.from_numpy(array, like)
+
     def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
         return self.empty(shape, like)  # the libraries' own pools know when memory is free again
 
@@ -63,26 +67,25 @@ class _Device(Adapter):
                     layout.dtype.itemsize, *self.place(source),
                 )  # fmt: skip
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 (there is one adapter for good)
-    def _kept(self, data: bytes, place: Place, like: _Held) -> Any:
-        return self.from_numpy(np.frombuffer(data, np.float32).copy(), like.array)
-
     def constant(self, array: np.ndarray, like: Any) -> Any:
         """Few float32 that are asked for again and again, beside ``like``."""
-        return self._kept(array.tobytes(), *self.place(like), _Held(like))
+        # The stream is a part of the key: another one would not wait for the copy.
+        key = (self.name, type(like).__module__, array.tobytes(), *self.place(like))
+        with _constants_lock:
+            held = _constants.pop(key, None)
+        if held is None:
+            held = self.from_numpy(array.copy(), like)
+        with _constants_lock:
+            _constants[key] = held  # the latest last
+            while len(_constants) > _MOST_CONSTANTS:
+                del _constants[next(iter(_constants))]
+        return held
 
 
-class _Held:
-    """An array that is no part of a cache's key."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held)
-
-    def __hash__(self) -> int:
-        return 0
+#: Small arrays of numbers on a device, by their bytes and where they are. Nothing of a caller's.
+_constants: dict[tuple[Any, ...], Any] = {}
+_constants_lock = threading.Lock()
+_MOST_CONSTANTS = 64
 
 
 class TorchCudaAdapter(_Device, TorchAdapter):
@@ -117,12 +120,7 @@ class TorchCudaAdapter(_Device, TorchAdapter):
             return torch.full(shape, value, dtype=array.dtype, device=array.device)
         if not isinstance(value, torch.Tensor) or value.device != array.device:
             raise TypeError(f"x_visible is a torch array on {array.device} and mask_token is not")
-        if not torch.can_cast(value.dtype, array.dtype):
-            raise TypeError(
-                f"mask_token has dtype {value.dtype}: it must go into {array.dtype} without loss"
-            )
-        token = _one_token(torch.broadcast_to, value.detach(), shape)
-        return token.to(array.dtype).contiguous()
+        return torch_token(torch, value.detach(), array.dtype, shape).contiguous()
 
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
         return self.torch.from_numpy(array).to(like.device)
@@ -137,6 +135,7 @@ class InterfaceAdapter(_Device):
     name = "CUDA"
 
     def key(self, array: Any) -> Key:
+        backends.get("cuda")  # what can be wrong with the driver is said there
         told = array.__cuda_array_interface__
         dtype = getattr(array, "dtype", None)  # knows bfloat16, which the interface has no word for
         if not isinstance(dtype, np.dtype):
@@ -155,6 +154,11 @@ class InterfaceAdapter(_Device):
     def numpy_dtype(self, array: Any) -> Any:
         return self.key(array)[2]
 
+    def require_strided(self, array: Any) -> None:
+        self.key(array)
+        if not hasattr(array, "reshape"):
+            raise TypeError(f"a {type(array).__module__} array cannot be reshaped: CuPy's can")
+
     def address(self, array: Any) -> int:
         return int(array.__cuda_array_interface__["data"][0])
 
@@ -162,6 +166,7 @@ class InterfaceAdapter(_Device):
         return not array.__cuda_array_interface__["data"][1]
 
     def place(self, array: Any) -> tuple[Place, ...]:
+        backends.get("cuda")  # what can be wrong with the driver is said there
         return (_library(array).place(array),)
 
     def on(self, array: Any) -> Any:

@@ -94,7 +94,7 @@ class DaskAdapter(_arrays.Adapter):
     detours = True
     takes = frozenset({"NumPy"})
 
-    def detour(self, *arrays: Any) -> Any:
+    def detour(self, *arrays: Any, operator: bool = True) -> Any:
         return sys.modules[__name__]
 
     def device(self, array: Any) -> str:

@@ -120,7 +120,7 @@ class JaxAdapter(Adapter):
         #: None: whether an array is on one CPU device is looked up every time.
         self.plain = frozenset()
 
-    def detour(self, *arrays: Any) -> Any:
+    def detour(self, *arrays: Any, operator: bool = True) -> Any:
         return sys.modules[__name__]
 
     def permute(self, array: Any, order: tuple[int, ...]) -> Any:

@@ -186,7 +186,9 @@ def plan_gather(
     x_name, i_name = NAMES[kind]
     _validate.itemsize(x.dtype.name, x.dtype.itemsize, ITEMSIZES, x_name)
     plan = GatherPlan()
-    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, i_name)
+    # Which exception is NumPy's own for take_along_axis.
+    error = IndexError if kind == "along" else TypeError
+    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, i_name, error)
     plan.mode, plan.from_end = _validate.mode(mode), False
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
     plan.needs_copy, plan.width = not i.dtype.native, 0
@@ -196,7 +198,7 @@ def plan_gather(
         if math.prod(i.shape):
             _validate.gather_shapes(x.shape, i.shape, plan.dim)
     elif kind == "along":
-        plan.dim, plan.from_end = _validate.dim(dim, len(x.shape), "axis"), True
+        plan.dim, plan.from_end = _validate.axis(dim, len(x.shape)), True
         plan.shape = _validate.along_shape(x.shape, i.shape, plan.dim)
         plan.index_strides = _broadcast(i, plan.shape)
         x = x._replace(shape=x.shape or (1,), strides=_broadcast(x, plan.shape, plan.dim))

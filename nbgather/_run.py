@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,16 @@ def gather(
             result = known.again(small, (kind, dim, mode), input, index)
             if result is not None:
                 return result
+    mode = _validate.mode(mode)
     input_name, index_name = _plan.NAMES[kind]
-    adapted = _arrays.same_adapter(input, input_name, index, index_name)
+    adapted = _arrays.adapter(input, input_name)
+    if mode == "fill" and kind != "restore":
+        fill = _arrays.scalar(fill, "fill_value")
+    index = _arrays.beside(adapted, input, input_name, index, index_name)
     if adapted.detours:
         detour = adapted.detour(input, index)
         if detour is not None:
+            fill = fill.item() if isinstance(fill, np.generic) else fill
             return detour.via_gather(kind, input, dim, index, mode, fill, out, backend)
     if adapted.wants_grad(input):
         from nbgather import _torch_grad as autograd
@@ -116,8 +122,14 @@ def _remember(
             adapted.numpy_dtype(x),
             plan.item_mask,
             plan.index_mask,
+            (plan.itemsize, _nbytes(adapted, x), plan.index_mask + 1, _nbytes(adapted, i)),
             (plan, numbers),
         )
+
+
+def _nbytes(adapted: Adapter, array: Any) -> int:
+    shape, _, dtype = adapted.layout(adapted.key(array))
+    return math.prod(shape) * dtype.itemsize
 
 
 def _checked_out(
@@ -128,7 +140,12 @@ def _checked_out(
         raise TypeError(f"out is a {found.name} array and the operands are {adapted.name} ones")
     if adapted.wants_grad(out):
         raise ValueError("out requires grad: gradients cannot flow into out")
-    key = adapted.key(out)
+    try:
+        key = adapted.key(out)
+    except LookupError:
+        raise ValueError(
+            "out is a lazy view (conjugate, negative or zero) of torch: a plain tensor is needed"
+        ) from None
     _validate.out_writeable(adapted.writeable(out))
     layout = adapted.layout(key)
     _validate.out_apart(layout.shape, layout.strides, layout.dtype.itemsize)
@@ -217,17 +234,19 @@ def scatter(
     input: Any, dim: int, index: Any, src: Any, *, add: bool, out: Any, backend: str | None
 ) -> Any:
     """Scatter ``src`` into a copy of ``input``; ``add`` sums into it."""
-    adapted = _arrays.same_adapter(input, "input", index, "index")
+    adapted = _arrays.adapter(input, "input")
+    index = _arrays.beside(adapted, input, "input", index, "index")
+    if add or not _arrays.is_number(src):
+        _arrays.same_adapter(input, "input", src, "src")
     if adapted.detours:
         detour = adapted.detour(input, index, src)
         if detour is not None:
             return detour.via_scatter(input, dim, index, src, add, out, backend)
     x, x_key = _arrays.ready(adapted, input)
     i, i_key = _arrays.ready(adapted, index)
-    if not add and isinstance(src, (int, float, complex)):
+    if not add and _arrays.is_number(src):
         s, s_key = adapted.scalar_bits(x, src, "src"), None
     else:
-        _arrays.same_adapter(input, "input", src, "src")
         s, s_key = _arrays.ready(adapted, src)
     if out is not None:
         operands = [("input", x, x_key), ("index", i, i_key)]

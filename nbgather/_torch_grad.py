@@ -71,6 +71,29 @@ def restore_grad(
     return to_x, to_token
 
 
+def restore_tangent(
+    x_visible: torch.Tensor | None,
+    mask_token: torch.Tensor | None,
+    ids_restore: torch.Tensor,
+    shape: tuple[int, ...],
+) -> torch.Tensor | None:
+    """The tangent of restore_tokens, of ``shape``, by those of its operands (None for zero)."""
+    given = x_visible if x_visible is not None else mask_token
+    if given is None:
+        return None
+    ids = expanded(ids_restore, torch.Size(shape)).to(torch.int64)
+    result = given.new_zeros(shape)
+    if mask_token is not None:
+        while mask_token.ndim > len(shape) - 2:  # one token may come as [1, 1, D]
+            mask_token = mask_token[0]
+        result = mask_token.to(given.dtype).expand(shape)
+    kept = 0 if x_visible is None else x_visible.shape[1]
+    if x_visible is not None and kept:
+        visible = torch.gather(x_visible, 1, ids.clamp(max=kept - 1))
+        result = torch.where(ids < kept, visible, result)
+    return result.contiguous()
+
+
 def scatter_grads(
     grad: torch.Tensor,
     dim: int,
@@ -96,6 +119,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, input: Any, call: tuple[Any, ...], index: Any) -> Any:
         kind, dim, mode, fill, backend = call
         ctx.save_for_backward(index)
+        ctx.save_for_forward(index)
         ctx.shape, ctx.call = input.shape, call
         return _run.gather(kind, input, dim, index, mode, fill, None, backend)
 
@@ -108,6 +132,12 @@ class _Gather(torch.autograd.Function):
         if kind == "tokens":
             index = expanded(index, ctx.shape)
         return gather_grad(grads[0], ctx.shape, dim, index, mode), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        kind, dim, mode, _, backend = ctx.call
+        return _run.gather(kind, tangents[0], dim, index, mode, 0, None, backend)
 
 
 def gather(
@@ -123,6 +153,7 @@ class _Restore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_visible: Any, mask_token: Any, ids_restore: Any, call: Any) -> Any:
         ctx.save_for_backward(ids_restore)
+        ctx.save_for_forward(ids_restore)
         ctx.shapes = x_visible.shape, mask_token.shape
         row, backend = call
         return _run.gather("restore", x_visible, 1, ids_restore, "fill", row, None, backend)
@@ -133,6 +164,12 @@ class _Restore(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         to_x, to_token = restore_grad(grads[0], ids_restore, ctx.shapes, wanted)
         return to_x, to_token, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (ids_restore,) = ctx.saved_tensors
+        shape = (*ids_restore.shape, *ctx.shapes[0][2:])
+        return restore_tangent(tangents[0], tangents[1], ids_restore, shape)
 
 
 def restore(x_visible: Any, ids_restore: Any, mask_token: Any, row: Any, backend: Any) -> Any:
@@ -145,6 +182,8 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, input: Any, src: Any, index: Any, call: tuple[Any, ...]) -> Any:
         dim, add, backend = call
         ctx.save_for_backward(index)
+        ctx.save_for_forward(index)
+        ctx.input_shape = input.shape
         ctx.call, ctx.src_shape = (dim, add), getattr(src, "shape", None)
         return _run.scatter(input, dim, index, src, add=add, out=None, backend=backend)
 
@@ -155,6 +194,17 @@ class _Scatter(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         to_input, to_src = scatter_grads(grads[0], dim, index, ctx.src_shape, add, wanted)
         return to_input, to_src, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        dim, add = ctx.call
+        to_input, to_src = tangents[:2]
+        if to_input is None:
+            to_input = to_src.new_zeros(ctx.input_shape)
+        if to_src is None:
+            to_src = 0 if ctx.src_shape is None else to_input.new_zeros(ctx.src_shape)
+        return _run.scatter(to_input, dim, index, to_src, add=add, out=None, backend=None)
 
 
 def scatter(input: Any, dim: int, index: Any, src: Any, add: bool, out: Any, backend: Any) -> Any:

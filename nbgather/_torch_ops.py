@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nbgather import indexing, masking, patches
+from nbgather import _validate, indexing, masking, patches
 from nbgather._torch_grad import (
     along_grad,
     expanded,
@@ -64,7 +64,7 @@ def _is_one(size: Any) -> bool:
 
 def _keep(length: Any, mask_ratio: float) -> Any:
     share = length * (1 - mask_ratio)
-    return int(share) if isinstance(length, int) else torch.sym_int(share)
+    return torch.sym_int(share) if isinstance(length, torch.SymInt) else int(share)
 
 
 gather = _define(
@@ -98,6 +98,18 @@ token_noise = _define(
     "token_noise(int seed, Tensor sample_ids, SymInt num_tokens, *, SymInt epoch=0) -> Tensor",
     masking.token_noise,
     lambda seed, sample_ids, num_tokens, epoch=0: sample_ids.new_empty(
+        (sample_ids.shape[0], num_tokens), dtype=torch.float32
+    ),
+)
+
+
+seeded_noise = _define(
+    # The same with seed and epoch as tensors of one int64, which a graph takes as they come.
+    "seeded_noise(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
+    lambda seed, epoch, sample_ids, num_tokens: masking.token_noise(
+        int(seed), sample_ids, num_tokens, epoch=int(epoch)
+    ),
+    lambda seed, epoch, sample_ids, num_tokens: sample_ids.new_empty(
         (sample_ids.shape[0], num_tokens), dtype=torch.float32
     ),
 )
@@ -347,51 +359,136 @@ def via_scatter(
 
 def via_masking(
     x: Any,
-    mask_ratio: float,
+    mask_ratio: Any,
     noise: Any,
     seed: int | None,
     ids: Any,
     epoch: int,
     num_keep: Any,
     backend: Any,
-) -> masking.MaskedTokens:
-    """A masking by operators."""
+) -> masking.MaskedTokens | masking.PaddedTokens:
+    """A masking by operators, under the checks of the eager one."""
     _no_options(None, backend)
-    if noise is None:
-        if seed is None:
-            # torch's own generator, which its compiler knows how to replay.
-            noise = torch.rand(x.shape[0], x.shape[1], device=x.device)
-        else:
-            if ids is None:
-                ids = torch.arange(x.shape[0], device=x.device)
-            noise = via_noise(seed, ids, x.shape[1], epoch, None)
+    noise = _noise_for(x, "x", (x.shape[0], x.shape[1]), noise, seed, ids, epoch)
+    return _masked(x, mask_ratio, noise, num_keep)
+
+
+def seeded_masking(
+    x: Any, mask_ratio: float, seed: Any, epoch: Any, ids: Any, num_keep: int | None
+) -> masking.MaskedTokens:
+    """A masking whose seed and epoch are tensors, so that a graph serves every epoch."""
+    _validate.ids_of(tuple(ids.shape), x.shape[0], "x")
+    noise = seeded_noise(seed, epoch, ids, x.shape[1])
+    return _masked(x, mask_ratio, noise, num_keep)  # type: ignore[return-value]
+
+
+def drawn_seed() -> Any:
+    """A seed from torch's generator of the CPU, as a tensor."""
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+
+def _noise_for(
+    x: Any, what: str, pair: tuple[Any, Any], noise: Any, seed: Any, ids: Any, epoch: Any
+) -> Any:
+    """The scores of a masking: as they were given, or drawn."""
+    _validate.one_source(noise, seed, ids)
+    if noise is not None:
+        _validate.noise(tuple(noise.shape), pair, tuple(x.shape), what)
+        return noise
+    at = _validate.epoch(epoch)
+    if ids is None:
+        ids = torch.arange(pair[0], device=x.device)
+    _validate.ids_of(tuple(ids.shape), pair[0], what)
+    if seed is None:
+        zero = torch.zeros((), dtype=torch.int64, device="cpu")
+        return seeded_noise(drawn_seed(), zero + at, ids, pair[1])
+    return via_noise(_validate.bits64(seed, "seed"), ids, pair[1], at, None)
+
+
+def _counts(num_keep: Any, samples: Any, tokens: Any) -> Any:
+    if isinstance(num_keep, torch.Tensor):
+        raise TypeError(
+            "num_keep is a tensor where torch traces the call, which does not know its values:"
+            " an int is needed, or a list of them"
+        )
+    return _validate.keep_counts(num_keep, samples, tokens)
+
+
+def _masked(
+    x: Any, mask_ratio: Any, noise: Any, num_keep: Any
+) -> masking.MaskedTokens | masking.PaddedTokens:
+    samples, tokens = x.shape[0], x.shape[1]
+    counts = _counts(num_keep, samples, tokens)
+    if counts is not None:
+        ids_keep, ids_restore, mask = _ranked_by_counts(noise, counts)
+        x_masked = gather_tokens(x, ids_keep, mode="fill", fill_value=0)
+        valid = _valid(counts, x.device)
+        return masking.PaddedTokens(x_masked, mask, ids_restore, valid)
     if num_keep is None:
-        return masking.MaskedTokens(*random_masking(x, noise, float(mask_ratio))[:3])
-    ids_keep, ids_restore, mask = rank_tokens(noise, num_keep)
+        made = random_masking(x, noise, _validate.ratio(mask_ratio))
+        return masking.MaskedTokens(*made[:3])
+    ids_keep, ids_restore, mask = rank_tokens(noise, _validate.len_keep(tokens, None, num_keep))
     return masking.MaskedTokens(gather_tokens(x, ids_keep), mask, ids_restore)
+
+
+def _valid(counts: list[int], device: Any) -> Any:
+    """Which slots hold a token where sample n keeps ``counts[n]``: bool `[N, max K]`."""
+    kept = torch.tensor(counts, dtype=torch.int64, device=device)[:, None]
+    return torch.arange(max(counts, default=0), device=device) < kept
+
+
+def _ranked_by_counts(scores: Any, counts: Any) -> masking.TokenMask:
+    """Ranks where each sample keeps a number of its own."""
+    most = max(counts, default=0)
+    ids_keep, ids_restore, _ = rank_tokens(scores, most)
+    kept = torch.tensor(counts, dtype=torch.int64, device=scores.device)[:, None]
+    ids_keep = torch.where(_valid(counts, scores.device), ids_keep, -1)
+    return masking.TokenMask(ids_keep, ids_restore, (ids_restore >= kept).to(torch.float32))
 
 
 def via_ranks(scores: Any, num_keep: Any, backend: Any) -> masking.TokenMask:
     """Ranks by their operator."""
     _no_options(None, backend)
-    return masking.TokenMask(*rank_tokens(scores, num_keep))
+    _validate.scores(tuple(scores.shape), str(scores.dtype).removeprefix("torch."))
+    counts = _counts(num_keep, scores.shape[0], scores.shape[1])
+    if counts is not None:
+        return _ranked_by_counts(scores, counts)
+    keep = _validate.len_keep(scores.shape[1], None, num_keep)
+    return masking.TokenMask(*rank_tokens(scores, keep))
 
 
 def via_noise(seed: int, ids: Any, num_tokens: Any, epoch: Any, backend: Any) -> Any:
     """Noise by its operator, whose integers are signed."""
     _no_options(None, backend)
+    seed = _validate.bits64(seed, "seed")
     signed = seed - 2**64 if seed >= 2**63 else seed
-    return token_noise(signed, ids, num_tokens, epoch=epoch)
+    return token_noise(signed, ids, num_tokens, epoch=_validate.epoch(epoch))
+
+
+@torch.compiler.assume_constant_result
+def _can_cast(dtype: Any, other: Any) -> bool:
+    return torch.can_cast(dtype, other)
 
 
 def via_restore(x_visible: Any, ids_restore: Any, mask_token: Any, valid: Any, backend: Any) -> Any:
     """Restore tokens by their operator; the mask token may broadcast."""
     _no_options(None, backend)
     shape = x_visible.shape[2:]
-    token = torch.as_tensor(mask_token, dtype=x_visible.dtype, device=x_visible.device)
-    if token.ndim > len(shape):
-        token = token.reshape(token.shape[token.ndim - len(shape) :])
+    _validate.token_shapes(
+        tuple(x_visible.shape), tuple(ids_restore.shape), "x_visible", "ids_restore"
+    )
+    _validate.restore_shapes(tuple(x_visible.shape), tuple(ids_restore.shape))
+    if isinstance(mask_token, torch.Tensor):
+        castable = _can_cast(mask_token.dtype, x_visible.dtype)
+        _validate.castable_token(castable, mask_token.dtype, x_visible.dtype)
+        _validate.one_token(tuple(mask_token.shape), tuple(shape))
+        token = mask_token.to(x_visible.dtype)
+        while token.ndim > len(shape):
+            token = token[0]
+    else:
+        token = torch.full((), mask_token, dtype=x_visible.dtype, device=x_visible.device)
     if valid is not None:
+        _validate.valid_tokens(tuple(valid.shape), str(valid.dtype), tuple(x_visible.shape))
         visible = valid.reshape(*valid.shape, *(1,) * len(shape))
         x_visible = torch.where(visible, x_visible, token)
     return restore_tokens(x_visible, ids_restore, token.expand(shape))
@@ -409,22 +506,48 @@ def via_strategy(order: Any, ids: Any) -> Any:
     )
 
 
+@torch.compiler.assume_constant_result
+def _affine_or_message(
+    scale: Any, mean: Any, std: Any, channels: int
+) -> tuple[tuple[float, ...] | None, bool, str]:
+    """What :func:`_affine` gives, computed once; else whether a kind was wrong, and what."""
+    try:
+        numbers = _validate.affine(scale, mean, std, channels)
+    except (TypeError, ValueError) as error:
+        return None, isinstance(error, TypeError), str(error)
+    return (None if numbers is None else tuple(numbers.tolist())), False, ""
+
+
+def _affine(scale: Any, mean: Any, std: Any, channels: int) -> tuple[float, ...] | None:
+    """Scale, means and stds as numbers of float32, computed while the call is traced."""
+    numbers, of_kind, message = _affine_or_message(scale, mean, std, channels)
+    if message and of_kind:
+        raise TypeError(message)
+    if message:
+        raise ValueError(message)
+    return numbers
+
+
 def via_patches(
     images: Any, patch_size: Any, mask_ratio: Any, options: dict[str, Any]
-) -> masking.MaskedTokens:
+) -> masking.MaskedTokens | masking.PaddedTokens:
     """All patches, of which the masking's operator keeps some."""
+    _no_options(None, options["backend"])
+    affine = _affine(options["scale"], options["mean"], options["std"], images.shape[1])
+    if affine is not None:
+        _validate.pixels(str(images.dtype))
     tokens = patches.patchify(images, patch_size)
-    made = via_masking(
-        tokens, mask_ratio, options["noise"], options["seed"], options["sample_ids"],
-        options["epoch"], options["num_keep"], options["backend"],
-    )  # fmt: skip
-    scale, mean, std = (options[name] for name in ("scale", "mean", "std"))
-    if scale is None and mean is None and std is None:
+    pair = (tokens.shape[0], tokens.shape[1])
+    given = (options[k] for k in ("noise", "seed", "sample_ids", "epoch"))
+    made = _masked(
+        tokens, mask_ratio, _noise_for(images, "images", pair, *given), options["num_keep"]
+    )
+    if affine is None:
         return made
     pixels = tokens.shape[2] // images.shape[1]
-    rows = [
-        torch.as_tensor(value, dtype=torch.float32).expand(images.shape[1]).repeat(pixels)
-        for value in (0.0 if mean is None else mean, 1.0 if std is None else std)
-    ]
-    scaled = made.x_masked.float() * torch.tensor(1.0 if scale is None else scale)
-    return made._replace(x_masked=(scaled - rows[0]) / rows[1])
+    numbers = torch.tensor(affine, dtype=torch.float32, device=images.device)
+    scale, mean, std = numbers.split([1, images.shape[1], images.shape[1]])
+    kept = (made.x_masked.float() * scale - mean.repeat(pixels)) / std.repeat(pixels)
+    if isinstance(made, masking.PaddedTokens):
+        kept = torch.where(made.valid[..., None], kept, 0.0)
+    return made._replace(x_masked=kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,19 @@ def integer(value: Any, what: str) -> int:
 
 
 def mode(value: Any) -> str:
-    if value not in MODES:
+    if not isinstance(value, str) or value not in MODES:
         raise ValueError(f"mode is {value!r}: it must be one of {', '.join(map(repr, MODES))}")
-    return str(value)
+    return MODES[MODES.index(value)]
+
+
+def axis(value: int, ndim: int) -> int:
+    """An axis counted from the front; NumPy's own IndexError if there is none."""
+    if not -ndim <= value < ndim:
+        allowed = f"{-ndim} to {ndim - 1}" if ndim else "there is none"
+        raise np.exceptions.AxisError(
+            f"axis {value} is out of range for {ndim} dimensions: {allowed}"
+        )
+    return value + ndim if value < 0 else value
 
 
 def dim(value: int, ndim: int, what: str = "dim") -> int:
@@ -45,9 +56,9 @@ def itemsize(name: str, size: int, sizes: tuple[int, ...], what: str) -> None:
         )
 
 
-def index_dtype(name: str, code: str | None, what: str) -> str:
+def index_dtype(name: str, code: str | None, what: str, error: type[Exception] = TypeError) -> str:
     if code is None:
-        raise TypeError(f"{what} has dtype {name}: an integer dtype is needed")
+        raise error(f"{what} has dtype {name}: an integer dtype is needed")
     return code
 
 
@@ -134,6 +145,23 @@ def token_shapes(
             f"{x_name} has shape {x_shape} and {ids_name} {ids_shape}: [N, L, ...] and [N, K] with"
             " the same N are needed"
         )
+
+
+def one_token(came: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """A mask token broadcasts to one token; leading dimensions of 1 do not count."""
+    sizes = came
+    while len(sizes) > len(shape) and sizes[0] == 1:
+        sizes = sizes[1:]
+    paired = zip(reversed(sizes), reversed(shape), strict=False)
+    if len(sizes) > len(shape) or any(n not in (1, m) for n, m in paired):
+        raise ValueError(
+            f"mask_token has shape {came}: it must broadcast to one token of shape {shape}"
+        )
+
+
+def castable_token(safe: bool, token_dtype: Any, dtype: Any) -> None:
+    if not safe:
+        raise TypeError(f"mask_token has dtype {token_dtype}: it must go into {dtype} without loss")
 
 
 def restore_shapes(x_shape: tuple[int, ...], ids_shape: tuple[int, ...]) -> None:
@@ -303,17 +331,18 @@ def len_keep(num_tokens: int, mask_ratio: Any, num_keep: Any) -> int:
     return int(num_tokens * (1 - ratio(mask_ratio)))
 
 
-def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | None:
-    """A number of kept tokens for each sample as int64 `[N]`; None where it is one for all."""
+def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> list[int] | None:
+    """A number of kept tokens for each of the samples; None where it is one for all."""
     if num_keep is None or isinstance(num_keep, (int, float, np.integer, np.floating)):
         return None
-    values = num_keep if isinstance(num_keep, (list, tuple)) else np.asarray(num_keep)
-    if isinstance(values, np.ndarray):
-        if values.ndim == 0:
+    values = num_keep
+    if not isinstance(num_keep, (list, tuple)):
+        array = np.asarray(num_keep)
+        if array.ndim == 0 and array.dtype.kind in "iu":
             return None
-        if values.dtype.kind not in "iu":
-            raise TypeError(f"num_keep has dtype {values.dtype}: whole numbers are needed")
-        values = values.ravel().tolist() if values.ndim == 1 else [values.shape]
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"num_keep has dtype {array.dtype}: whole numbers are needed")
+        values = array.tolist() if array.ndim == 1 else [array.shape]
     if len(values) != samples or any(isinstance(v, tuple) for v in values):
         raise ValueError(
             f"num_keep has shape {np.shape(num_keep)}: a number for each of the {samples} samples"
@@ -323,15 +352,27 @@ def keep_counts(num_keep: Any, samples: int, num_tokens: int) -> np.ndarray | No
     for n, keep in enumerate(counts):
         if not 0 <= keep <= num_tokens:
             raise ValueError(f"num_keep[{n}] is {keep}: it must be between 0 and L = {num_tokens}")
-    return np.array(counts, np.int64)
+    return counts
 
 
 def ratio(mask_ratio: Any) -> float:
+    """A number between 0 and 1 as a float; text and bools are none."""
+    kind = type(mask_ratio).__name__
+    if isinstance(mask_ratio, (str, bytes, bytearray, bool)) or "bool" in str(
+        getattr(mask_ratio, "dtype", "")
+    ):
+        raise TypeError(f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed")
+    if getattr(mask_ratio, "shape", ()) != ():
+        raise TypeError(
+            f"mask_ratio has shape {tuple(mask_ratio.shape)}: one number for all is needed"
+        )
     try:
         value = float(mask_ratio)
+    except OverflowError:
+        value = math.inf
     except (TypeError, ValueError):
         raise TypeError(
-            f"mask_ratio is {mask_ratio!r} of type {type(mask_ratio).__name__}: a number is needed"
+            f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed"
         ) from None
     if math.isnan(value) or not 0 <= value <= 1:
         raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
@@ -361,8 +402,8 @@ def count(value: Any, what: str) -> int:
 
 
 def sample_ids(shape: tuple[int, ...], dtype: str) -> None:
-    if dtype.lstrip("<>=") not in ("int64", "i8"):
-        raise TypeError(f"sample_ids has dtype {dtype}: int64 is needed")
+    if re.fullmatch(r"[<>=|]?(u?int(8|16|32|64)|[iu][1248])", dtype) is None:
+        raise TypeError(f"sample_ids has dtype {dtype}: an integer dtype is needed")
     if len(shape) != 1:
         raise ValueError(f"sample_ids has shape {shape}: [N] is needed")
 
@@ -390,6 +431,16 @@ def noise(
         raise ValueError(
             f"noise has shape {shape} and {what} {x_shape}: noise must be [N, L] = {pair}"
         )
+
+
+def one_source(noise: Any, seed: Any, sample_ids: Any) -> None:
+    """Scores are given as noise, or drawn by a seed for sample ids."""
+    if noise is not None and seed is not None:
+        raise ValueError("both noise and seed were given: give one of them")
+    if noise is not None and sample_ids is not None:
+        raise ValueError("sample_ids was given with noise: it goes with seed")
+    if seed is None and sample_ids is not None:
+        raise ValueError("sample_ids was given without seed: it goes with seed")
 
 
 def ids_of(shape: tuple[int, ...], samples: int, what: str) -> None:

@@ -159,9 +159,10 @@ def take_along_axis(
            [4]])
     """
     if axis is None:
-        _arrays.adapter(arr, "arr")
-        _arrays.adapter(indices, "indices")
-        _validate.flat_indices(indices.ndim)
+        adapted = _arrays.adapter(arr, "arr")
+        adapted.require_strided(arr)
+        indices = _arrays.beside(adapted, arr, "arr", indices, "indices")
+        _validate.flat_indices(len(adapted.shape(indices)))
         arr, axis = arr.reshape(-1), 0
     elif type(axis) is not int:
         axis = _validate.integer(axis, "axis")
@@ -361,7 +362,7 @@ def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
     """
     adapted = _arrays.same_adapter(input, "input", output, "output")
     if adapted.detours:
-        detour = adapted.detour(input, output)
+        detour = adapted.detour(input, output, operator=False)
         if detour is not None:
             return detour.via_infer(input, output)
     if adapted.home != "cpu":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -129,11 +129,11 @@ def token_noise(
     key = _validate.bits64(seed, "seed")
     tokens = _validate.count(num_tokens, "num_tokens")
     at = _validate.epoch(epoch)
-    if not isinstance(sample_ids, (int, np.integer)):
-        adapted = _arrays.adapter(sample_ids, "sample_ids")
-        detour = adapted.detour(sample_ids) if adapted.detours else None
-        if detour is not None:
-            return detour.via_noise(seed, sample_ids, num_tokens, epoch, backend)
+    sample_ids = counted_ids(sample_ids)
+    adapted = _arrays.adapter(sample_ids, "sample_ids")
+    detour = adapted.detour(sample_ids) if adapted.detours else None
+    if detour is not None:
+        return detour.via_noise(seed, sample_ids, num_tokens, epoch, backend)
     adapted, ids = plain_ids(sample_ids)
     samples = int(ids.shape[0])
     noise = adapted.empty((samples, tokens), ids, "float32")
@@ -150,15 +150,36 @@ def token_noise(
 
 def plain_ids(sample_ids: Any) -> tuple[_arrays.Adapter, Any]:
     """Sample ids, or 0 to N-1 for a number N, as a contiguous array of native int64."""
-    if isinstance(sample_ids, (int, np.integer)):
-        sample_ids = np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
+    sample_ids = counted_ids(sample_ids)
     adapted = _arrays.adapter(sample_ids, "sample_ids")
     ids, ids_key = _arrays.ready(adapted, sample_ids)
     layout = adapted.layout(ids_key)
+    integer = layout.dtype.integer
     _validate.sample_ids(layout.shape, layout.dtype.name)
+    if integer not in ("i8", "u8"):
+        return adapted, adapted.cast(ids, "int64")
     if layout.strides != (8,) or not layout.dtype.native or adapted.address(ids) % 8:
         ids = adapted.contiguous(ids)
-    return adapted, ids
+    # Of an id, 64 bits enter the counter.
+    return adapted, ids if integer == "i8" else adapted.reinterpret(ids, "int64")
+
+
+def counted_ids(sample_ids: Any) -> Any:
+    """Sample ids that are no array yet as one: 0 to N-1 for a number N, or a sequence of ids."""
+    if isinstance(sample_ids, (int, np.integer)):
+        return np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
+    if isinstance(sample_ids, (list, tuple, range)):
+        return _arrays.from_sequence(sample_ids, "sample_ids")
+    return sample_ids
+
+
+def _ids_beside(adapted: _arrays.Adapter, x: Any, what: str, sample_ids: Any) -> Any:
+    """Sample ids as an array of the library of ``x``; a number N must be the count of samples."""
+    if isinstance(sample_ids, (int, np.integer)):
+        count = _validate.count(sample_ids, "sample_ids")
+        _validate.ids_of((count,), int(x.shape[0]), what)
+        sample_ids = range(count)
+    return _arrays.beside(adapted, x, what, sample_ids, "sample_ids")
 
 
 def views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
@@ -242,10 +263,11 @@ def _kept(
     samples: int, tokens: int, mask_ratio: Any, num_keep: Any
 ) -> tuple[int, np.ndarray | None]:
     """K, and how many tokens each sample keeps where they differ."""
+    num_keep = _arrays.host_counts(num_keep, "num_keep")
     counts = _validate.keep_counts(num_keep, samples, tokens)
     if counts is None:
         return _validate.len_keep(tokens, mask_ratio, num_keep), None
-    return int(counts.max(initial=0)), counts
+    return max(counts, default=0), np.array(counts, np.int64)
 
 
 def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
@@ -273,6 +295,30 @@ def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
+@overload
+def random_masking(
+    x: Any,
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: int | None = None,
+    backend: str | None = None,
+) -> MaskedTokens: ...
+@overload
+def random_masking(
+    x: Any,
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any,
+    backend: str | None = None,
+) -> PaddedTokens: ...
 def random_masking(
     x: Any,
     mask_ratio: float = 0.75,
@@ -334,18 +380,19 @@ def random_masking(
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
     adapted = _arrays.adapter(x, "x")
+    if noise is None and backend is None:
+        result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
+        if result is not None:
+            return result
+    shape = adapted.shape(x)
+    _validate.tokens(shape)
+    noise, sample_ids = sides(adapted, x, "x", noise, sample_ids)
     if adapted.detours:
         detour = adapted.detour(x, noise, sample_ids)
         if detour is not None:
             return detour.via_masking(
                 x, mask_ratio, noise, seed, sample_ids, epoch, num_keep, backend
             )
-    if noise is None and backend is None:
-        result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
-        if result is not None:
-            return result
-    shape = tuple(x.shape)
-    _validate.tokens(shape)
     keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
     source = _source(adapted, x, "x", shape[:2], noise, seed, sample_ids, epoch)
     if hasattr(backends.serving(backend, adapted.home, adapted.device(x)), "masking"):
@@ -354,6 +401,8 @@ def random_masking(
             adapted.home == "cpu"
             and counts is None
             and seed is not None
+            and type(mask_ratio) is float
+            and (num_keep is None or type(num_keep) is int)
             and source.ids is sample_ids
         ):
             _remember(adapted, x, sample_ids, mask_ratio, num_keep, keep)
@@ -361,6 +410,17 @@ def random_masking(
         ids_keep, ids_restore, mask = _ranked(adapted, x, shape[:2], keep, counts, source, backend)
         made = MaskedTokens(_visible(x, ids_keep, counts, backend), mask, ids_restore)
     return made if counts is None else _padded(adapted, x, made, counts)
+
+
+def sides(
+    adapted: _arrays.Adapter, x: Any, what: str, noise: Any, sample_ids: Any
+) -> tuple[Any, Any]:
+    """Noise and sample ids as arrays of the library of ``x``, where they were given."""
+    if noise is not None:
+        noise = _arrays.beside(adapted, x, what, noise, "noise")
+    if sample_ids is not None:
+        sample_ids = _ids_beside(adapted, x, what, sample_ids)
+    return noise, sample_ids
 
 
 class _Source(NamedTuple):
@@ -382,22 +442,15 @@ def _source(
     sample_ids: Any,
     epoch: int,
 ) -> _Source:
+    _validate.one_source(noise, seed, sample_ids)
     if noise is not None:
-        if seed is not None:
-            raise ValueError("both noise and seed were given: give one of them")
-        if sample_ids is not None:
-            raise ValueError("sample_ids was given with noise: it goes with seed")
-        _arrays.same_adapter(x, what, noise, "noise")
-        _validate.noise(tuple(noise.shape), pair, tuple(x.shape), what)
+        _validate.noise(adapted.shape(noise), pair, adapted.shape(x), what)
         return _Source(noise)
     if seed is None:
-        if sample_ids is not None:
-            raise ValueError("sample_ids was given without seed: it goes with seed")
         seed = _drawn_seed(adapted)
     ids = None
     if sample_ids is not None:
-        _arrays.same_adapter(x, what, sample_ids, "sample_ids")
-        _validate.ids_of(tuple(sample_ids.shape), pair[0], what)
+        _validate.ids_of(adapted.shape(sample_ids), pair[0], what)
         _, ids = plain_ids(sample_ids)
     return _Source(None, _validate.bits64(seed, "seed"), _validate.epoch(epoch), ids)
 
@@ -545,15 +598,13 @@ class _SmallMasking(NamedTuple):
     numbers: int  # their address
     shape: tuple[int, ...]
     pair: tuple[int, int]
+    itemsize: int  # of the tokens
+    nbytes: int
     owner: np.ndarray  # of the numbers
 
 
 #: Small maskings by seed that went well, by all that they depend on but the seed and the values.
 small: dict[Any, _SmallMasking] = {}
-
-
-def _again_key(adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any) -> Any:
-    return adapted.key(x), None if ids is None else adapted.key(ids), mask_ratio, num_keep
 
 
 def _again(
@@ -567,23 +618,24 @@ def _again(
         or type(epoch) is not int
         or type(mask_ratio) is not float
         or not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32)
-        or (ids is not None and _arrays.known(type(ids)) is not adapted)
+        or not adapted.settled(ids)
         or (num_keep is not None and type(num_keep) is not int)
     ):
         return None
     try:
-        call = small.get(_again_key(adapted, x, ids, mask_ratio, num_keep))
-    except (LookupError, TypeError):
-        return None
-    if call is None or adapted.wants_grad(x):
-        return None
-    idx = 0 if ids is None else adapted.address(ids)
-    if idx & 7:
+        call = small.get((adapted.tokens_key(x, ids), mask_ratio, num_keep))
+        if call is None or adapted.wants_grad(x):
+            return None
+        source = adapted.plain_address(x, call.itemsize, call.nbytes)
+        idx = 0 if ids is None else adapted.plain_address(ids, 8, 8 * call.pair[0])
+    except RuntimeError:
+        return None  # a tensor without plain memory
+    if not source or idx & 7 or (idx == 0) != (ids is None):
         return None
     x_masked = adapted.empty(call.shape, x)
     mask, ids_restore = (adapted.empty(call.pair, x, kind) for kind in ("float32", "int64"))
     bad = call.run(
-        adapted.address(x_masked), adapted.address(x), idx, adapted.address(ids_restore),
+        adapted.address(x_masked), source, idx, adapted.address(ids_restore),
         adapted.address(mask), epoch, seed & 0xFFFFFFFFFFFFFFFF, call.numbers,
     )  # fmt: skip
     return None if bad else MaskedTokens(x_masked, mask, ids_restore)
@@ -593,10 +645,11 @@ def _remember(
     adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any, keep: int
 ) -> None:
     try:
-        key = adapted.key(x)
+        shape, strides, dtype = adapted.layout(adapted.key(x))
+        if not adapted.plain_address(x, dtype.itemsize, math.prod(shape) * dtype.itemsize):
+            return
     except LookupError:
         return
-    shape, strides, dtype = adapted.layout(key)
     item, inner = dtype.itemsize, shape[2:]
     row = math.prod(inner) * item
     if strides[2:] != _plan.contiguous_strides(inner, item) or not math.prod(shape[:2]):
@@ -609,11 +662,13 @@ def _remember(
         if len(small) >= 4096:
             small.clear()
         run, numbers = made
-        small[_again_key(adapted, x, ids, mask_ratio, num_keep)] = _SmallMasking(
+        small[adapted.tokens_key(x, ids), mask_ratio, num_keep] = _SmallMasking(
             run,
             _arrays.memory_address(numbers),
             (shape[0], keep, *inner),
             (shape[0], shape[1]),
+            dtype.itemsize,
+            math.prod(shape) * dtype.itemsize,
             numbers,
         )
 
@@ -621,7 +676,8 @@ def _remember(
 def _drawn_seed(adapted: _arrays.Adapter) -> int:
     if isinstance(adapted, _arrays.TorchAdapter):
         torch = adapted.torch
-        return int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64).item())
+        drawn = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+        return int(drawn.item())
     return secrets.randbits(64)
 
 
@@ -677,21 +733,28 @@ def restore_tokens(
     >>> nbgather.restore_tokens(x_masked, ids_restore, -1.0).tolist()
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
-    adapted = _arrays.same_adapter(x_visible, "x_visible", ids_restore, "ids_restore")
+    adapted = _arrays.adapter(x_visible, "x_visible")
+    shape = adapted.shape(x_visible)
+    _validate.tokens(shape, "x_visible")
+    ids_restore = _arrays.beside(adapted, x_visible, "x_visible", ids_restore, "ids_restore")
+    if valid is not None:
+        valid = _arrays.beside(adapted, x_visible, "x_visible", valid, "valid")
+    _arrays.require_beside(adapted, x_visible, "x_visible", mask_token, "mask_token")
     if adapted.detours:
         detour = adapted.detour(x_visible, ids_restore, mask_token)
         if detour is not None:
             return detour.via_restore(x_visible, ids_restore, mask_token, valid, backend)
-    shape = tuple(x_visible.shape)
-    _validate.tokens(shape, "x_visible")
+    x_visible, key = _arrays.ready(adapted, x_visible)
+    adapted.layout(key)  # which refuses what is no plain number
     row = adapted.row_bits(x_visible, mask_token, shape[2:])
     if valid is not None:
-        _arrays.same_adapter(x_visible, "x_visible", valid, "valid")
-        _validate.valid_tokens(tuple(valid.shape), str(valid.dtype), shape)
+        valid, _ = _arrays.ready(adapted, valid)
+        _validate.valid_tokens(adapted.shape(valid), str(valid.dtype), shape)
         visible = valid.reshape(*shape[:2], *(1,) * (len(shape) - 2))
         x_visible = adapted.where(visible, x_visible, mask_token)
     if isinstance(adapted, _arrays.TorchAdapter):
-        token = mask_token if hasattr(mask_token, "requires_grad") else adapted.torch.tensor(0.0)
+        zero = adapted.torch.zeros((), device=x_visible.device)
+        token = mask_token if isinstance(mask_token, adapted.torch.Tensor) else zero
         if adapted.wants_grad(x_visible) or adapted.wants_grad(token):
             from nbgather import _torch_grad as autograd
 

@@ -45,7 +45,8 @@ def patchify(images: Any, patch_size: int | Sequence[int]) -> Any:
     adapted = _arrays.adapter(images, "images")
     if adapted.name == "Dask":
         return adapted.detour(images).via_patchify(images, patch_size)
-    shape = tuple(images.shape)
+    adapted.require_strided(images)
+    shape = adapted.shape(images)
     sizes = _validate.patch_size(patch_size, shape)
     grid = _validate.grid(shape[2:], sizes)
     n, channels, nd = shape[0], shape[1], len(sizes)
@@ -93,7 +94,8 @@ def unpatchify(
     adapted = _arrays.adapter(patches, "patches")
     if adapted.name == "Dask":
         return adapted.detour(patches).via_unpatchify(patches, patch_size, image_size)
-    shape = tuple(patches.shape)
+    adapted.require_strided(patches)
+    shape = adapted.shape(patches)
     sides = _validate.image_size(image_size)
     sizes = _validate.patch_size(patch_size, (0, 0, *sides))
     grid = _validate.grid(sides, sizes)
@@ -167,6 +169,9 @@ def masked_patchify(
     (dtype('float32'), (1, 1, 12))
     """
     adapted = _arrays.adapter(images, "images")
+    shape = adapted.shape(images)
+    sizes = _validate.patch_size(patch_size, shape)
+    noise, sample_ids = masking.sides(adapted, images, "images", noise, sample_ids)
     if adapted.detours:
         detour = adapted.detour(images, noise, sample_ids)
         if detour is not None:
@@ -175,8 +180,6 @@ def masked_patchify(
                 "num_keep": num_keep, "scale": scale, "mean": mean, "std": std, "backend": backend,
             }  # fmt: skip
             return detour.via_patches(images, patch_size, mask_ratio, options)
-    shape = tuple(images.shape)
-    sizes = _validate.patch_size(patch_size, shape)
     grid = _validate.grid(shape[2:], sizes)
     affine = _validate.affine(scale, mean, std, shape[1])
     if affine is not None:

@@ -337,23 +337,15 @@ def _ordered(
 ) -> Any:
     sizes = _validate.token_grid(grid)
     key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
-    if not isinstance(sample_ids, (int, np.integer)):
-        adapted = _arrays.adapter(sample_ids, "sample_ids")
-        detour = adapted.detour(sample_ids) if adapted.detours else None
-        if detour is not None:
-            return detour.via_strategy(
-                functools.partial(
-                    _ordered,
-                    name,
-                    seed,
-                    grid=sizes,
-                    numbers=numbers,
-                    epoch=epoch,
-                    backend=backend,
-                    aspects=aspects,
-                ),
-                sample_ids,
-            )
+    sample_ids = masking.counted_ids(sample_ids)
+    adapted = _arrays.adapter(sample_ids, "sample_ids")
+    detour = adapted.detour(sample_ids, operator=False) if adapted.detours else None
+    if detour is not None:
+        rest: dict[str, Any] = {
+            "grid": sizes, "numbers": numbers, "epoch": epoch, "backend": backend,
+            "aspects": aspects,
+        }  # fmt: skip
+        return detour.via_strategy(functools.partial(_ordered, name, seed, **rest), sample_ids)
     adapted, ids = masking.plain_ids(sample_ids)
     if adapted.home != "cpu":  # scores are made where the samples are loaded
         made = _ordered(name, seed, adapted.integers(ids), grid, numbers, epoch, backend, aspects)

@@ -40,11 +40,14 @@ def _name(strategy: str | Strategy) -> str:
 
 
 class RandomMasking(torch.nn.Module):
-    """Token masking as a module whose checkpoint resumes with the same masks.
+    """Token masking as a module.
 
-    The mask of a sample depends on the seed, the epoch and the sample's id. Where no ids are given
-    the samples are numbered as they come, from 0 in each epoch, while the module is training; in
-    evaluation every batch begins at 0.
+    With ``sample_ids`` the mask of a sample is a pure function of the seed, the epoch and the
+    sample's id: the same on every rank, worker and device, and after a restart.
+
+    Without ids the mask is drawn from torch's generator, as dropout is, and neither the seed nor
+    the epoch enters: activation checkpointing replays it, ``torch.manual_seed`` rules, and ranks
+    mask apart if they were seeded apart.
 
     Parameters
     ----------
@@ -61,14 +64,22 @@ class RandomMasking(torch.nn.Module):
 
     Attributes
     ----------
-    mask_ratio, seed, epoch, samples : Tensor
-        Buffers: the ratio (float64), the seed, the epoch, and how many samples it has numbered
-        (int64).
+    seed, epoch : Tensor
+        Buffers of one int64, which go into checkpoints and are read at every call: whoever writes
+        into them, be it :meth:`set_epoch` or a checkpoint that is loaded in place, is heeded, and a
+        compiled module is not compiled again.
+    mask_ratio : float
+        As ``p`` of ``torch.nn.Dropout``, a part of the module and not of its state.
 
     Raises
     ------
     TypeError, ValueError
         An argument out of range or of the wrong kind; a grid that is missing.
+
+    Notes
+    -----
+    On a GPU the seed and the epoch are read again only after they were written to, since reading
+    waits for the device.
 
     Examples
     --------
@@ -82,10 +93,8 @@ class RandomMasking(torch.nn.Module):
     torch.Size([2, 49, 8])
     """
 
-    mask_ratio: torch.Tensor
     seed: torch.Tensor
     epoch: torch.Tensor
-    samples: torch.Tensor
 
     def __init__(
         self,
@@ -103,29 +112,15 @@ class RandomMasking(torch.nn.Module):
             raise ValueError(f"strategy is {_name(strategy)!r}: it needs grid=")
         self.grid = None if grid is None else _validate.token_grid(grid)
         self.num_keep = None if num_keep is None else _validate.count(num_keep, "num_keep")
+        self.mask_ratio = _validate.ratio(mask_ratio)
         key = _validate.bits64(seed, "seed")
-        ratio = torch.tensor(_validate.ratio(mask_ratio), dtype=torch.float64)
-        self.register_buffer("mask_ratio", ratio)
-        self.register_buffer("seed", torch.tensor(key - 2**64 if key >= 2**63 else key))
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("samples", torch.tensor(0))
-        self.register_load_state_dict_post_hook(RandomMasking._read)
-        RandomMasking._read(self)
-
-    def _read(self, _: Any = None) -> None:
-        # As Python numbers, so that a forward pass waits for no device.
-        self._numbers = float(self.mask_ratio), int(self.seed), int(self.epoch)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        # A ratio in half precision would be another ratio.
-        super()._apply(fn, recurse)
-        self.mask_ratio = torch.tensor(
-            self._numbers[0], dtype=torch.float64, device=self.mask_ratio.device
-        )
-        return self
+        signed = key - 2**64 if key >= 2**63 else key
+        for name, value in (("seed", signed), ("epoch", 0)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.int64, device="cpu"))
+        self._read: tuple[Any, ...] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: another mask for every sample, and the numbering begins at 0.
+        """Begin an epoch: another mask for every sample that has an id.
 
         Parameters
         ----------
@@ -138,8 +133,6 @@ class RandomMasking(torch.nn.Module):
             Not a whole number, or out of range.
         """
         self.epoch.fill_(_validate.epoch(epoch))
-        self.samples.fill_(0)
-        self._read()
 
     def forward(self, x: torch.Tensor, sample_ids: torch.Tensor | None = None) -> MaskedTokens:
         """Mask tokens.
@@ -148,8 +141,8 @@ class RandomMasking(torch.nn.Module):
         ----------
         x : Tensor, shape [N, L, ...]
             Tokens.
-        sample_ids : Tensor of int64, shape [N], optional
-            The samples' ids in the dataset.
+        sample_ids : Tensor of int, shape [N], optional
+            The samples' ids in the dataset. Without them the mask is drawn from torch's generator.
 
         Returns
         -------
@@ -161,25 +154,53 @@ class RandomMasking(torch.nn.Module):
         TypeError, ValueError
             As :func:`nbgather.random_masking`; a grid of another number of tokens.
         """
-        ratio, seed, epoch = self._numbers
         if sample_ids is None:
-            sample_ids = torch.arange(x.shape[0], device=x.device)
-            if self.training:
-                sample_ids = sample_ids + self.samples
-                self.samples.add_(x.shape[0])
+            return self._drawn(x)
         if self._score is None:
-            made = random_masking(
-                x, ratio, seed=seed, sample_ids=sample_ids, epoch=epoch, num_keep=self.num_keep
-            )
+            if torch.compiler.is_compiling():
+                return _torch_ops.seeded_masking(
+                    x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
+                )
+            seed, epoch = self._seed_and_epoch()
+            choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
         else:
-            scores = self._score(seed, sample_ids, self.grid, epoch=epoch)
-            made = random_masking(x, ratio, noise=scores, num_keep=self.num_keep)
-        return made  # type: ignore[return-value]
+            seed, epoch = self._seed_and_epoch()
+            choice = {"noise": self._score(seed, sample_ids, self.grid, epoch=epoch)}
+        return random_masking(x, self.mask_ratio, num_keep=self.num_keep, **choice)
+
+    def _drawn(self, x: torch.Tensor) -> MaskedTokens:
+        """Mask by a seed from torch's generator."""
+        if self._score is None:
+            return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
+        seed = int(_torch_ops.drawn_seed())
+        ids = torch.arange(x.shape[0], device=x.device)
+        scores = self._score(seed, ids, self.grid)
+        return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
+
+    def _seed_and_epoch(self) -> tuple[int, int]:
+        """The seed and the epoch as Python numbers."""
+        if self.seed.is_cpu and self.epoch.is_cpu:
+            return int(self.seed), int(self.epoch)
+        state = (self.seed, self.seed._version, self.epoch, self.epoch._version)
+        if self._read is None or any(a is not b for a, b in zip(self._read[0], state)):
+            self._read = state, (int(self.seed), int(self.epoch))
+        return self._read[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # A checkpoint of version 0.1 has the ratio, and a count of samples that nothing needs.
+        state_dict.pop(f"{prefix}samples", None)
+        ratio = state_dict.pop(f"{prefix}mask_ratio", None)
+        if ratio is not None:
+            self.mask_ratio = _validate.ratio(float(ratio))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
-        ratio, seed, epoch = self._numbers
-        parts = [f"mask_ratio={ratio:g}", f"strategy={_name(self.strategy)!r}"]
+        seed, epoch = int(self.seed), int(self.epoch)
+        parts = [f"mask_ratio={self.mask_ratio:g}", f"strategy={_name(self.strategy)!r}"]
         parts += [] if self.grid is None else [f"grid={self.grid}"]
         parts += [] if self.num_keep is None else [f"num_keep={self.num_keep}"]
         return ", ".join([*parts, f"seed={seed}", f"epoch={epoch}"])

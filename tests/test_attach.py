@@ -165,7 +165,8 @@ def test_every_opset_that_the_masking_can_be_written_at() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: attach("mask.onnx", double()), TypeError, "masking is of type str"),
+        (lambda: attach("mask.onnx", double()), FileNotFoundError, "there is no file mask.onnx"),
+        (lambda: attach(3, double()), TypeError, "masking is of type int"),
         (lambda: attach(double(), double()), ValueError, "not a model of masking_model"),
         (
             lambda: attach(masking_model(with_x=False), double()),

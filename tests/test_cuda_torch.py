@@ -116,7 +116,7 @@ def test_errors(small: Driver) -> None:
     index[1, 1] = 4
     with pytest.raises(IndexError, match=r"index 4 at \(1, 1\) is out of bounds for dimension 1"):
         nbgather.gather(x, 1, index)
-    with pytest.raises(TypeError, match="mask_token is not"):
+    with pytest.raises(TypeError, match="x_visible is a torch array and mask_token a NumPy one"):
         nbgather.restore_tokens(torch.zeros(1, 1, 4), torch.zeros(1, 2).long(), np.zeros(4))
     with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on"):
         nbgather.gather(x, 1, index, backend="cpu")

@@ -225,12 +225,16 @@ def test_index_must_be_of_an_integer_dtype(dtype: str, shape: tuple[int, ...]) -
             [[1, 2, 3]] * 2,
             "input is a builtins.list: an array of NumPy, torch, JAX, Dask, CuPy or numba.cuda is",
         ),
-        (torch.zeros(2, 3), "input is a torch array and index a NumPy one"),
     ],
 )
 def test_refused_inputs(x: object, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         nbgather.gather(x, 1, np.zeros((2, 3), int))
+
+
+def test_a_torch_index_beside_a_numpy_input_is_refused() -> None:
+    with pytest.raises(TypeError, match="input is a NumPy array and index a torch one"):
+        nbgather.gather(np.zeros((2, 3)), 1, torch.zeros((2, 3), dtype=torch.int64))
 
 
 def test_subclasses_give_plain_arrays(tmp_path) -> None:

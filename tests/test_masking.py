@@ -536,9 +536,9 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "sample_ids has shape (3,): one id for each of the 2 samples",
     ),
     "ids_dtype": (
-        lambda: nbgather.random_masking(X, seed=1, sample_ids=np.arange(2, dtype=np.int32)),
+        lambda: nbgather.random_masking(X, seed=1, sample_ids=np.arange(2, dtype=np.float32)),
         TypeError,
-        "int32",
+        "float32",
     ),
     "ids_without_seed": (
         lambda: nbgather.random_masking(X, sample_ids=np.arange(2)),

@@ -192,17 +192,22 @@ want = np.take_along_axis(x, index, 1)
 random.seed(0)
 met = 0
 
-def poke(delay):
+def poke(delay, ended):
+    # Again where the first was swallowed, as it is within a callback of ctypes.
     time.sleep(delay)
-    os.kill(os.getpid(), signal.SIGINT)
+    while not ended.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
+        ended.wait(3)
 
 for _ in range(TIMES):
-    thread = threading.Thread(target=poke, args=(random.random() * WITHIN,))
+    ended = threading.Event()
+    thread = threading.Thread(target=poke, args=(random.random() * WITHIN, ended))
     try:
         thread.start()
         while True:
             nbgather.gather(x, 1, index)
     except KeyboardInterrupt:
+        ended.set()
         met += 1
     thread.join()
 out = np.empty_like(want)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from types import ModuleType
 
 from nbgather.backends import _forks
@@ -38,9 +40,9 @@ _loaded: dict[str, ModuleType] = {}
 
 def get(name: str) -> ModuleType:
     """The backend's module; ValueError for a name that is none, ImportError if it cannot run."""
-    module = _loaded.get(name)
+    module = _loaded.get(name) if isinstance(name, str) else None
     if module is None:
-        if name not in BACKENDS:
+        if not isinstance(name, str) or name not in BACKENDS:
             raise ValueError(
                 f"backend is {name!r}: it must be one of {', '.join(map(repr, BACKENDS))}"
             )
@@ -54,7 +56,7 @@ def get(name: str) -> ModuleType:
 
 def serving(name: str | None, home: str, device: str = "the host") -> ModuleType:
     """The module that serves arrays whose home is a backend, by the name that was asked for."""
-    if name is None or name == home:
+    if name is None or (isinstance(name, str) and name == home):
         return get(home)
     module = get(name)
     if "cuda" in (name, home):
@@ -62,6 +64,13 @@ def serving(name: str | None, home: str, device: str = "the host") -> ModuleType
             f"backend {name!r} cannot serve arrays on {device}: leave it out, or move them"
         )
     return module
+
+
+def _compiler_is_off() -> bool:
+    config = sys.modules.get("numba.core.config")
+    if config is not None:
+        return bool(config.DISABLE_JIT)
+    return os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 
 def available() -> dict[str, str | None]:
@@ -77,6 +86,11 @@ def available() -> dict[str, str | None]:
     for name, needs in BACKENDS.items():
         missing = [n for n in needs if importlib.util.find_spec(n) is None]
         reasons[name] = f"{', '.join(missing)} not installed" if missing else None
+    if reasons["cpu"] is None and _compiler_is_off():
+        reasons["cpu"] = (
+            "NUMBA_DISABLE_JIT is set, and its kernels are compiled: unset it, or give"
+            " backend='reference'"
+        )
     from nbgather.backends import _cuda_driver
 
     reasons["cuda"] = _cuda_driver.why_not()

@@ -18,10 +18,12 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from numba import cfunc, njit, types
-from numba.core.caching import FunctionCache
+from numba import njit, types
+from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
 
 from nbgather.backends import _forks
+from nbgather.backends._cache import CheckedCache
 
 #: Unsigned integers that carry the bits of an item of so many bytes.
 BITS = {
@@ -48,20 +50,15 @@ def _digest() -> str:
     return hashlib.blake2s(text, digest_size=6).hexdigest()
 
 
-def _compile(decorate: Callable[[bool], Any], function: Callable[..., Any]) -> Any:
-    """Compile with numba's file cache, or without it where that fails for whatever reason."""
+def _compile(compile_: Callable[[Any], Any], function: Callable[..., Any]) -> Any:
+    """Compile with a file cache, or without it where that fails for whatever reason."""
     if not function.__qualname__.endswith(_digest()):
         function.__qualname__ = f"{function.__qualname__}-{_digest()}"
     try:
-        return decorate(True)(function)
+        return compile_(CheckedCache(function))
     except Exception:
-        # No folder can be written, the disk is full, or a file is torn, which can raise anything
-        # that unpickling can. Once more with what was there forgotten, and else without.
-        try:
-            FunctionCache(function).flush()
-            return decorate(True)(function)
-        except Exception:
-            return decorate(False)(function)
+        # No folder can be written, or the disk is full.
+        return compile_(None)
 
 
 def once(key: Hashable, build: Callable[[], Any]) -> Any:
@@ -89,13 +86,27 @@ def range_kernel(
         types.int64,
         types.int64,
     )
-    compiled = _compile(lambda cache: cfunc(signature, nopython=True, cache=cache), function)
+
+    def compile_(cache: Any) -> Any:
+        compiled: Any = CFunc(
+            function, (signature.args, signature.return_type), {}, {"nopython": True}
+        )
+        compiled._cache = NullCache() if cache is None else cache
+        compiled.compile()
+        return compiled
+
+    compiled = _compile(compile_, function)
     return compiled.address, compiled
 
 
 def driver(function: Callable[..., Any], *argtypes: Any, parallel: bool, nogil: bool = True) -> Any:
     """Compile a driver for one signature, by default without the GIL."""
-    signature = types.int64(*argtypes)
-    return _compile(
-        lambda cache: njit(signature, nogil=nogil, cache=cache, parallel=parallel), function
-    )
+
+    def compile_(cache: Any) -> Any:
+        dispatcher = njit(nogil=nogil, parallel=parallel)(function)
+        dispatcher._cache = NullCache() if cache is None else cache
+        dispatcher.compile(types.int64(*argtypes))
+        dispatcher.disable_compile()
+        return dispatcher
+
+    return _compile(compile_, function)

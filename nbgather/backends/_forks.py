@@ -11,11 +11,14 @@ from __future__ import annotations
 # served. Imported later than here, the forking thread would hold theirs while it waits for ours,
 # and whoever has ours and logs, as numba does, would wait for theirs.
 import concurrent.futures.thread
+import contextlib
 import logging
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _ = (concurrent.futures.thread, logging)
 
@@ -38,6 +41,18 @@ def forked() -> bool:
     parent, and whoever enters OpenMP here is killed or waits for ever.
     """
     return _forked or multiprocessing.parent_process() is not None or _forked_on_linux()
+
+
+@contextlib.contextmanager
+def start_method_kept() -> Iterator[None]:
+    """Leave it open how multiprocessing starts processes: numba's layer makes it final."""
+    before: str | None = multiprocessing.get_start_method(allow_none=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            set_start_method: Any = multiprocessing.set_start_method
+            set_start_method(None, force=True)
 
 
 def _forked_on_linux() -> bool:

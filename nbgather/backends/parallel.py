@@ -29,7 +29,7 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from nbgather.backends import _compile, _forks
+from nbgather.backends import _compile, _forks, _openmp
 from nbgather.backends._intrinsics import call_range, call_small, take_number
 
 #: Bytes of work below which another thread costs more than it saves.
@@ -60,7 +60,7 @@ def num_threads() -> int:
         return int(limit)
     text = os.environ.get("NBGATHER_NUM_THREADS", "")
     if text:
-        if not text.isdigit() or int(text) < 1:
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
             raise ValueError(
                 f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
             )
@@ -158,7 +158,8 @@ def _choose_layer() -> str:
     if _forks.forked():
         return "pool"
     try:
-        numba.get_num_threads()  # starts numba's layer, which fixes its choice
+        with _openmp.settings_kept(), _forks.start_method_kept():
+            numba.get_num_threads()  # starts numba's layer, which fixes its choice
         layer = numba.threading_layer()
     except (ValueError, ImportError):
         return "pool"  # the user asked numba for a layer that is not installed

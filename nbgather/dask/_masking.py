@@ -234,7 +234,7 @@ def _kept(samples: Any, tokens: int, mask_ratio: float, num_keep: Any) -> _Kept:
     counts = _validate.keep_counts(num_keep, int(samples), tokens)
     if counts is None:
         return _Kept(_validate.len_keep(tokens, mask_ratio, num_keep), None)
-    return _Kept(int(counts.max(initial=0)), counts)
+    return _Kept(max(counts, default=0), np.array(counts, np.int64))
 
 
 def _samples(array: Any, what: str, least: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from nbgather import _validate
+from nbgather import _arrays, _validate
 
 
 def known(size: Any) -> bool:
@@ -50,7 +50,7 @@ def beside(values: Any, what: str) -> Any:
     if isinstance(values, da.Array):
         return chunked(values, what)
     if isinstance(values, (list, tuple, range)):
-        return _from_sequence(values, what)
+        return _arrays.from_sequence(values, what)
     if not isinstance(values, np.ndarray):
         raise TypeError(
             f"{what} is of type {type(values).__name__}: a Dask or NumPy array, a list or a range"
@@ -58,21 +58,6 @@ def beside(values: Any, what: str) -> Any:
         )
     _refuse_masked(values, what)
     return values
-
-
-def _from_sequence(values: Any, what: str) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError(
-            f"{what} is a {type(values).__name__} that is no array: rows of one length are needed"
-        ) from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{what} is a {type(values).__name__} of dtype {array.dtype}: numbers of at most 64"
-            " bits are needed"
-        )
-    return array if array.size else array.astype(np.int64)
 
 
 def index_beside(values: Any, what: str) -> Any:

@@ -16,7 +16,7 @@ OLDEST, BITWISE = 13, 18
 
 
 def attach(
-    masking: ModelProto,
+    masking: ModelProto | str | os.PathLike[str],
     encoder: ModelProto | str | os.PathLike[str],
     *,
     embed: ModelProto | str | os.PathLike[str] | None = None,
@@ -30,10 +30,11 @@ def attach(
 
     Parameters
     ----------
-    masking : onnx.ModelProto
+    masking : onnx.ModelProto or path
         Of :func:`masking_model`, with x.
     encoder : onnx.ModelProto or path
-        A model with an input of visible tokens `[N, K, D]`, K dynamic.
+        A model with an input of visible tokens `[N, K, D]`, K dynamic. Where its weights ask for
+        one D, the joined model tells it.
     embed : onnx.ModelProto or path, optional
         A model with an output of tokens `[N, L, D]`, e.g. a patch and position embedding. Without
         one, x stays an input.
@@ -70,10 +71,7 @@ def attach(
     >>> [port.name for port in joined.graph.output]
     ['latent', 'x_masked', 'mask', 'ids_restore']
     """
-    if not isinstance(masking, ModelProto):
-        raise TypeError(
-            f"masking is of type {type(masking).__name__}: masking_model(...) is needed"
-        )
+    masking = _loaded(masking, "masking")
     names = {port.name for port in (*masking.graph.input, *masking.graph.output)}
     if masking.producer_name != "nbgather" or not {"x", "x_masked"} <= names:
         raise ValueError("masking is not a model of masking_model(...) with x")
@@ -81,6 +79,10 @@ def attach(
     before = None if embed is None else _loaded(embed, "embed")
     goes_in = _one(after.graph.input, tokens, "encoder", "input", "tokens", _constants(after))
     _fit(_port(masking.graph.output, "x_masked"), goes_in, "encoder", "input")
+    width = _width(after, goes_in)
+    if width is not None and before is None:
+        for port in (_port(masking.graph.input, "x"), _port(masking.graph.output, "x_masked")):
+            port.type.tensor_type.shape.dim[2].dim_value = width
     if before is not None:
         comes_out = _one(before.graph.output, embedded, "embed", "output", "embedded", set())
         _fit(_port(masking.graph.input, "x"), comes_out, "embed", "output")
@@ -102,15 +104,70 @@ def attach(
     for prop in masking.metadata_props:
         if prop.key not in {there.key for there in joined.metadata_props}:
             joined.metadata_props.add(key=prop.key, value=prop.value)
-    onnx.checker.check_model(joined, full_check=True)
+    _one_import(joined, "the joined model")
+    _check(joined, "the joined model")
     return joined
+
+
+def _check(model: ModelProto, what: str) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of the checker, and of the inference of shapes
+        raise ValueError(f"{what} is not valid: {' '.join(str(error).split())}") from error
+
+
+def _one_import(model: ModelProto, what: str) -> None:
+    """One import for ONNX's own operators, which have two names, and one for each domain else."""
+    versions: dict[str, int] = {}
+    for item in model.opset_import:
+        domain = "" if item.domain == "ai.onnx" else item.domain
+        if versions.setdefault(domain, item.version) != item.version:
+            raise ValueError(
+                f"{what} imports opsets {versions[domain]} and {item.version} of one domain"
+                f" ({domain or 'ai.onnx'}): export it with one"
+            )
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in versions.items())
+
+
+#: Sizes that no model has by chance.
+_STRANGE = (7919, 7907)
+
+
+def _width(encoder: ModelProto, port: Any) -> int | None:
+    """The only D that the encoder takes, by what it tells or by its weights; None if any will do.
+
+    A width is taken if shapes can be inferred with it.
+    """
+    shape = port.type.tensor_type.shape
+    if not port.type.tensor_type.HasField("shape"):
+        return None
+    if shape.dim[2].HasField("dim_value"):
+        return int(shape.dim[2].dim_value)
+    if any(_infers(encoder, port.name, size) for size in _STRANGE):
+        return None
+    sizes = {int(d) for tensor in encoder.graph.initializer for d in tensor.dims if d > 1}
+    taken = [size for size in sorted(sizes) if _infers(encoder, port.name, size)]
+    return taken[0] if len(taken) == 1 else None
+
+
+def _infers(model: ModelProto, name: str, width: int) -> bool:
+    trial = ModelProto()
+    trial.CopyFrom(model)
+    _port(trial.graph.input, name).type.tensor_type.shape.dim[2].dim_value = width
+    del trial.graph.value_info[:]
+    try:
+        onnx.shape_inference.infer_shapes(trial, check_type=True, strict_mode=True, data_prop=True)
+    except Exception:
+        return False
+    return True
 
 
 def _loaded(model: Any, what: str) -> ModelProto:
     if isinstance(model, ModelProto):
         copy = ModelProto()
         copy.CopyFrom(model)
-        return copy
+        return _valid(copy, what)
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(
             f"{what} is of type {type(model).__name__}: a path or onnx.ModelProto is needed"
@@ -119,9 +176,16 @@ def _loaded(model: Any, what: str) -> ModelProto:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        return onnx.load(path)
+        loaded = onnx.load(path)
     except Exception as error:
         raise ValueError(f"{path} is not an ONNX model: {' '.join(str(error).split())}") from error
+    return _valid(loaded, what)
+
+
+def _valid(model: ModelProto, what: str) -> ModelProto:
+    _one_import(model, what)
+    _check(model, what)
+    return model
 
 
 def _constants(model: ModelProto) -> set[str]:

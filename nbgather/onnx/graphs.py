@@ -243,10 +243,10 @@ def mask_nodes(
 ) -> None:
     """The nodes of a masking, from ``x``, ``noise`` (or a seed where it has no type) and ratio."""
     seeded = noise_type is None
-    grid, length = _token_grid(g, with_x, seeded)
-    scores = seeded_noise(g, length) if seeded else "noise"
+    grid, length, checked = _token_grid(g, with_x, seeded)
+    scores = seeded_bits(g, length) if seeded else "noise"
     count = _keep_count(g, length, ratio)
-    rank_nodes(g, scores, noise_type, grid, length, count, with_x or ids_keep)
+    rank_nodes(g, scores, noise_type, grid, length, checked, count, with_x or ids_keep)
     if with_x:
         take_rows(g, "x", "ids_keep", "x_masked", gather, "The visible tokens.")
 
@@ -257,11 +257,16 @@ def rank_nodes(
     noise_type: str | None,
     grid: str,
     length: str,
+    checked: str,
     count: str,
     ids_keep: bool,
 ) -> None:
-    """``ids_restore``, ``mask`` and ``ids_keep`` of scores; ``count`` is K as [1]."""
-    ids_shuffle = _argsort(g, scores, noise_type, length)
+    """``ids_restore``, ``mask`` and ``ids_keep`` of scores; ``count`` is K as [1].
+
+    ``checked`` is ``length`` where all sizes agree, and fails where they do not. Only the ranking
+    waits for it, so that whoever infers shapes can follow ``length`` from x everywhere else.
+    """
+    ids_shuffle = _argsort(g, scores, noise_type, checked)
     restore = _inverse(g, ids_shuffle, grid, length)
     removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
     g.op("Cast", [removed], "mask", "0 keep, 1 remove.", to=TensorProto.FLOAT)
@@ -378,8 +383,8 @@ def _refuse(g: GraphBuilder, faults: str, output: str, doc: str) -> str:
     return g.op("Gather", [g.int64([0]), count], output, doc, axis=0)
 
 
-def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> tuple[str, str]:
-    """[N, L], and L as [1]. With x, L comes with the check that everything has x's sizes.
+def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> tuple[str, str, str]:
+    """[N, L], L as [1], and with x the same L after the check that everything has x's sizes.
 
     All ranking waits for L, and so for the check: without it a noise of other sizes passes in some
     operators, and ends the process in others.
@@ -390,7 +395,8 @@ def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> tuple[str, str]:
         if seeded:
             tokens = g.op("Unsqueeze", ["num_tokens", g.int64([0])], "tokens", "L as [1].")
             grid = g.op("Concat", [given, tokens], "grid", "[N, L].", axis=0)
-        return grid, g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
+        length = g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
+        return grid, length, length
     shape = g.op("Shape", ["x"], "x_shape", "[N, L, D].")
     grid = g.op("Slice", [shape, g.int64([0]), g.int64([2])], "grid", "[N, L].")
     wanted = grid
@@ -399,8 +405,8 @@ def _token_grid(g: GraphBuilder, with_x: bool, seeded: bool) -> tuple[str, str]:
     same = g.op("Equal", [given, wanted], "sizes_same", "Are the sizes given those of x?")
     differ = g.op("Not", [same], "sizes_differ", "Are they not?")
     zero = _refuse(g, differ, "sizes_checked", "Fails unless the sizes given are those of x.")
-    free = g.op("Gather", [grid, g.int64([1])], "length_of_x", "L as [1].", axis=0)
-    return grid, g.op("Add", [free, zero], "length", "L as [1], checked.")
+    length = g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
+    return grid, length, g.op("Add", [length, zero], "length_checked", "L as [1], checked.")
 
 
 def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> str:
@@ -408,8 +414,9 @@ def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> st
 
     Only some onnxruntimes put NaN last in TopK, so it never sees one. NaN becomes +inf, and +inf
     before that a number above every finite score. Narrow floats have one in float64; float64 has
-    nothing wider, and there a second stable sort moves the NaN behind. Without a ``dtype`` there
-    are none of them.
+    nothing wider, and there a second stable sort moves the NaN behind. Without a ``dtype`` the
+    scores are integers below 2**24, which float32 holds exactly. They stay integers up to the TopK,
+    since tools that quantise a model round every product and padding of floats to 8 bits.
 
     Before 1.31.1 TopK of an empty batch ends the process, so it never sees that either: one row
     more goes in, and comes off afterwards.
@@ -426,6 +433,8 @@ def _argsort(g: GraphBuilder, scores: str, dtype: str | None, length: str) -> st
             keys = g.op("Min", [scores, above], "finite", "+inf made finite, still the largest.")
         infinity = g.constant(np.float64(np.inf))
         scores = g.op("Where", [is_nan, infinity, keys], "keys", "NaN made +inf.")
+    else:
+        scores = g.op("Cast", [scores], "keys", "Exact in 24 bits.", to=TensorProto.FLOAT)
     ids = _topk(g, scores, length, "ids_padded", "Tokens by rank, ties stable.")
     if is_nan is not None and dtype == "float64":
         flags = g.op("Cast", [is_nan], "nan_flags", "1 for NaN.", to=TensorProto.FLOAT)
@@ -487,6 +496,14 @@ def take_rows(g: GraphBuilder, rows: str, ids: str, output: str, gather: str, do
 
 def seeded_noise(g: GraphBuilder, length: str) -> str:
     """``token_noise(seed, sample_ids, L, epoch=epoch)``: float32 [N, L]."""
+    high = seeded_bits(g, length)
+    number = g.op("Cast", [high], "high_float", "Exact in 24 bits.", to=TensorProto.FLOAT)
+    scale = g.constant(np.float32(2.0**-24))
+    return g.op("Mul", [number, scale], "noise", "In [0, 1), multiples of 2**-24.")
+
+
+def seeded_bits(g: GraphBuilder, length: str) -> str:
+    """The noise as whole numbers below 2**24: int64 [N, L], in the same order."""
     low, high = _halves(g, g.op("Unsqueeze", ["seed", g.int64([0])], "seed_1", "[1]."), "seed")
     key = g.op("Concat", [low, high], "key", "Philox's key, [2].", axis=0)
     ids = g.op("Unsqueeze", ["sample_ids", g.int64([0, 2])], "ids", "Ids as [1, N, 1].")
@@ -521,10 +538,7 @@ def seeded_noise(g: GraphBuilder, length: str) -> str:
     words = g.op("Reshape", [words, flat], "token_words", "Word w of block q: token 4q + w.")
     cut = [words, g.int64([0]), length, g.int64([1])]
     words = g.op("Slice", cut, "token_bits", "One word for each of the L tokens.")
-    high = g.op("Div", [words, g.int64(256)], "high_bits", "The upper 24 of 32 bits.")
-    number = g.op("Cast", [high], "high_float", "Exact in 24 bits.", to=TensorProto.FLOAT)
-    scale = g.constant(np.float32(2.0**-24))
-    return g.op("Mul", [number, scale], "noise", "In [0, 1), multiples of 2**-24.")
+    return g.op("Div", [words, g.int64(256)], "high_bits", "The upper 24 of 32 bits.")
 
 
 def _halves(g: GraphBuilder, value: str, name: str) -> tuple[str, str]:

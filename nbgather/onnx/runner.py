@@ -324,7 +324,8 @@ def _source(model: Any) -> tuple[str | bytes, str]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if not path.is_file():
-        raise ValueError(f"{path} is a folder: an ONNX file is needed")
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path} is {kind}: an ONNX file is needed")
     return str(path), str(path)
 
 

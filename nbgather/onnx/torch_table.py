@@ -165,7 +165,7 @@ def _rank_tokens(scores: Any, num_keep: Any) -> tuple[Any, ...]:
     grid = g.op("Shape", ["noise"], "grid", "")
     length = g.op("Gather", [grid, g.int64([1])], "length", "", axis=0)
     count = _length(g, num_keep, "count")
-    graphs.rank_nodes(g, "noise", _type(scores), grid, length, count, True)  # type: ignore[arg-type]
+    graphs.rank_nodes(g, "noise", _type(scores), grid, length, length, count, True)  # type: ignore[arg-type]
     return g.values["ids_keep"], g.values["ids_restore"], g.values["mask"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -25,6 +26,12 @@ WIDTHS = (1, 2, 5, 8)
 AWKWARD = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, 0.5, 0.5, 1.0, -1.0)
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
 EPOCHS = (0, 1, 2**32 - 1)
+#: Of one array of a case; fixed sizes above it are not run. And tokens, which loops rank.
+MOST_ITEMS, MOST_TOKENS = 2**24, 2**17
+KNOWN = {
+    "x", "noise", "seed", "sample_ids", "epoch", "num_tokens", "mask_ratio",
+    "x_visible", "ids_restore", "mask_token", "data", "indices",
+}  # fmt: skip
 
 
 class Verification(NamedTuple):
@@ -99,6 +106,12 @@ def verify(
     if unknown:
         raise ValueError(f"names has {', '.join(sorted(unknown))}: the model has nothing so called")
     kind, cases = _cases(session, inputs, outputs, mask_ratio, dim)
+    others = [name for name in inputs if name not in KNOWN]
+    if others:
+        raise ValueError(
+            f"the model has inputs that no masking, restoring or gather has ({', '.join(others)}):"
+            " what it does to them cannot be verified"
+        )
     count = 0
     for feeds, wanted in cases:
         count += 1
@@ -106,7 +119,10 @@ def verify(
         if difference is not None:
             return Verification(kind, count, difference)
     if not count:
-        raise ValueError("the model's fixed sizes leave no case to run")
+        raise ValueError(
+            "the model's fixed sizes leave no case to run: they contradict each other, or one case"
+            f" has more than {MOST_ITEMS} items"
+        )
     return Verification(kind, count, None)
 
 
@@ -132,7 +148,7 @@ def _cases(
         if "mask_ratio" in inputs:
             kind = f"masking by {way}, ratio as an input"
         else:
-            one = _validate.ratio(told if mask_ratio is None else mask_ratio)
+            one = _validate.ratio(float(told) if mask_ratio is None else mask_ratio)
             kind, ratios = f"masking by {way}, ratio {one:g}", (one,)
         made = _masking_cases(inputs, outputs, ratios)
     else:
@@ -188,6 +204,8 @@ def _masking_cases(
     for number, (n, length, width) in enumerate(sizes):
         if not _fits(x_port, (n, length, width)) or not _fits(noise_port, (n, length)):
             continue
+        if n * length * width > MOST_ITEMS or n * length > MOST_TOKENS:
+            continue
         ratio = ratios[number % len(ratios)]
         feeds: Arrays = {}
         if x_port is not None:
@@ -239,6 +257,8 @@ def _restore_cases(inputs: Mapping[str, Port]) -> Iterator[tuple[Arrays, Arrays]
         for kept in _fixed(x_port, 1, tuple({0, length // 4, length})):
             if not _fits(x_port, (n, kept, width)) or kept > length:
                 continue
+            if n * length * width > MOST_ITEMS:
+                continue
             x = _values(generator, (n, kept, width), x_port.dtype)
             ids = np.argsort(generator.random((n, length)), 1).astype(ids_port.dtype)
             token = _values(generator, (width,), token_port.dtype)
@@ -261,6 +281,8 @@ def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[tuple[Arrays
             else _fixed(index_port, d, (int(generator.integers(1, data_shape[d] + 1)),))[0]
             for d in range(rank)
         )
+        if max(math.prod(data_shape), math.prod(index_shape)) > MOST_TOKENS:
+            continue  # by loops too
         data = _values(generator, data_shape, data_port.dtype)
         index = generator.integers(0, data_shape[axis], index_shape).astype(index_port.dtype)
         want = gather(data, axis, index, backend="reference")

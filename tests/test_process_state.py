@@ -1,0 +1,195 @@
+"""Nothing of the process is changed behind the user's back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: What a process has that others rely on, and a call of every public function.
+PROGRAM = """
+import decimal, gc, locale, logging, multiprocessing, os, random, signal, sys, threading, warnings
+import numpy as np
+import torch
+import nbgather
+from nbgather.torch import MaskingCollate, RandomMasking
+import nbgather.dask, nbgather.explain, nbgather.onnx
+import dask, onnxruntime, jax
+{extra}
+
+def snapshot():
+    from nbgather.backends import _openmp
+    return {{
+        "torch threads": torch.get_num_threads(),
+        "torch interop threads": torch.get_num_interop_threads(),
+        "torch device": str(torch.get_default_device()),
+        "torch dtype": torch.get_default_dtype(),
+        "torch grad": torch.is_grad_enabled(),
+        "torch deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch random": torch.get_rng_state().tolist(),
+        "OpenMP": {{k: v for k, v in _openmp.settings().items() if k in KNOWN}},
+        "random": random.getstate(),
+        "numpy random": str(np.random.get_state()),
+        "numpy errors": np.geterr(),
+        "numpy print": str(np.get_printoptions()),
+        "warnings": list(warnings.filters),
+        "signals": {{s: signal.getsignal(s) for s in signal.valid_signals()}},
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "decimal": str(decimal.getcontext()),
+        "garbage": (gc.isenabled(), gc.get_threshold()),
+        "recursion": sys.getrecursionlimit(),
+        "switch": sys.getswitchinterval(),
+        "path": list(sys.path),
+        "hooks": (sys.excepthook, sys.displayhook, threading.excepthook),
+        "logging": (logging.root.level, list(logging.root.handlers)),
+        "start": multiprocessing.get_start_method(allow_none=True),
+        "jax": jax.config.jax_enable_x64,
+    }}
+
+from nbgather.backends import _openmp
+KNOWN = set(_openmp.settings())
+n = {n}
+x = torch.rand(n, 196, 64)
+ids = torch.arange(n)
+noise = torch.rand(n, 196)
+index = torch.randint(0, 64, x.shape)
+images = torch.rand(n, 3, 32, 32)
+kept, mask, ranks = torch.rand(n, 49, 64), None, torch.rand(n, 196).argsort(1)
+big = np.random.default_rng(0).random((n * 40, 400))
+CALLS = {{
+    "gather": lambda: nbgather.gather(x, 2, index),
+    "gather numpy": lambda: nbgather.gather(big, 1, np.zeros(big.shape, np.int64)),
+    "take_along_axis": lambda: nbgather.take_along_axis(x, index, 2),
+    "gather_tokens": lambda: nbgather.gather_tokens(x, ranks),
+    "scatter": lambda: nbgather.scatter(x, 2, index, x),
+    "scatter_add": lambda: nbgather.scatter_add(x, 2, index, x),
+    "infer_gather": lambda: nbgather.infer_gather(x[:2, :4, :4], x[:2, :4, :2]),
+    "token_noise": lambda: nbgather.token_noise(1, ids, 4096),
+    "rank_tokens": lambda: nbgather.rank_tokens(noise, 49),
+    "random_masking": lambda: nbgather.random_masking(x, seed=1),
+    "random_masking noise": lambda: nbgather.random_masking(x, noise=noise),
+    "restore_tokens": lambda: nbgather.restore_tokens(kept, ranks, 0.0),
+    "patchify": lambda: nbgather.patchify(images, 4),
+    "unpatchify": lambda: nbgather.unpatchify(nbgather.patchify(images, 4), 4, 32),
+    "masked_patchify": lambda: nbgather.masked_patchify(images, 4, seed=1),
+    "block": lambda: nbgather.strategies.block(1, ids, (14, 14)),
+    "grid": lambda: nbgather.strategies.grid(1, ids, (14, 14)),
+    "time_frequency": lambda: nbgather.strategies.time_frequency(1, ids, (14, 14)),
+    "tube": lambda: nbgather.strategies.tube(1, ids, (2, 7, 14)),
+    "random": lambda: nbgather.strategies.random(1, ids, (14, 14)),
+    "RandomMasking": lambda: RandomMasking()(x, ids),
+    "MaskingCollate": lambda: MaskingCollate(16)([(1, images[0]), (2, images[1])]),
+    "dask": lambda: nbgather.gather(
+        dask.array.from_array(big, chunks=200), 1, np.zeros(big.shape, np.int64)
+    ).compute(scheduler="sync"),
+    "onnx": lambda: nbgather.onnx.verify(nbgather.onnx.masking_model(0.5)),
+    "explain": lambda: nbgather.explain.explain_gather(big[:2, :2], 1, np.zeros((2, 1), int)),
+    "backends": nbgather.backends.available,
+}}
+for name in {names}:
+    before = snapshot()
+    CALLS[name]()
+    after = snapshot()
+    changed = {{k: (before[k], after[k]) for k in before if before[k] != after[k]}}
+    assert not changed, (name, changed)
+print("unchanged", len(CALLS))
+"""
+
+
+def run(program: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=280,
+        env={**os.environ, **environment}, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        "torch.set_num_threads(1)",
+        "torch.set_num_threads(1); import numba; numba.set_num_threads(1)",
+    ],
+)
+@pytest.mark.parametrize("n", [2, 64])
+def test_no_call_changes_the_process(n: int, extra: str) -> None:
+    """Of a size that one thread serves, and of one that all cores do."""
+    assert "unchanged" in run(PROGRAM.format(extra=extra, n=n, names="CALLS"))
+
+
+FIRST = """
+import threading
+import torch
+import nbgather
+torch.set_num_threads({threads})
+x = torch.rand(64, 196, 512)
+seen = []
+
+def call():
+    torch.set_num_threads({threads})
+    nbgather.random_masking(x, seed=1)
+    seen.append(torch.get_num_threads())
+
+if {in_thread}:
+    worker = threading.Thread(target=call)
+    worker.start()
+    worker.join()
+else:
+    call()
+seen.append(torch.get_num_threads())
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_the_first_parallel_call_leaves_the_thread_count(in_thread: bool) -> None:
+    for threads in (1, 3):
+        assert run(FIRST.format(threads=threads, in_thread=in_thread)).strip() == str([threads] * 2)
+
+
+def test_the_bits_of_other_layers_stay() -> None:
+    """A layer's gradient depends on torch's thread count, and so is a witness of it."""
+    program = """
+import hashlib, sys, torch
+torch.manual_seed(0)
+torch.set_num_threads(1)
+if {call}:
+    import nbgather
+    nbgather.random_masking(torch.rand(64, 196, 512), seed=1)
+torch.manual_seed(0)
+layer = torch.nn.LayerNorm(512)
+layer(torch.rand(64, 196, 512)).pow(3).sum().backward()
+print(hashlib.sha256(layer.weight.grad.numpy().tobytes()).hexdigest())
+"""
+    assert run(program.format(call=True)) == run(program.format(call=False))
+
+
+def test_the_users_numba_threads_stay() -> None:
+    program = """
+import numba, numpy as np, nbgather
+numba.set_num_threads(1)
+nbgather.gather(np.zeros((2000, 2000)), 1, np.zeros((2000, 2000), int))
+assert numba.get_num_threads() == 1
+"""
+    run(program)
+
+
+@pytest.mark.parametrize("text", ["²", "0", "-1", "1.5", " 2 ", "１", "two"])
+def test_a_bad_number_of_threads_is_told(text: str) -> None:
+    program = """
+import numpy as np, nbgather
+try:
+    nbgather.gather(np.zeros((2000, 2000)), 1, np.zeros((2000, 2000), int))
+except ValueError as error:
+    print(error)
+"""
+    expected = f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed\n"
+    assert run(program, NBGATHER_NUM_THREADS=text, PYTHONIOENCODING="utf-8") == expected
