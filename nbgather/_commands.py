@@ -28,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+#: Pixels of the side of a picture that is drawn, in a gigabyte or two of memory.
+LARGEST_SIDE = 4096
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -134,6 +137,8 @@ def mask(
     """
     if size < 1:
         raise ValueError(f"--size is {size}: it must be at least 1")
+    if size > LARGEST_SIDE:
+        raise ValueError(f"--size is {size}: it must be at most {LARGEST_SIDE}")
     video = load_frames(image, size)
     photo = video.shape[2] == 1
     pixels, sizes = (video[:, :, 0], (patch, patch)) if photo else (video, (1, patch, patch))
@@ -235,7 +240,7 @@ def explain(
 def _array(name: str, text: str) -> np.ndarray:
     try:
         made = np.array(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} is {text!r}: nested lists of numbers are needed: {error}"
         ) from None
@@ -274,8 +279,9 @@ def bench(
     from nbgather.bench import markdown, picture, run_all
     from nbgather.bench.rows import chosen
 
-    if rounds < 1:
-        raise ValueError(f"--rounds is {rounds}: it must be at least 1")
+    for option, value in (("--rounds", rounds), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}: it must be at least 1")
     wanted = chosen(rows)
     if not wanted:
         raise ValueError(f"no row matches {rows!r}: their names are in the README's table")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nbgather
-from nbgather import _validate
+from nbgather import _arrays, _validate
 
 try:
     import zarr
@@ -188,6 +188,9 @@ class _Rows:
 
 def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) -> _Plan:
     shape = tuple(int(n) for n in x.shape)
+    what = "x" if patch_size is None else "images"
+    kind = _arrays._numpy_dtype(np.dtype(x.dtype))
+    _validate.itemsize(kind.name, kind.itemsize, _arrays.ITEMSIZES, what)
     if patch_size is None:
         _validate.tokens(shape)
         if scale is not None:
@@ -221,8 +224,9 @@ def _begun(folder: Path, journal: Journal, samples: int, plan: _Plan, chunk: int
         )
     )
     for name, inner, dtype in shapes:
+        sides = (min(chunk, max(samples, 1)), *(max(n, 1) for n in inner))
         group.create_array(
-            name, shape=(samples, *inner), chunks=(chunk, *(max(n, 1) for n in inner)),
+            name, shape=(samples, *inner), chunks=sides,
             dtype=dtype, overwrite=True,
         )  # fmt: skip
     journal.begin()
