@@ -6,6 +6,7 @@ from typing import Any
 
 from nbgather import _arrays, _infer, _run, _validate
 from nbgather._arrays import ITEMSIZES
+from nbgather._results import Array, Mode
 
 __all__ = [
     "gather",
@@ -18,15 +19,15 @@ __all__ = [
 
 
 def gather(
-    input: Any,
+    input: Array,
     dim: int,
     index: Any,
     *,
-    mode: str = "raise",
+    mode: Mode = "raise",
     fill_value: Any = 0,
     out: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Gather values along a dimension: torch.gather on any array.
 
     For a 3-d input::
@@ -101,15 +102,15 @@ def gather(
 
 
 def take_along_axis(
-    arr: Any,
+    arr: Array,
     indices: Any,
     axis: int | None = -1,
     *,
-    mode: str = "raise",
+    mode: Mode = "raise",
     fill_value: Any = 0,
     out: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Take values along an axis: numpy.take_along_axis, of the Array API too, on any array.
 
     As :func:`gather`, but the other dimensions broadcast, and a negative index counts from the end.
@@ -170,14 +171,14 @@ def take_along_axis(
 
 
 def gather_tokens(
-    x: Any,
+    x: Array,
     ids: Any,
     *,
-    mode: str = "raise",
+    mode: Mode = "raise",
     fill_value: Any = 0,
     out: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Pick tokens of each sample: ``out[n, k] = x[n, ids[n, k]]``.
 
     The same as :func:`gather` along dim 1 with ``ids`` expanded over the token's dimensions, but
@@ -214,14 +215,14 @@ def gather_tokens(
 
 
 def scatter(
-    input: Any,
+    input: Array,
     dim: int,
     index: Any,
     src: Any,
     *,
     out: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Write values along a dimension into a copy: torch.scatter on any array.
 
     For a 3-d input and dim 1: ``out[i][index[i][j][k]][k] = src[i][j][k]``; everything else is
@@ -277,14 +278,14 @@ def scatter(
 
 
 def scatter_add(
-    input: Any,
+    input: Array,
     dim: int,
     index: Any,
     src: Any,
     *,
     out: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Add values along a dimension into a copy: torch.scatter_add on any array.
 
     For a 3-d input and dim 1: ``out[i][index[i][j][k]][k] += src[i][j][k]``. The values of one

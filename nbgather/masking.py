@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from nbgather import _arrays, _plan, _run, _validate, backends
+from nbgather._results import Array, MaskedTokens, PaddedTokens, TokenMask
 
 __all__ = [
     "MaskedTokens",
@@ -25,64 +26,24 @@ __all__ = [
 ]
 
 
-class TokenMask(NamedTuple):
-    """Which tokens stay.
-
-    Attributes
-    ----------
-    ids_keep : array of int64, shape [N, K]
-        The kept tokens of each sample, lowest score first; -1 behind them in a sample that keeps
-        fewer than K.
-    ids_restore : array of int64, shape [N, L]
-        The rank of each token: where to find it in the ranked order.
-    mask : array of float32, shape [N, L]
-        0 keep, 1 remove.
-    """
-
-    ids_keep: Any
-    ids_restore: Any
-    mask: Any
-
-
-class MaskedTokens(NamedTuple):
-    """What :func:`random_masking` gives, in the order of the paper's code.
-
-    Attributes
-    ----------
-    x_masked : array, shape [N, K, ...]
-        The visible tokens, lowest score first.
-    mask : array of float32, shape [N, L]
-        0 keep, 1 remove.
-    ids_restore : array of int64, shape [N, L]
-        The rank of each token.
-    """
-
-    x_masked: Any
-    mask: Any
-    ids_restore: Any
-
-
-class PaddedTokens(NamedTuple):
-    """What :func:`random_masking` gives where each sample keeps a number of its own.
-
-    Attributes
-    ----------
-    x_masked : array, shape [N, K, ...]
-        The visible tokens, lowest score first, then zeros; K is the largest number kept.
-    mask : array of float32, shape [N, L]
-        0 keep, 1 remove.
-    ids_restore : array of int64, shape [N, L]
-        The rank of each token.
-    valid : array of bool, shape [N, K]
-        Which of ``x_masked`` are tokens: an attention mask for the encoder.
-    """
-
-    x_masked: Any
-    mask: Any
-    ids_restore: Any
-    valid: Any
-
-
+@overload
+def token_noise(
+    seed: int,
+    sample_ids: int | list[int] | tuple[int, ...] | range,
+    num_tokens: int,
+    *,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> np.ndarray: ...
+@overload
+def token_noise(
+    seed: int,
+    sample_ids: Array,
+    num_tokens: int,
+    *,
+    epoch: int = 0,
+    backend: str | None = None,
+) -> Array: ...
 def token_noise(
     seed: int,
     sample_ids: Any,
@@ -195,7 +156,7 @@ def views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
     return views
 
 
-def rank_tokens(scores: Any, num_keep: Any, *, backend: str | None = None) -> TokenMask:
+def rank_tokens(scores: Array, num_keep: Any, *, backend: str | None = None) -> TokenMask[Array]:
     """Rank tokens by score and keep the lowest.
 
     The order is ascending and stable: of equal scores the lower token comes first, -0 equals 0,
@@ -297,7 +258,7 @@ def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
 
 @overload
 def random_masking(
-    x: Any,
+    x: Array,
     mask_ratio: float = 0.75,
     *,
     noise: Any = None,
@@ -306,10 +267,10 @@ def random_masking(
     epoch: int = 0,
     num_keep: int | None = None,
     backend: str | None = None,
-) -> MaskedTokens: ...
+) -> MaskedTokens[Array]: ...
 @overload
 def random_masking(
-    x: Any,
+    x: Array,
     mask_ratio: float = 0.75,
     *,
     noise: Any = None,
@@ -318,9 +279,9 @@ def random_masking(
     epoch: int = 0,
     num_keep: Any,
     backend: str | None = None,
-) -> PaddedTokens: ...
+) -> PaddedTokens[Array]: ...
 def random_masking(
-    x: Any,
+    x: Array,
     mask_ratio: float = 0.75,
     *,
     noise: Any = None,
@@ -329,7 +290,7 @@ def random_masking(
     epoch: int = 0,
     num_keep: Any = None,
     backend: str | None = None,
-) -> MaskedTokens | PaddedTokens:
+) -> MaskedTokens[Array] | PaddedTokens[Array]:
     """Keep a random part of each sample's tokens, and remember how to put them back.
 
     Parameters
@@ -682,13 +643,13 @@ def _drawn_seed(adapted: _arrays.Adapter) -> int:
 
 
 def restore_tokens(
-    x_visible: Any,
+    x_visible: Array,
     ids_restore: Any,
     mask_token: Any,
     *,
     valid: Any = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """Put visible tokens back in their places, with the mask token everywhere else.
 
     The decoder's unshuffle: ``out[n, l]`` is ``x_visible[n, ids_restore[n, l]]`` where that rank

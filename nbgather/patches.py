@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from nbgather import _arrays, _run, _validate, backends, masking
-from nbgather.masking import MaskedTokens, PaddedTokens
+from nbgather._results import Array, MaskedTokens, PaddedTokens
 
 __all__ = ["masked_patchify", "patchify", "unpatchify"]
 
 
-def patchify(images: Any, patch_size: int | Sequence[int]) -> Any:
+def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
     """Cut images or video into patches.
 
     Parameters
@@ -61,8 +61,8 @@ def patchify(images: Any, patch_size: int | Sequence[int]) -> Any:
 
 
 def unpatchify(
-    patches: Any, patch_size: int | Sequence[int], image_size: int | Sequence[int]
-) -> Any:
+    patches: Array, patch_size: int | Sequence[int], image_size: int | Sequence[int]
+) -> Array:
     """Put patches together again: the inverse of :func:`patchify`.
 
     Parameters
@@ -109,8 +109,40 @@ def unpatchify(
     return joined.reshape(shape[0], channels, *sides)
 
 
+@overload
 def masked_patchify(
-    images: Any,
+    images: Array,
+    patch_size: int | Sequence[int],
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: int | None = None,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    backend: str | None = None,
+) -> MaskedTokens[Array]: ...
+@overload
+def masked_patchify(
+    images: Array,
+    patch_size: int | Sequence[int],
+    mask_ratio: float = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    backend: str | None = None,
+) -> PaddedTokens[Array]: ...
+def masked_patchify(
+    images: Array,
     patch_size: int | Sequence[int],
     mask_ratio: float = 0.75,
     *,
@@ -123,7 +155,7 @@ def masked_patchify(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     backend: str | None = None,
-) -> MaskedTokens | PaddedTokens:
+) -> MaskedTokens[Array] | PaddedTokens[Array]:
     """Cut only the patches out of images or video that a random mask keeps.
 
     The same as :func:`patchify` and then :func:`nbgather.random_masking`, but what is removed is

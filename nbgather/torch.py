@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nbgather import _torch_ops, _validate, strategies
-from nbgather.masking import MaskedTokens, PaddedTokens, random_masking
+from nbgather.masking import MaskedTokens, random_masking
 from nbgather.patches import masked_patchify
 
 __all__ = ["MaskingCollate", "RandomMasking"]
@@ -134,7 +134,7 @@ class RandomMasking(torch.nn.Module):
         """
         self.epoch.fill_(_validate.epoch(epoch))
 
-    def forward(self, x: torch.Tensor, sample_ids: torch.Tensor | None = None) -> MaskedTokens:
+    def forward(self, x: torch.Tensor, sample_ids: Any = None) -> MaskedTokens[torch.Tensor]:
         """Mask tokens.
 
         Parameters
@@ -168,7 +168,7 @@ class RandomMasking(torch.nn.Module):
             choice = {"noise": self._score(seed, sample_ids, self.grid, epoch=epoch)}
         return random_masking(x, self.mask_ratio, num_keep=self.num_keep, **choice)
 
-    def _drawn(self, x: torch.Tensor) -> MaskedTokens:
+    def _drawn(self, x: torch.Tensor) -> MaskedTokens[torch.Tensor]:
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
@@ -273,7 +273,7 @@ class MaskingCollate:
 
     def __call__(
         self, samples: Sequence[tuple[int, Any]]
-    ) -> tuple[torch.Tensor, MaskedTokens | PaddedTokens]:
+    ) -> tuple[torch.Tensor, MaskedTokens[torch.Tensor]]:
         """Collate ``(sample id, image)`` pairs.
 
         Parameters
