@@ -467,7 +467,7 @@ class TorchAdapter(Adapter):
         # those of functionalisation behind a tensor of no memory.
         if not self._compiling():
             if self._transform() is not None:
-                self._only_vmap()
+                self._require_served_transform()
             elif not (operator and self._in_mode()) and all(map(self._is_plain, arrays)):
                 return None
         from nbgather import _torch_ops
@@ -492,10 +492,11 @@ class TorchAdapter(Adapter):
         get = self.torch._C._get_function_stack_at
         return any(not isinstance(get(k), ignored) for k in range(count))
 
-    def _only_vmap(self) -> None:
+    def _require_served_transform(self) -> None:
         functorch = self.torch._C._functorch
         kind = functorch.peek_interpreter_stack().key()
-        if kind != functorch.TransformType.Vmap:
+        served = functorch.TransformType.Vmap, functorch.TransformType.Functionalize
+        if kind not in served:
             raise NotImplementedError(
                 f"torch.func's transform {kind.name.lower()!r} cannot go through nbgather's calls:"
                 " backward(), torch.autograd.grad and torch.func.vmap can"
@@ -539,7 +540,9 @@ class TorchAdapter(Adapter):
         return tuple(array.shape)
 
     def require_strided(self, array: Any) -> None:
-        if self.detour(array, operator=False) is None and not array.is_meta:
+        if self._compiling() or self._transform() is not None:
+            return
+        if self._is_plain(array) and not array.is_meta:
             with contextlib.suppress(LookupError):  # a lazy view is a strided tensor
                 self.at(array).key(array)
 

@@ -510,7 +510,7 @@ def _floats(value: Any, count: int, what: str) -> np.ndarray:
     if values.shape not in ((), (count,)):
         raise ValueError(
             f"{what} has shape {values.shape}: one number is needed"
-            + (f", or {count}, one for each channel" if what != "scale" else "")
+            + (f", or {count}, one for each channel of [N, C, ...]" if what != "scale" else "")
         )
     with np.errstate(over="ignore"):
         narrow = np.broadcast_to(values, (count,)).astype(np.float32)
@@ -520,9 +520,27 @@ def _floats(value: Any, count: int, what: str) -> np.ndarray:
 
 
 def grid(sides: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Patches along each side."""
     if any(s % p for s, p in zip(sides, sizes, strict=True)):
         raise ValueError(f"sides {sides} cannot be cut into patches of {sizes}: each must divide")
     return tuple(s // p for s, p in zip(sides, sizes, strict=True))
+
+
+#: Numbers of channels that images have, to tell channels from sides in a message.
+_CHANNELS = (1, 3, 4)
+
+
+def image_grid(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Patches along each side of images of this shape."""
+    try:
+        return grid(shape[2:], sizes)
+    except ValueError as error:
+        order = "[N, C, H, W]" if len(shape) == 4 else "[N, C, T, H, W]"
+        hint = ""
+        if shape[-1] in _CHANNELS and shape[1] not in _CHANNELS:
+            last = "[N, H, W, C]" if len(shape) == 4 else "[N, T, H, W, C]"
+            hint = f"; it looks like {last}, whose channels must go to dimension 1"
+        raise ValueError(f"images has shape {shape}, taken as {order}: {error}{hint}") from None
 
 
 def patches(shape: tuple[int, ...], grid: tuple[int, ...], sizes: tuple[int, ...]) -> int:

@@ -48,7 +48,7 @@ def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
     adapted.require_strided(images)
     shape = adapted.shape(images)
     sizes = _validate.patch_size(patch_size, shape)
-    grid = _validate.grid(shape[2:], sizes)
+    grid = _validate.image_grid(shape, sizes)
     n, channels, nd = shape[0], shape[1], len(sizes)
     split = [m for pair in zip(grid, sizes, strict=True) for m in pair]
     # [N, C, g0, p0, g1, p1, ...] → [N, g0, g1, ..., p0, p1, ..., C]
@@ -212,7 +212,7 @@ def masked_patchify(
                 "num_keep": num_keep, "scale": scale, "mean": mean, "std": std, "backend": backend,
             }  # fmt: skip
             return detour.via_patches(images, patch_size, mask_ratio, options)
-    grid = _validate.grid(shape[2:], sizes)
+    grid = _validate.image_grid(shape, sizes)
     affine = _validate.affine(scale, mean, std, shape[1])
     if affine is not None:
         _validate.pixels(str(images.dtype))

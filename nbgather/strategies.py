@@ -186,9 +186,9 @@ def block(
     """
     sizes = _validate.block_grid(grid)
     numbers = _validate.areas(min_area, max_area, math.prod(sizes[-2:]))
-    aspects = _aspects(_validate.aspect(min_aspect))
+    least = _validate.aspect(min_aspect)
     return _ordered(
-        "block", seed, sample_ids, sizes, (*numbers, int(bool(wrap))), epoch, backend, aspects
+        "block", seed, sample_ids, sizes, (*numbers, int(bool(wrap))), epoch, backend, least
     )
 
 
@@ -333,7 +333,7 @@ def _ordered(
     numbers: tuple[int, int, int],
     epoch: int,
     backend: str | None,
-    aspects: np.ndarray | None = None,
+    least_aspect: float | None = None,
 ) -> Any:
     sizes = _validate.token_grid(grid)
     key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
@@ -343,17 +343,19 @@ def _ordered(
     if detour is not None:
         rest: dict[str, Any] = {
             "grid": sizes, "numbers": numbers, "epoch": epoch, "backend": backend,
-            "aspects": aspects,
+            "least_aspect": least_aspect,
         }  # fmt: skip
         return detour.via_strategy(functools.partial(_ordered, name, seed, **rest), sample_ids)
     adapted, ids = masking.plain_ids(sample_ids)
     if adapted.home != "cpu":  # scores are made where the samples are loaded
-        made = _ordered(name, seed, adapted.integers(ids), grid, numbers, epoch, backend, aspects)
+        made = _ordered(
+            name, seed, adapted.integers(ids), grid, numbers, epoch, backend, least_aspect
+        )
         return adapted.from_numpy(made, ids)
     scores = adapted.empty((int(ids.shape[0]), math.prod(sizes)), ids, "float32")
     module = backends.serving(backend, "cpu")
     if scores.shape[0]:
-        table = np.ones(1) if aspects is None else aspects
+        table = np.ones(1) if least_aspect is None else _aspects(least_aspect)
         args = (at, key & 0xFFFFFFFF, key >> 32)
         module.strategy(name, sizes, numbers, table, args, *masking.views(adapted, ids, scores))
     return scores

@@ -4,6 +4,13 @@ The functions of :mod:`nbgather` take tensors themselves, with gradients, under 
 ``torch.export`` and ``torch.func.vmap``; as operators they are ``torch.ops.nbgather.gather``,
 ``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``, ``token_noise``,
 ``rank_tokens``, ``random_masking`` and ``restore_tokens``, registered by importing this module.
+
+A saved program holds these operators by name. Who loads one, by ``torch.export.load`` or
+``torch.jit.load``, must ``import nbgather.torch`` first, else torch says that it cannot deserialize
+the file, and names the operator in a warning. To ONNX they are translated by
+``torch.onnx.export(..., dynamo=True, custom_translation_table=torch_translation_table())`` with the
+table of :func:`nbgather.onnx.torch_translation_table`; without it torch finds no ONNX function for
+them, and its older exporter (``dynamo=False``) knows none.
 """
 
 from __future__ import annotations
@@ -302,7 +309,7 @@ class MaskingCollate:
         choice: dict[str, Any] = {"seed": self.seed, "sample_ids": ids, "epoch": self.epoch}
         if self._score is not None:
             sizes = _validate.patch_size(self.patch_size, tuple(batch.shape))
-            grid = _validate.grid(tuple(batch.shape[2:]), sizes)
+            grid = _validate.image_grid(tuple(batch.shape), sizes)
             choice = {"noise": self._score(self.seed, ids, grid, epoch=self.epoch)}
         made = masked_patchify(batch, self.patch_size, self.mask_ratio, **choice, **self._affine)
         return ids, made

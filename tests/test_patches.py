@@ -288,3 +288,32 @@ def test_other_dtypes_are_not_normalised(dtype: str) -> None:
         with pytest.raises(TypeError) as raised:
             nbgather.masked_patchify(images, 2, seed=0, scale=1.0)
         assert "uint8 or float32 can be normalised" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (
+            (2, 32, 48, 3),
+            "images has shape (2, 32, 48, 3), taken as [N, C, H, W]: sides (48, 3) cannot be cut"
+            " into patches of (16, 16): each must divide; it looks like [N, H, W, C], whose"
+            " channels must go to dimension 1",
+        ),
+        (
+            (2, 3, 32, 40),
+            "images has shape (2, 3, 32, 40), taken as [N, C, H, W]: sides (32, 40) cannot be cut"
+            " into patches of (16, 16): each must divide",
+        ),
+        ((3, 32, 32), "images has shape (3, 32, 32): [N, C, H, W] or [N, C, T, H, W] is needed"),
+    ],
+)
+def test_shapes_are_told_with_their_meaning(shape: tuple[int, ...], text: str) -> None:
+    images = np.zeros(shape, np.uint8)
+    calls = [
+        lambda: nbgather.patchify(images, 16),
+        lambda: nbgather.masked_patchify(images, 16, seed=0),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value) == text

@@ -196,7 +196,7 @@ def masked_patchify(
     """
     images = _samples(images, "images", 4)
     sizes = _validate.patch_size(patch_size, tuple(images.shape))
-    grid = _validate.grid(tuple(images.shape[2:]), sizes)
+    grid = _validate.image_grid(tuple(images.shape), sizes)
     tokens, channels = math.prod(grid), int(images.shape[1])
     affine = _validate.affine(scale, mean, std, channels)
     if affine is not None:

@@ -48,7 +48,7 @@ def patchify(images: Any, patch_size: Any) -> Any:
     images = _sides.chunked(images, "images")
     sizes = _validate.patch_size(patch_size, tuple(images.shape))
     images = _sides.whole_samples(images, "images", logger)
-    grid = _validate.grid(_numbers(images.shape[2:]), sizes)
+    grid = _validate.image_grid((*images.shape[:2], *_numbers(images.shape[2:])), sizes)
     shape = math.prod(grid), math.prod(sizes) * int(images.shape[1])
     return images.map_blocks(
         functools.partial(_patchify_block, sizes),

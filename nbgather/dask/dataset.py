@@ -198,7 +198,7 @@ def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) ->
         keep = _validate.len_keep(shape[1], mask_ratio, None)
         return _Plan(keep, shape[1], shape[2:], x.dtype, ())
     patch = _validate.patch_size(patch_size, shape)
-    grid = _validate.grid(shape[2:], patch)
+    grid = _validate.image_grid(shape, patch)
     tokens = math.prod(grid)
     keep = _validate.len_keep(tokens, mask_ratio, None)
     width = math.prod(patch) * shape[1]
