@@ -109,12 +109,19 @@ def test_fill_value_in_every_dtype(dtype: str) -> None:
     assert got.dtype == x.dtype
 
 
-@pytest.mark.parametrize("value", [300, -1, 0.5, "a", None])
+@pytest.mark.parametrize("value", [300, -1, 0.5, "a"])
 def test_fill_value_that_does_not_fit(value: object) -> None:
     with pytest.raises(ValueError, match="cannot be held in dtype uint8"):
         nbgather.gather(
             np.zeros((2, 2), "u1"), 1, np.zeros((2, 2), int), mode="fill", fill_value=value
         )
+
+
+@pytest.mark.parametrize("value", [None, [1], {}, np.zeros(2), object()])
+def test_a_fill_value_that_is_no_scalar(value: object) -> None:
+    x, index = np.zeros((2, 2)), np.zeros((2, 2), int)
+    with pytest.raises(TypeError, match="a scalar is needed"):
+        nbgather.gather(x, 1, index, mode="fill", fill_value=value)
 
 
 @pytest.mark.parametrize("value", [3, -1, 7, 2**40, -(2**40)])
