@@ -115,6 +115,7 @@ class JaxAdapter(Adapter):
 
     name = "JAX"
     detours = True
+    takes = frozenset({"NumPy"})
 
     def __init__(self) -> None:
         #: None: whether an array is on one CPU device is looked up every time.

@@ -156,9 +156,9 @@ def test_a_bad_index_is_named() -> None:
     ("call", "error", "text"),
     [
         (
-            lambda: nbgather.gather(jnp.zeros(3), 0, np.array([0])),
+            lambda: nbgather.gather(jnp.zeros(3), 0, torch.tensor([0])),
             TypeError,
-            "input is a JAX array and index a NumPy one",
+            "input is a JAX array and index a torch one",
         ),
         (
             lambda: nbgather.gather(torch.zeros(3), 0, jnp.array([0])),
