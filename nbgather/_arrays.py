@@ -565,7 +565,7 @@ class TorchAdapter(Adapter):
 
     def again(self, small: dict[Any, SmallCall], head: Any, x: Any, i: Any) -> Any:
         # Exact types only: ``x`` has one of `plain` by its entry in `_by_type`.
-        if self._by_dynamo() or type(i) not in self.plain or not self.at_rest():
+        if self._by_dynamo() or type(i) not in self.plain:
             return None
         kind, dim, mode = head
         if kind == "gather" and mode == "raise" and i.dtype is self._int64:
@@ -574,6 +574,8 @@ class TorchAdapter(Adapter):
                 result = self._tiny(x, dim, i, size)
                 if result is not None:
                     return result
+        if not self.at_rest():
+            return None
         try:
             call = small.get((head, x.shape, x.dtype, i.shape, i.dtype))
             if call is None:
@@ -596,8 +598,9 @@ class TorchAdapter(Adapter):
     def _tiny(self, x: Any, dim: int, i: Any, itemsize: int) -> Any:
         """A gather by torch itself, where a call costs more than the kernel saves; None otherwise.
 
-        Its operator sees to every lazy view, and its node of the graph costs a tenth of one written
-        in Python. What it cannot see is that memory is gone.
+        Its operator is right in every mode, transform and kind of AD, and for every lazy view; its
+        node of the graph costs a tenth of one written in Python. What it cannot see is that memory
+        is gone.
         """
         try:
             items = i.numel()

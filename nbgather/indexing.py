@@ -45,7 +45,8 @@ def gather(
         The dimension to gather along; negative values count from the end.
     index : array of int
         Any integer dtype, of as many dimensions as ``input``; off ``dim`` no larger than it. Not
-        checked against the input's shape when it is empty, as in torch.
+        checked against the input's shape when it is empty, as in torch. A list will do, and a NumPy
+        array beside torch, JAX or Dask on the CPU.
     mode : {"raise", "clip", "wrap", "fill"}
         What to do with an index that is negative or not below ``input.shape[dim]``: raise an
         IndexError, take the nearest position, take it modulo the size, or give ``fill_value``.
@@ -141,7 +142,8 @@ def take_along_axis(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As in :func:`gather`.
+        As in :func:`gather`, but as in NumPy an index of bool or float is an IndexError, and an
+        axis out of range ``numpy.exceptions.AxisError``, which is one too.
 
     Notes
     -----

@@ -62,8 +62,9 @@ def token_noise(
     ----------
     seed : int
         64 bits, signed or unsigned.
-    sample_ids : array of int64, shape [N], or int
-        The samples' ids in the dataset; an int N stands for 0 to N-1.
+    sample_ids : array or sequence of int, shape [N], or int
+        The samples' ids in the dataset, of any integer dtype, 64 bits of which count; an int N
+        stands for 0 to N-1.
     num_tokens : int
         L.
     epoch : int
@@ -79,7 +80,7 @@ def token_noise(
     Raises
     ------
     TypeError, ValueError
-        A seed, epoch or count out of range or not a whole number; ids not int64 or not 1-d.
+        A seed, epoch or count out of range or not a whole number; ids not integers or not 1-d.
 
     Examples
     --------
@@ -300,12 +301,13 @@ def random_masking(
     mask_ratio : float
         The part to remove, 0 to 1; ``int(L * (1 - mask_ratio))`` tokens stay, in float64.
     noise : array of float, shape [N, L], optional
-        Scores to rank by; the lowest stay. Not together with ``seed``.
+        Scores to rank by; the lowest stay. Not together with ``seed``. NumPy's will do beside
+        torch, JAX and Dask on the CPU.
     seed : int, optional
         For :func:`token_noise`. With neither noise nor seed one is drawn: for torch tensors from
         torch's generator, so that ``torch.manual_seed`` rules, else from the system.
-    sample_ids : array of int64, shape [N], optional
-        The samples' ids in the dataset, with ``seed``; 0 to N-1 by default.
+    sample_ids : array or sequence of int, shape [N], or int, optional
+        The samples' ids in the dataset, with ``seed``; 0 to N-1 by default, and for the int N.
     epoch : int
         With ``seed``: another epoch, another mask.
     num_keep : int, or sequence or array of int, shape [N], optional
@@ -662,7 +664,8 @@ def restore_tokens(
     ids_restore : array of int, shape [N, L]
         Each token's rank, as :func:`random_masking` gives it.
     mask_token : array or scalar
-        Broadcast to one token, e.g. `[D]` or `[1, 1, D]`; cast to x's dtype only if that is safe.
+        Of the library and device of ``x_visible``. Broadcast to one token, e.g. `[D]` or
+        `[1, 1, D]`; cast to x's dtype only if that is safe.
     valid : array of bool, shape [N, K], optional
         Which of ``x_visible`` are tokens, as :class:`PaddedTokens` has it; all by default.
     backend : str, optional
