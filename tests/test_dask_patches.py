@@ -414,3 +414,17 @@ def test_masks_of_masked_arrays_are_not_lost() -> None:
     ):
         with pytest.raises(TypeError, match="holds masked arrays: their masks would be lost"):
             lazy.compute()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_an_index_of_another_kind_is_an_index_error(dtype: type) -> None:
+    """As NumPy's take_along_axis, and as the call on NumPy arrays."""
+    index = np.zeros((2, 3), dtype)
+    texts = []
+    for x in (np.ones((2, 3)), da.ones((2, 3), chunks=2)):
+        with pytest.raises(IndexError) as caught:
+            nbgather.take_along_axis(x, index, 1)
+        texts.append(str(caught.value))
+        with pytest.raises(np.exceptions.AxisError):
+            nbgather.take_along_axis(x, index.astype(int), 2)
+    assert texts[0] == texts[1]

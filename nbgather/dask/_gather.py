@@ -135,7 +135,7 @@ def take_along_axis(
            [11,  6]])
     """
     x, i = _operands(arr, indices, "arr", "indices")
-    at = _validate.dim(_validate.integer(axis, "axis"), x.ndim, "axis")
+    at = _validate.axis(_validate.integer(axis, "axis"), x.ndim)
     for d in range(min(x.ndim, i.ndim)):
         if d != at and not (known(x.shape[d]) and known(i.shape[d])):
             raise ValueError(
@@ -218,7 +218,8 @@ def _operands(x: Any, i: Any, x_name: str, i_name: str) -> tuple[Any, Any]:
     adapted = _arrays._numpy_dtype
     x_type, i_type = adapted(x.dtype), adapted(i.dtype)
     _validate.itemsize(x_type.name, x_type.itemsize, ITEMSIZES, x_name)
-    _validate.index_dtype(i_type.name, i_type.integer, i_name)
+    error = IndexError if i_name == "indices" else TypeError  # as NumPy's take_along_axis
+    _validate.index_dtype(i_type.name, i_type.integer, i_name, error)
     return x, i
 
 
