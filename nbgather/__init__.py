@@ -5,7 +5,7 @@ and onnx only when they are asked for.
 """
 
 from nbgather import backends, strategies
-from nbgather._infer import GatherSolution
+from nbgather.engine.infer import GatherSolution
 from nbgather.indexing import (
     gather,
     gather_tokens,

@@ -1,5 +1,5 @@
 """``python -m nbgather``: the command line."""
 
-from nbgather.cli import main
+from nbgather.apps.cli import main
 
 main()

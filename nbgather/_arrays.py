@@ -9,7 +9,6 @@ make a result of the same kind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import functools
 import math
@@ -18,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _recycle, _validate
+from nbgather import _validate
+from nbgather.engine import recycle
+from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 
 #: Bytes per item that the kernels move.
 ITEMSIZES = (1, 2, 4, 8, 16)
@@ -60,39 +61,6 @@ class SmallCall(NamedTuple):
     index_mask: int
     sizes: tuple[int, int, int, int]  # bytes of an item and of all, of the input and of the index
     owners: Any  # of the numbers
-
-
-class _Memory:
-    """Memory that NumPy can view without owning it; keeps its owner alive."""
-
-    def __init__(self, interface: dict[str, Any], owner: object) -> None:
-        self.__array_interface__ = interface
-        self.owner = owner
-
-
-def view_memory(
-    address: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    dtype: np.dtype[Any] | str,
-    owner: object,
-) -> np.ndarray:
-    """View memory as an array of any strides, in bytes. The caller answers for the bounds."""
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    interface = {
-        "version": 3,
-        "shape": shape,
-        "strides": strides,
-        "typestr": np.dtype(dtype).str,
-        "data": (address, False),
-    }
-    return np.asarray(_Memory(interface, owner))
-
-
-def bits_dtype(itemsize: int) -> np.dtype[Any]:
-    """The dtype that carries the bits of an item: unsigned, or 16 bytes of void."""
-    return np.dtype(f"u{itemsize}" if itemsize <= 8 else "V16")
 
 
 class Adapter:
@@ -192,7 +160,7 @@ class Adapter:
 
     def empty_result(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
         """A fresh result in like's dtype, from wherever its size is best served."""
-        if nbytes < _recycle.SMALLEST:
+        if nbytes < recycle.SMALLEST:
             return self.empty(shape, like)
         return self.empty_large(shape, like, nbytes)
 
@@ -270,35 +238,6 @@ class Adapter:
         return view_memory(self.address(array), layout.shape, layout.strides, dtype, array)
 
 
-def _data_pointer_is_where_the_c_api_says() -> bool:
-    probe = np.empty(3)
-    try:
-        found = ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value
-    except (AttributeError, ValueError):
-        return False
-    return sys.implementation.name == "cpython" and found == probe.ctypes.data
-
-
-_HEAD = object.__basicsize__
-_read_pointer = ctypes.c_size_t.from_address
-
-
-def _address_from_struct(array: np.ndarray) -> int:
-    # PyArray_DATA: the first field after the object's head. `array.ctypes.data` and
-    # `__array_interface__` give the same for 0.8 us each, a tenth of a whole call.
-    return _read_pointer(id(array) + _HEAD).value
-
-
-def _address_from_ctypes(array: np.ndarray) -> int:
-    return int(array.ctypes.data)
-
-
-#: The address of a NumPy array's first element.
-memory_address = (
-    _address_from_struct if _data_pointer_is_where_the_c_api_says() else _address_from_ctypes
-)
-
-
 @functools.lru_cache(maxsize=256)
 def _numpy_dtype(dtype: np.dtype[Any]) -> DType:
     if dtype.hasobject:
@@ -363,7 +302,7 @@ class NumpyAdapter(Adapter):
         return np.empty(shape, like.dtype if dtype is None else dtype)
 
     def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> np.ndarray:
-        return _recycle.empty(nbytes).view(like.dtype).reshape(shape)
+        return recycle.empty(nbytes).view(like.dtype).reshape(shape)
 
     def contiguous(self, array: np.ndarray) -> np.ndarray:
         return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
@@ -680,7 +619,7 @@ class TorchAdapter(Adapter):
         return self.torch.empty(shape, dtype=kind, device="cpu")
 
     def empty_large(self, shape: tuple[int, ...], like: Any, nbytes: int) -> Any:
-        memory = self.torch.from_numpy(_recycle.empty(nbytes))
+        memory = self.torch.from_numpy(recycle.empty(nbytes))
         return memory.view(like.dtype).reshape(shape)
 
     def contiguous(self, array: Any) -> Any:

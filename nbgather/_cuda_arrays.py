@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _plan, backends
+from nbgather import _plan
 from nbgather._arrays import Adapter, Key, Layout, TorchAdapter, _numpy_dtype, torch_token
-from nbgather.backends import cuda
-from nbgather.backends._cuda_driver import Place
+from nbgather.engine import backends
+from nbgather.kernels.cuda import launch as cuda
+from nbgather.kernels.cuda.driver import Place
 
 
 class _Device(Adapter):

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _arrays, _plan, _recycle, _validate, backends
+from nbgather import _arrays, _plan, _validate
 from nbgather._arrays import Adapter
+from nbgather.engine import backends, recycle
+from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
+from nbgather.kernels.plans import GatherPlan, ScatterPlan
 
 #: What an unused pointer points to.
 _NOTHING = np.zeros(16, np.uint8)
-_NOWHERE = _arrays.memory_address(_NOTHING)
+_NOWHERE = memory_address(_NOTHING)
 
 
 def gather(
@@ -92,7 +95,7 @@ def gather(
         if hasattr(module, "HOST_VIEWS"):
             bad = _run_on_views(adapted, module, plan, result, x, i, aux)
         else:
-            aux_address = _NOWHERE if aux is None else _arrays.memory_address(aux)
+            aux_address = _NOWHERE if aux is None else memory_address(aux)
             bad = module.gather(plan, out_address, x_address, i_address, aux_address)
     if bad:
         size = plan.limit if kind == "restore" else plan.size
@@ -107,9 +110,7 @@ def gather(
 small: dict[Any, _arrays.SmallCall] = {}
 
 
-def _remember(
-    module: Any, head: Any, adapted: Adapter, plan: _plan.GatherPlan, x: Any, i: Any
-) -> None:
+def _remember(module: Any, head: Any, adapted: Adapter, plan: GatherPlan, x: Any, i: Any) -> None:
     made = module.small_call(plan)
     if made is not None:
         if len(small) >= 4096:
@@ -117,7 +118,7 @@ def _remember(
         run, numbers = made
         small[adapted.again_key(head, x, i)] = _arrays.SmallCall(
             run,
-            _arrays.memory_address(numbers),
+            memory_address(numbers),
             plan.shape,
             adapted.numpy_dtype(x),
             plan.item_mask,
@@ -192,25 +193,23 @@ def _gather_copies(
 def _run_on_views(
     adapted: Adapter,
     module: Any,
-    plan: _plan.GatherPlan,
+    plan: GatherPlan,
     result: Any,
     x: Any,
     i: Any,
     aux: np.ndarray | None,
 ) -> int:
     """Run a backend that takes NumPy views, at the shape of the result."""
-    bits = _arrays.bits_dtype(plan.itemsize)
+    bits = bits_dtype(plan.itemsize)
     x_shape = (*plan.shape[: plan.dim], plan.size, *plan.shape[plan.dim + 1 :])
     if plan.shape == ():
         x_shape = (plan.size,)
-    x_view = _arrays.view_memory(
-        adapted.address(x), x_shape, plan.input_strides[: len(x_shape)], bits, x
-    )
+    x_view = view_memory(adapted.address(x), x_shape, plan.input_strides[: len(x_shape)], bits, x)
     index_shape, index_strides = plan.shape, plan.index_strides
     out_view = adapted.bits(result)
     if plan.shape == ():
         index_shape, index_strides, out_view = (1,), (0,), out_view.reshape(1)
-    index_view = _arrays.view_memory(
+    index_view = view_memory(
         adapted.address(i), index_shape, index_strides, np.dtype(plan.index), i
     )
     fill = np.zeros(1, bits) if aux is None else aux
@@ -287,7 +286,7 @@ def scatter(
         if bad:
             _validate.raise_bad_index(adapted.integers(i), plan.size, plan.dim, False)
     elif plan.count:
-        s_address = adapted.address(s) if s_key is not None else _arrays.memory_address(s)
+        s_address = adapted.address(s) if s_key is not None else memory_address(s)
         if hasattr(module, "HOST_VIEWS"):
             bad = _scatter_views(adapted, module, plan, result, i, (s_address, s), kind)
         else:
@@ -297,7 +296,7 @@ def scatter(
     return _into(adapted, result, out)
 
 
-def _unaligned(adapted: Adapter, plan: _plan.ScatterPlan, i: Any, s: Any, s_key: Any) -> bool:
+def _unaligned(adapted: Adapter, plan: ScatterPlan, i: Any, s: Any, s_key: Any) -> bool:
     wrong = plan.needs_copy or adapted.address(i) & plan.index_mask
     mask = plan.itemsize - 1 if adapted.home == "cuda" else plan.item_mask
     return bool(wrong or (s_key is not None and adapted.address(s) & mask))
@@ -317,7 +316,7 @@ def _copy(adapted: Adapter, module: Any, x: Any, key: _arrays.Key, nbytes: int) 
     if adapted.home != "cpu":
         return adapted.clone(x)
     together = strides == _plan.contiguous_strides(shape, dtype.itemsize)
-    if nbytes < _recycle.SMALLEST or not together or not hasattr(module, "copy"):
+    if nbytes < recycle.SMALLEST or not together or not hasattr(module, "copy"):
         return adapted.clone(x)
     result = adapted.empty_large(shape, x, nbytes)
     module.copy(adapted.address(result), adapted.address(x), nbytes)
@@ -327,17 +326,17 @@ def _copy(adapted: Adapter, module: Any, x: Any, key: _arrays.Key, nbytes: int) 
 def _scatter_views(
     adapted: Adapter,
     module: Any,
-    plan: _plan.ScatterPlan,
+    plan: ScatterPlan,
     result: Any,
     i: Any,
     source: tuple[int, Any],
     kind: str | None,
 ) -> int:
     """Run a backend that takes NumPy views, at the shape of the index."""
-    items = _arrays.bits_dtype(plan.itemsize) if kind is None else np.dtype(kind)
+    items = bits_dtype(plan.itemsize) if kind is None else np.dtype(kind)
     target = adapted.bits(result).reshape(plan.shape or (1,)).view(items)
-    index = _arrays.view_memory(
+    index = view_memory(
         adapted.address(i), plan.index_shape, plan.index_strides, np.dtype(plan.index), i
     )
-    src = _arrays.view_memory(source[0], plan.index_shape, plan.src_strides, items, source[1])
+    src = view_memory(source[0], plan.index_shape, plan.src_strides, items, source[1])
     return int(module.scatter(plan, target, index, src, kind))

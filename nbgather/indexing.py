@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import _arrays, _infer, _run, _validate
+from nbgather import _arrays, _run, _validate
 from nbgather._arrays import ITEMSIZES
-from nbgather._results import Array, Mode
+from nbgather.engine import infer
+from nbgather.results import Array, Mode
 
 __all__ = [
     "gather",
@@ -332,7 +333,7 @@ def scatter_add(
     return _run.scatter(input, dim, index, src, add=True, out=out, backend=backend)
 
 
-def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
+def infer_gather(input: Any, output: Any) -> list[infer.GatherSolution]:
     """Find every way to get ``output`` from ``input`` by one gather.
 
     Parameters
@@ -383,8 +384,8 @@ def infer_gather(input: Any, output: Any) -> list[_infer.GatherSolution]:
             f"input has {len(a.shape)} dimensions (shape {a.shape}) and output {len(b.shape)}"
             f" (shape {b.shape}): both must have the same number"
         )
-    solutions = _infer.infer_bits(adapted.bits(x), adapted.bits(y))
+    solutions = infer.infer_bits(adapted.bits(x), adapted.bits(y))
     return [
-        _infer.GatherSolution(s.dim, adapted.from_numpy(s.index, output), s.is_unique)
+        infer.GatherSolution(s.dim, adapted.from_numpy(s.index, output), s.is_unique)
         for s in solutions
     ]

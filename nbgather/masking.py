@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from nbgather import _arrays, _plan, _run, _validate, backends
-from nbgather._results import Array, MaskedTokens, PaddedTokens, TokenMask
+from nbgather import _arrays, _plan, _run, _validate
+from nbgather.engine import backends
+from nbgather.kernels.memory import memory_address, view_memory
+from nbgather.results import Array, MaskedTokens, PaddedTokens, TokenMask
 
 __all__ = [
     "MaskedTokens",
@@ -150,7 +152,7 @@ def views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
     for array in arrays:
         layout = adapted.layout(adapted.key(array))
         views.append(
-            _arrays.view_memory(
+            view_memory(
                 adapted.address(array), layout.shape, layout.strides, layout.dtype.name, array
             )
         )
@@ -520,7 +522,7 @@ def _mask(
     mask = adapted.empty(tuple(pair), x, "float32")
     ids_restore = adapted.empty(tuple(pair), x, "int64")
     scores = None if source.noise is None else _scores(adapted, source.noise, "noise")
-    place, at = adapted.place(x), _arrays.memory_address
+    place, at = adapted.place(x), memory_address
     kind = "seed" if scores is None else str(scores.dtype).replace("torch.", "")
     numbers: Any = counts
     if place:
@@ -627,7 +629,7 @@ def _remember(
         run, numbers = made
         small[adapted.tokens_key(x, ids), mask_ratio, num_keep] = _SmallMasking(
             run,
-            _arrays.memory_address(numbers),
+            memory_address(numbers),
             (shape[0], keep, *inner),
             (shape[0], shape[1]),
             dtype.itemsize,

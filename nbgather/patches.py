@@ -8,8 +8,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from nbgather import _arrays, _run, _validate, backends, masking
-from nbgather._results import Array, MaskedTokens, PaddedTokens
+from nbgather import _arrays, _run, _validate, masking
+from nbgather.engine import backends
+from nbgather.results import Array, MaskedTokens, PaddedTokens
 
 __all__ = ["masked_patchify", "patchify", "unpatchify"]
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _arrays, _validate, backends, masking
+from nbgather import _arrays, _validate, masking
+from nbgather.engine import backends
 
 __all__ = ["block", "grid", "random", "time_frequency", "tube"]
 

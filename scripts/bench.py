@@ -12,16 +12,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nbgather import _files  # noqa: E402
-from nbgather.backends import parallel  # noqa: E402
-from nbgather.bench import (  # noqa: E402
-    check_readme,
-    markdown,
-    picture,
-    run_all,
-    update_readme,
-)
-from nbgather.bench.rows import chosen  # noqa: E402
+from nbgather import files  # noqa: E402
+from nbgather.apps.bench import check_readme, markdown, picture, run_all, update_readme  # noqa: E402
+from nbgather.apps.bench.rows import chosen  # noqa: E402
+from nbgather.kernels.cpu import threads  # noqa: E402
 
 RESULTS = ROOT / "scripts" / "bench_cpu.json"
 DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
@@ -48,7 +42,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rows", help="only rows whose name or group matches this pattern")
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant")
     parser.add_argument("--quick", action="store_true", help="one turn of each")
-    parser.add_argument("--threads", type=int, default=parallel.num_threads())
+    parser.add_argument("--threads", type=int, default=threads.num_threads())
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
     parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
@@ -64,7 +58,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _dask(options: argparse.Namespace) -> int:
     """Time nbgather.dask; a table of its own."""
-    from nbgather.bench.dask_rows import dask_markdown, run_dask
+    from nbgather.apps.bench.dask_rows import dask_markdown, run_dask
 
     results = run_dask(
         1 if options.quick else min(options.rounds, 3),
@@ -72,7 +66,7 @@ def _dask(options: argparse.Namespace) -> int:
     )
     if options.json or options.update_readme:
         text = json.dumps(results, indent=1) + "\n"
-        _files.write(options.json or DASK_RESULTS, text.encode())
+        files.write(options.json or DASK_RESULTS, text.encode())
     if options.update_readme:
         update_readme(README, results)
     print(dask_markdown(results))
@@ -96,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = options.from_json or (RESULTS if options.update_readme and not options.json else None)
     results = json.loads(source.read_text(encoding="utf-8")) if source else _measure(options)
     if options.json:
-        _files.write(options.json, (json.dumps(results, indent=1) + "\n").encode())
+        files.write(options.json, (json.dumps(results, indent=1) + "\n").encode())
     if options.update_readme:
         update_readme(README, results)
-        _files.write(PICTURE, picture(results))
+        files.write(PICTURE, picture(results))
     print(markdown(results))
     return 0
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nbgather.backends import _cuda_driver, scalar  # noqa: E402
-from nbgather.backends import _cuda_kernels as kernels  # noqa: E402
+from nbgather.kernels import scalar  # noqa: E402
+from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
+from nbgather.kernels.cuda import kernels  # noqa: E402
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(scalar.MODES))
@@ -188,8 +189,8 @@ def _tool(name: str) -> str:
 
 def _facts(kernel: Kernel, cc: tuple[int, int], folder: Path) -> dict[str, int]:
     """What ptxas says of a kernel, and what is in its machine code."""
-    function = kernel.make(_cuda_driver.memory())
-    ptx = _cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+    function = kernel.make(cuda_driver.memory())
+    ptx = cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
     parameters = len(re.findall(r"\.param \.\w+ \w+_param_\d+", ptx.split("{", 1)[0]))
     source, image = folder / "kernel.ptx", folder / "kernel.cubin"
     source.write_text(ptx)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import nbgather
-from nbgather import _files
+from nbgather import files
 from nbgather.onnx import CATALOG
 from nbgather.onnx._build import to_bytes
 
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     """Write everything."""
     vectors = Vectors()
     for entry in CATALOG:
-        _files.write(folder / entry.file, to_bytes(entry.build()))
+        files.write(folder / entry.file, to_bytes(entry.build()))
     for gather in ("", "_nd"):
         _noise_cases(vectors, f"mae_masking{gather}.onnx", with_x=True)
     _noise_cases(vectors, "mae_mask_only.onnx", with_x=False)
@@ -69,8 +69,8 @@ def main(folder: Path) -> None:
     _restore_cases(vectors)
     for dim in range(3):
         _gather_cases(vectors, dim)
-    _files.write(folder / "golden.bin", bytes(vectors.data))
-    _files.write(folder / "golden.json", json.dumps(vectors.cases).encode())
+    files.write(folder / "golden.bin", bytes(vectors.data))
+    files.write(folder / "golden.json", json.dumps(vectors.cases).encode())
     print(f"{len(vectors.cases)} cases, {len(vectors.data):,} bytes: {folder}")
 
 

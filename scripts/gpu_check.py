@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import nbgather  # noqa: E402
-from nbgather import _files  # noqa: E402
+from nbgather import files  # noqa: E402
 
 GPU = torch.device("cuda")
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -568,7 +568,7 @@ def main() -> int:
         failed += results["launch microseconds"]["gather"] > 15
     name = results["facts"]["device"].replace(" ", "_")
     path = options.json or ROOT / "scripts" / f"gpu_{name}.json"
-    _files.write(path, (json.dumps(results, indent=1) + os.linesep).encode())
+    files.write(path, (json.dumps(results, indent=1) + os.linesep).encode())
     print(f"wrote {path}")
     return 1 if failed else 0
 

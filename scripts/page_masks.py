@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import nbgather
-from nbgather import _files, strategies
+from nbgather import files, strategies
 
 SIZE = 224
 #: Seed, epoch, ratio, patch: as they can be set on the page.
@@ -31,7 +31,7 @@ def main(out: str) -> None:
             "seed": str(seed), "epoch": epoch, "ratio": ratio, "patch": patch,
             "mask": made.mask[0].astype(int).tolist(), "ids": made.ids_restore[0].tolist(),
         })  # fmt: skip
-    _files.write(Path(out), json.dumps(cases).encode())
+    files.write(Path(out), json.dumps(cases).encode())
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nbgather import _files, rank_tokens, strategies
-from nbgather.demo import load_photo
+from nbgather import files, rank_tokens, strategies
+from nbgather.apps.demo import load_photo
 from nbgather.explain import explain_gather, worked_example
 from nbgather.figures import png_bytes, strategies_figure
 
@@ -33,7 +33,7 @@ def main() -> None:
         "explain.png": explain_gather(*worked_example()).figure(),
     }
     for name, figure in pictures.items():
-        print(_files.write(PICTURES / name, png_bytes(figure)))
+        print(files.write(PICTURES / name, png_bytes(figure)))
 
 
 if __name__ == "__main__":

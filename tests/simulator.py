@@ -1,6 +1,6 @@
 """A simulated GPU: numba's simulator runs the kernels, and every access to memory is checked.
 
-:class:`Driver` takes the place of :mod:`nbgather.backends._cuda_driver`, and ``DeviceArray`` is an
+:class:`Driver` takes the place of :mod:`nbgather.kernels.cuda.driver`, and ``DeviceArray`` is an
 array with ``__cuda_array_interface__`` whose memory is the host's. A load or store that does not
 lie whole within one array, at a multiple of its size, is an error; so is one from an array that is
 gone.
@@ -19,8 +19,8 @@ import numpy as np
 from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 from nbgather import _cuda_arrays
-from nbgather.backends import cuda
-from nbgather.backends._cuda_driver import Place
+from nbgather.kernels.cuda import launch as cuda
+from nbgather.kernels.cuda.driver import Place
 
 _KINDS = {f"{k}{n}": np.dtype(f"{k}{n}") for k in "ui" for n in (1, 2, 4, 8)}
 _KINDS |= {"f4": np.dtype("f4"), "f8": np.dtype("f8")}
@@ -209,7 +209,7 @@ def simulated(threads: int = 32) -> Any:
     cuda.THREADS, cuda.RANKERS = threads, threads
     _cuda_arrays.LIBRARIES["simulator"] = _Library
     _cuda_arrays._maker.cache_clear()
-    from nbgather import backends
+    from nbgather.engine import backends
 
     loaded = backends._loaded.get("cuda")
     backends._loaded["cuda"] = cuda

@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from nbgather import bench
-from nbgather.bench import measure, report
-from nbgather.bench.rows import COPY, Contest, Row, chosen
+from nbgather.apps import bench
+from nbgather.apps.bench import measure, report
+from nbgather.apps.bench.rows import COPY, Contest, Row, chosen
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ from cases import CASES, LARGE, same
 
 import nbgather
 from nbgather import _run, masking
-from nbgather.backends import cpu
+from nbgather.kernels.cpu import launch as cpu
 
 Wrong = Callable[..., object]
 

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import nbgather
-from nbgather import _arrays, _commands, _files, _validate, cli
+from nbgather import _arrays, _validate, files
+from nbgather.apps import cli, commands
 
 
 def run(*arguments: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str, str]:
@@ -57,7 +58,7 @@ BUGS: dict[str, Callable[[], Any]] = {
     "TypeError: unsupported operand": adds_a_number_to_nothing,
     # Ours, but where Python's own expression failed, and not a check.
     "TypeError: 'int' object is not iterable": lambda: _validate.grid((4,), 5),  # type: ignore[arg-type]
-    "os.PathLike": lambda: _files.write(5, b""),  # type: ignore[arg-type]
+    "os.PathLike": lambda: files.write(5, b""),  # type: ignore[arg-type]
     "ValueError: cannot reshape array of size 3": lambda: np.zeros(3).reshape(2, 2),
     "IndexError: tuple index out of range": lambda: _validate.tokens(()[0]),
     "nbgather failed: NotImplementedError (this": lambda: _arrays.Adapter().key(None),
@@ -84,7 +85,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 
 def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for text, bug in BUGS.items():
-        monkeypatch.setattr(_commands, "app", lambda prog_name, bug=bug: bug())
+        monkeypatch.setattr(commands, "app", lambda prog_name, bug=bug: bug())
         code, out, err = run("info", monkeypatch=monkeypatch, capsys=capsys)
         assert (code, out) == (1, ""), text
         assert err.startswith("nbgather failed: "), err
@@ -96,7 +97,7 @@ def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: A
 
 def test_a_mistake_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for text, mistake in MISTAKES.items():
-        monkeypatch.setattr(_commands, "app", lambda prog_name, call=mistake: call())
+        monkeypatch.setattr(commands, "app", lambda prog_name, call=mistake: call())
         code, out, err = run("info", monkeypatch=monkeypatch, capsys=capsys)
         assert (code, out) == (2, ""), (text, err)
         assert err.startswith("error: "), err
@@ -110,7 +111,7 @@ def test_what_we_say_has_failed_is_neither(monkeypatch: pytest.MonkeyPatch, caps
     code = compile(
         "raise RuntimeError('it failed')", str(Path(cli.__file__).parent / "x.py"), "exec"
     )
-    monkeypatch.setattr(_commands, "app", lambda prog_name: exec(code))
+    monkeypatch.setattr(commands, "app", lambda prog_name: exec(code))
     assert run("info", monkeypatch=monkeypatch, capsys=capsys) == (1, "", "error: it failed\n")
 
 
@@ -118,8 +119,8 @@ def test_a_bug_inside_a_command(tmp_path: Path) -> None:
     """As a user sees it, in a process of its own."""
     code = """
 import sys
-from nbgather import _commands, cli
-_commands.random_masking = lambda *args, **options: None + 1
+from nbgather.apps import commands, cli
+commands.random_masking = lambda *args, **options: None + 1
 sys.argv = ["nbgather", "mask", *sys.argv[1:]]
 cli.main()
 """
@@ -198,11 +199,11 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        assert _files.write(pipe, b"bytes") == pipe
+        assert files.write(pipe, b"bytes") == pipe
         assert os.read(reader, 100) == b"bytes"
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     with pytest.raises(IsADirectoryError):
-        _files.write(tmp_path, b"")
+        files.write(tmp_path, b"")
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

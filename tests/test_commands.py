@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import nbgather
-from nbgather import _warmup
+from nbgather.apps import warmup
 
 
 def run(*arguments: Any, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -59,9 +59,9 @@ def test_bench(tmp_path: Path) -> None:
 
 
 def test_warmup_leaves_nothing_to_compile() -> None:
-    names = [name for name, _ in _warmup.steps()]
+    names = [name for name, _ in warmup.steps()]
     assert len(names) == len(set(names)) == 14
-    for name, step in _warmup.steps():
+    for name, step in warmup.steps():
         if name in ("gather float32, int64", "masking", "patches", "scatter", "strategies"):
             step()
     assert "groups of kernels are compiled in" in run("warmup").stdout
@@ -72,7 +72,7 @@ def test_warmup_leaves_nothing_to_compile() -> None:
     [("nbgather ma", 1, {"mask", "mask-dataset"}), ("nbgather mask x --strategy b", 4, {"block"})],
 )
 def test_the_shell_completes(words: str, position: int, offered: set[str]) -> None:
-    code = "from nbgather.cli import main; main()"
+    code = "from nbgather.apps.cli import main; main()"
     env = {
         **os.environ, "_NBGATHER_COMPLETE": "complete_bash", "COMP_WORDS": words,
         "COMP_CWORD": str(position),

@@ -20,7 +20,7 @@ from cases import CASES, DTYPES, INDEX_DTYPES, random_bits, rng, same
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
-from nbgather.backends import cuda
+from nbgather.kernels.cuda import launch as cuda
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
 NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
@@ -363,11 +363,11 @@ def test_what_cannot_be_mixed(small: Driver) -> None:
 
 def test_the_simulator_sees_a_read_outside(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks of this file can fail: a kernel without its comparison is caught."""
-    from nbgather.backends import _cuda_kernels
+    from nbgather.kernels.cuda import kernels as cuda_kernels
 
     # Never out of bounds, whatever the value.
     monkeypatch.setattr(
-        _cuda_kernels, "resolve", lambda value, size, mode, from_end: Careless(value)
+        cuda_kernels, "resolve", lambda value, size, mode, from_end: Careless(value)
     )
     x, index = to_device(np.zeros((1, 4))), to_device(np.array([[10**6]]))
     with pytest.raises(AssertionError, match="no array is there"):
@@ -404,7 +404,8 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
 
     from cuda.bindings import driver as cuda_driver
 
-    from nbgather.backends import _cuda_driver, _cuda_kernels
+    from nbgather.kernels.cuda import driver as our_driver
+    from nbgather.kernels.cuda import kernels as cuda_kernels
 
     success = cuda_driver.CUresult.CUDA_SUCCESS
     seen: dict[str, Any] = {}
@@ -431,27 +432,27 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
     monkeypatch.setattr(cuda_driver, "cuModuleLoadData", load)
     monkeypatch.setattr(cuda_driver, "cuModuleGetFunction", find)
     monkeypatch.setattr(cuda_driver, "cuLaunchKernel", launch)
-    _cuda_driver.capability.cache_clear()
+    our_driver.capability.cache_clear()
     numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)
     for _ in range(2):
-        _cuda_driver.launch(
-            "a test's", lambda memory: _cuda_kernels.make_copy(memory, 2, 4, False),
-            (5, 3), (32, 8), _cuda_driver.Place(0, 77), (2**63 + 8, 16), numbers,
+        our_driver.launch(
+            "a test's", lambda memory: cuda_kernels.make_copy(memory, 2, 4, False),
+            (5, 3), (32, 8), our_driver.Place(0, 77), (2**63 + 8, 16), numbers,
         )  # fmt: skip
         assert seen["values"] == [2**63 + 8, 16, *numbers]
         assert seen["launch"] == ("function", [5, 3, 1, 32, 8, 1], 0, 77, 0)
     assert seen["image"].startswith(b"\x7fELF")
     assert seen["name"] in seen["image"]
-    _cuda_driver.capability.cache_clear()
+    our_driver.capability.cache_clear()
     failed = cuda_driver.CUresult.CUDA_ERROR_LAUNCH_FAILED
     monkeypatch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (failed,))
     with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_LAUNCH_FAILED"):
-        _cuda_driver.launch(
+        our_driver.launch(
             "a test's",
             lambda memory: None,
             (1, 1),
             (32, 1),
-            _cuda_driver.Place(0, 0),
+            our_driver.Place(0, 0),
             (1, 2),
             numbers,
         )

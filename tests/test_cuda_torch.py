@@ -18,7 +18,7 @@ from simulator import Driver, memory, simulated
 
 import nbgather
 from nbgather import _arrays, _cuda_arrays
-from nbgather.backends._cuda_driver import Place
+from nbgather.kernels.cuda.driver import Place
 
 
 class Pretender(_cuda_arrays.TorchCudaAdapter):

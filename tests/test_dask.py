@@ -410,7 +410,7 @@ def test_four_gigabytes_in_800_mebibytes(roomy: Path, kind: str, peak: int) -> N
 
 
 def command(*arguments: Any) -> list[str]:
-    code = "from nbgather.cli import main; main()"
+    code = "from nbgather.apps.cli import main; main()"
     return [sys.executable, "-c", code, "mask-dataset", *map(str, arguments)]
 
 

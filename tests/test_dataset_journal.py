@@ -132,7 +132,7 @@ def test_a_beginning_that_was_cut_short(
 
     with monkeypatch.context() as patched:
         patched.setattr(zarr.Group, "create_array", made)
-        patched.setattr("nbgather._files.write", stop)
+        patched.setattr("nbgather.files.write", stop)
         with pytest.raises(Stopped):
             run(source, target)
     run(source, target)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import nbgather
-from nbgather import cli, demo
+from nbgather.apps import cli, demo
 from nbgather.onnx import Session
 
 
@@ -159,7 +159,7 @@ def test_a_missing_package_is_named(missing: str, tmp_path: Path) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         f"sys.argv = ['nbgather', 'demo', '--out', {str(tmp_path / 'out')!r}]\n"
-        "from nbgather.cli import main; main()"
+        "from nbgather.apps.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

@@ -16,12 +16,17 @@ import nbgather
 
 README = Path(__file__).parent.parent / "README.md"
 
-#: Names that begin with an underscore are ours alone; backends are reached through their table.
+#: What the public functions are made of, and no user imports.
+INSIDE = tuple(
+    f"nbgather.{n}" for n in ("containers", "dispatch", "engine", "kernels", "operations")
+)
+
+#: Names that begin with an underscore are ours alone.
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(nbgather.__path__, "nbgather.")
     if not any(part.startswith("_") for part in info.name.split("."))
-    and not info.name.startswith("nbgather.backends.")
+    and not info.name.startswith(INSIDE)
 )
 
 

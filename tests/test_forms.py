@@ -13,7 +13,7 @@ from test_gather import expected
 
 import nbgather
 from nbgather import _arrays, _plan
-from nbgather.backends import parallel
+from nbgather.kernels.cpu import threads
 
 DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
 Draw = Callable[[np.random.Generator, str], Case]
@@ -78,7 +78,7 @@ def test_each_form_equals_torch(name: str, dtype: str) -> None:
         }, form_of(case)
     want = expected(case)
     same(nbgather.gather(*case), want)
-    with parallel.limit_threads(3):
+    with threads.limit_threads(3):
         same(nbgather.gather(*case), want)
     # An output that begins off a cache line, and one between whose rows lies something else.
     room = np.zeros((*want.shape[:-1], want.shape[-1] + 3), want.dtype)

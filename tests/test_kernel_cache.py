@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nbgather.backends import _cache
+from nbgather.kernels.cpu import cache
 
 CALLS = """
 import numpy as np, nbgather
@@ -61,13 +61,13 @@ def test_every_damage_is_seen(warm: Path, tmp_path: Path) -> None:
     assert {f.suffix for f in files} == {".nbi", ".nbc"}
     for path in files:
         data = path.read_bytes()
-        assert _cache.read(str(path)) == data[32:]
+        assert cache.read(str(path)) == data[32:]
         for _ in range(200):
             changed = damage(data, generator)
             if changed != data:
                 copy.write_bytes(changed)
-                assert _cache.read(str(copy)) is None
-    assert _cache.read(str(tmp_path / "missing")) is None
+                assert cache.read(str(copy)) is None
+    assert cache.read(str(tmp_path / "missing")) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,7 +85,7 @@ def test_a_damaged_file_is_made_anew(warm: Path, tmp_path: Path, seed: int) -> N
             path.write_bytes(changed)
     run(folder)
     for path in whole:
-        assert _cache.read(str(path)) is not None, path
+        assert cache.read(str(path)) is not None, path
     stamps = {path: path.stat().st_mtime_ns for path in whole}
     run(folder)
     assert stamps == {path: path.stat().st_mtime_ns for path in whole}

@@ -15,7 +15,7 @@ import pytest
 from cases import rng, same
 
 import nbgather
-from nbgather.backends import parallel
+from nbgather.kernels.cpu import threads as cpu_threads
 
 SECONDS = 120
 LAYERS = ("default", "omp", "workqueue")
@@ -243,7 +243,7 @@ def test_an_interrupted_call_waits_for_its_threads() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        parallel._run_on_pool(run, (), 3, 3, 2)
+        cpu_threads._run_on_pool(run, (), 3, 3, 2)
     # The part that had begun was ended, and what was left of the range is not begun any more.
     assert states == ["written"]
 
@@ -445,9 +445,9 @@ def test_any_number_of_threads(threads: int, shape: tuple[int, ...]) -> None:
     x = generator.integers(0, 255, shape).astype(np.float32)
     dim = len(shape) - 2
     index = generator.integers(0, shape[dim], shape)
-    with parallel.limit_threads(1):
+    with cpu_threads.limit_threads(1):
         want = nbgather.gather(x, dim, index)
-    with parallel.limit_threads(threads):
+    with cpu_threads.limit_threads(threads):
         same(nbgather.gather(x, dim, index), want)
         same(nbgather.gather(x[..., ::-1], dim, index[..., ::-1]), want[..., ::-1].copy())
 
@@ -459,7 +459,7 @@ def test_the_first_bad_index_is_named(threads: int, last: int) -> None:
     index[3, last] = -9
     index[4, 0] = 12
     with (
-        parallel.limit_threads(threads),
+        cpu_threads.limit_threads(threads),
         pytest.raises(IndexError) as raised,
     ):
         nbgather.gather(np.zeros((5, 8)), 1, index)
@@ -480,7 +480,7 @@ def test_a_bad_thread_count(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_thread_count_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBGATHER_NUM_THREADS", "3")
-    assert parallel.num_threads() == 3
-    with parallel.limit_threads(1):
-        assert parallel.num_threads() == 1
-    assert parallel.num_threads() == 3
+    assert cpu_threads.num_threads() == 3
+    with cpu_threads.limit_threads(1):
+        assert cpu_threads.num_threads() == 1
+    assert cpu_threads.num_threads() == 3

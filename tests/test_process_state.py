@@ -21,7 +21,7 @@ import dask, onnxruntime, jax
 {extra}
 
 def snapshot():
-    from nbgather.backends import _openmp
+    from nbgather.kernels.cpu import openmp
     return {{
         "torch threads": torch.get_num_threads(),
         "torch interop threads": torch.get_num_interop_threads(),
@@ -30,7 +30,7 @@ def snapshot():
         "torch grad": torch.is_grad_enabled(),
         "torch deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch random": torch.get_rng_state().tolist(),
-        "OpenMP": {{k: v for k, v in _openmp.settings().items() if k in KNOWN}},
+        "OpenMP": {{k: v for k, v in openmp.settings().items() if k in KNOWN}},
         "random": random.getstate(),
         "numpy random": str(np.random.get_state()),
         "numpy errors": np.geterr(),
@@ -51,8 +51,8 @@ def snapshot():
         "jax": jax.config.jax_enable_x64,
     }}
 
-from nbgather.backends import _openmp
-KNOWN = set(_openmp.settings())
+from nbgather.kernels.cpu import openmp
+KNOWN = set(openmp.settings())
 n = {n}
 x = torch.rand(n, 196, 64)
 ids = torch.arange(n)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import nbgather
-from nbgather import _recycle
+from nbgather.engine import recycle
 
 ROWS, WIDTH = 64, 8192  # 2 MiB of float32
 
@@ -22,7 +22,7 @@ ROWS, WIDTH = 64, 8192  # 2 MiB of float32
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", "0")
-    _recycle.empty(1 << 20)  # drops what other tests left
+    recycle.empty(1 << 20)  # drops what other tests left
     monkeypatch.delenv("NBGATHER_RECYCLE_BYTES")
     yield
     gc.collect()
@@ -44,7 +44,7 @@ def place(array) -> int:
 def test_memory_comes_back_when_the_last_view_goes(tensors: bool) -> None:
     first = gathered(1, tensors)
     where = place(first)
-    assert where % _recycle.ALIGNMENT == 0
+    assert where % recycle.ALIGNMENT == 0
     view = first[3:5].T
     del first
     second = gathered(2, tensors)
@@ -66,7 +66,7 @@ def test_no_two_results_ever_share_memory() -> None:
         else:
             held[step] = gathered(step)
         assert all((array == value).all() for value, array in held.items())
-        assert _recycle.kept() <= _recycle.DEFAULT_LIMIT
+        assert recycle.kept() <= recycle.DEFAULT_LIMIT
 
 
 def test_threads_never_share_memory() -> None:
@@ -89,17 +89,17 @@ def test_the_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", str(5 << 20))
     results = [gathered(k) for k in range(6)]
     del results
-    assert 4 << 20 <= _recycle.kept() <= 5 << 20
+    assert 4 << 20 <= recycle.kept() <= 5 << 20
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", "0")
     gathered(1)
-    assert _recycle.kept() == 0
+    assert recycle.kept() == 0
 
 
 def test_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", "0")
     for k in range(3):
         gathered(k)
-        assert _recycle.kept() == 0
+        assert recycle.kept() == 0
 
 
 @pytest.mark.parametrize("text", ["-1", "1e9", "all"])
@@ -116,15 +116,15 @@ def test_a_bad_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_much_larger_block_is_not_taken() -> None:
     large = np.zeros((4 * ROWS, 2), np.float32)
     nbgather.gather(large, 1, np.zeros((4 * ROWS, WIDTH), np.int64))
-    kept = _recycle.kept()
+    kept = recycle.kept()
     small = gathered(1)
-    assert _recycle.kept() == kept
+    assert recycle.kept() == kept
     del small
 
 
 def test_small_results_are_not_kept() -> None:
     nbgather.gather(np.zeros((2, 3)), 1, np.zeros((2, 2), int))
-    assert _recycle.kept() == 0
+    assert recycle.kept() == 0
 
 
 def test_a_failed_call_gives_its_memory_back() -> None:
@@ -134,7 +134,7 @@ def test_a_failed_call_gives_its_memory_back() -> None:
         with pytest.raises(IndexError):
             nbgather.gather(np.zeros((ROWS, 2), np.float32), 1, index)
         gc.collect()
-    assert _recycle.kept() <= 2 * (ROWS * WIDTH * 4 + 8192)
+    assert recycle.kept() <= 2 * (ROWS * WIDTH * 4 + 8192)
 
 
 def test_a_forked_child_has_its_own() -> None:
@@ -144,7 +144,7 @@ def test_a_forked_child_has_its_own() -> None:
     pid = os.fork()
     if pid == 0:
         mine = gathered(2)
-        os._exit(0 if _recycle.kept() == 0 and (mine == 2).all() else 1)
+        os._exit(0 if recycle.kept() == 0 and (mine == 2).all() else 1)
     assert os.waitpid(pid, 0)[1] == 0
     again = gathered(3)
     assert place(again) == where

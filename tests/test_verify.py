@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import nbgather
-from nbgather import cli
+from nbgather.apps import cli
 from nbgather.onnx import (
     CATALOG,
     Session,

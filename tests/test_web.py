@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import nbgather
+from nbgather.apps.web import ORT_WEB, find_ort, make_server
 from nbgather.onnx import run
-from nbgather.web import ORT_WEB, find_ort, make_server
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_slow_client_is_let_go(
     address: str, monkeypatch: pytest.MonkeyPatch, begin: bytes, feed: bytes,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("nbgather.web._REQUEST_SECONDS", 0.7)
+    monkeypatch.setattr("nbgather.apps.web._REQUEST_SECONDS", 0.7)
     with socket.create_connection(("127.0.0.1", port_of(address))) as connection:
         connection.sendall(begin)
         assert b"<title>" in get(address)[1]  # others are served
@@ -204,7 +204,7 @@ def test_a_slow_client_is_let_go(
 def test_a_client_that_takes_nothing_is_let_go(
     address: str, dist: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nbgather.web._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("nbgather.apps.web._ANSWER_SECONDS", 0.5)
     (dist / "ort.large.wasm").write_bytes(bytes(64 << 20))
     before = threading.active_count()
     with socket.create_connection(("127.0.0.1", port_of(address))) as connection:
@@ -267,7 +267,7 @@ def test_a_taken_port_is_one_line(dist: Path) -> None:
 
 
 def test_the_command_ends_cleanly(dist: Path) -> None:
-    command = [sys.executable, "-c", "from nbgather.cli import main; main()"]
+    command = [sys.executable, "-c", "from nbgather.apps.cli import main; main()"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*command, "web", "--port", "0", "--ort", str(dist)],

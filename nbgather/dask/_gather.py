@@ -15,9 +15,10 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import parse_bytes
 
 from nbgather import _arrays, _validate
-from nbgather._arrays import ITEMSIZES, memory_address
-from nbgather.backends import cpu
+from nbgather._arrays import ITEMSIZES
 from nbgather.dask._sides import chunked, index_beside, known, plain_block, start_of
+from nbgather.kernels.cpu import launch as cpu
+from nbgather.kernels.memory import memory_address
 
 logger = logging.getLogger(__name__)
 

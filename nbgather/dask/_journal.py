@@ -15,7 +15,7 @@ from typing import Any
 
 import zarr
 
-from nbgather import _files
+from nbgather import files
 
 FOLDER = ".nbgather"
 ATTRIBUTE = "nbgather"
@@ -72,7 +72,7 @@ class Journal:
     def begin(self) -> None:
         """Say that the arrays are there; without it nothing has been begun."""
         text = json.dumps(self.settings, indent=1)
-        _files.write(self.folder / "settings.json", text.encode())
+        files.write(self.folder / "settings.json", text.encode())
 
     def done(self) -> set[int]:
         """The chunks that are done."""
@@ -80,7 +80,7 @@ class Journal:
 
     def mark(self, number: int) -> None:
         """Say that a chunk is done."""
-        _files.write(self.folder / "done" / str(number), b"")
+        files.write(self.folder / "done" / str(number), b"")
 
     def complete(self, group: zarr.Group) -> None:
         """Say that all chunks are done, and leave nothing in the group but zarr's own."""

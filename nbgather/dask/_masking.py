@@ -16,9 +16,9 @@ from dask.highlevelgraph import HighLevelGraph
 
 import nbgather
 from nbgather import _validate, masking
-from nbgather.backends import parallel
 from nbgather.dask import _sides
 from nbgather.dask._sides import known, start_of
+from nbgather.kernels.cpu import threads
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +84,13 @@ def _by_id(function: Any, ids: Any, tokens: int, dtype: np.dtype[Any]) -> Any:
 
 def _noise(seed: int, tokens: int, epoch: int, ids: Any) -> np.ndarray:
     ids = _sides.plain_block(ids, "sample_ids")
-    with parallel.limit_threads(1):
+    with threads.limit_threads(1):
         return np.asarray(nbgather.token_noise(seed, ids, tokens, epoch=epoch))
 
 
 def _strategy_block(order: Callable[[np.ndarray], Any], ids: Any) -> np.ndarray:
     ids = _sides.plain_block(ids, "sample_ids")
-    with parallel.limit_threads(1):
+    with threads.limit_threads(1):
         return np.asarray(order(ids))
 
 
@@ -373,7 +373,7 @@ def _mask_block(
     arguments = [x]
     if "patch_size" in given:
         arguments.append(given.pop("patch_size"))
-    with parallel.limit_threads(1):
+    with threads.limit_threads(1):
         made = function(*arguments, **given)
     if counts is None:
         return tuple(made)

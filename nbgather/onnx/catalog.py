@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbgather import _files
+from nbgather import files
 from nbgather.onnx._build import ModelProto, onnx, to_bytes
 from nbgather.onnx.graphs import gather_model, masking_model, restore_model
 
@@ -125,7 +125,7 @@ def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None
     written = []
     for name, data in _contents().items():
         if wanted is None or name in wanted or name == README:
-            _files.write(target / name, data)
+            files.write(target / name, data)
             written.append(target / name)
     return written
 

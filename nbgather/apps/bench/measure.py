@@ -1,0 +1,149 @@
+"""Timing: contestants take turns, and the fastest and the middle turn of each are kept."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
+
+#: Seconds of rest before each turn: the threads of some contestants spin on for a while after
+#: theirs, and would take a core from the next one.
+REST = 0.03
+#: Seconds of calls that are not timed, at least one of them, at the start of each turn: a core and
+#: its memory take some milliseconds to come up to speed after a rest.
+WARM = 0.02
+
+
+class Timing(NamedTuple):
+    """What one contestant took.
+
+    Attributes
+    ----------
+    min, median : float
+        Seconds.
+    """
+
+    min: float
+    median: float
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    batch: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    rest: Callable[[float], None] = time.sleep,
+) -> dict[str, Timing]:
+    """Time calls in turns; each round begins with another of them.
+
+    A turn is a rest, calls that are not timed, and calls that are: the caches, the cores and the
+    threads that a contestant wakes are warm when its clock starts.
+
+    Parameters
+    ----------
+    calls : mapping of str to callable
+        The contestants.
+    rounds : int
+        Turns of each.
+    batch : int
+        Calls in a turn, for calls too short to be timed alone.
+    clock, rest : callable
+        The time in seconds, and what is done for some seconds between turns.
+
+    Returns
+    -------
+    dict of str to Timing
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench import interleave
+    >>> sorted(interleave({"a": list, "b": dict}, rounds=2, rest=lambda seconds: None))
+    ['a', 'b']
+    """
+    names = list(calls)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            call = calls[name]
+            rest(REST)
+            begun = clock()
+            call()
+            while clock() - begun < WARM:
+                call()
+            begun = clock()
+            for _ in range(batch):
+                result = call()
+            taken[name].append((clock() - begun) / batch)
+            del result  # its memory goes between turns, not within one
+    return {name: Timing(min(t), statistics.median(t)) for name, t in taken.items()}
+
+
+def bandwidth(nbytes: int = 1 << 28) -> float:
+    """Bytes per second of a copy by all cores, read and written bytes together.
+
+    Parameters
+    ----------
+    nbytes : int
+        The size of the block that is copied.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench import bandwidth
+    >>> bandwidth(1 << 20) > 0
+    True
+    """
+    from nbgather.kernels.cpu import launch as cpu
+    from nbgather.kernels.memory import memory_address
+
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    calls = {
+        "numpy": lambda: np.copyto(target, source),
+        "nbgather": lambda: cpu.copy(memory_address(target), memory_address(source), nbytes),
+    }
+    return 2 * nbytes / min(t.min for t in interleave(calls, 7).values())
+
+
+def split_cost() -> dict[str, float]:
+    """Microseconds that splitting a call over two threads adds to it, by each way of doing it.
+
+    Returns
+    -------
+    dict of str to float
+        ``driver``, where numba's threading layer is safe, and ``pool``, the way out elsewhere.
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench import split_cost
+    >>> sorted(split_cost())
+    ['driver', 'pool']
+    """
+    from nbgather.kernels.cpu import compiler, threads
+    from nbgather.kernels.cpu import launch as cpu
+    from nbgather.kernels.memory import memory_address
+
+    block, numbers = np.zeros(256, np.uint8), np.zeros(1, np.int64)
+    at = memory_address(block)
+    cpu.copy(at + 128, at, 128)
+    kernel = compiler.once("copy", lambda: None)[0]
+    call = (kernel, at + 128, at, 0, 0, numbers)
+    serial = threads.serial()
+    threads.threading_layer()
+    driver = compiler.once("parallel", threads._get_parallel)
+    calls = {
+        "serial": lambda: serial(*call, 0, 128),
+        "driver": lambda: driver(*call, 128, 2, 2),
+        "pool": lambda: threads._run_on_pool(serial, call, 128, 2, 2),
+    }
+    times = interleave(calls, 15, batch=200)
+    return {way: (times[way].min - times["serial"].min) * 1e6 for way in ("driver", "pool")}

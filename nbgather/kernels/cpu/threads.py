@@ -1,0 +1,263 @@
+"""One driver that runs any range kernel over all cores, safe under threads and forks.
+
+Two ways lead to the same bits:
+
+``driver``
+    A ``prange`` loop over chunks that calls the kernel by pointer, on numba's threading layer:
+    about 2 us a call. Used where that layer is safe: TBB and OpenMP, in a process that is no fork.
+``pool``
+    The serial driver, without the GIL, on a pool of Python threads: about 50 us a call. Used where
+    numba's layer would abort or be killed: ``workqueue`` aborts when two threads call it at once
+    (and any numba code of the user's counts), OpenMP kills a child forked after its use or, where
+    it was torch that used it, hangs in it.
+
+Small work runs on the calling thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from nbgather.kernels import forks
+from nbgather.kernels.cpu import compiler, openmp
+from nbgather.kernels.cpu.intrinsics import call_range, call_small, take_number
+
+#: Bytes of work below which another thread costs more than it saves.
+GRAIN = 1 << 17
+#: Into how many parts a thread's share is cut.
+CHUNKS = 8
+
+_INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
+
+_pool: ThreadPoolExecutor | None = None
+_layer: str | None = None
+_local = threading.local()
+
+
+def _renew_in_child() -> None:
+    global _pool, _layer
+    _pool, _layer = None, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
+
+
+def num_threads() -> int:
+    """How many threads a call may use: ``NBGATHER_NUM_THREADS``, else the CPUs this process has."""
+    limit = getattr(_local, "limit", None)
+    if limit is not None:
+        return int(limit)
+    text = os.environ.get("NBGATHER_NUM_THREADS", "")
+    if text:
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
+            raise ValueError(
+                f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
+            )
+        return int(text)
+    return _affinity()
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Use at most ``count`` threads for the calls that this thread makes inside the block."""
+    before = getattr(_local, "limit", None)
+    _local.limit = count
+    try:
+        yield
+    finally:
+        _local.limit = before
+
+
+def _serial(kernel, out, src, idx, aux, args, lo, hi):
+    return call_range(kernel, out, src, idx, aux, args, lo, hi)
+
+
+def _small(out, src, idx, call):
+    return call_small(out, src, idx, call)
+
+
+def _parallel(kernel, out, src, idx, aux, args, count, chunks, threads):
+    # Whoever is free takes the next chunk: a thread that has to be woken first, or shares its core
+    # with others, is not waited for by more than a chunk.
+    counter = np.zeros(8, np.int64)
+    bad = 0
+    for _ in prange(threads):
+        mine = 0
+        chunk = take_number(counter.ctypes.data)
+        while chunk < chunks:
+            # Not chunk * count // chunks, which overflows for the largest counts.
+            step = count // chunks
+            extra = count - step * chunks
+            lo = chunk * step + min(chunk, extra)
+            hi = lo + step + (1 if chunk < extra else 0)
+            mine += call_range(kernel, out, src, idx, aux, args, lo, hi)
+            chunk = take_number(counter.ctypes.data)
+        bad += mine
+    return bad
+
+
+def _get_serial() -> Any:
+    return compiler.driver(_serial, *_INTS, types.int64, types.int64, parallel=False)
+
+
+def serial() -> Any:
+    """The driver on the calling thread: ``(kernel, out, src, idx, aux, args, lo, hi)``."""
+    return compiler.once("serial", _get_serial)
+
+
+def small() -> Any:
+    """The driver for calls so small that passing their numbers is most of them.
+
+    ``(out, src, idx, call)``, with ``call`` the address of ``[kernel, aux, args, count]``. It keeps
+    the GIL, whose release would cost more than it gives.
+    """
+    return compiler.once("small", _get_small)
+
+
+def _get_small() -> Any:
+    return compiler.driver(_small, *(types.int64,) * 4, parallel=False, nogil=False)
+
+
+def splits(work: int) -> bool:
+    """Whether so many bytes of work are worth more than one thread."""
+    return work >= 2 * GRAIN
+
+
+def _get_parallel() -> Any:
+    return compiler.driver(_parallel, *_INTS, *[types.int64] * 3, parallel=True)
+
+
+def threading_layer() -> str:
+    """Which way parallel calls go in this process: ``tbb``, ``omp`` or ``pool``."""
+    global _layer
+    if _layer is None:
+        with forks.lock:
+            if _layer is None:
+                _layer = _choose_layer()
+    return _layer
+
+
+def _choose_layer() -> str:
+    if forks.forked():
+        return "pool"
+    try:
+        with openmp.settings_kept(), forks.start_method_kept():
+            numba.get_num_threads()  # starts numba's layer, which fixes its choice
+        layer = numba.threading_layer()
+    except (ValueError, ImportError):
+        return "pool"  # the user asked numba for a layer that is not installed
+    return str(layer) if layer in ("tbb", "omp") else "pool"
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        with forks.lock:
+            if _pool is None:
+                _pool = ThreadPoolExecutor(max(1, _affinity() - 1), thread_name_prefix="nbgather")
+    return _pool
+
+
+class _Job:
+    """A range in parts, which whoever is free takes one by one.
+
+    A call must not return, even by an interrupt, while a thread still writes to its result. So a
+    thread that comes too late finds the job closed, and the caller waits for those that did not.
+    """
+
+    def __init__(self, run: Callable[[int, int], int], bounds: list[int]) -> None:
+        self.run = run
+        self.parts = list(itertools.pairwise(bounds))[::-1]
+        self.bad = 0
+        self.busy = 0
+        self.change = threading.Condition()
+
+    def work(self) -> None:
+        while True:
+            with self.change:
+                if not self.parts:
+                    return
+                lo, hi = self.parts.pop()
+                self.busy += 1
+            bad = 0
+            try:
+                bad = self.run(lo, hi)
+            finally:
+                with self.change:
+                    self.bad += int(bad)
+                    self.busy -= 1
+                    self.change.notify_all()
+
+    def wait(self) -> None:
+        """Close the job and wait until no thread is at it; an interrupt is raised after that."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                with self.change:
+                    self.parts.clear()
+                    self.change.wait_for(lambda: not self.busy)
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+
+def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int, threads: int) -> int:
+    job = _Job(functools.partial(serial, *call), [count * c // chunks for c in range(chunks + 1)])
+    try:
+        # An interpreter that is shutting down takes no more work: the rest is done here.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(threads - 1):
+                _shared_pool().submit(job.work)
+        job.work()
+    finally:
+        job.wait()
+    return job.bad
+
+
+def run(
+    kernel: int, out: int, src: int, idx: int, aux: int, args: np.ndarray, count: int, work: int
+) -> int:
+    """Run a range kernel over ``count`` positions; return the sum of what it returned.
+
+    Parameters
+    ----------
+    kernel, out, src, idx, aux : int
+        Addresses, see :mod:`nbgather.kernels.cpu.compiler`.
+    args : ndarray of int64
+        The plan's integers; read only.
+    count : int
+        The kernel's range is ``0 <= p < count``.
+    work : int
+        Bytes moved by the whole call: decides how many threads are worth their cost.
+    """
+    run_serial = serial()
+    if not splits(work):
+        return run_serial(kernel, out, src, idx, aux, args, 0, count)
+    threads = min(num_threads(), count, work // GRAIN)
+    if threads <= 1:
+        return run_serial(kernel, out, src, idx, aux, args, 0, count)
+    chunks = min(threads * CHUNKS, count, work // GRAIN)
+    if threading_layer() == "pool":
+        return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
+    driver = compiler.once("parallel", _get_parallel)
+    return driver(kernel, out, src, idx, aux, args, count, chunks, threads)

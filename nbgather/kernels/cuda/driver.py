@@ -1,0 +1,278 @@
+"""Compile a kernel, launch it, and what else is asked of the CUDA driver.
+
+Kernels take 64-bit numbers only, so a launch is one call of the driver with a block of them: no
+dispatcher, no types to look at. A simulator can stand in for this module
+(:data:`nbgather.kernels.cuda.launch.driver`); it has the same functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbgather.kernels import forks
+
+
+class Place(NamedTuple):
+    """Where a kernel runs: the device's number and the handle of a stream."""
+
+    device: int
+    stream: int
+
+
+def why_not() -> str | None:
+    """What keeps this machine from running kernels, in one line; None if nothing does."""
+    # numba has a target of the same name that is no longer kept; the package is the one that is.
+    for package in ("numba_cuda", "cuda.bindings"):
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
+    return _no_device()
+
+
+@functools.lru_cache(maxsize=1)
+def _no_device() -> str | None:
+    from cuda.bindings import driver
+
+    try:
+        (status,) = driver.cuInit(0)
+    except Exception:  # the bindings raise what they please where there is no driver
+        return "there is no NVIDIA driver here: install one from nvidia.com/drivers"
+    if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        return "there is an NVIDIA driver, but no device: nvidia-smi tells what it sees"
+    if status != driver.CUresult.CUDA_SUCCESS:
+        return f"the NVIDIA driver does not start ({status.name}): nvidia-smi may tell why"
+    _, devices = driver.cuDeviceGetCount()
+    return None if devices else "there is an NVIDIA driver, but no device: see nvidia-smi"
+
+
+def memory() -> Any:
+    """What kernels load from and store to."""
+
+    from nbgather.kernels.cuda import memory as cuda_memory
+
+    return cuda_memory
+
+
+def compile_ptx(function: Any, addresses: int, numbers: int, cc: tuple[int, int]) -> str:
+    """Compile a kernel of so many addresses and numbers; no driver is needed."""
+    from numba import cuda
+    from numba.cuda import types
+
+    arguments = [types.uint64] * addresses
+    if numbers:
+        arguments.append(types.UniTuple(types.uint64, numbers))
+    return str(cuda.compile_ptx(function, types.void(*arguments), cc=cc)[0])
+
+
+def entry_name(ptx: str) -> str:
+    """The name of the one kernel in a PTX text."""
+    return ptx.split(".visible .entry ", 1)[1].split("(", 1)[0]
+
+
+def _image(ptx: str, cc: tuple[int, int]) -> bytes:
+    """What the driver loads: linked here where the linker is, for a driver older than the PTX."""
+    try:
+        from cuda.bindings import nvjitlink
+    except ImportError:
+        return ptx.encode() + b"\0"
+    options = [f"-arch=sm_{cc[0]}{cc[1]}", "-O3"]
+    handle = nvjitlink.create(len(options), options)
+    try:
+        source = ptx.encode() + b"\0"
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "kernel")
+        nvjitlink.complete(handle)
+        image = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, image)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(image)
+
+
+def _done(result: tuple[Any, ...]) -> Any:
+    """What a call of the driver gave, or a RuntimeError that names its failure."""
+    status, *given = result
+    if status != type(status)(0):
+        raise RuntimeError(f"CUDA: {status.name}")
+    return given[0] if given else None
+
+
+class _Function(NamedTuple):
+    """A loaded kernel, and the block of numbers that its launches take."""
+
+    handle: Any
+    values: Any
+    pointers: Any
+    owner: Any
+
+
+class _Local(threading.local):
+    """What each thread has for itself: numbers to launch with, a flag, and a context."""
+
+    def __init__(self) -> None:
+        self.functions: dict[Any, _Function] = {}
+        self.flag: Any = None
+        self.devices: set[int] = set()
+
+
+_local = _Local()
+_handles: dict[Any, tuple[Any, Any]] = {}
+
+
+def _enter(device: int) -> None:
+    """See to it that this thread has a context: the libraries' own, the primary one."""
+    from cuda.bindings import driver
+
+    if device in _local.devices:
+        return
+    if int(_done(driver.cuCtxGetCurrent())) == 0:
+        _done(driver.cuInit(0))
+        context = _done(driver.cuDevicePrimaryCtxRetain(_done(driver.cuDeviceGet(device))))
+        _done(driver.cuCtxSetCurrent(context))
+    _local.devices.add(device)
+
+
+@functools.lru_cache(maxsize=64)
+def capability(device: int) -> tuple[int, int]:
+    """The compute capability of a device."""
+    from cuda.bindings import driver
+
+    asked = driver.CUdevice_attribute
+    major, minor = (
+        int(_done(driver.cuDeviceGetAttribute(which, device)))
+        for which in (
+            asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return major, minor
+
+
+@functools.lru_cache(maxsize=64)
+def processors(device: int) -> int:
+    """How many multiprocessors a device has."""
+    from cuda.bindings import driver
+
+    which = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    return int(_done(driver.cuDeviceGetAttribute(which, device)))
+
+
+def _function(
+    key: Any, build: Callable[[Any], Any], addresses: int, numbers: int, device: int
+) -> _Function:
+    mine = (key, addresses, numbers, device)
+    found = _local.functions.get(mine)
+    if found is None:
+        with forks.lock:
+            if mine not in _handles:
+                from cuda.bindings import driver
+
+                cc = capability(device)
+                ptx = compile_ptx(build(memory()), addresses, numbers, cc)
+                module = _done(driver.cuModuleLoadData(_image(ptx, cc)))
+                name = entry_name(ptx).encode()
+                _handles[mine] = _done(driver.cuModuleGetFunction(module, name)), module
+        handle, module = _handles[mine]
+        values = np.zeros(addresses + numbers, np.uint64)
+        pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
+        found = _Function(handle, values, pointers, module)
+        _local.functions[mine] = found
+    return found
+
+
+def launch(
+    key: Any,
+    build: Callable[[Any], Any],
+    grid: tuple[int, int],
+    block: tuple[int, int],
+    place: Place,
+    addresses: tuple[int, ...],
+    numbers: tuple[int, ...],
+) -> None:
+    """Launch the kernel that ``build`` makes at a place; ``key`` is all that it depends on."""
+    from cuda.bindings import driver
+
+    _enter(place.device)
+    function = _function(key, build, len(addresses), len(numbers), place.device)
+    function.values[:] = addresses + numbers
+    _done(
+        driver.cuLaunchKernel(
+            function.handle, grid[0], grid[1], 1, block[0], block[1], 1, 0, place.stream,
+            function.pointers.ctypes.data, 0,
+        )
+    )  # fmt: skip
+
+
+class _Flag:
+    """Four bytes of the host's memory that the device writes to."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import driver
+
+        ways = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
+        self.address = int(_done(driver.cuMemHostAlloc(4, ways)))
+        self.value = ctypes.c_uint32.from_address(self.address)
+
+    def __del__(self) -> None:
+        from cuda.bindings import driver
+
+        driver.cuMemFreeHost(self.address)
+
+
+def lowered_flag(place: Place) -> int:
+    """The address of this thread's flag, which is down."""
+    _enter(place.device)
+    if _local.flag is None:
+        _local.flag = _Flag()
+    _local.flag.value.value = 0
+    return int(_local.flag.address)
+
+
+def raised(place: Place) -> bool:
+    """Wait for the stream, and tell whether this thread's flag is up."""
+    synchronize(place)
+    return bool(_local.flag.value.value)
+
+
+def device_of(address: int) -> int:
+    """The number of the device whose memory this is."""
+    from cuda.bindings import driver
+
+    which = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(_done(driver.cuPointerGetAttribute(which, address)))
+
+
+def synchronize(place: Place) -> None:
+    from cuda.bindings import driver
+
+    _done(driver.cuStreamSynchronize(place.stream))
+
+
+def capturing(place: Place) -> bool:
+    """Whether what is launched goes into a CUDA graph instead of running."""
+    from cuda.bindings import driver
+
+    _enter(place.device)
+    status, state = driver.cuStreamIsCapturing(place.stream)
+    none = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+    return status == driver.CUresult.CUDA_SUCCESS and state != none
+
+
+def read(address: int, nbytes: int, place: Place) -> np.ndarray:
+    """Copy a device's bytes to the host, after what the stream has still to do."""
+    from cuda.bindings import driver
+
+    _enter(place.device)
+    made = np.empty(nbytes, np.uint8)
+    _done(driver.cuMemcpyDtoHAsync(made.ctypes.data, address, nbytes, place.stream))
+    synchronize(place)
+    return made

@@ -1,0 +1,140 @@
+"""What a kernel is told: shapes and strides as one canonical loop of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Bytes of output from which it is written past the caches: no reader finds them there anyway.
+STREAM = 1 << 25
+
+
+class GatherPlan:
+    """A gather as numbers; made once per layout of its operands.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the result.
+    dim, size : int
+        The gathered dimension and its length in the input.
+    limit : int
+        What an index must be below not to be bad; -1 when every value will do.
+    input_strides, index_strides : tuple of int
+        In bytes: they view input and index at the shape of the result.
+    form : str
+        Which kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
+    width : int
+        Of a panel or a group of lanes, else 0.
+    row : int
+        Items in a row of the form ``rows``, else 0.
+    args, count, work, nbytes : ndarray, int, int, int
+        The kernel's integers, the length of its range, the bytes it moves, those of the result.
+    item_mask, index_mask : int
+        The low address bits that must be 0.
+    needs_copy : bool
+        No kernel can walk these operands as they are: copy them first.
+    kernel : int or None
+        For the backend to fill in.
+    """
+
+    __slots__ = (
+        "args",
+        "count",
+        "dim",
+        "form",
+        "from_end",
+        "index",
+        "index_mask",
+        "index_strides",
+        "input_strides",
+        "item_mask",
+        "itemsize",
+        "kernel",
+        "limit",
+        "mode",
+        "nbytes",
+        "needs_copy",
+        "row",
+        "shape",
+        "size",
+        "width",
+        "work",
+    )
+
+    args: np.ndarray
+    count: int
+    dim: int
+    form: str
+    from_end: bool
+    index: str
+    index_mask: int
+    index_strides: tuple[int, ...]
+    input_strides: tuple[int, ...]
+    item_mask: int
+    itemsize: int
+    kernel: int | None
+    limit: int
+    mode: str
+    nbytes: int
+    needs_copy: bool
+    row: int
+    shape: tuple[int, ...]
+    size: int
+    width: int
+    work: int
+
+
+class ScatterPlan:
+    """A scatter as numbers: lanes that no two threads share, each walked along ``dim`` in order.
+
+    Attributes
+    ----------
+    shape, dim, size : tuple of int, int, int
+        Of the result, which has the input's shape.
+    index_shape, index_strides, src_strides : tuple of int
+        The index, and the part of src that is read, which has the index's shape; in bytes.
+    itemsize, index : int, str
+        Of the input, and the index's dtype as ``i8``, ``u1``, ...
+    rows : bool
+        Each lane lies together and is walked by itself; else all lanes go together, step by step.
+    args, count, work : ndarray, int, int
+        The kernel's integers, the number of lanes, the bytes that are moved.
+    needs_copy : bool
+        No kernel can walk these operands as they are: copy them first.
+    """
+
+    __slots__ = (
+        "args",
+        "count",
+        "dim",
+        "index",
+        "index_mask",
+        "index_shape",
+        "index_strides",
+        "item_mask",
+        "itemsize",
+        "nbytes",
+        "needs_copy",
+        "rows",
+        "shape",
+        "size",
+        "src_strides",
+        "work",
+    )
+
+    args: np.ndarray
+    count: int
+    dim: int
+    index: str
+    index_mask: int
+    index_shape: tuple[int, ...]
+    index_strides: tuple[int, ...]
+    item_mask: int
+    itemsize: int
+    nbytes: int
+    needs_copy: bool
+    rows: bool
+    shape: tuple[int, ...]
+    size: int
+    src_strides: tuple[int, ...]
+    work: int

@@ -1,0 +1,76 @@
+"""The same calls through torch: the oracle of the tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nbgather.kernels.plans import GatherPlan, ScatterPlan
+from nbgather.kernels.views import positions
+from nbgather.kernels.views.reference import strategy, token_noise
+
+__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "scatter", "strategy", "token_noise"]
+
+HOST_VIEWS = True
+
+
+def _copied(array: np.ndarray) -> np.ndarray:
+    # torch takes no negative strides, not even where an axis of length 1 has one.
+    return np.array(array, order="C", copy=True)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    # torch has no unsigned gather: signed words of the same bits.
+    return torch.from_numpy(_copied(array).view(f"i{array.itemsize}"))
+
+
+def gather(
+    plan: GatherPlan, out: np.ndarray, x: np.ndarray, index: np.ndarray, aux: np.ndarray
+) -> int:
+    def run(data: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+        found = torch.gather(_tensor(data), axis, torch.from_numpy(_copied(positions)))
+        return found.numpy().view(data.dtype)
+
+    return positions.gather(run, plan, out, x, index, aux)
+
+
+def scatter(
+    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: str | None
+) -> int:
+    # Object comparison only where int64 cannot hold the values.
+    values = index.astype(object) if index.dtype == np.uint64 else index.astype(np.int64)
+    bad = int(((values < 0) | (values >= plan.size)).sum())
+    if bad:
+        return bad
+    positions = torch.from_numpy(_copied(values.astype(np.int64)))
+    kind = "c16" if out.itemsize == 16 else out.dtype
+    if add is None or out.dtype.kind == "u":
+        # torch has few unsigned operations: signed words of the same bits, which wrap alike.
+        kind = "c16" if out.itemsize == 16 else f"i{out.itemsize}"
+    target = torch.from_numpy(out.view(kind))
+    source = torch.from_numpy(_copied(src).view(kind))
+    if add is None:
+        target.scatter_(plan.dim, positions, source)
+    else:
+        target.scatter_add_(plan.dim, positions, source)
+    return 0
+
+
+def rank_tokens(
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
+) -> None:
+    """The paper's recipe, with the sort made stable."""
+    noise = torch.from_numpy(_copied(scores))
+    ids_shuffle = torch.argsort(noise, dim=1, stable=True)
+    restore = torch.argsort(ids_shuffle, dim=1, stable=True)
+    kept = ids_keep.shape[1]
+    ordered = torch.ones(noise.shape, dtype=torch.float32)
+    ordered[:, :kept] = 0
+    ids_keep[...] = ids_shuffle[:, :kept].numpy()
+    ids_restore[...] = restore.numpy()
+    mask[...] = torch.gather(ordered, 1, restore).numpy()
+    positions.keep_counts(counts, ids_keep, ids_restore, mask)
