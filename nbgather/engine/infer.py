@@ -8,27 +8,9 @@ it is the only one. Everything is O(n log n).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-
-class GatherSolution(NamedTuple):
-    """One way to get an output from an input by a gather.
-
-    Attributes
-    ----------
-    dim : int
-        The dimension gathered along.
-    index : array of int64
-        Shape of the output; where several positions would do, the lowest.
-    is_unique : bool
-        Whether no other index along this dimension gives the same output.
-    """
-
-    dim: int
-    index: Any
-    is_unique: bool
+from nbgather.operations.infer import GatherSolution
 
 
 def infer_bits(x: np.ndarray, y: np.ndarray) -> list[GatherSolution]:
