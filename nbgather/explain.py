@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.indexing import gather, infer_gather
+from nbgather.operations import checks
 
 __all__ = ["Explanation", "explain_gather", "explain_inverse"]
 
@@ -317,7 +317,7 @@ def explain_gather(
     """
     x, i = _small("input", input), _small("index", index)
     out = gather(x, dim, i)
-    axis = _validate.dim(_validate.integer(dim, "dim"), x.ndim)
+    axis = checks.dim(checks.integer(dim, "dim"), x.ndim)
     source = gather(np.arange(x.size).reshape(x.shape), dim, i)
     colours = np.array([_colour(k, x.size) for k in range(x.size)]).reshape(x.shape)
     lines = [_formula(out.ndim, axis)]
@@ -326,7 +326,7 @@ def explain_gather(
         chosen = tuple(n - 1 for n in out.shape)
     come_from = None
     if chosen is not None:
-        chosen = tuple(_validate.integer(c, "cell") for c in chosen)
+        chosen = tuple(checks.integer(c, "cell") for c in chosen)
         if len(chosen) != out.ndim or not all(0 <= c < n for c, n in zip(chosen, out.shape)):
             raise ValueError(f"cell is {chosen}: it must be within the output's shape {out.shape}")
         come_from = tuple(int(p) for p in np.unravel_index(int(source[chosen]), x.shape))

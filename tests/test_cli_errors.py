@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 
 import nbgather
-from nbgather import _arrays, _validate, files
+from nbgather import files
 from nbgather.apps import cli, commands
+from nbgather.operations import checks, keep
+from nbgather.operations import patches as patch_rules
+from nbgather.operations.base import Operation
 
 
 def run(*arguments: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str, str]:
@@ -51,17 +54,17 @@ def asks_for_a_module(name: str) -> Callable[[], None]:
 
 
 def imports_a_name_that_is_not_there() -> None:
-    from nbgather._validate import nothing  # type: ignore[attr-defined]  # noqa: F401
+    from nbgather.operations import nothing  # type: ignore[attr-defined]  # noqa: F401
 
 
 BUGS: dict[str, Callable[[], Any]] = {
     "TypeError: unsupported operand": adds_a_number_to_nothing,
     # Ours, but where Python's own expression failed, and not a check.
-    "TypeError: 'int' object is not iterable": lambda: _validate.grid((4,), 5),  # type: ignore[arg-type]
+    "TypeError: 'int' object is not iterable": lambda: patch_rules.cut_sides((4,), 5),  # type: ignore[arg-type]
     "os.PathLike": lambda: files.write(5, b""),  # type: ignore[arg-type]
     "ValueError: cannot reshape array of size 3": lambda: np.zeros(3).reshape(2, 2),
-    "IndexError: tuple index out of range": lambda: _validate.tokens(()[0]),
-    "nbgather failed: NotImplementedError (this": lambda: _arrays.Adapter().key(None),
+    "IndexError: tuple index out of range": lambda: checks.tokens(()[0]),
+    "nbgather failed: NotImplementedError (this": lambda: Operation().result(),
     "KeyError: 'no'": lambda: {}["no"],
     "AttributeError: 'NoneType' object": lambda: None.shape,  # type: ignore[attr-defined]
     "ZeroDivisionError: ": lambda: 1 // 0,
@@ -75,7 +78,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "index has dtype float64: an integer dtype": lambda: nbgather.gather(
         np.zeros(3), 0, np.zeros(3)
     ),
-    "mask_ratio is 2.0": lambda: _validate.ratio(2.0),
+    "mask_ratio is 2.0": lambda: keep.ratio(2.0),
     "index 4 at (0,) is out of bounds": lambda: nbgather.gather(np.zeros(3), 0, np.array([4])),
     "/no/such: No such file or directory": lambda: open("/no/such"),  # noqa: SIM115
     "this command needs surely_not_there: pip install": asks_for_a_module("surely_not_there.part"),

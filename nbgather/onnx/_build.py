@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _validate
+from nbgather.operations import checks
 
 try:
     import onnx
@@ -108,7 +108,7 @@ def check_versions(opset: Any, ir_version: Any, oldest_opset: int = OLDEST_OPSET
         ("opset", opset, oldest_opset, newest[0]),
         ("ir_version", ir_version, OLDEST_IR, newest[1]),
     ):
-        number = _validate.integer(value, what)
+        number = checks.integer(value, what)
         if not low <= number <= high:
             raise ValueError(
                 f"{what} is {number}: it must be between {low} and {high} (onnx {onnx.__version__})"

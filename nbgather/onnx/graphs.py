@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.onnx._build import (
     INDEX_TYPES,
     NOISE_TYPES,
@@ -20,6 +19,7 @@ from nbgather.onnx._build import (
     check_versions,
     dtype_name,
 )
+from nbgather.operations import checks, keep
 
 __all__ = ["gather_model", "masking_model", "restore_model"]
 
@@ -87,10 +87,10 @@ def gather_model(
     >>> run(gather_model(1, 2), data=data, indices=np.array([[0, 0], [1, 0]]))["output"].tolist()
     [[1.0, 1.0], [4.0, 3.0]]
     """
-    ndim = _validate.integer(rank, "rank")
+    ndim = checks.integer(rank, "rank")
     if ndim < 1:
         raise ValueError(f"rank is {ndim}: it must be at least 1")
-    axis = _validate.dim(_validate.integer(dim, "dim"), ndim)
+    axis = checks.dim(checks.integer(dim, "dim"), ndim)
     data_type = dtype_name(dtype, "dtype")
     index_type = dtype_name(index_dtype, "index_dtype", INDEX_TYPES)
     check_versions(opset, ir_version)
@@ -186,7 +186,7 @@ def masking_model(
     >>> made["x_masked"].tolist(), made["mask"].tolist(), made["ids_restore"].tolist()
     ([[[2.0, 3.0], [6.0, 7.0]]], [[1.0, 0.0, 1.0, 0.0]], [[2, 0, 3, 1]])
     """
-    ratio = _validate.ratio(mask_ratio)
+    ratio = keep.ratio(mask_ratio)
     _choice(noise, "noise", _NOISES)
     _choice(gather, "gather", _GATHERS)
     x_type = dtype_name(dtype, "dtype")

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.onnx._build import ModelProto, to_bytes
+from nbgather.operations import checks, keep
 
 try:
     import onnxruntime
@@ -193,7 +193,7 @@ class Session:
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )
         if self._ours and port.name == "mask_ratio":
-            _validate.ratio(array)  # the graph has no way to refuse it
+            keep.ratio(array)  # the graph has no way to refuse it
         return array
 
     def _check_sizes(self, feeds: Mapping[str, Any]) -> None:
@@ -330,7 +330,7 @@ def _source(model: Any) -> tuple[str | bytes, str]:
 
 
 def _threads(value: Any) -> int:
-    number = _validate.integer(value, "threads")
+    number = checks.integer(value, "threads")
     if number < 1:
         raise ValueError(f"threads is {number}: it must be at least 1")
     return number

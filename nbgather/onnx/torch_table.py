@@ -224,17 +224,19 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     {''}
     """
     import onnxscript  # noqa: F401
+    import torch
 
-    from nbgather import _torch_ops as ops
+    import nbgather.torch  # noqa: F401  (it registers the operators)
 
+    ops = torch.ops.nbgather
     return {
-        ops.gather: _gather,
-        ops.take_along_axis: _take_along_axis,
-        ops.gather_tokens: _gather_tokens,
-        ops.scatter: _scatter("none"),
-        ops.scatter_add: _scatter("add"),
-        ops.token_noise: _token_noise,
-        ops.rank_tokens: _rank_tokens,
-        ops.random_masking: _random_masking,
-        ops.restore_tokens: _restore_tokens,
+        ops.gather.default: _gather,
+        ops.take_along_axis.default: _take_along_axis,
+        ops.gather_tokens.default: _gather_tokens,
+        ops.scatter.default: _scatter("none"),
+        ops.scatter_add.default: _scatter("add"),
+        ops.token_noise.default: _token_noise,
+        ops.rank_tokens.default: _rank_tokens,
+        ops.random_masking.default: _random_masking,
+        ops.restore_tokens.default: _restore_tokens,
     }

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.indexing import gather
 from nbgather.masking import random_masking, rank_tokens, restore_tokens, token_noise
 from nbgather.onnx._build import ModelProto
 from nbgather.onnx.runner import Port, Session
+from nbgather.operations import checks, keep
 
 __all__ = ["Verification", "verify"]
 
@@ -139,7 +139,7 @@ def _cases(
     elif {"data", "indices"} <= set(inputs):
         if dim is None and "dim" not in session.metadata:
             raise ValueError("the model does not tell its dim: give dim=")
-        at = int(session.metadata["dim"]) if dim is None else _validate.integer(dim, "dim")
+        at = int(session.metadata["dim"]) if dim is None else checks.integer(dim, "dim")
         kind, made = f"gather along dim {at}", _gather_cases(inputs, at)
     elif {"noise"} <= set(inputs) or {"seed", "sample_ids"} <= set(inputs):
         told = session.metadata.get("mask_ratio", "0.75")
@@ -148,7 +148,7 @@ def _cases(
         if "mask_ratio" in inputs:
             kind = f"masking by {way}, ratio as an input"
         else:
-            one = _validate.ratio(float(told) if mask_ratio is None else mask_ratio)
+            one = keep.ratio(float(told) if mask_ratio is None else mask_ratio)
             kind, ratios = f"masking by {way}, ratio {one:g}", (one,)
         made = _masking_cases(inputs, outputs, ratios)
     else:
@@ -270,7 +270,7 @@ def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[tuple[Arrays
     generator = np.random.default_rng(2)
     data_port, index_port = inputs["data"], inputs["indices"]
     rank = len(data_port.shape)
-    axis = _validate.dim(dim, rank)
+    axis = checks.dim(dim, rank)
     for number in range(300):
         data_shape = tuple(
             _fixed(data_port, d, (int(generator.integers(1, 12)),))[0] for d in range(rank)

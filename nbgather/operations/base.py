@@ -63,13 +63,21 @@ def known(size: Any) -> bool:
 
 
 class Options(NamedTuple):
-    """How a call is executed: where the result goes, and which backend computes it."""
+    """How a call is executed: where the result goes, which backend computes it.
+
+    ``lower`` asks for the operations that it is made of, where those are what a gradient knows.
+    """
 
     out: Any = None
     backend: str | None = None
+    lower: bool = False
 
 
-class Apply(NamedTuple):
+#: What most calls are executed with.
+PLAIN = Options()
+
+
+class Apply:
     """What a gradient, a batching rule or a lowering is written with.
 
     Attributes
@@ -80,8 +88,14 @@ class Apply(NamedTuple):
         The array namespace of the container (array-api-compat's), for what a namespace can do.
     """
 
-    run: Callable[..., Any]
-    xp: Any
+    __slots__ = ("_namespace", "run")
+
+    def __init__(self, run: Callable[..., Any], namespace: Callable[[], Any]) -> None:
+        self.run, self._namespace = run, namespace
+
+    @property
+    def xp(self) -> Any:
+        return self._namespace()
 
 
 class Operation:

@@ -111,9 +111,10 @@ class Gather(Operation):
         if is_empty(shape) or is_empty(tuple(cotangent.shape)):
             return zeros
         size = shape[dim] if shape else 1
-        positions, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
-        if inside is not None:
-            cotangent = xp.where(inside, cotangent, 0)
+        positions = resolve_positions(xp, index, size, self.mode, self.from_end)
+        if self.mode == "fill":
+            inside = (positions >= 0) & (positions < size)
+            positions, cotangent = xp.where(inside, positions, 0), xp.where(inside, cotangent, 0)
         return do.run(ScatterAdd(dim), zeros, positions, cotangent)
 
     def tangent(

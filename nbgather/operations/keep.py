@@ -95,7 +95,7 @@ def _one_for_each(shape: tuple[int, ...], samples: Any) -> None:
 
 
 def _between(number: int, length: Any, what: str) -> None:
-    if number < 0 or (known(length) and number > length):
+    if known(number) and (number < 0 or (known(length) and number > length)):
         raise ValueError(f"{what} is {number}: it must be between 0 and L = {length}")
 
 

@@ -66,6 +66,11 @@ class Tube(Operation):
         """L."""
         return math.prod(self.grid)
 
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        """What noise gives; a strategy of somebody's own may give another dtype."""
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
+
     def lower(self, do: Apply, *operands: Any) -> Any:
         frame = self.grid[1:]
         tokens = math.prod(frame)

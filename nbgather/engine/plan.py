@@ -1,9 +1,9 @@
 """Shapes and strides become one canonical loop of numbers.
 
-A gather is one loop over the result's positions with three strides a axis (input, index, output;
+A gather is one loop over the result's positions with three strides an axis (input, index, output;
 the input's is 0 along the gathered dimension) and one more stride, ``along``, that the index value
 is multiplied by. Axes that can be walked as one are merged, so most calls end as *outer × along ×
-inner*. Every decision about shape is taken here, once per layout: plans are cached by layout.
+inner*. Every decision about strides is taken here, once per layout: plans are kept.
 """
 
 from __future__ import annotations
@@ -14,28 +14,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbgather import _validate
-from nbgather._arrays import ITEMSIZES, Adapter, Key, Layout
 from nbgather.kernels.plans import STREAM, GatherPlan, ScatterPlan
+from nbgather.operations.base import Spec, contiguous_strides
+from nbgather.operations.indexing import Gather, Scatter
+from nbgather.operations.tokens import RestoreTokens
 
 #: Shortest run of bytes that is worth a memcpy of its own; below it, items go one by one.
-MIN_ROW = 16
-
-#: Bytes of a cache line; bytes of a panel, which a core's second-level cache must hold beside the
-#: index and the output; bytes of input that are near enough as they lie; bytes of a step along the
-#: gathered dimension that leaves the page.
-LINE = 64
-PANEL = 1 << 20
-NEAR = 1 << 18
-FAR = 1 << 12
-
-#: What the operands of each kind are called in a message.
-NAMES = {
-    "gather": ("input", "index"),
-    "along": ("arr", "indices"),
-    "tokens": ("x", "ids"),
-    "restore": ("x_visible", "ids_restore"),
-}
+MIN_ROW_BYTES = 16
+CACHE_LINE_BYTES = 64
+#: Bytes of a panel, which a core's second-level cache must hold beside the index and the output.
+PANEL_BYTES = 1 << 20
+#: Bytes of input that are as near where they lie as in a copy.
+CACHED_BYTES = 1 << 18
+#: Bytes of a step along the gathered dimension that leaves the page.
+PAGE_BYTES = 1 << 12
 
 
 class Axis:
@@ -66,100 +58,48 @@ def _merge(axes: Sequence[Axis]) -> list[Axis]:
     return merged or [Axis(1, 0, 0, 0)]
 
 
-def contiguous_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    strides: list[int] = []
-    step = itemsize
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))
-
-
-def _broadcast(layout: Layout, shape: tuple[int, ...], keep: int = -1) -> tuple[int, ...]:
-    """The strides that view an operand at ``shape``; dimension ``keep`` stays as it is."""
-    strides = layout.strides or (layout.dtype.itemsize,)
-    return tuple(
-        0 if n == 1 and d != keep and shape[d] != 1 else s
-        for d, (n, s) in enumerate(zip(layout.shape or (1,), strides, strict=True))
-    )
-
-
 @functools.lru_cache(maxsize=4096)
-def plan_gather(
-    adapter: Adapter,
-    input_key: Key,
-    index_key: Key,
-    out_key: Key | None,
-    dim: int,
-    mode: str,
-    kind: str,
-) -> GatherPlan:
-    """Check the operands of a gather and plan it; ``kind`` says how index meets input.
+def plan_gather(operation: Gather, x: Spec, i: Spec, out: Spec | None) -> GatherPlan:
+    """Plan a gather whose dtypes were checked; its fill value does not enter.
 
-    ``gather``
-        torch.gather.
-    ``along``
-        numpy.take_along_axis: other dimensions broadcast, negative values count from the end.
-    ``tokens``
-        ids `[N, K]` pick whole tokens of x `[N, L, ...]`.
-    ``restore``
-        The same, where ids from L on are filled from a row and must be below ``ids.shape[1]``.
+    The shapes are checked by :meth:`nbgather.operations.indexing.Gather.loop`.
     """
-    x, i = adapter.layout(input_key), adapter.layout(index_key)
-    x_name, i_name = NAMES[kind]
-    _validate.itemsize(x.dtype.name, x.dtype.itemsize, ITEMSIZES, x_name)
+    loop = operation.loop(x, i)
     plan = GatherPlan()
-    # Which exception is NumPy's own for take_along_axis.
-    error = IndexError if kind == "along" else TypeError
-    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, i_name, error)
-    plan.mode, plan.from_end = _validate.mode(mode), False
+    plan.index = i.dtype.integer or ""
+    plan.mode, plan.from_end = operation.mode, operation.from_end
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
     plan.needs_copy, plan.width = not i.dtype.native, 0
-    if kind == "gather":
-        plan.dim = _validate.dim(dim, len(x.shape))
-        plan.shape, plan.index_strides = i.shape, i.strides
-        if math.prod(i.shape):
-            _validate.gather_shapes(x.shape, i.shape, plan.dim)
-    elif kind == "along":
-        plan.dim, plan.from_end = _validate.axis(dim, len(x.shape)), True
-        plan.shape = _validate.along_shape(x.shape, i.shape, plan.dim)
-        plan.index_strides = _broadcast(i, plan.shape)
-        x = x._replace(shape=x.shape or (1,), strides=_broadcast(x, plan.shape, plan.dim))
-    else:
-        _validate.token_shapes(x.shape, i.shape, x_name, i_name)
-        plan.dim = 1
-        plan.shape = i.shape + x.shape[2:]
-        plan.index_strides = i.strides + (0,) * (len(x.shape) - 2)
-    if out_key is None:
-        out = Layout(plan.shape, contiguous_strides(plan.shape, plan.itemsize), x.dtype)
-    else:
-        out = adapter.layout(out_key)
-        _validate.out_matches(out.shape, out.dtype.name, plan.shape, x.dtype.name)
-    plan.size = x.shape[plan.dim] if x.shape else 1
+    plan.shape, plan.dim, plan.size = loop.shape, loop.dim, loop.size
+    plan.index_strides = loop.index_strides
+    restores = isinstance(operation, RestoreTokens)
     plan.limit = -1
-    if kind == "restore":
+    if restores:
         plan.limit = i.shape[1]
-        _validate.restore_shapes(x.shape, i.shape)
-    elif mode == "raise":
+    elif operation.mode == "raise":
         plan.limit = plan.size
     plan.count = math.prod(plan.shape)
     plan.nbytes = plan.count * plan.itemsize
     if plan.count:
-        _lay_out(plan, x, out, i.dtype.itemsize, kind == "restore")
+        strides = contiguous_strides(plan.shape, plan.itemsize) if out is None else out.strides
+        plan.input_strides = loop.input_strides
+        if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
+            plan.input_strides = contiguous_strides(x.shape, plan.itemsize)
+        _lay_out(plan, strides, i.dtype.itemsize, restores)
     return plan
 
 
-def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_rows: bool) -> None:
+def _lay_out(
+    plan: GatherPlan, out_strides: tuple[int, ...], index_size: int, always_rows: bool
+) -> None:
     """Merge the loop's axes, choose its form, and write down the kernel's integers."""
     item = plan.itemsize
-    plan.input_strides = x.strides or (item,)  # 0-d counts as one dimension of length 1
-    if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
-        plan.input_strides = contiguous_strides(x.shape, item)
+    plan.input_strides = plan.input_strides or (item,)  # 0-d counts as one dimension of length 1
     along = plan.input_strides[plan.dim]
     axes = [
         Axis(n, 0 if d == plan.dim else xs, is_, os)
         for d, (n, xs, is_, os) in enumerate(
-            zip(plan.shape, plan.input_strides, plan.index_strides, out.strides, strict=False)
+            zip(plan.shape, plan.input_strides, plan.index_strides, out_strides, strict=False)
         )
     ]
     if always_rows:
@@ -172,7 +112,7 @@ def _lay_out(plan: GatherPlan, x: Layout, out: Layout, index_size: int, always_r
     run = inner.i == 0 and inner.x == item and inner.o == item
     if always_rows:
         plan.needs_copy |= not (run and len(row) == 1)
-    rows = always_rows or (run and inner.n * item >= MIN_ROW)
+    rows = always_rows or (run and inner.n * item >= MIN_ROW_BYTES)
     if rows:
         unit = 1  # rows are counted and walked in bytes
         plan.form, plan.row = "rows", inner.n
@@ -218,51 +158,50 @@ def _stage(
     It does when a part is read about as often as it is long, and when the input as it lies is more
     than a cache near a core holds.
     """
-    line = max(LINE // item, 1)
+    line = max(CACHE_LINE_BYTES // item, 1)
     lanes = plan.count // inner.n
-    if plan.form == "middle" and second.x == 0 and abs(along) >= FAR and 2 * second.n >= plan.size:
-        fits = PANEL // (plan.size * item) // line * line
-        if fits and plan.size * inner.n * item > NEAR and inner.n >= 4 * line:
+    if (
+        plan.form == "middle"
+        and second.x == 0
+        and abs(along) >= PAGE_BYTES
+        and 2 * second.n >= plan.size
+    ):
+        fits = PANEL_BYTES // (plan.size * item) // line * line
+        if fits and plan.size * inner.n * item > CACHED_BYTES and inner.n >= 4 * line:
             plan.form, plan.width = "panel", min(fits, 4 * line)
             plan.count = lanes // second.n * (-(-inner.n // plan.width) + 1)
     elif plan.form == "across":
         plan.form = "strided"
-        near = abs(second.x) <= LINE and 2 * inner.n >= plan.size
-        if near and plan.size * line * item <= PANEL and plan.size * second.n * item > NEAR:
+        neighbours = abs(second.x) <= CACHE_LINE_BYTES and 2 * inner.n >= plan.size
+        if (
+            neighbours
+            and plan.size * line * item <= PANEL_BYTES
+            and plan.size * second.n * item > CACHED_BYTES
+        ):
             plan.form, plan.width = "lanes", line
             plan.count = lanes // second.n * -(-second.n // line)
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_scatter(
-    adapter: Adapter, input_key: Key, index_key: Key, src_key: Key | None, dim: int
-) -> ScatterPlan:
-    """Check the operands of a scatter and plan it; without ``src_key`` one item is the source.
+def plan_scatter(operation: Scatter, x: Spec, i: Spec, src: Spec | None) -> ScatterPlan:
+    """Plan a scatter whose operands were checked; without ``src`` one item is the source.
 
     The result is C-contiguous.
     """
-    x, i = adapter.layout(input_key), adapter.layout(index_key)
     item = x.dtype.itemsize
-    _validate.itemsize(x.dtype.name, item, ITEMSIZES, "input")
     plan = ScatterPlan()
-    plan.index = _validate.index_dtype(i.dtype.name, i.dtype.integer, "index")
-    plan.dim = _validate.dim(dim, len(x.shape))
+    plan.index = i.dtype.integer or ""
+    plan.dim = operation.dim % max(len(x.shape), 1)
     plan.shape, plan.itemsize = x.shape, item
     plan.nbytes = math.prod(x.shape) * item
     plan.size = x.shape[plan.dim] if x.shape else 1
     plan.index_shape, plan.index_strides = i.shape, i.strides
-    source = Layout(i.shape, (0,) * len(i.shape), x.dtype)
-    if src_key is not None:
-        source = adapter.layout(src_key)
-        _validate.same_dtype(x.dtype.name, source.dtype.name)
+    plan.src_strides = (0,) * len(i.shape) if src is None else src.strides
     plan.count = math.prod(i.shape)
-    if plan.count:
-        _validate.scatter_shapes(x.shape, i.shape, source.shape, plan.dim)
-    plan.src_strides = source.strides
     if len(i.shape) == 0:  # 0-d counts as one dimension of length 1
         plan.index_shape, plan.index_strides = (1,), (i.dtype.itemsize,)
-    if len(source.strides) == 0:
-        plan.src_strides = (item if src_key is not None else 0,)
+    if len(plan.src_strides) == 0:
+        plan.src_strides = (item if src is not None else 0,)
     plan.needs_copy = not i.dtype.native
     if plan.count:
         _lay_out_lanes(plan, i.dtype.itemsize)

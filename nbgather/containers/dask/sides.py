@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import dask.array as da
 import numpy as np
 
-from nbgather import _arrays, _validate
+from nbgather.containers import sequences
+from nbgather.operations import checks
+from nbgather.operations.tokens import ids_of
+
+logger = logging.getLogger(__name__)
 
 
-def known(size: Any) -> bool:
+def is_known(size: Any) -> bool:
     return not math.isnan(size)
 
 
 def start_of(chunks: tuple[Any, ...], block: int) -> int | None:
     """Where a block begins; None if that is unknown."""
     before = chunks[:block]
-    return int(sum(before)) if all(map(known, before)) else None
+    return int(sum(before)) if all(map(is_known, before)) else None
 
 
 def chunked(array: Any, what: str) -> Any:
@@ -50,7 +55,7 @@ def beside(values: Any, what: str) -> Any:
     if isinstance(values, da.Array):
         return chunked(values, what)
     if isinstance(values, (list, tuple, range)):
-        return _arrays.from_sequence(values, what)
+        return sequences.from_sequence(values, what)
     if not isinstance(values, np.ndarray):
         raise TypeError(
             f"{what} is of type {type(values).__name__}: a Dask or NumPy array, a list or a range"
@@ -69,13 +74,13 @@ def index_beside(values: Any, what: str) -> Any:
 def ids_beside(sample_ids: Any, samples: Any, what: str) -> Any:
     """Sample ids `[N]` of N samples as a Dask array of int64; None for 0 to N-1."""
     if isinstance(sample_ids, (int, np.integer)):
-        count = _validate.count(sample_ids, "sample_ids")
-        if known(samples):
-            _validate.ids_of((count,), int(samples), what)
+        count = checks.count(sample_ids, "sample_ids")
+        if is_known(samples):
+            ids_of((count,), int(samples), what)
         return None
     ids = int64_ids(beside(sample_ids, "sample_ids"))
-    if known(samples) and known(ids.shape[0]):
-        _validate.ids_of(tuple(ids.shape), int(samples), what)
+    if is_known(samples) and is_known(ids.shape[0]):
+        ids_of(tuple(ids.shape), int(samples), what)
     return ids if isinstance(ids, da.Array) else da.from_array(ids, chunks=-1)
 
 
@@ -83,14 +88,14 @@ def int64_ids(ids: Any) -> Any:
     """Ids of any integer dtype as int64; of the largest uint64 the 64 bits are what counts."""
     if ids.dtype.kind in "iu" and ids.dtype != np.int64:
         ids = ids.astype(np.int64)
-    _validate.sample_ids(tuple(ids.shape), str(ids.dtype))
+    checks.sample_ids(tuple(ids.shape), str(ids.dtype))
     return ids
 
 
 def whole_samples(array: Any, what: str, logger: Any) -> Any:
     """The array with all but its first dimension in one chunk."""
     for d in range(1, array.ndim):
-        if not known(array.shape[d]):
+        if not is_known(array.shape[d]):
             raise ValueError(
                 f"chunk sizes of {what} along dimension {d} are unknown: call compute_chunk_sizes()"
             )
@@ -98,3 +103,11 @@ def whole_samples(array: Any, what: str, logger: Any) -> Any:
         logger.info("%s is rechunked: a sample's tokens are needed together", what)
         array = array.rechunk(dict.fromkeys(range(1, array.ndim), -1))
     return array
+
+
+def samples(array: Any, what: str, least: int) -> Any:
+    """A Dask array of ``least`` dimensions with all but its first in one chunk."""
+    array = chunked(array, what)
+    if array.ndim < least:
+        raise ValueError(f"{what} has shape {array.shape}: {least} dimensions or more are needed")
+    return whole_samples(array, what, logger)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
 from typing import Any
 
-import numpy as np
-
-from nbgather import _validate, patches
-from nbgather.dask import _sides
-
-logger = logging.getLogger(__name__)
+from nbgather.containers.dask import patch_graph, sides
+from nbgather.operations.patches import Patchify, Unpatchify
+from nbgather.operations.patches import image_size as sides_of
+from nbgather.operations.patches import patch_size as sizes_of
 
 
 def patchify(images: Any, patch_size: Any) -> Any:
@@ -45,16 +40,8 @@ def patchify(images: Any, patch_size: Any) -> Any:
     >>> made.shape, made.chunks[0], made.dtype
     ((4, 16, 192), (2, 2), dtype('uint8'))
     """
-    images = _sides.chunked(images, "images")
-    sizes = _validate.patch_size(patch_size, tuple(images.shape))
-    images = _sides.whole_samples(images, "images", logger)
-    grid = _validate.image_grid((*images.shape[:2], *_numbers(images.shape[2:])), sizes)
-    shape = math.prod(grid), math.prod(sizes) * int(images.shape[1])
-    return images.map_blocks(
-        functools.partial(_patchify_block, sizes),
-        chunks=(images.chunks[0], *((n,) for n in shape)), drop_axis=list(range(3, images.ndim)),
-        dtype=images.dtype, meta=np.empty((0, 0, 0), images.dtype),
-    )  # fmt: skip
+    images = sides.chunked(images, "images")
+    return patch_graph.patchify(Patchify(sizes_of(patch_size, tuple(images.shape))), images)
 
 
 def unpatchify(patches: Any, patch_size: Any, image_size: Any) -> Any:
@@ -86,27 +73,6 @@ def unpatchify(patches: Any, patch_size: Any, image_size: Any) -> Any:
     >>> bool((unpatchify(patchify(images, 2), 2, 4) == images).all().compute())
     True
     """
-    taken = _sides.chunked(patches, "patches")
-    sides = _validate.image_size(image_size)
-    sizes = _validate.patch_size(patch_size, (0, 0, *sides))
-    grid = _validate.grid(sides, sizes)
-    taken = _sides.whole_samples(taken, "patches", logger)
-    channels = _validate.patches((taken.shape[0], *_numbers(taken.shape[1:])), grid, sizes)
-    return taken.map_blocks(
-        functools.partial(_unpatchify_block, sizes, sides),
-        chunks=(taken.chunks[0], *((n,) for n in (channels, *sides))),
-        new_axis=list(range(3, 2 + len(sides))),
-        dtype=taken.dtype, meta=np.empty((0,) * (2 + len(sides)), taken.dtype),
-    )  # fmt: skip
-
-
-def _numbers(shape: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in shape)
-
-
-def _patchify_block(sizes: tuple[int, ...], images: Any) -> np.ndarray:
-    return np.asarray(patches.patchify(_sides.plain_block(images, "images"), sizes))
-
-
-def _unpatchify_block(sizes: tuple[int, ...], sides: tuple[int, ...], taken: Any) -> np.ndarray:
-    return np.asarray(patches.unpatchify(_sides.plain_block(taken, "patches"), sizes, sides))
+    shape = sides_of(image_size)
+    operation = Unpatchify(sizes_of(patch_size, (0, 0, *shape)), shape)
+    return patch_graph.unpatchify(operation, sides.chunked(patches, "patches"))
