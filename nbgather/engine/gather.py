@@ -14,7 +14,7 @@ from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
-from nbgather.operations.base import PLAIN, Options, Spec
+from nbgather.operations.base import Options, Spec
 from nbgather.operations.indexing import Gather
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import RestoreTokens
@@ -99,7 +99,8 @@ def _gather(
     if bad:
         size = plan.limit if row is not None else plan.size
         raise_bad_index(arrays.integers(container, i), size, plan.dim, plan.from_end)
-    if options == PLAIN and fill is None and row is None and not place:
+    is_plain = options.out is None and options.backend is None
+    if is_plain and fill is None and row is None and not place:
         _keep(container, backend, operation, plan, (x, x_spec), (i, i_spec))
     return result
 

@@ -19,9 +19,7 @@ def kept_tokens(length: Any, mask_ratio: Any) -> Any:
     The one place that knows it. A length may be symbolic (of torch's tracing, or a value of an ONNX
     graph): then the product says itself how its whole part is taken.
     """
-    product = length * (1 - mask_ratio)
-    whole = getattr(product, "__sym_int__", None)
-    return int(product) if whole is None else whole()
+    return math.trunc(length * (1 - mask_ratio))
 
 
 @dataclass(frozen=True)
