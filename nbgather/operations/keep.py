@@ -1,0 +1,39 @@
+"""How many tokens a mask ratio keeps: the one formula, for numbers and for symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["kept_tokens"]
+
+
+def kept_tokens(length: Any, mask_ratio: Any) -> Any:
+    """How many of ``length`` tokens stay: ``int(length * (1 - mask_ratio))`` in float64.
+
+    Nothing is checked here. Whoever traces a program asks with its symbols and gets a symbol: what
+    ``1 - mask_ratio`` and ``length * ...`` give then has a method ``__sym_int__``, as torch's
+    SymFloat has, which truncates to an integer.
+
+    Parameters
+    ----------
+    length : int or symbol
+        L, the number of tokens.
+    mask_ratio : float or symbol
+        The part to remove, 0 to 1. A narrower float than float64 would give another count for
+        some lengths and ratios.
+
+    Returns
+    -------
+    int or symbol
+        K, truncated towards zero.
+
+    Examples
+    --------
+    >>> kept_tokens(196, 0.75)
+    49
+    >>> kept_tokens(10, 0.9)
+    0
+    """
+    product = length * (1 - mask_ratio)
+    whole = getattr(product, "__sym_int__", None)
+    return int(product) if whole is None else whole()
