@@ -10,17 +10,16 @@ __all__ = ["kept_tokens"]
 def kept_tokens(length: Any, mask_ratio: Any) -> Any:
     """How many of ``length`` tokens stay: ``int(length * (1 - mask_ratio))`` in float64.
 
-    Nothing is checked here. Whoever traces a program asks with its symbols and gets a symbol: what
-    ``1 - mask_ratio`` and ``length * ...`` give then has a method ``__sym_int__``, as torch's
-    SymFloat has, which truncates to an integer.
+    The arguments are not checked. A tracer passes symbols and gets a symbol: their product then has
+    the method ``__sym_int__``, as torch's SymFloat has, which truncates it to an integer.
 
     Parameters
     ----------
     length : int or symbol
         L, the number of tokens.
     mask_ratio : float or symbol
-        The part to remove, 0 to 1. A narrower float than float64 would give another count for
-        some lengths and ratios.
+        The part to remove, 0 to 1. A float narrower than float64 gives another count for some
+        lengths and ratios.
 
     Returns
     -------
