@@ -173,7 +173,7 @@ def test_a_seed_gives_the_kernels_masks(seed: int, gather: str) -> None:
 def test_the_known_answer_through_the_graph() -> None:
     """Random123's third answer: its block is beyond any array, so the emitter is called alone."""
     from nbgather.onnx._build import GraphBuilder
-    from nbgather.onnx.noise import philox
+    from nbgather.onnx._noise import philox
 
     for counter, key, words in (
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

@@ -1,8 +1,8 @@
 """Gather, masking and restoring as ONNX models, and what joins, checks and runs them.
 
-``gathering``, ``masking`` and ``restoring`` build models (``ranking`` and ``noise`` are parts of
-them), ``attach``, ``runner`` and ``verify`` use them, and ``catalog`` lists the published files;
-``torch_table`` is for torch's exporter, ``backend`` for the library's calls on onnxruntime.
+``gathering``, ``masking`` and ``restoring`` build models, of nodes in ``_ranking`` and ``_noise``;
+``attach``, ``runner`` and ``verify`` use them; ``catalog`` lists the files; ``torch_table`` is for
+torch's exporter; ``backend`` runs the library's calls on onnxruntime.
 """
 
 from nbgather.onnx.attach import attach

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbgather.onnx._build import OLDEST_OPSET, ModelProto, onnx
-from nbgather.onnx.noise import OLDEST_SEEDED_OPSET
+from nbgather.onnx._noise import OLDEST_SEEDED_OPSET
 
 __all__ = ["attach"]
 

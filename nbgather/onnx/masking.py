@@ -16,11 +16,11 @@ from nbgather.onnx._build import (
     dtype_name,
 )
 from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, take_rows
-from nbgather.onnx.noise import OLDEST_SEEDED_OPSET, PHILOX_PAPER, seeded_bits
-from nbgather.onnx.ranking import rank_nodes
+from nbgather.onnx._noise import OLDEST_SEEDED_OPSET, PHILOX_PAPER, seeded_bits
+from nbgather.onnx._ranking import rank_nodes
 from nbgather.operations.keep import kept_tokens
 
-__all__ = ["mask_nodes", "masking_model"]
+__all__ = ["masking_model"]
 
 _NOISES = ("input", "seed")
 

@@ -7,7 +7,7 @@ from typing import Any
 from nbgather.onnx._build import GraphBuilder, ModelProto, check_versions, dtype_name
 from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, take_rows
 
-__all__ = ["restore_model", "restore_nodes"]
+__all__ = ["restore_model"]
 
 
 def restore_model(

@@ -9,9 +9,9 @@ import numpy as np
 
 from nbgather.onnx._build import onnx
 from nbgather.onnx._nodes import take_rows
+from nbgather.onnx._noise import seeded_noise
+from nbgather.onnx._ranking import rank_nodes
 from nbgather.onnx.masking import mask_nodes
-from nbgather.onnx.noise import seeded_noise
-from nbgather.onnx.ranking import rank_nodes
 from nbgather.onnx.restoring import restore_nodes
 
 __all__ = ["torch_translation_table"]
