@@ -232,7 +232,7 @@ class _Float64:
         low = g.op("Max", [product, zero], "keep_above_0", "Not below 0.")
         return _Float64(g, g.op("Min", [low, self.name], "keep_f64", "Not above L."))
 
-    def __sym_int__(self) -> str:
+    def __trunc__(self) -> str:
         """The name of the value truncated to int64."""
         doc = "K: truncated, as int() does."
         return self.g.op("Cast", [self.name], "keep_count", doc, to=TensorProto.INT64)

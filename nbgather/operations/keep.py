@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["kept_tokens"]
@@ -10,8 +11,9 @@ __all__ = ["kept_tokens"]
 def kept_tokens(length: Any, mask_ratio: Any) -> Any:
     """How many of ``length`` tokens stay: ``int(length * (1 - mask_ratio))`` in float64.
 
-    The arguments are not checked. A tracer passes symbols and gets a symbol: their product then has
-    the method ``__sym_int__``, as torch's SymFloat has, which truncates it to an integer.
+    The arguments are not checked. A tracer passes symbols, such as torch's SymInt or a value of an
+    ONNX graph, and gets the symbol that ``__trunc__`` of their product returns: ``int()`` itself
+    would ask for a number.
 
     Parameters
     ----------
@@ -33,6 +35,4 @@ def kept_tokens(length: Any, mask_ratio: Any) -> Any:
     >>> kept_tokens(10, 0.9)
     0
     """
-    product = length * (1 - mask_ratio)
-    whole = getattr(product, "__sym_int__", None)
-    return int(product) if whole is None else whole()
+    return math.trunc(length * (1 - mask_ratio))
