@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbgather import __version__
+from nbgather.operations import checks
 
 try:
     import onnx
