@@ -130,6 +130,11 @@ def shape_of(array: Any, what: str) -> tuple[Any, ...]:
     return container_of(array, what).shape(array)
 
 
+def evaluate(array: Any, what: str, function: Any, arguments: tuple[Any, ...]) -> Any:
+    """A function of numbers alone, computed at once where the array's library traces the call."""
+    return container_of(array, what).evaluate(function, arguments)
+
+
 def pair_of(array: Any, what: str) -> tuple[Any, Any]:
     """N and L of tokens or scores `[N, L, ...]`."""
     shape = shape_of(array, what)

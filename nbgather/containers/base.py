@@ -118,6 +118,10 @@ class Container:
         """A few whole numbers on the host as a NumPy array."""
         return np.asarray(array)
 
+    def evaluate(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """A function of Python's numbers."""
+        return function(*arguments)
+
     def draw_seed(self) -> int:
         """64 random bits for a masking that was given neither noise nor a seed."""
         return secrets.randbits(64)

@@ -36,6 +36,15 @@ _Tensor = torch.Tensor
 _from_numpy = torch.from_numpy
 
 
+@torch.compiler.assume_constant_result
+def _evaluated(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str, str]:
+    """What a function gives, once for a graph; else which error it raised, and its message."""
+    try:
+        return function(*arguments), "", ""
+    except (TypeError, ValueError) as error:
+        return None, type(error).__name__, str(error)
+
+
 class TorchContainer(SmallTorchCalls):
     """Torch tensors in the memory of the CPU."""
 
@@ -178,6 +187,16 @@ class TorchContainer(SmallTorchCalls):
         return arrays.integers(self, array).copy()
 
     # How a call is executed
+
+    def evaluate(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if not is_compiling():
+            return function(*arguments)
+        value, kind, message = _evaluated(function, arguments)
+        if kind == "TypeError":
+            raise TypeError(message)
+        if kind:
+            raise ValueError(message)
+        return value
 
     def draw_seed(self) -> int:
         return int(torch_operators.drawn_seed().item())

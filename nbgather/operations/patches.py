@@ -103,7 +103,6 @@ class CutPatches(Operation):
     padded: bool = False
 
     names: ClassVar[tuple[str, ...]] = ("images", "ids_keep")
-    differentiable: ClassVar[tuple[int, ...]] = (0,)
 
     def result(self, images: Spec, ids: Spec) -> tuple[Spec, ...]:
         checks.itemsize(images.dtype, "images")

@@ -113,7 +113,6 @@ class RandomMasking(Operation):
 
     names: ClassVar[tuple[str, ...]] = ("x", "noise", "sample_ids")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
-    differentiable: ClassVar[tuple[int, ...]] = (0,)
 
     def result(self, x: Spec, noise: Spec | None, ids: Spec | None) -> tuple[Spec, ...]:
         """Of (x_masked, mask, ids_restore), and valid where samples keep different numbers."""
