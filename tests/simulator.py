@@ -1,4 +1,4 @@
-"""A simulated GPU: numba's simulator runs the kernels, and every access to memory is checked.
+"""A simulated GPU: kernels run as Python, and every access to memory is checked.
 
 :class:`Driver` takes the place of :mod:`nbgather.kernels.cuda.driver`, and ``DeviceArray`` is an
 array with ``__cuda_array_interface__`` whose memory is the host's. A load or store that does not
@@ -10,85 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 import weakref
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba.cuda.simulator.kernel import FakeCUDAKernel
+from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather import _cuda_arrays
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
-
-_KINDS = {f"{k}{n}": np.dtype(f"{k}{n}") for k in "ui" for n in (1, 2, 4, 8)}
-_KINDS |= {"f4": np.dtype("f4"), "f8": np.dtype("f8")}
-U = np.uint64
-
-
-class Memory:
-    """Which addresses may be touched."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, tuple[int, np.ndarray]] = {}
-        self.accesses = 0
-
-    def add(self, array: np.ndarray, owner: Any) -> None:
-        start = array.ctypes.data
-        if array.nbytes:
-            flat = array.reshape(-1).view(np.uint8)
-            self.blocks[start] = (array.nbytes, flat)
-            weakref.finalize(owner, self.blocks.pop, start, None)
-
-    def at(self, address: Any, nbytes: int) -> np.ndarray:
-        address = int(address)
-        self.accesses += 1
-        if address % nbytes:
-            raise AssertionError(f"an access of {nbytes} bytes at {address}: it is not aligned")
-        for start, (size, flat) in list(self.blocks.items()):
-            if start <= address and address + nbytes <= start + size:
-                return flat[address - start : address - start + nbytes]
-        raise AssertionError(f"an access of {nbytes} bytes at {address}: no array is there")
-
-
-memory = Memory()
-
-
-def _loader(kind: str) -> Any:
-    if kind == "u16":
-        return lambda address: tuple(memory.at(address, 16).view(U))
-    return lambda address: memory.at(address, _KINDS[kind].itemsize).view(_KINDS[kind])[0]
-
-
-def _storer(kind: str) -> Any:
-    def store(address: Any, value: Any) -> None:
-        place = memory.at(address, int(kind[1:]))
-        if kind == "u16":
-            place.view(U)[:] = value
-        else:
-            # As a store does: the low bytes of what it is given.
-            dtype = _KINDS[kind]
-            if dtype.kind != "f":
-                value = np.array(int(value) % (1 << (8 * dtype.itemsize)), f"u{dtype.itemsize}")
-            place[:] = np.array(value).astype(dtype.str.replace("i", "u")).reshape(1).view(np.uint8)
-
-    return store
-
-
-_load = {kind: _loader(kind) for kind in (*_KINDS, "u16")}
-KERNEL_MEMORY = SimpleNamespace(
-    LOAD=_load,
-    READ=_load,
-    STORE={kind: _storer(kind) for kind in (*_KINDS, "u16")},
-    INLINE=lambda function: function,
-    AS_F4=lambda bits: np.uint32(bits).view(np.float32),
-    AS_F8=lambda bits: np.uint64(bits).view(np.float64),
-    MULTIPLY=lambda a, b: np.float32(a) * np.float32(b),
-    SUBTRACT=lambda a, b: np.float32(a) - np.float32(b),
-    DIVIDE=lambda a, b: np.float32(a) / np.float32(b),
-)
-
 
 class DeviceArray:
     """An array on the simulated GPU."""
@@ -101,7 +31,7 @@ class DeviceArray:
         if id(root) not in _roots:
             _roots[id(root)] = root
             whole = root if root.flags.c_contiguous else root.T
-            memory.add(whole, self)
+            _allow(whole, self)
             weakref.finalize(self, _roots.pop, id(root), None)
 
     @property
@@ -132,7 +62,16 @@ class DeviceArray:
         return DeviceArray(self.array.astype(dtype), self.device_id)
 
 
+#: The arrays of the host that lie on the simulated GPU.
 _roots: dict[int, np.ndarray] = {}
+
+
+def _allow(array: np.ndarray, owner: Any) -> None:
+    """Let kernels touch a contiguous array as long as its owner lives."""
+    if array.nbytes:
+        start = array.ctypes.data
+        block = memory.add(start, array.reshape(-1).view(np.uint8))
+        weakref.finalize(owner, memory.remove, block)
 
 
 class _Library:
@@ -145,10 +84,10 @@ class _Library:
         return contextlib.nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        filled = np.full(max(math.prod(shape) * dtype.itemsize, 1) + 16, 0xA5, np.uint8)
-        start = -filled.ctypes.data % 16
-        made = filled[start : start + math.prod(shape) * dtype.itemsize]
-        return DeviceArray(made.view(dtype).reshape(shape))
+        nbytes = math.prod(shape) * dtype.itemsize
+        padded = np.full(max(nbytes, 1) + 16, POISON, np.uint8)
+        start = -padded.ctypes.data % 16
+        return DeviceArray(padded[start : start + nbytes].view(dtype).reshape(shape))
 
     def from_numpy(self, array: np.ndarray) -> DeviceArray:
         made = self.empty(array.shape, array.dtype)
@@ -161,7 +100,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.up = np.zeros(1, np.uint32)
-        memory.add(self.up, self)
+        _allow(self.up, self)
         self.launches: list[Any] = []
         self.captured = False
         self.multiprocessors = 2
@@ -175,11 +114,8 @@ class Driver:
         assert all(0 <= n < 1 << 64 for n in (*addresses, *numbers)), (addresses, numbers)
         assert place.stream == 7
         self.launches.append((key, grid, block))
-        kernel = build(KERNEL_MEMORY)
-        given = [U(a) for a in addresses]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # numbers wrap around, as they are to
-            FakeCUDAKernel(kernel, device=False)[grid, block](*given, tuple(map(U, numbers)))
+        arguments = (*map(np.uint64, addresses), tuple(map(np.uint64, numbers)))
+        run(build(KERNEL_MEMORY), grid, block, arguments, descending=len(self.launches) % 2 == 0)
 
     def lowered_flag(self, place: Place) -> int:
         self.up[0] = 0
@@ -195,10 +131,7 @@ class Driver:
         return self.multiprocessors
 
     def read(self, address: int, nbytes: int, place: Place) -> np.ndarray:
-        for start, (size, flat) in memory.blocks.items():
-            if start <= address and address + nbytes <= start + size:
-                return flat[address - start : address - start + nbytes].copy()
-        raise AssertionError("a copy from memory that is no array's")
+        return memory.read(address, nbytes)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Pretender(_cuda_arrays.TorchCudaAdapter):
         storage = array.untyped_storage()
         if storage.nbytes():
             whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            memory.blocks[storage.data_ptr()] = (storage.nbytes(), whole.numpy())
+            memory.add(storage.data_ptr(), whole.numpy())
         return int(array.data_ptr())
 
 
@@ -50,7 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     monkeypatch.setattr(nbgather.masking, "_again", lambda *args: None)
     with simulated(32) as driver:
         yield driver
-    memory.blocks.clear()
+    memory.clear()
 
 
 def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
