@@ -42,7 +42,7 @@ class Block:
         self.views: dict[str, tuple[int, np.ndarray]] = {}
 
     def view(self, kind: str) -> tuple[int, np.ndarray]:
-        """The address of the first aligned item, and the items from there."""
+        """The address of the first aligned item, and the items from it on."""
         view = self.views.get(kind)
         if view is None:
             size = int(kind[1:])
@@ -101,7 +101,7 @@ _NO_BLOCK = Block(0, np.empty(0, np.uint8))
 
 
 def _finder(kind: str) -> Callable[[Any], tuple[np.ndarray, int]]:
-    """A function from an address to the items of a kind there, and the item's number."""
+    """A function from an address to all items of its block, and the position of the one at it."""
     size = int(kind[1:])
     block, first, items = _NO_BLOCK, 0, _NO_BLOCK.content
 
@@ -206,7 +206,7 @@ class _BarriersToYields(ast.NodeTransformer):
         return node
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _generator_code(code: types.CodeType) -> types.CodeType:
     """The code of a kernel whose barriers yield the numbers of their lines."""
     lines, first = inspect.getsourcelines(code)
@@ -272,7 +272,7 @@ def run(
                 try:
                     run_block(function, arguments, threads[::-1] if descending else threads, cuda)
                 except Exception as error:
-                    where = f"in thread {cuda.threadIdx} of block {cuda.blockIdx}"
-                    error.args = (f"{error}, {where}",)
+                    thread = f"thread {cuda.threadIdx} of block {cuda.blockIdx}"
+                    error.args = (f"{error}, while {thread} ran",)
                     raise
                 descending = not descending

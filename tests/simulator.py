@@ -20,18 +20,19 @@ from nbgather import _cuda_arrays
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
 
+
 class DeviceArray:
     """An array on the simulated GPU."""
 
-    def __init__(self, array: np.ndarray, device: int = 0) -> None:
+    def __init__(self, array: np.ndarray, device: int = 0, padded: bool = False) -> None:
         self.array, self.device_id = array, device
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
         if id(root) not in _roots:
             _roots[id(root)] = root
-            whole = root if root.flags.c_contiguous else root.T
-            _allow(whole, self)
+            whole = array if padded else root  # an access to the padding is an error
+            _allow(whole if whole.flags.c_contiguous else whole.T, self)
             weakref.finalize(self, _roots.pop, id(root), None)
 
     @property
@@ -45,15 +46,15 @@ class DeviceArray:
     dtype = property(lambda self: self.array.dtype)
     ndim = property(lambda self: self.array.ndim)
 
-    def view_of(self, made: np.ndarray) -> DeviceArray:
+    def view_of(self, array: np.ndarray) -> DeviceArray:
         """Another view of the same memory."""
         view = DeviceArray.__new__(DeviceArray)
-        view.array, view.device_id, view.owner = made, self.device_id, self
+        view.array, view.device_id, view.owner = array, self.device_id, self
         return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        made = self.array.reshape(*shape)
-        return self.view_of(made) if made.base is not None else DeviceArray(made)
+        array = self.array.reshape(*shape)
+        return self.view_of(array) if array.base is not None else DeviceArray(array)
 
     def transpose(self, order: Any) -> DeviceArray:
         return self.view_of(self.array.transpose(order))
@@ -75,7 +76,7 @@ def _allow(array: np.ndarray, owner: Any) -> None:
 
 
 class _Library:
-    """How arrays are made there."""
+    """How arrays are made on the simulated GPU."""
 
     def place(self, array: DeviceArray) -> Place:
         return Place(array.device_id, 7)
@@ -87,20 +88,21 @@ class _Library:
         nbytes = math.prod(shape) * dtype.itemsize
         padded = np.full(max(nbytes, 1) + 16, POISON, np.uint8)
         start = -padded.ctypes.data % 16
-        return DeviceArray(padded[start : start + nbytes].view(dtype).reshape(shape))
+        array = padded[start : start + nbytes].view(dtype).reshape(shape)
+        return DeviceArray(array, padded=True)
 
     def from_numpy(self, array: np.ndarray) -> DeviceArray:
-        made = self.empty(array.shape, array.dtype)
-        made.array[...] = array
-        return made
+        result = self.empty(array.shape, array.dtype)
+        result.array[...] = array
+        return result
 
 
 class Driver:
     """The functions of the real one."""
 
     def __init__(self) -> None:
-        self.up = np.zeros(1, np.uint32)
-        _allow(self.up, self)
+        self.flag = np.zeros(1, np.uint32)
+        _allow(self.flag, self)
         self.launches: list[Any] = []
         self.captured = False
         self.multiprocessors = 2
@@ -118,11 +120,11 @@ class Driver:
         run(build(KERNEL_MEMORY), grid, block, arguments, descending=len(self.launches) % 2 == 0)
 
     def lowered_flag(self, place: Place) -> int:
-        self.up[0] = 0
-        return int(self.up.ctypes.data)
+        self.flag[0] = 0
+        return int(self.flag.ctypes.data)
 
     def raised(self, place: Place) -> bool:
-        return bool(self.up[0])
+        return bool(self.flag[0])
 
     def capturing(self, place: Place) -> bool:
         return self.captured
@@ -136,10 +138,10 @@ class Driver:
 
 @contextlib.contextmanager
 def simulated(threads: int = 32) -> Any:
-    """A GPU while the context lasts: ``cuda`` launches there, with blocks of so many threads."""
+    """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
     driver = Driver()
-    before = cuda.use(driver), cuda.THREADS, cuda.RANKERS
-    cuda.THREADS, cuda.RANKERS = threads, threads
+    before = cuda.use(driver), cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS
+    cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = threads, threads
     _cuda_arrays.LIBRARIES["simulator"] = _Library
     _cuda_arrays._maker.cache_clear()
     from nbgather.engine import backends
@@ -150,7 +152,7 @@ def simulated(threads: int = 32) -> Any:
         yield driver
     finally:
         cuda.use(before[0])
-        cuda.THREADS, cuda.RANKERS = before[1:]
+        cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = before[1:]
         del _cuda_arrays.LIBRARIES["simulator"]
         _cuda_arrays._maker.cache_clear()
         if loaded is None:
@@ -167,9 +169,8 @@ def to_device(array: np.ndarray) -> DeviceArray:
     order = np.argsort([-abs(s) for s in straight.strides], kind="stable")
     packed = np.array(straight[(*zero, ...)].transpose(order), order="C", copy=True)
     inverse = np.argsort(order)
-    held = DeviceArray(packed)
-    made = packed.transpose(inverse)
-    if made.shape != array.shape:
-        made = np.broadcast_to(made, array.shape)
-    made = made[flipped]
-    return held.view_of(made)
+    owner = DeviceArray(packed)
+    view = packed.transpose(inverse)
+    if view.shape != array.shape:
+        view = np.broadcast_to(view, array.shape)
+    return owner.view_of(view[flipped])
