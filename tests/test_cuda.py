@@ -6,8 +6,6 @@ fails here before it could on a device.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +18,6 @@ from cases import CASES, DTYPES, INDEX_DTYPES, random_bits, rng, same
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
-from nbgather.kernels.cuda import gather as gather_kernels
 from nbgather.kernels.cuda import launch as cuda
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
@@ -362,101 +359,3 @@ def test_what_cannot_be_mixed(small: Driver) -> None:
         nbgather.gather(x, 1, index, backend="cuda")
     with pytest.raises(TypeError, match="input is on cuda:0: infer_gather looks at the host"):
         nbgather.infer_gather(to_device(x), to_device(x))
-
-
-def test_the_simulator_sees_a_read_outside(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks of this file can fail: a kernel without its comparison is caught."""
-    # Never out of bounds, whatever the value.
-    monkeypatch.setattr(
-        gather_kernels, "resolve", lambda value, size, mode, from_end: Careless(value)
-    )
-    x, index = to_device(np.zeros((1, 4))), to_device(np.array([[10**6]]))
-    with pytest.raises(AssertionError, match="no array is there"):
-        nbgather.gather(x, 1, index)
-
-
-class Careless(int):
-    """A position that says that it is below any size."""
-
-    def __lt__(self, other: Any) -> bool:
-        return True
-
-    def __mul__(self, other: Any) -> Any:
-        return np.uint64(int(self)) * other
-
-
-def test_without_a_gpu_one_line_says_what_is_missing() -> None:
-    reason = nbgather.backends.available()["cuda"]
-    if reason is None:
-        pytest.skip("there is a GPU here")
-    code = """if True:
-        import numpy, nbgather
-        nbgather.gather(numpy.zeros(3), 0, numpy.zeros(3, int), backend="cuda")
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    line = done.stderr.strip().splitlines()[-1]
-    assert line == f"ImportError: backend 'cuda' is not available: {reason}"
-    assert "driver" in reason or "device" in reason
-
-
-def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a launch but the device: compiled, linked, and its numbers in the order of the PTX."""
-    import ctypes
-
-    from cuda.bindings import driver as cuda_driver
-
-    from nbgather.kernels.cuda import driver as our_driver
-
-    success = cuda_driver.CUresult.CUDA_SUCCESS
-    seen: dict[str, Any] = {}
-
-    def load(image: bytes) -> Any:
-        seen["image"] = image
-        return success, "module"
-
-    def find(module: Any, name: bytes) -> Any:
-        seen["name"] = name
-        return success, "function"
-
-    def launch(function: Any, *numbers: Any) -> Any:
-        *shape, shared, stream, pointers, extra = numbers
-        places = (ctypes.c_uint64 * 11).from_address(pointers)
-        seen["values"] = [ctypes.c_uint64.from_address(at).value for at in places]
-        seen["launch"] = function, shape, shared, stream, extra
-        return (success,)
-
-    monkeypatch.setattr(cuda_driver, "cuCtxGetCurrent", lambda: (success, 1))
-    monkeypatch.setattr(
-        cuda_driver, "cuDeviceGetAttribute", lambda *a: (success, 9 - 9 * _minor(a))
-    )
-    monkeypatch.setattr(cuda_driver, "cuModuleLoadData", load)
-    monkeypatch.setattr(cuda_driver, "cuModuleGetFunction", find)
-    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", launch)
-    our_driver.capability.cache_clear()
-    numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)
-    for _ in range(2):
-        our_driver.launch(
-            "a test's", lambda memory: gather_kernels.make_copy(memory, 2, 4, False),
-            (5, 3), (32, 8), our_driver.Place(0, 77), (2**63 + 8, 16), numbers,
-        )  # fmt: skip
-        assert seen["values"] == [2**63 + 8, 16, *numbers]
-        assert seen["launch"] == ("function", [5, 3, 1, 32, 8, 1], 0, 77, 0)
-    assert seen["image"].startswith(b"\x7fELF")
-    assert seen["name"] in seen["image"]
-    our_driver.capability.cache_clear()
-    failed = cuda_driver.CUresult.CUDA_ERROR_LAUNCH_FAILED
-    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (failed,))
-    with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_LAUNCH_FAILED"):
-        our_driver.launch(
-            "a test's",
-            lambda memory: None,
-            (1, 1),
-            (32, 1),
-            our_driver.Place(0, 0),
-            (1, 2),
-            numbers,
-        )
-
-
-def _minor(arguments: tuple[Any, ...]) -> bool:
-    return "MINOR" in arguments[0].name

@@ -19,6 +19,8 @@ from simulated_device import KERNEL_MEMORY, run
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
+from nbgather.kernels.cuda import gather as gather_kernels
+from nbgather.kernels.cuda import launch
 
 LOAD, STORE = KERNEL_MEMORY.LOAD, KERNEL_MEMORY.STORE
 U64 = np.uint64
@@ -68,6 +70,27 @@ def test_accesses_to_the_padding_of_a_result(gpu: Driver) -> None:
     assert LOAD["u1"](address(result) + 2) == 5
     with pytest.raises(AssertionError, match="no array is there"):
         LOAD["u1"](address(result) + 3)
+
+
+def test_the_simulator_sees_a_read_outside(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of this file can fail: a kernel without its comparison is caught."""
+    # Never out of bounds, whatever the value.
+    monkeypatch.setattr(
+        gather_kernels, "resolve", lambda value, size, mode, from_end: Careless(value)
+    )
+    x, index = to_device(np.zeros((1, 4))), to_device(np.array([[10**6]]))
+    with pytest.raises(AssertionError, match="no array is there"):
+        nbgather.gather(x, 1, index)
+
+
+class Careless(int):
+    """A position that says that it is below any size."""
+
+    def __lt__(self, other: Any) -> bool:
+        return True
+
+    def __mul__(self, other: Any) -> Any:
+        return np.uint64(int(self)) * other
 
 
 def half_waits(numbers: Any) -> None:
@@ -131,8 +154,6 @@ def test_a_missing_barrier_shows(step: int) -> None:
 def test_a_kernel_of_ours_without_its_barriers_shows(
     gpu: Driver, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    from nbgather.kernels.cuda import launch
-
     x, index = rng(call).random((3, 70)), rng(call).integers(0, 70, (3, 70))
     if call == "scan":
         monkeypatch.setattr(launch, "SCAN_BELOW_LINES", 1 << 30)

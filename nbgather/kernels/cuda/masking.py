@@ -182,12 +182,12 @@ def make_masking(memory: Any, source: int, width: int) -> Any:
                 r2 = u32(v2 // vectors)
                 r3 = u32(v3 // vectors)
                 s0 = source_row + u64(chosen[u64(r0)]) * x_l
-                s1 = source_row + u64(chosen[u64(r1)]) * x_l
-                s2 = source_row + u64(chosen[u64(r2)]) * x_l
-                s3 = source_row + u64(chosen[u64(r3)]) * x_l
                 a0 = load(s0 + u64(u32(v - r0 * vectors)) * nbytes)
+                s1 = source_row + u64(chosen[u64(r1)]) * x_l
                 a1 = load(s1 + u64(u32(v1 - r1 * vectors)) * nbytes)
+                s2 = source_row + u64(chosen[u64(r2)]) * x_l
                 a2 = load(s2 + u64(u32(v2 - r2 * vectors)) * nbytes)
+                s3 = source_row + u64(chosen[u64(r3)]) * x_l
                 a3 = load(s3 + u64(u32(v3 - r3 * vectors)) * nbytes)
                 store(target + u64(v) * nbytes, a0)
                 store(target + u64(v1) * nbytes, a1)
@@ -197,7 +197,8 @@ def make_masking(memory: Any, source: int, width: int) -> Any:
             while v < copied_end:
                 r0 = u32(v // vectors)
                 s0 = source_row + u64(chosen[u64(r0)]) * x_l
-                store(target + u64(v) * nbytes, load(s0 + u64(u32(v - r0 * vectors)) * nbytes))
+                a0 = load(s0 + u64(u32(v - r0 * vectors)) * nbytes)
+                store(target + u64(v) * nbytes, a0)
                 v = u32(v + threads)
             while v < end:
                 store(target + u64(v) * nbytes, zero)

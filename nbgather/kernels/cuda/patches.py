@@ -61,7 +61,8 @@ def make_patches(memory: Any, operation: int, pixel: str) -> Any:
                 scaled = multiply(np.float32(value), load_f4(affine))
                 centred = subtract(scaled, load_f4(u64(affine + (u64(1) + c) * u64(4))))
                 deviation = load_f4(u64(affine + (u64(1) + channels + c) * u64(4)))
-                store(target + u64(k) * u64(out_item), divide(centred, deviation))
+                normalised = divide(centred, deviation)
+                store(target + u64(k) * u64(out_item), normalised)
             else:
                 store(target + u64(k) * u64(out_item), value)
             k = u32(k + threads)

@@ -72,9 +72,8 @@ def make_combine(memory: Any, operation: int, kind: str) -> Any:
 
         @memory.INLINE
         def combine(address, low, high):
-            real, imaginary = u32(low & u64(0xFFFFFFFF)), u32(low >> u64(32))
-            store(address, np.float32(read(address) + as_f4(real)))
-            store(address + u64(4), np.float32(read(address + u64(4)) + as_f4(imaginary)))
+            store(address, np.float32(read(address) + as_f4(u32(low & u64(0xFFFFFFFF)))))
+            store(address + u64(4), np.float32(read(address + u64(4)) + as_f4(u32(low >> u64(32)))))
 
     elif kind == "c16":
 
