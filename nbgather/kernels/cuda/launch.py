@@ -57,10 +57,10 @@ def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _grid_y(wanted: int, grid_x: int, place: Place) -> int:
-    """As many blocks along y as are wanted, but not more than keep the device busy."""
+def _grid_y(most: int, grid_x: int, place: Place) -> int:
+    """Blocks along y: at most so many, and no more than keep the device busy."""
     busy = driver.processors(place.device) * BLOCKS_PER_MULTIPROCESSOR
-    return max(min(wanted, _divide_up(busy, grid_x), MAX_GRID_Y_BLOCKS), 1)
+    return max(min(most, _divide_up(busy, grid_x), MAX_GRID_Y_BLOCKS), 1)
 
 
 def _width(*numbers: int) -> int:
