@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pickle
 import random
 import re
 import shutil
@@ -318,6 +319,23 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     assert files(folders[5]) == [folders[5] / "notes.txt"]
     assert not folders[4].exists()
     cache.trim(tmp_path / "missing" / ("f" * 32))  # nothing to do, and no error
+
+
+def test_what_cannot_be_loaded_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is as it was written, and that this environment cannot make a function of."""
+    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path))
+    kept = cache.KernelCache(key_path, {})
+    target = SimpleNamespace(
+        refresh=lambda: None, codegen=lambda: SimpleNamespace(magic_tuple=lambda: ())
+    )
+    path = kept._path("int64()", target.codegen())
+    assert path is not None
+    for payload in (pickle.dumps(["0.0", {}]), b"cno_such_module\nname\n.", b"text"):
+        cache.write(path, payload)
+        assert cache.read(path) == payload
+        assert kept.load_overload("int64()", target) is None
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

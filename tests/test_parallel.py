@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,55 +16,84 @@ import pytest
 from cases import rng, same
 
 import nbgather
+from nbgather.kernels.cpu import cache
 from nbgather.kernels.cpu import threads as cpu_threads
 
 SECONDS = 120
 LAYERS = ("default", "omp", "workqueue")
 
-#: What every child starts with: arrays large enough to be split, and the answer.
+#: What every child starts with: arrays large enough for several threads, and the right result.
 WORK = """
 import sys, numpy as np, nbgather
 generator = np.random.default_rng(0)
 x = generator.integers(0, 1 << 30, (256, 40, 65)).astype(np.int32)
 index = generator.integers(0, 40, (256, 30, 65))
-want = np.take_along_axis(x, index, 1)
-masked = None
+expected = np.take_along_axis(x, index, 1)
 
 def check():
-    got = nbgather.gather(x, 1, index)
-    assert got.dtype == want.dtype and got.tobytes() == want.tobytes()
+    result = nbgather.gather(x, 1, index)
+    assert result.dtype == expected.dtype and result.tobytes() == expected.tobytes()
     try:
         nbgather.gather(x, 1, np.where(np.arange(65) == 64, 40, index))
     except IndexError as error:
         assert str(error).startswith("index 40 at (0, 0, 64) is out of bounds"), error
     else:
         raise AssertionError("a bad index passed")
-    made = nbgather.random_masking(x, 0.5, seed=1)
-    assert (made.mask.sum(1) == 20).all()
-    return made.ids_restore.tobytes()
+    masked = nbgather.random_masking(x, 0.5, seed=1)
+    assert (masked.mask.sum(1) == 20).all()
+    return masked.ids_restore.tobytes()
 """
 
 
 def child(code: str, layer: str = "default", **environment: str) -> str:
     """Run code after ``WORK`` in a fresh interpreter; it must end well, in time."""
-    settings = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "NBGATHER_"))}
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "NUMBA_CACHE_DIR" or not name.startswith(("NUMBA_", "NBGATHER_"))
+    }
     if layer != "default":
         settings["NUMBA_THREADING_LAYER"] = layer
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", WORK + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=SECONDS,
         env=settings | environment,
     )
-    assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
-    return done.stdout
+    assert result.returncode == 0, (result.returncode, result.stderr[-3000:])
+    return result.stdout
 
 
 @pytest.fixture
 def empty_cache(tmp_path: Path) -> str:
     folder = tmp_path / "cache"
     folder.mkdir()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that ``check`` needs, compiled once; to be copied."""
+    folder = tmp_path_factory.mktemp("whole")
+    child("check()", NUMBA_CACHE_DIR=str(folder))
+    return folder
+
+
+def kernel_files(folder: Path) -> list[Path]:
+    """The files of kernels and of the driver on one thread: those that are compiled quickly."""
+    slow = {path for path in folder.rglob("*.nbc") if path.name.startswith("drivers._parallel")}
+    assert len(slow) == 1
+    return sorted(set(folder.rglob("*.nbc")) - slow)
+
+
+@pytest.fixture
+def cold_kernels(whole_cache: Path, tmp_path: Path) -> str:
+    """A cache without the kernels, but with the driver that takes longest to compile."""
+    folder = tmp_path / "cold"
+    shutil.copytree(whole_cache, folder)
+    for path in kernel_files(folder):
+        path.unlink()
     return str(folder)
 
 
@@ -84,9 +114,11 @@ print("done")
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_cold(layer: str, empty_cache: str) -> None:
+def test_eight_threads_cold(layer: str, empty_cache: str, request: pytest.FixtureRequest) -> None:
+    # The driver for all threads is compiled once, the kernels for each layer.
+    folder = empty_cache if layer == "default" else request.getfixturevalue("cold_kernels")
     code = THREADS.replace("ROUNDS", "1")
-    assert child(code, layer, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    assert child(code, layer, NUMBA_CACHE_DIR=folder) == "done\n"
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -95,7 +127,7 @@ def test_eight_threads_warm(layer: str) -> None:
 
 
 def test_users_own_parallel_numba_at_the_same_time_on_workqueue() -> None:
-    """Numba's workqueue layer aborts when two threads enter it: ours must not be one of them."""
+    """Numba's workqueue layer aborts when two threads enter it: nbgather must not enter it."""
     code = """
     import threading, numba
 
@@ -108,12 +140,12 @@ def test_users_own_parallel_numba_at_the_same_time_on_workqueue() -> None:
     check()
     stop = threading.Event()
 
-    def theirs():
+    def use():
         a = np.zeros(1_000_000)
         while not stop.is_set():
             users(a)
 
-    thread = threading.Thread(target=theirs)
+    thread = threading.Thread(target=use)
     thread.start()
     for _ in range(30):
         check()
@@ -162,7 +194,7 @@ USERS_OWN = {
 @pytest.mark.parametrize("loaded", ["before", "after"])
 @pytest.mark.parametrize("user", USERS_OWN)
 def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> None:
-    """OpenMP in the parent, by others than us: a child that enters it is killed or waits."""
+    """The parent used OpenMP through other code: a child that enters it is killed or hangs."""
     start = "import os, numpy as np\n" + textwrap.dedent(USERS_OWN[user])
     body = f"""
     exec({WORK!r}) if {loaded == "before"} else None
@@ -174,13 +206,13 @@ def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> N
     assert os.waitpid(pid, 0)[1] == 0
     print("done")
     """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", start + textwrap.dedent(body)],
         capture_output=True,
         text=True,
         timeout=SECONDS,
     )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr[-3000:]
 
 
 INTERRUPTS = """
@@ -188,12 +220,12 @@ import os, random, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 x = generator.random((64, 200, 500), np.float32)
 index = generator.integers(0, 200, x.shape)
-want = np.take_along_axis(x, index, 1)
+expected = np.take_along_axis(x, index, 1)
 random.seed(0)
 met = 0
 
 def poke(delay, ended):
-    # Again where the first was swallowed, as it is within a callback of ctypes.
+    # Once more if the first one was lost, as it is within a callback of ctypes.
     time.sleep(delay)
     while not ended.is_set():
         os.kill(os.getpid(), signal.SIGINT)
@@ -210,8 +242,8 @@ for _ in range(TIMES):
         ended.set()
         met += 1
     thread.join()
-out = np.empty_like(want)
-assert nbgather.gather(x, 1, index, out=out) is out and np.array_equal(out, want)
+out = np.empty_like(expected)
+assert nbgather.gather(x, 1, index, out=out) is out and np.array_equal(out, expected)
 print(met)
 """
 
@@ -223,12 +255,14 @@ def test_an_interrupt(layer: str) -> None:
 
 
 def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
+    # An interrupted import of numba cannot be repeated in the same process: that is over before.
+    load = "import nbgather.kernels.cpu.launch\n"
     code = INTERRUPTS.replace("TIMES", "4").replace("WITHIN", "1.0")
-    assert 0 < int(child(code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may swallow one
+    assert 0 < int(child(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
 
 
 def test_an_interrupted_call_waits_for_its_threads() -> None:
-    """Nobody writes to a result once its call has ended, however it ended."""
+    """No thread writes to a result after its call has ended, also if by an interrupt."""
     began, go_on = threading.Event(), threading.Event()
     states = []
 
@@ -244,7 +278,7 @@ def test_an_interrupted_call_waits_for_its_threads() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cpu_threads._run_on_pool(run, (), 3, 3, 2)
-    # The part that had begun was ended, and what was left of the range is not begun any more.
+    # The part that had begun was finished, and the rest of the range was not begun any more.
     assert states == ["written"]
 
 
@@ -275,7 +309,7 @@ def test_forks_while_other_threads_work(layer: str) -> None:
     assert child(code, layer) == "done\n"
 
 
-def test_a_fork_while_a_thread_compiles(empty_cache: str) -> None:
+def test_a_fork_while_a_thread_compiles(cold_kernels: str) -> None:
     code = """
     import os, threading, time
     thread = threading.Thread(target=check)
@@ -290,7 +324,7 @@ def test_a_fork_while_a_thread_compiles(empty_cache: str) -> None:
     thread.join()
     print("done")
     """
-    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    assert child(code, NUMBA_CACHE_DIR=cold_kernels) == "done\n"
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -321,19 +355,19 @@ def test_torchs_data_loader(layer: str) -> None:
 
     def mask(ids):
         x = torch.arange(2 * 64 * 1024).reshape(2, 64, 1024)
-        made = nbgather.random_masking(x, seed=3, sample_ids=torch.tensor(ids))
-        return ids, made.mask, made.x_masked
+        masked = nbgather.random_masking(x, seed=3, sample_ids=torch.tensor(ids))
+        return ids, masked.mask, masked.x_masked
 
     check()
-    alone = {}
+    masks_by_id = {}
     for workers in (0, 2):
         loader = DataLoader(range(8), batch_size=2, num_workers=workers, collate_fn=mask)
         for epoch in range(2):
             for ids, masks, tokens in loader:
                 assert tokens.shape == (2, 16, 1024)
                 for i, m in zip(ids, masks):
-                    assert alone.setdefault(i, m.tolist()) == m.tolist()
-    assert len(alone) == 8
+                    assert masks_by_id.setdefault(i, m.tolist()) == m.tolist()
+    assert len(masks_by_id) == 8
     check()
     print("done")
     """
@@ -375,26 +409,72 @@ def test_a_thread_that_is_still_working_at_the_end(layer: str) -> None:
     assert child(code, layer) == "exit True\n"
 
 
-#: What numba tries a folder with before it caches there; no user, not even root, gets past this.
+#: Nobody, not even root, can write to the cache's folder.
 READ_ONLY = """
-import tempfile
+import os, sys
 
-def refuse(*args, **kwargs):
-    raise PermissionError(13, "Permission denied")
+FOLDER = os.environ["NUMBA_CACHE_DIR"]
 
-tempfile.TemporaryFile = refuse
+def refuse(event, args):
+    if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(args[0]).startswith(FOLDER):
+        if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied")
+
+sys.addaudithook(refuse)
+try:
+    open(FOLDER + "/file", "w")
+except PermissionError:
+    pass
+else:
+    raise AssertionError("a file could be written")
+"""
+
+#: A file cannot grow beyond so many bytes, as on a full disk.
+FULL_DISK = """
+import resource
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+"""
+
+OBSTACLES = {"read only": READ_ONLY, "full disk": FULL_DISK}
+
+#: A gather by a kernel and the driver for all threads; prints which of the two was compiled.
+ONE_KERNEL = """
+from numba.core.dispatcher import _FunctionCompiler
+
+compiled, compile_ = [], _FunctionCompiler.compile
+
+def counted(self, *args):
+    compiled.append(self.py_func.__name__)
+    return compile_(self, *args)
+
+_FunctionCompiler.compile = counted
+assert nbgather.gather(x, 1, index).tobytes() == expected.tobytes()
+print("gather_elements" in compiled, "_parallel" in compiled)
 """
 
 
 def test_a_read_only_cache_and_home(tmp_path: Path) -> None:
-    # A file where a folder is needed cannot be written below by anybody either.
+    # Nobody can write below a file that is where a folder is needed.
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     elsewhere = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked / "cache")}
-    code = "check()\nprint('done')"
-    assert child(code, **elsewhere) == "done\n"
-    assert child(code, NUMBA_CACHE_DIR=str(blocked / "cache"), **elsewhere) == "done\n"
-    assert child(READ_ONLY + code, **elsewhere) == "done\n"
+    everything = {"NUMBA_CACHE_DIR": "", **elsewhere}
+    assert child("check()\nprint('done')", **everything) == "done\n"
+    one_thread = {"NBGATHER_NUM_THREADS": "1", **elsewhere}
+    folder = str(blocked / "cache")
+    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=folder, **one_thread) == "True False\n"
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_a_cache_that_can_only_be_read(obstacle: str, cold_kernels: str) -> None:
+    """What is in it is used, and what is not is compiled and not kept; nothing is left behind."""
+    folder = Path(cold_kernels)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert len(before) == 1
+    assert child(OBSTACLES[obstacle] + ONE_KERNEL, NUMBA_CACHE_DIR=cold_kernels) == "True False\n"
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert after == before
 
 
 DAMAGE = {
@@ -409,18 +489,25 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache(damage: str, empty_cache: str) -> None:
-    code = "nbgather.gather(x, 1, index); print('done')"
-    child(code, NUMBA_CACHE_DIR=empty_cache)
-    files = list(Path(empty_cache).rglob("*.nb?"))
-    assert {path.suffix for path in files} == {".nbi", ".nbc"}
-    for path in files:
+def test_a_damaged_cache(damage: str, whole_cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(whole_cache, folder)
+    # What `ONE_KERNEL` needs. The driver for all threads takes longest to compile: for it, one kind
+    # of damage is enough.
+    names = ("gather.", "drivers._serial", *["drivers._parallel"] * (damage == "half"))
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
+    damaged = {path for path in stamps if path.name.startswith(names)}
+    assert len(damaged) == len(names)
+    for path in damaged:
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
-    # It was mended, not gone round: the next process finds what it needs.
-    stamps = {path: path.stat().st_mtime_ns for path in Path(empty_cache).rglob("*.nbc")}
-    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
-    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+        assert cache.read(path) is None
+    compiled = f"True {damage == 'half'}\n"
+    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=str(folder)) == compiled
+    # They were replaced, not avoided: the next process finds what it needs.
+    assert stamps.keys() == set(folder.rglob("*.nbc"))
+    for path, stamp in stamps.items():
+        assert cache.read(path) is not None
+        assert path in damaged or path.stat().st_mtime_ns == stamp
 
 
 def test_two_processes_with_one_empty_cache(empty_cache: str) -> None:
@@ -446,10 +533,10 @@ def test_any_number_of_threads(threads: int, shape: tuple[int, ...]) -> None:
     dim = len(shape) - 2
     index = generator.integers(0, shape[dim], shape)
     with cpu_threads.limit_threads(1):
-        want = nbgather.gather(x, dim, index)
+        expected = nbgather.gather(x, dim, index)
     with cpu_threads.limit_threads(threads):
-        same(nbgather.gather(x, dim, index), want)
-        same(nbgather.gather(x[..., ::-1], dim, index[..., ::-1]), want[..., ::-1].copy())
+        same(nbgather.gather(x, dim, index), expected)
+        same(nbgather.gather(x[..., ::-1], dim, index[..., ::-1]), expected[..., ::-1].copy())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -474,8 +561,8 @@ def test_a_bad_thread_count(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, index = np.zeros((64, 4096)), np.zeros((64, 4096), np.int64)
     with pytest.raises(ValueError) as raised:
         nbgather.gather(x, 1, index)
-    said = f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
-    assert str(raised.value) == said
+    message = f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
+    assert str(raised.value) == message
 
 
 def test_the_thread_count_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
