@@ -1,10 +1,7 @@
-"""Threads, forks, layers, caches, interpreter exit: no abort, no hang, the right bytes."""
+"""Threads, forks, layers, interpreter exit: no abort, no hang, the right bytes."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,111 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import rng, same
+from children import INTERRUPTS, LAYERS, SECONDS, THREADS, WORK, child
 
 import nbgather
-from nbgather.kernels.cpu import cache
 from nbgather.kernels.cpu import threads as cpu_threads
-
-SECONDS = 120
-LAYERS = ("default", "omp", "workqueue")
-
-#: What every child starts with: arrays large enough for several threads, and the right result.
-WORK = """
-import sys, numpy as np, nbgather
-generator = np.random.default_rng(0)
-x = generator.integers(0, 1 << 30, (256, 40, 65)).astype(np.int32)
-index = generator.integers(0, 40, (256, 30, 65))
-expected = np.take_along_axis(x, index, 1)
-
-def check():
-    result = nbgather.gather(x, 1, index)
-    assert result.dtype == expected.dtype and result.tobytes() == expected.tobytes()
-    try:
-        nbgather.gather(x, 1, np.where(np.arange(65) == 64, 40, index))
-    except IndexError as error:
-        assert str(error).startswith("index 40 at (0, 0, 64) is out of bounds"), error
-    else:
-        raise AssertionError("a bad index passed")
-    masked = nbgather.random_masking(x, 0.5, seed=1)
-    assert (masked.mask.sum(1) == 20).all()
-    return masked.ids_restore.tobytes()
-"""
-
-
-def child(code: str, layer: str = "default", **environment: str) -> str:
-    """Run code after ``WORK`` in a fresh interpreter; it must end well, in time."""
-    settings = {
-        name: value
-        for name, value in os.environ.items()
-        if name == "NUMBA_CACHE_DIR" or not name.startswith(("NUMBA_", "NBGATHER_"))
-    }
-    if layer != "default":
-        settings["NUMBA_THREADING_LAYER"] = layer
-    result = subprocess.run(
-        [sys.executable, "-c", WORK + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=settings | environment,
-    )
-    assert result.returncode == 0, (result.returncode, result.stderr[-3000:])
-    return result.stdout
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path) -> str:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that ``check`` needs, compiled once; to be copied."""
-    folder = tmp_path_factory.mktemp("whole")
-    child("check()", NUMBA_CACHE_DIR=str(folder))
-    return folder
-
-
-def kernel_files(folder: Path) -> list[Path]:
-    """The files of kernels and of the driver on one thread: those that are compiled quickly."""
-    slow = {path for path in folder.rglob("*.nbc") if path.name.startswith("drivers._parallel")}
-    assert len(slow) == 1
-    return sorted(set(folder.rglob("*.nbc")) - slow)
-
-
-@pytest.fixture
-def cold_kernels(whole_cache: Path, tmp_path: Path) -> str:
-    """A cache without the kernels, but with the driver that takes longest to compile."""
-    folder = tmp_path / "cold"
-    shutil.copytree(whole_cache, folder)
-    for path in kernel_files(folder):
-        path.unlink()
-    return str(folder)
-
-
-THREADS = """
-from concurrent.futures import ThreadPoolExecutor
-import threading
-
-barrier = threading.Barrier(8)
-
-def work(k):
-    barrier.wait()
-    return {check() for _ in range(ROUNDS)}
-
-with ThreadPoolExecutor(8) as pool:
-    assert len(set().union(*pool.map(work, range(8)))) == 1
-print("done")
-"""
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_cold(layer: str, empty_cache: str, request: pytest.FixtureRequest) -> None:
-    # The driver for all threads is compiled once, the kernels for each layer.
-    folder = empty_cache if layer == "default" else request.getfixturevalue("cold_kernels")
-    code = THREADS.replace("ROUNDS", "1")
-    assert child(code, layer, NUMBA_CACHE_DIR=folder) == "done\n"
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -215,50 +111,10 @@ def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> N
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr[-3000:]
 
 
-INTERRUPTS = """
-import os, random, signal, threading, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
-x = generator.random((64, 200, 500), np.float32)
-index = generator.integers(0, 200, x.shape)
-expected = np.take_along_axis(x, index, 1)
-random.seed(0)
-met = 0
-
-def poke(delay, ended):
-    # Once more if the first one was lost, as it is within a callback of ctypes.
-    time.sleep(delay)
-    while not ended.is_set():
-        os.kill(os.getpid(), signal.SIGINT)
-        ended.wait(3)
-
-for _ in range(TIMES):
-    ended = threading.Event()
-    thread = threading.Thread(target=poke, args=(random.random() * WITHIN, ended))
-    try:
-        thread.start()
-        while True:
-            nbgather.gather(x, 1, index)
-    except KeyboardInterrupt:
-        ended.set()
-        met += 1
-    thread.join()
-out = np.empty_like(expected)
-assert nbgather.gather(x, 1, index, out=out) is out and np.array_equal(out, expected)
-print(met)
-"""
-
-
 @pytest.mark.parametrize("layer", LAYERS)
 def test_an_interrupt(layer: str) -> None:
     code = INTERRUPTS.replace("TIMES", "20").replace("WITHIN", "0.05")
     assert child("check()\n" + code, layer) == "20\n"
-
-
-def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
-    # An interrupted import of numba cannot be repeated in the same process: that is over before.
-    load = "import nbgather.kernels.cpu.launch\n"
-    code = INTERRUPTS.replace("TIMES", "4").replace("WITHIN", "1.0")
-    assert 0 < int(child(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
 
 
 def test_an_interrupted_call_waits_for_its_threads() -> None:
@@ -307,24 +163,6 @@ def test_forks_while_other_threads_work(layer: str) -> None:
     print("done")
     """
     assert child(code, layer) == "done\n"
-
-
-def test_a_fork_while_a_thread_compiles(cold_kernels: str) -> None:
-    code = """
-    import os, threading, time
-    thread = threading.Thread(target=check)
-    thread.start()
-    for _ in range(4):
-        time.sleep(0.25)
-        pid = os.fork()
-        if pid == 0:
-            check()
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-    thread.join()
-    print("done")
-    """
-    assert child(code, NUMBA_CACHE_DIR=cold_kernels) == "done\n"
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -407,119 +245,6 @@ def test_a_thread_that_is_still_working_at_the_end(layer: str) -> None:
     atexit.register(lambda: print("exit", len(check()) > 0))
     """
     assert child(code, layer) == "exit True\n"
-
-
-#: Nobody, not even root, can write to the cache's folder.
-READ_ONLY = """
-import os, sys
-
-FOLDER = os.environ["NUMBA_CACHE_DIR"]
-
-def refuse(event, args):
-    if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(args[0]).startswith(FOLDER):
-        if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR):
-            raise PermissionError(13, "Permission denied")
-
-sys.addaudithook(refuse)
-try:
-    open(FOLDER + "/file", "w")
-except PermissionError:
-    pass
-else:
-    raise AssertionError("a file could be written")
-"""
-
-#: A file cannot grow beyond so many bytes, as on a full disk.
-FULL_DISK = """
-import resource
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-"""
-
-OBSTACLES = {"read only": READ_ONLY, "full disk": FULL_DISK}
-
-#: A gather by a kernel and the driver for all threads; prints which of the two was compiled.
-ONE_KERNEL = """
-from numba.core.dispatcher import _FunctionCompiler
-
-compiled, compile_ = [], _FunctionCompiler.compile
-
-def counted(self, *args):
-    compiled.append(self.py_func.__name__)
-    return compile_(self, *args)
-
-_FunctionCompiler.compile = counted
-assert nbgather.gather(x, 1, index).tobytes() == expected.tobytes()
-print("gather_elements" in compiled, "_parallel" in compiled)
-"""
-
-
-def test_a_read_only_cache_and_home(tmp_path: Path) -> None:
-    # Nobody can write below a file that is where a folder is needed.
-    blocked = tmp_path / "blocked"
-    blocked.write_text("")
-    elsewhere = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked / "cache")}
-    everything = {"NUMBA_CACHE_DIR": "", **elsewhere}
-    assert child("check()\nprint('done')", **everything) == "done\n"
-    one_thread = {"NBGATHER_NUM_THREADS": "1", **elsewhere}
-    folder = str(blocked / "cache")
-    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=folder, **one_thread) == "True False\n"
-
-
-@pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_a_cache_that_can_only_be_read(obstacle: str, cold_kernels: str) -> None:
-    """What is in it is used, and what is not is compiled and not kept; nothing is left behind."""
-    folder = Path(cold_kernels)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert len(before) == 1
-    assert child(OBSTACLES[obstacle] + ONE_KERNEL, NUMBA_CACHE_DIR=cold_kernels) == "True False\n"
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert after == before
-
-
-DAMAGE = {
-    "cut": lambda data: data[:20],
-    "half": lambda data: data[: len(data) // 2],
-    "empty": lambda data: b"",
-    "text": lambda data: b"not a cache\n" * 9,
-    "other object": lambda data: pickle.dumps(["0.0", {}]),
-    "no such class": lambda data: b"cno_such_module\nname\n.",
-    "zeros": lambda data: bytes(len(data)),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache(damage: str, whole_cache: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    shutil.copytree(whole_cache, folder)
-    # What `ONE_KERNEL` needs. The driver for all threads takes longest to compile: for it, one kind
-    # of damage is enough.
-    names = ("gather.", "drivers._serial", *["drivers._parallel"] * (damage == "half"))
-    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
-    damaged = {path for path in stamps if path.name.startswith(names)}
-    assert len(damaged) == len(names)
-    for path in damaged:
-        path.write_bytes(DAMAGE[damage](path.read_bytes()))
-        assert cache.read(path) is None
-    compiled = f"True {damage == 'half'}\n"
-    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=str(folder)) == compiled
-    # They were replaced, not avoided: the next process finds what it needs.
-    assert stamps.keys() == set(folder.rglob("*.nbc"))
-    for path, stamp in stamps.items():
-        assert cache.read(path) is not None
-        assert path in damaged or path.stat().st_mtime_ns == stamp
-
-
-def test_two_processes_with_one_empty_cache(empty_cache: str) -> None:
-    settings = {**os.environ, "NUMBA_CACHE_DIR": empty_cache}
-    command = [sys.executable, "-c", WORK + "sys.stdout.write(check().hex())"]
-    both = [
-        subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    outs = [process.communicate(timeout=SECONDS) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outs
-    assert outs[0][0] == outs[1][0] != b""
 
 
 # In this process
