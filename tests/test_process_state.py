@@ -1,7 +1,8 @@
-"""Nothing of the process is changed behind the user's back."""
+"""No call changes the state of the process."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-#: What a process has that others rely on, and a call of every public function.
+#: The state of a process that other code relies on, and a call of every public function.
 PROGRAM = """
 import decimal, gc, locale, logging, multiprocessing, os, random, signal, sys, threading, warnings
 import numpy as np
@@ -121,7 +122,7 @@ def run(program: str, **environment: str) -> str:
 )
 @pytest.mark.parametrize("n", [2, 64])
 def test_no_call_changes_the_process(n: int, extra: str) -> None:
-    """Of a size that one thread serves, and of one that all cores do."""
+    """Neither of a size that runs on one thread, nor of one that runs on all cores."""
     assert "unchanged" in run(PROGRAM.format(extra=extra, n=n, names="CALLS"))
 
 
@@ -131,12 +132,12 @@ import torch
 import nbgather
 torch.set_num_threads({threads})
 x = torch.rand(64, 196, 512)
-seen = []
+counts = []
 
 def call():
     torch.set_num_threads({threads})
     nbgather.random_masking(x, seed=1)
-    seen.append(torch.get_num_threads())
+    counts.append(torch.get_num_threads())
 
 if {in_thread}:
     worker = threading.Thread(target=call)
@@ -144,8 +145,8 @@ if {in_thread}:
     worker.join()
 else:
     call()
-seen.append(torch.get_num_threads())
-print(seen)
+counts.append(torch.get_num_threads())
+print(counts)
 """
 
 
@@ -156,7 +157,7 @@ def test_the_first_parallel_call_leaves_the_thread_count(in_thread: bool) -> Non
 
 
 def test_the_bits_of_other_layers_stay() -> None:
-    """A layer's gradient depends on torch's thread count, and so is a witness of it."""
+    """A layer's gradient depends on torch's thread count, so its bits show a change of it."""
     program = """
 import hashlib, sys, torch
 torch.manual_seed(0)
@@ -182,14 +183,30 @@ assert numba.get_num_threads() == 1
     run(program)
 
 
-@pytest.mark.parametrize("text", ["²", "0", "-1", "1.5", " 2 ", "１", "two"])
-def test_a_bad_number_of_threads_is_told(text: str) -> None:
+BAD_COUNTS = ("²", "0", "-1", "1.5", " 2 ", "１", "two")
+
+
+@pytest.fixture(scope="module")
+def messages() -> dict[str, str]:
+    """What a process says that starts with the first of these counts and then has each."""
     program = """
+import json, os
 import numpy as np, nbgather
-try:
-    nbgather.gather(np.zeros((2000, 2000)), 1, np.zeros((2000, 2000), int))
-except ValueError as error:
-    print(error)
+messages = {{}}
+for text in {counts!r}:
+    assert messages or os.environ["NBGATHER_NUM_THREADS"] == text
+    os.environ["NBGATHER_NUM_THREADS"] = text
+    try:
+        nbgather.gather(np.zeros((2000, 2000)), 1, np.zeros((2000, 2000), int))
+    except ValueError as error:
+        messages[text] = str(error)
+print(json.dumps(messages))
 """
-    expected = f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed\n"
-    assert run(program, NBGATHER_NUM_THREADS=text, PYTHONIOENCODING="utf-8") == expected
+    settings = {"NBGATHER_NUM_THREADS": BAD_COUNTS[0], "PYTHONIOENCODING": "utf-8"}
+    return json.loads(run(program.format(counts=BAD_COUNTS), **settings))
+
+
+@pytest.mark.parametrize("text", BAD_COUNTS)
+def test_a_bad_number_of_threads_is_told(text: str, messages: dict[str, str]) -> None:
+    expected = f"NBGATHER_NUM_THREADS is {text!r}: a whole number from 1 up is needed"
+    assert messages[text] == expected

@@ -1,4 +1,4 @@
-"""Memory of large results that is given back: never two holders, never more kept than allowed."""
+"""Reused memory of large results: never in two results at once, never more kept than the limit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ROWS, WIDTH = 64, 8192  # 2 MiB of float32
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", "0")
-    recycle.empty(1 << 20)  # drops what other tests left
+    recycle.empty(1 << 20)  # removes what other tests left
     monkeypatch.delenv("NBGATHER_RECYCLE_BYTES")
     yield
     gc.collect()
@@ -36,23 +36,23 @@ def gathered(value: float, tensors: bool = False):
     return nbgather.gather(x, 1, index)
 
 
-def place(array) -> int:
+def address(array) -> int:
     return array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data
 
 
 @pytest.mark.parametrize("tensors", [False, True])
 def test_memory_comes_back_when_the_last_view_goes(tensors: bool) -> None:
     first = gathered(1, tensors)
-    where = place(first)
-    assert where % recycle.ALIGNMENT == 0
+    start = address(first)
+    assert start % recycle.ALIGNMENT_BYTES == 0
     view = first[3:5].T
     del first
     second = gathered(2, tensors)
-    assert place(second) != where
+    assert address(second) != start
     assert (view == 1).all()
     del view
     third = gathered(3, tensors)
-    assert place(third) == where
+    assert address(third) == start
     assert (second == 2).all()
     assert (third == 3).all()
 
@@ -66,7 +66,7 @@ def test_no_two_results_ever_share_memory() -> None:
         else:
             held[step] = gathered(step)
         assert all((array == value).all() for value, array in held.items())
-        assert recycle.kept() <= recycle.DEFAULT_LIMIT
+        assert recycle.kept() <= recycle.DEFAULT_LIMIT_BYTES
 
 
 def test_threads_never_share_memory() -> None:
@@ -74,8 +74,8 @@ def test_threads_never_share_memory() -> None:
 
     def work(base: int) -> None:
         for k in range(60):
-            mine = [gathered(base + k + j / 4) for j in range(3)]
-            wrong.extend(j for j, a in enumerate(mine) if not (a == base + k + j / 4).all())
+            results = [gathered(base + k + j / 4) for j in range(3)]
+            wrong.extend(j for j, a in enumerate(results) if not (a == base + k + j / 4).all())
 
     threads = [threading.Thread(target=work, args=(1000 * t,)) for t in range(4)]
     for thread in threads:
@@ -108,8 +108,8 @@ def test_a_bad_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBGATHER_RECYCLE_BYTES", text)
     with pytest.raises(ValueError) as raised:
         gathered(2)
-    said = f"NBGATHER_RECYCLE_BYTES is {text!r}: a whole number from 0 up is needed (0: off)"
-    assert str(raised.value) == said
+    message = f"NBGATHER_RECYCLE_BYTES is {text!r}: a whole number from 0 up is needed (0: off)"
+    assert str(raised.value) == message
     del result  # nothing is raised from a finaliser
 
 
@@ -139,15 +139,15 @@ def test_a_failed_call_gives_its_memory_back() -> None:
 
 def test_a_forked_child_has_its_own() -> None:
     result = gathered(1)
-    where = place(result)
+    start = address(result)
     del result
     pid = os.fork()
     if pid == 0:
-        mine = gathered(2)
-        os._exit(0 if recycle.kept() == 0 and (mine == 2).all() else 1)
+        result = gathered(2)
+        os._exit(0 if recycle.kept() == 0 and (result == 2).all() else 1)
     assert os.waitpid(pid, 0)[1] == 0
     again = gathered(3)
-    assert place(again) == where
+    assert address(again) == start
 
 
 def test_results_that_outlive_the_interpreter() -> None:

@@ -1,25 +1,23 @@
-"""What is here: versions, backends, threads, caches."""
+"""The facts of an installation: versions, backends, threads, caches."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import nbgather
-from nbgather.engine import backends
+from nbgather.engine import backends, recycle
 
-#: Packages whose version matters to somebody who reports a problem.
+#: Packages whose version a report of a problem needs.
 PACKAGES = (
     "numpy", "numba", "numba-cuda", "torch", "jax", "onnx", "onnxruntime", "dask", "cupy",
 )  # fmt: skip
 
 
 def facts() -> dict[str, Any]:
-    """All of it, ready for JSON."""
-    from nbgather.kernels.cpu import threads
+    """All facts, as JSON takes them."""
+    from nbgather.kernels.cpu import cache, threads
 
     available = backends.available()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}
@@ -37,15 +35,6 @@ def facts() -> dict[str, Any]:
         },
         "threads": threads.num_threads(),
         "threading layer": threads.threading_layer(),
-        "recycled bytes": os.environ.get("NBGATHER_RECYCLE_BYTES", "268435456"),
-        "kernel cache": str(_cache()),
+        "recycled bytes": str(recycle.limit()),
+        "kernel cache": str(cache.folder()),
     }
-
-
-def _cache() -> Path:
-    """The folder that numba caches the kernels in."""
-    from numba.core.caching import FunctionCache
-
-    from nbgather.kernels.cpu import gather as gather_kernels
-
-    return Path(FunctionCache(gather_kernels.make_gather).cache_path)

@@ -1,4 +1,4 @@
-"""Calls that bring the common kernels into numba's cache."""
+"""Calls that compile the common kernels into their cache."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Step = tuple[str, Callable[[], Any]]
 
 
 def steps() -> list[Step]:
-    """What to call, and what each is called: small arrays that take each kernel's road."""
-    made: list[Step] = []
+    """The calls and their names: small arrays, so shaped that each kernel is used."""
+    result: list[Step] = []
     for dtype in ("uint8", "float16", "float32", "float64", "complex128"):
         for index in ("int64", "int32"):
-            made.append((f"gather {dtype}, {index}", functools.partial(_gathers, dtype, index)))
-    made += [
+            result.append((f"gather {dtype}, {index}", functools.partial(_gathers, dtype, index)))
+    result += [
         ("masking", _masking),
         ("patches", _patches),
         ("scatter", _scatter),
         ("strategies", _strategies),
     ]
-    return made
+    return result
 
 
 def _gathers(dtype: str, index_dtype: str) -> None:
@@ -43,9 +43,9 @@ def _gathers(dtype: str, index_dtype: str) -> None:
 
 def _masking() -> None:
     x = np.zeros((64, 196, 96), np.float32)
-    for part in (x[:1], x):  # alone, and split over threads
-        made = nbgather.random_masking(part, 0.75, seed=0)
-        nbgather.restore_tokens(made.x_masked, made.ids_restore, 0.0)
+    for part in (x[:1], x):  # on one thread and on several
+        masked = nbgather.random_masking(part, 0.75, seed=0)
+        nbgather.restore_tokens(masked.x_masked, masked.ids_restore, 0.0)
     for dtype in ("float32", "float64"):
         nbgather.random_masking(x[:2], 0.75, noise=np.zeros((2, 196), dtype))
     nbgather.token_noise(0, 2, 8)

@@ -1,12 +1,12 @@
-"""Large results come from memory that an earlier result gave back.
+"""Memory of large results, reused by later ones.
 
-A fresh block of megabytes costs its pages being zeroed by the operating system, a third to two
-thirds of a large gather, although every byte is about to be written. So the memory of a large
-result is kept when nobody holds it any more, and handed out again, as the allocators of GPUs and
-of onnxruntime do. A block is in use or free, never both: it comes back through the finaliser of the
-object that every view of the result keeps alive.
+The operating system zeroes the pages of a new block, which takes a third to two thirds of a large
+gather although every byte is overwritten. So the memory of a large result is kept when the result
+is no longer referenced, and used again, as the allocators of GPUs and of onnxruntime do. A block is
+in use or free, never both: the finaliser of the object that every view of the result keeps alive
+frees it.
 
-``NBGATHER_RECYCLE_BYTES`` is the limit of what is kept; 0 keeps nothing.
+``NBGATHER_RECYCLE_BYTES`` limits the memory kept; 0 keeps none.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-#: Bytes below which the C library's own allocator does as well.
-SMALLEST = 1 << 20
-#: What is kept unless the environment says otherwise.
-DEFAULT_LIMIT = 1 << 28
-#: Results begin on a cache line, so that they can be written line by line.
-ALIGNMENT = 64
+#: Smaller results are left to the C library's allocator, which is as fast for them.
+MIN_BYTES = 1 << 20
+SMALLEST = MIN_BYTES  # the name that nbgather._arrays and nbgather._run import
+#: The limit of the memory kept, unless the environment sets it.
+DEFAULT_LIMIT_BYTES = 1 << 28
+#: Results start at a cache line, as non-temporal stores require.
+ALIGNMENT_BYTES = 64
 
 _lock = threading.Lock()
-#: Blocks that nobody uses, oldest first.
+#: Blocks not in use, oldest first.
 _free: list[np.ndarray] = []
 
 
@@ -40,19 +41,19 @@ class _Lease:
             "version": 3,
             "shape": (nbytes,),
             "typestr": "|u1",
-            "data": (start + -start % ALIGNMENT, False),
+            "data": (start + -start % ALIGNMENT_BYTES, False),
         }
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():  # what is below may be half gone by then
+        if not ending():  # this module may be torn down by then
             _give_back(self.block)
 
 
 def limit() -> int:
-    """Bytes that may be kept: ``NBGATHER_RECYCLE_BYTES``, or the default."""
+    """The most bytes that are kept: ``NBGATHER_RECYCLE_BYTES``, or the default."""
     text = os.environ.get("NBGATHER_RECYCLE_BYTES", "")
     if not text:
-        return DEFAULT_LIMIT
+        return DEFAULT_LIMIT_BYTES
     if not text.isdigit():
         raise ValueError(
             f"NBGATHER_RECYCLE_BYTES is {text!r}: a whole number from 0 up is needed (0: off)"
@@ -67,11 +68,11 @@ def kept() -> int:
 
 
 def empty(nbytes: int) -> np.ndarray:
-    """``nbytes`` bytes of any content, on a cache line, that go back when the last view goes."""
+    """``nbytes`` bytes of any content from the start of a cache line, kept after the last view."""
     allowed = limit()
     block = None
     with _lock:
-        fitting = [b for b in _free if nbytes + ALIGNMENT <= b.nbytes <= nbytes + nbytes // 4]
+        fitting = [b for b in _free if nbytes + ALIGNMENT_BYTES <= b.nbytes <= nbytes * 5 // 4]
         if fitting:
             block = min(fitting, key=lambda b: b.nbytes)
             _remove(block)
@@ -92,8 +93,8 @@ def _trim(allowed: int) -> None:
 
 
 def _give_back(block: np.ndarray) -> None:
-    # A finaliser may run at any point of this very thread, under this lock too: then, as when
-    # another thread has it, the block simply goes. Nothing may be raised from here.
+    # A finaliser may run at any point, also while this thread holds the lock. A block is not kept
+    # when the lock is held, by this thread or another. Nothing may be raised here.
     if not _lock.acquire(blocking=False):
         return
     try:

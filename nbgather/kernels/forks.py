@@ -1,15 +1,16 @@
-"""One lock for what must not be cut in half by a fork: loading a backend, compiling, threads.
+"""One lock for what a fork must not interrupt: loading a backend, compiling, starting threads.
 
 A child forked while another thread imports, compiles or starts a thread pool would inherit locks
-(Python's, numba's, OpenMP's) that nobody is left to release. All of that is done under `lock`, and
-a fork waits for it.
+(Python's, numba's, OpenMP's) that no thread of the child can release. All of that is done under
+`lock`, and a fork waits for it.
 """
 
 from __future__ import annotations
 
-# These two register locks of their own to be held over a fork, and the hooks run last come, first
-# served. Imported later than here, the forking thread would hold theirs while it waits for ours,
-# and whoever has ours and logs, as numba does, would wait for theirs.
+# These two modules register fork hooks that acquire locks of their own, and the hooks run in the
+# reverse order of their registration. If they were imported after this module, the forking thread
+# would hold their locks while it waits for the one below, and a thread that holds the one below and
+# logs, as numba does, would wait for theirs.
 import concurrent.futures.thread
 import contextlib
 import logging
@@ -24,8 +25,8 @@ _ = (concurrent.futures.thread, logging)
 
 lock = threading.RLock()
 
-#: Seconds after which a fork goes on regardless: a lock order that we do not know must not hang it.
-PATIENCE = 60.0
+#: A fork goes on without the lock after this time, so that an unknown lock order cannot hang it.
+LOCK_TIMEOUT_SECONDS = 60.0
 
 _held: list[bool] = []
 _forked = False
@@ -35,17 +36,17 @@ _PF_FORKNOEXEC = 0x40
 
 
 def forked() -> bool:
-    """Whether this process is a fork, made before this module was imported or after.
+    """Whether this process was forked, before this module was imported or after.
 
-    Then somebody (the user's own numba code, torch) may have started threads of OpenMP in the
-    parent, and whoever enters OpenMP here is killed or waits for ever.
+    The parent may then have started OpenMP threads, by the user's own numba code or by torch, and a
+    child that enters OpenMP is killed or hangs.
     """
     return _forked or multiprocessing.parent_process() is not None or _forked_on_linux()
 
 
 @contextlib.contextmanager
 def start_method_kept() -> Iterator[None]:
-    """Leave it open how multiprocessing starts processes: numba's layer makes it final."""
+    """Keep multiprocessing's start method unset if it was: numba's threading layer sets it."""
     before: str | None = multiprocessing.get_start_method(allow_none=True)
     try:
         yield
@@ -57,7 +58,7 @@ def start_method_kept() -> Iterator[None]:
 
 def _forked_on_linux() -> bool:
     try:
-        # The command's name, in parentheses, may hold anything; the flags are the seventh after it.
+        # The command's name, in parentheses, may contain anything; the flags are 7 fields after it.
         flags = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6]
         return bool(int(flags) & _PF_FORKNOEXEC)
     except (OSError, IndexError, ValueError):
@@ -65,7 +66,7 @@ def _forked_on_linux() -> bool:
 
 
 def _hold() -> None:
-    _held.append(lock.acquire(timeout=PATIENCE))
+    _held.append(lock.acquire(timeout=LOCK_TIMEOUT_SECONDS))
 
 
 def _release() -> None:
@@ -80,5 +81,5 @@ def _release_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The forking thread owns the lock on both sides, so each side can release its own.
+    # The forking thread owns the lock in both processes, so each can release its own.
     os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_in_child)

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class _Memory:
-    """Memory that NumPy can view without owning it; keeps its owner alive."""
+    """Memory that NumPy can view without owning it; its owner is kept alive."""
 
     def __init__(self, interface: dict[str, Any], owner: object) -> None:
         self.__array_interface__ = interface
@@ -24,7 +24,7 @@ def view_memory(
     dtype: np.dtype[Any] | str,
     owner: object,
 ) -> np.ndarray:
-    """View memory as an array of any strides, in bytes. The caller answers for the bounds."""
+    """View memory as an array of any strides, in bytes. The caller has checked the bounds."""
     if 0 in shape:
         return np.empty(shape, dtype)
     interface = {
@@ -42,23 +42,29 @@ def bits_dtype(itemsize: int) -> np.dtype[Any]:
     return np.dtype(f"u{itemsize}" if itemsize <= 8 else "V16")
 
 
+_OBJECT_HEAD_BYTES = object.__basicsize__
+
+
 def _data_pointer_is_where_the_c_api_says() -> bool:
     probe = np.empty(3)
     try:
-        found = ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value
+        value = ctypes.c_void_p.from_address(id(probe) + _OBJECT_HEAD_BYTES).value
     except (AttributeError, ValueError):
         return False
-    return sys.implementation.name == "cpython" and found == probe.ctypes.data
+    return sys.implementation.name == "cpython" and value == probe.ctypes.data
 
 
-_HEAD = object.__basicsize__
+#: Bytes from the start of an ndarray object (its ``id``) to the pointer to its data, which is the
+#: first field after the object's head; None on an interpreter where that does not hold.
+DATA_OFFSET = _OBJECT_HEAD_BYTES if _data_pointer_is_where_the_c_api_says() else None
+
 _read_pointer = ctypes.c_size_t.from_address
 
 
 def _address_from_struct(array: np.ndarray) -> int:
-    # PyArray_DATA: the first field after the object's head. `array.ctypes.data` and
-    # `__array_interface__` give the same for 0.8 us each, a tenth of a whole call.
-    return _read_pointer(id(array) + _HEAD).value
+    # PyArray_DATA. `array.ctypes.data` and `__array_interface__` give the same for 0.8 us each, a
+    # tenth of a whole call.
+    return _read_pointer(id(array) + _OBJECT_HEAD_BYTES).value
 
 
 def _address_from_ctypes(array: np.ndarray) -> int:
@@ -66,6 +72,4 @@ def _address_from_ctypes(array: np.ndarray) -> int:
 
 
 #: The address of a NumPy array's first element.
-memory_address = (
-    _address_from_struct if _data_pointer_is_where_the_c_api_says() else _address_from_ctypes
-)
+memory_address = _address_from_ctypes if DATA_OFFSET is None else _address_from_struct

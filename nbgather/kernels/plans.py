@@ -1,15 +1,16 @@
-"""What a kernel is told: shapes and strides as one canonical loop of numbers."""
+"""Plans: the shapes and strides of a call as the loops and the numbers that a kernel takes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Bytes of output from which it is written past the caches: no reader finds them there anyway.
-STREAM = 1 << 25
+#: An output from this size up is written with non-temporal stores, since no cache would hold it.
+STREAM_BYTES = 1 << 25
+STREAM = STREAM_BYTES  # the name that nbgather._plan imports
 
 
 class GatherPlan:
-    """A gather as numbers; made once per layout of its operands.
+    """A gather as numbers: one plan for each layout of its operands.
 
     Attributes
     ----------
@@ -18,23 +19,23 @@ class GatherPlan:
     dim, size : int
         The gathered dimension and its length in the input.
     limit : int
-        What an index must be below not to be bad; -1 when every value will do.
+        An index that is not below it is an error; -1 if no value is.
     input_strides, index_strides : tuple of int
-        In bytes: they view input and index at the shape of the result.
+        In bytes, for views of input and index that have the shape of the result.
     form : str
-        Which kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
+        The kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
     width : int
-        Of a panel or a group of lanes, else 0.
+        Of a panel or a group of lanes, in items; else 0.
     row : int
         Items in a row of the form ``rows``, else 0.
     args, count, work, nbytes : ndarray, int, int, int
         The kernel's integers, the length of its range, the bytes it moves, those of the result.
     item_mask, index_mask : int
-        The low address bits that must be 0.
+        The low bits that must be 0 in the addresses of input and result, and of the index.
     needs_copy : bool
-        No kernel can walk these operands as they are: copy them first.
+        No kernel takes these operands as they are: copy them first.
     kernel : int or None
-        For the backend to fill in.
+        The kernel's address, which the backend fills in.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class GatherPlan:
 
 
 class ScatterPlan:
-    """A scatter as numbers: lanes that no two threads share, each walked along ``dim`` in order.
+    """A scatter as numbers: lanes, each walked along ``dim`` in order by one thread.
 
     Attributes
     ----------
@@ -96,11 +97,11 @@ class ScatterPlan:
     itemsize, index : int, str
         Of the input, and the index's dtype as ``i8``, ``u1``, ...
     rows : bool
-        Each lane lies together and is walked by itself; else all lanes go together, step by step.
+        The lanes are contiguous and walked one by one; else they are walked in turns.
     args, count, work : ndarray, int, int
         The kernel's integers, the number of lanes, the bytes that are moved.
     needs_copy : bool
-        No kernel can walk these operands as they are: copy them first.
+        No kernel takes these operands as they are: copy them first.
     """
 
     __slots__ = (

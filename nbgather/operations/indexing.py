@@ -111,11 +111,11 @@ class Gather(Operation):
         if is_empty(shape) or is_empty(tuple(cotangent.shape)):
             return zeros
         size = shape[dim] if shape else 1
-        positions = resolve_positions(xp, index, size, self.mode, self.from_end)
-        if self.mode == "fill":
-            inside = (positions >= 0) & (positions < size)
-            positions, cotangent = xp.where(inside, positions, 0), xp.where(inside, cotangent, 0)
-        return do.run(ScatterAdd(dim), zeros, positions, cotangent)
+        if self.mode != "raise" or self.from_end:  # else the index is known to be in bounds
+            index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
+            if self.mode == "fill":
+                cotangent = xp.where(inside, cotangent, 0)
+        return do.run(ScatterAdd(dim), zeros, index, cotangent)
 
     def tangent(
         self,

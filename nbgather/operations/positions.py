@@ -1,4 +1,4 @@
-"""Where an index points: the one rule of the modes, in terms of an array namespace."""
+"""Where the values of an index point: the rule of each mode, for arrays of any namespace."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from typing import Any
 _INT64_MAX = 2**63 - 1
 
 
-def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool) -> Any:
-    """The positions that an index points to, as int64.
+def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool) -> tuple[Any, Any]:
+    """Resolve an index into positions along a dimension, and tell which values were in bounds.
 
     Parameters
     ----------
     xp : module
-        An array namespace.
-    index : array of int
-        Any integer dtype.
+        The array namespace of the index.
+    index : array of any integer dtype
+        The values as they came.
     size : int
-        Of the dimension; at least 1 for ``clip`` and ``wrap``.
+        The length of the dimension; nothing is in bounds of 0.
     mode : {"raise", "clip", "wrap", "fill"}
+        ``clip`` and ``wrap`` bring every value into bounds; the other two leave it where it is.
     from_end : bool
-        Whether a negative value counts from the end.
+        Negative values count from the end.
 
     Returns
     -------
-    array of int64
-        In bounds for ``clip`` and ``wrap``; else what is below 0 or not below ``size`` points
-        nowhere.
+    positions : array of int64
+        Below ``size``; 0 where the value is out of bounds.
+    inside : array of bool
+        Which values are in bounds.
     """
-    is_uint64 = index.dtype == xp.uint64
     values = xp.astype(index, xp.int64)
     # A uint64 from 2**63 on is beyond every size; its bits as int64 are 2**64 less.
-    beyond = values < 0 if is_uint64 else None
-    if from_end and not is_uint64:
+    beyond = values < 0 if index.dtype == xp.uint64 else None
+    if from_end and beyond is None:
         values = xp.where(values < 0, values + size, values)
-    if mode == "wrap":
+    if mode == "wrap" and size != 0:
         wrapped = xp.remainder(values, size)
-        if beyond is None:
-            return wrapped
-        return xp.where(beyond, xp.remainder(wrapped + 2**64 % size, size), wrapped)
-    if beyond is not None:
+        if beyond is not None:
+            wrapped = xp.where(beyond, xp.remainder(wrapped - (size - 2**64 % size), size), wrapped)
+        values = wrapped
+    elif beyond is not None:
         values = xp.where(beyond, _INT64_MAX, values)
-    return xp.clip(values, 0, size - 1) if mode == "clip" else values
+    if mode == "clip" and size != 0:
+        values = xp.clip(values, 0, size - 1)
+    inside = xp.asarray((values >= 0) & (values < size))
+    return xp.where(inside, values, 0), inside

@@ -128,7 +128,7 @@ def split_cost() -> dict[str, float]:
     >>> sorted(split_cost())
     ['driver', 'pool']
     """
-    from nbgather.kernels.cpu import compiler, threads
+    from nbgather.kernels.cpu import compiler, drivers, threads
     from nbgather.kernels.cpu import launch as cpu
     from nbgather.kernels.memory import memory_address
 
@@ -139,7 +139,7 @@ def split_cost() -> dict[str, float]:
     call = (kernel, at + 128, at, 0, 0, numbers)
     serial = threads.serial()
     threads.threading_layer()
-    driver = compiler.once("parallel", threads._get_parallel)
+    driver = drivers.parallel()
     calls = {
         "serial": lambda: serial(*call, 0, 128),
         "driver": lambda: driver(*call, 128, 2, 2),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import array_api_compat.numpy as np_functions
+import array_api_compat.numpy as namespace
 import numpy as np
 
 from nbgather.containers.dask.sides import plain_block
@@ -117,8 +117,7 @@ def find_hits(
     index = plain_block(index, "a chunk of index")
     if call.mode == "raise":
         _refuse(index, size, call, starts)
-    position = resolve_positions(np_functions, index, size, call.mode, call.from_end)
-    valid = (position >= 0) & (position < size)
+    position, valid = resolve_positions(namespace, index, size, call.mode, call.from_end)
     tokens = index.ndim < source.ndim
     here = valid & (position >= start) & (position < start + source.shape[d])
     places = np.flatnonzero(here)

@@ -1,72 +1,208 @@
-"""numba's file cache with a checksum in every file.
+"""Compiled kernels in files: found by what they were compiled from, with a checksum in each.
 
-numba hands what it reads to pickle and to LLVM, and a flipped bit there can abort the process, at
-this start and at every one after it. A file whose checksum does not match counts as missing, and is
-written anew.
+The folder is the user's, not one beside the sources, and is named by a digest of those sources. So
+a second checkout, or the package installed again, finds what the first one compiled, and another
+version never reads it. A file's name is a digest of all else that decides about the machine code:
+function, types, options, processor, and the versions of Python, numba and llvmlite.
+
+What is read goes to pickle and to LLVM, where one flipped bit can abort the process, at this start
+and at every later one. A file whose checksum does not match therefore counts as missing, and is
+compiled and written again. Where nothing can be written, kernels are compiled without a cache.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import os
 import pickle
+import re
+import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+import llvmlite
+import numba
+from numba.core import config
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
 
-_DIGEST_BYTES = 32
+#: The sources that kernels are compiled from, beside this file.
+SOURCES = (
+    "../scalar.py", "chunks.py", "drivers.py", "gather.py", "intrinsics.py", "masking.py",
+    "patches.py", "scatter.py", "strategies.py",
+)  # fmt: skip
+#: How many sources' kernels are kept, and how much of them: the least recently used go first.
+KEPT_FOLDERS = 5
+KEPT_BYTES = 256 << 20
+
+#: numba's settings that change the machine code and that none of the versions tells.
+_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
+_CHECKSUM_BYTES = 32
+_SUFFIX = ".nbc"
+_FOLDER_NAME = re.compile(r"[0-9a-f]{32}")
 
 
-def _digest(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
+def _digest(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=16).hexdigest()
 
 
-def read(path: str) -> bytes | None:
-    """What was written to a file, or None if it is not there or not as it was written."""
+@functools.cache
+def source_digest() -> str:
+    """The digest of the sources that kernels are compiled from."""
+    state = hashlib.blake2s(digest_size=16)
+    for name in SOURCES:
+        text = (Path(__file__).parent / name).read_bytes()
+        state.update(len(text).to_bytes(8, "little") + text)
+    return state.hexdigest()
+
+
+def folder() -> Path | None:
+    """The folder of these sources' kernels, which need not exist; None if there is no home."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
+        return _user_folder() / "nbgather" / "kernels" / source_digest()
+    except (OSError, RuntimeError):
         return None
-    payload = data[_DIGEST_BYTES:]
-    return payload if payload and _digest(payload) == data[:_DIGEST_BYTES] else None
 
 
-class CheckedCacheFile(IndexDataCacheFile):
-    """The index and the data files of one function's cache."""
-
-    def _write(self, path: str, payload: bytes) -> None:
-        with self._open_for_write(path) as file:  # aside, and renamed
-            file.write(_digest(payload) + payload)
-
-    def _load_index(self) -> dict[Any, str]:
-        payload = read(self._index_path)
-        if payload is None:
-            return {}
-        version, stamp, overloads = pickle.loads(payload)
-        fresh = version == self._version and stamp == self._source_stamp
-        return overloads if fresh else {}
-
-    def _save_index(self, overloads: dict[Any, str]) -> None:
-        stored = self._version, self._source_stamp, overloads
-        self._write(self._index_path, self._dump(stored))
-
-    def _load_data(self, name: str) -> Any:
-        payload = read(self._data_path(name))
-        if payload is None:
-            raise FileNotFoundError(name)  # which numba takes for a reason to compile
-        return pickle.loads(payload)
-
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data))
+def _user_folder() -> Path:
+    """Where the user wants caches to be: ``NUMBA_CACHE_DIR``, or the system's usual place."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR)
+    if sys.platform == "win32":
+        path = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        path = "~/Library/Caches"
+    else:
+        path = os.environ.get("XDG_CACHE_HOME", "")
+        # The specification of this variable says to ignore relative paths.
+        path = path if os.path.isabs(path) else "~/.cache"
+    return Path(path).expanduser()
 
 
-class CheckedCache(FunctionCache):
-    """The cache of one function, in such files."""
+def _checksum(name: str, payload: bytes) -> bytes:
+    # The name stands for what was compiled, so a file under another's name does not pass either.
+    return hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_CHECKSUM_BYTES).digest()
 
-    def __init__(self, function: Any) -> None:
-        super().__init__(function)
-        self._cache_file = CheckedCacheFile(
-            cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
-            source_stamp=self._impl.locator.get_source_stamp(),
-        )
+
+def read(path: str | Path) -> bytes | None:
+    """What `write` wrote to a file, or None if the file is missing, unreadable or changed."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    payload = data[_CHECKSUM_BYTES:]
+    valid = bool(payload) and _checksum(path.name, payload) == data[:_CHECKSUM_BYTES]
+    return payload if valid else None
+
+
+def write(path: Path, payload: bytes) -> None:
+    """Write a file in one step: other processes see all of it or nothing."""
+    _make_folder(path.parent)
+    temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:16]}")
+    try:
+        temporary.write_bytes(_checksum(path.name, payload) + payload)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        # Only a new folder can make them too many.
+        trim(path)
+
+
+def trim(own: Path) -> None:
+    """Remove the folders beside ``own`` that were not used for longest, down to the limits.
+
+    Another process may use, write or remove the same folders meanwhile: what it then does not find,
+    it compiles.
+    """
+    count, size = 1, 0
+    for path in _others_by_use(own):
+        files = list(_files(path))
+        count += 1
+        size += sum(nbytes for _, nbytes in files)
+        if count > KEPT_FOLDERS or size > KEPT_BYTES:
+            for name, _ in files:
+                with contextlib.suppress(OSError):
+                    (path / name).unlink()
+            with contextlib.suppress(OSError):
+                path.rmdir()  # not if a file that is not ours is in it
+
+
+def _others_by_use(own: Path) -> list[Path]:
+    """Folders of other sources' kernels, the last used first."""
+    times: dict[Path, float] = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(own.parent):
+            if _FOLDER_NAME.fullmatch(entry.name) and entry.name != own.name:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        times[Path(entry.path)] = entry.stat().st_mtime
+    return sorted(times, key=lambda path: times[path], reverse=True)
+
+
+def _files(path: Path) -> Iterator[tuple[str, int]]:
+    """Names and sizes of kernels' files in a folder, unfinished ones too."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path):
+            if _SUFFIX in entry.name:
+                with contextlib.suppress(OSError):
+                    yield entry.name, entry.stat(follow_symlinks=False).st_size
+
+
+@functools.cache
+def _mark_used(path: Path) -> None:
+    """Note, once in a process, that a folder is in use."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+class KernelCache(NullCache):
+    """The cache of one function, as numba's compilers use it; `NullCache` keeps nothing."""
+
+    def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
+        closure = [cell.cell_contents for cell in function.__closure__ or ()]
+        code = function.__module__, function.__qualname__, closure, sorted(options.items())
+        #: A digest of what is compiled: the sources, the function, its closure, numba's options.
+        self.variant = _digest(f"{source_digest()} {code!r}")
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+    def _path(self, signature: Any, codegen: Any) -> Path | None:
+        settings = [str(getattr(config, name, None)) for name in _SETTINGS]
+        python = sys.implementation.cache_tag, getattr(sys, "abiflags", "")
+        versions = *python, numba.__version__, llvmlite.__version__
+        key = self.variant, str(signature), codegen.magic_tuple(), versions, settings
+        directory = folder()
+        return directory and directory / f"{self._name}-{_digest(repr(key))}{_SUFFIX}"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compiled function, or None if it has to be compiled."""
+        target_context.refresh()
+        path = self._path(signature, target_context.codegen())
+        payload = None if path is None else read(path)
+        if path is None or payload is None:
+            return None
+        _mark_used(path.parent)
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:
+            return None  # an environment that none of the versions tells apart: compile anew
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep a compiled function, if it can be kept."""
+        path = self._path(signature, result.codegen)
+        if path is not None and not result.library.has_dynamic_globals:
+            with contextlib.suppress(OSError):  # a full disk, or a folder that cannot be written
+                write(path, dumps(result._reduce()))

@@ -1,9 +1,9 @@
-"""The kernel that gathers from chunks that lie side by side along the dimension, where they lie.
+"""The kernel that gathers from an input that is split into chunks along the dimension.
 
 ``args`` = [size, chunks, B, K, each] and for each chunk [end, length, offset]: where it ends along
 the dimension, its length there, and the items from ``src``, the first chunk, to its memory. All are
-C-contiguous, `[A, length, B]`; the result is `[A, K, B]`. With ``each`` every item has an index of
-its own, else every row of B has one. Position p of the range is row p of the result.
+C-contiguous, `[A, length, B]`; the result is `[A, K, B]`. With ``each`` every item has its own
+index, else every row of B has one. Position p of the range is row p of the result.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def make_gather_chunks(mode, from_end):
         size, chunks, B, K = U(args[0]), args[1], U(args[2]), U(args[3])
         each = args[4]
         bad = U(0)
-        # The chunk of the last index, which is often that of the next.
+        # The chunk of the previous index, which often holds the next one too.
         start, end, length, offset = U(0), U(0), U(0), U(0)
         for p in range(U(lo), U(hi)):
             a = p // K
-            many = B if each else U(1)
-            for e in range(many):
-                j = resolve(idx[p * many + e], size, mode, from_end)
+            indices = B if each else U(1)
+            for e in range(indices):
+                j = resolve(idx[p * indices + e], size, mode, from_end)
                 if j >= size:
                     if mode == RAISE:
                         bad = U(1)

@@ -1,13 +1,13 @@
-"""The gather kernels: numbers and addresses in, bits moved, not 0 out when an index was bad.
+"""The gather kernels. Each returns 0, or another number when an index was out of bounds.
 
-The layout of ``args`` is made by :func:`nbgather.engine.plan.plan_gather`::
+The layout of ``args``, as :class:`nbgather.kernels.plans.GatherPlan` holds it::
 
     [size, limit, along, B, xb, ib, ob, M, xm, im, om, nt, W, outer, (n, x, i, o) * outer]
 
 ``size`` is the length of the gathered dimension and ``along`` its stride in the input. ``B`` is
 the innermost axis of the loop and ``M`` the next; the outer axes follow, innermost first. Each
-axis has a length and three strides: input, index, output. ``nt`` tells that the output is too
-large for any cache to keep, so it is written past them. ``W`` is the width of a panel.
+axis has a length and three strides: input, index, output. ``nt`` is 1 if the output is too large
+for any cache, and is written with non-temporal stores. ``W`` is the width of a panel.
 
 All arithmetic on positions is in uint64, since numba adds wraparound code to signed subscripts; a
 negative stride is right there too, modulo 2**64.
@@ -36,39 +36,45 @@ from nbgather.kernels.scalar import FILL, RAISE
 
 U = np.uint64
 
-#: A narrow item is cut out of a word from the side where the lower addresses are.
-LITTLE = sys.byteorder == "little"
+#: `gather_narrow_block` shifts narrow items out of words, which is right on these machines only.
+LITTLE_ENDIAN = sys.byteorder == "little"
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
-#: Elements by which the index is fetched before it is needed.
-AHEAD = 128
-#: Rows by which the input is fetched before it is copied.
-SOON = 3
-#: Rows of a panel by which the index is fetched before it is needed.
-ROWS_AHEAD = 4
+#: How far ahead of its use the index is prefetched, in elements of a run and in rows of a panel.
+INDEX_PREFETCH_ITEMS = 128
+INDEX_PREFETCH_ROWS = 4
+#: How far ahead of its copy a row of the input is prefetched, and how much of it at most.
+INPUT_PREFETCH_ROWS = 3
+INPUT_PREFETCH_BYTES = 1024
+#: Where the number of outer axes stands in ``args``.
+OUTER = 13
 
 resolve = scalar.resolve
 
 
 @njit(inline="always")
-def outer_offset(args, which, q):
-    """The offset of outer position ``q`` in the input (1), the index (2) or the output (3)."""
+def outer_offset(args, first, operand, q):
+    """The offset of position ``q`` of the outer axes in one operand.
+
+    ``args[first]`` is the number of outer axes, a length and three strides for each of them
+    follow, innermost axis first. ``operand`` is 1, 2 or 3: which of the strides.
+    """
     offset = np.int64(0)
-    outer = args[13]
+    outer = args[first]
     for d in range(outer):
-        at = 14 + 4 * d
+        axis = first + 1 + 4 * d
         if d == outer - 1:
-            offset += q * args[at + which]
+            offset += q * args[axis + operand]
         else:
-            rest = q // args[at]
-            offset += (q - rest * args[at]) * args[at + which]
-            q = rest
+            quotient = q // args[axis]
+            offset += (q - quotient * args[axis]) * args[axis + operand]
+            q = quotient
     return offset
 
 
 @njit(inline="always")
 def gather_one(out, o, src, x, value, size, along, aux, mode, from_end):
-    """One element; 1 if its index was bad."""
+    """Gather one element; 1 if its index was out of bounds."""
     j = resolve(value, size, mode, from_end)
     bad = U(0)
     inside = True
@@ -84,26 +90,26 @@ def gather_one(out, o, src, x, value, size, along, aux, mode, from_end):
 
 @njit(inline="always")
 def until_line(out, o, itemsize):
-    """How many items from ``out[o]`` the next cache line starts; more than there are if never."""
-    off = (address(out) + o * itemsize) & U(63)
-    return ((U(64) - off) & U(63)) // itemsize
+    """The number of items from ``out[o]`` to the start of the next cache line."""
+    past = (address(out) + o * itemsize) & U(63)
+    return ((U(64) - past) & U(63)) // itemsize
 
 
 @njit(inline="always")
 def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end, itemsize, nt):
-    """``n`` elements whose indices and outputs are neighbours; not 0 if an index was bad.
+    """Gather ``n`` elements whose indices and outputs are contiguous; not 0 if an index was bad.
 
-    16 at a time where one instruction can gather them.
+    16 at a time where one instruction gathers them.
     """
     bad = U(0)
     k = U(0)
     if (itemsize == 4 or itemsize == 8) and (mode == RAISE or mode == FILL):
         if (address(out) + o * U(itemsize)) & U(63):
-            nt = U(0)  # whatever gets to the next line costs more than the caches do
+            nt = U(0)  # a scalar loop up to the next line costs more than the stores save
         fill = U(1) if mode == FILL else U(0)
         while k + U(16) <= n:
-            prefetch(idx, i + k + U(AHEAD))
-            prefetch(idx, i + k + U(AHEAD + 8))
+            prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS))
+            prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS + 8))
             flags = gather_block(
                 out, o + k, src, x + k * step, idx, i + k, size, along, step, aux, fill,
                 U(from_end), nt,
@@ -112,14 +118,14 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
                 bad |= flags
             k += U(16)
             if nt == U(0) and k < n and k + U(16) > n:
-                k = n - U(16)  # a few elements twice: cheaper than the rest one by one
+                k = n - U(16)  # repeats a few elements: cheaper than the remainder one by one
     else:
-        narrow = LITTLE and (itemsize == 1 or itemsize == 2) and (mode == RAISE or mode == FILL)
+        narrow = LITTLE_ENDIAN and itemsize <= 2 and (mode == RAISE or mode == FILL)
         if narrow and step == U(0) and along == U(1) and size * U(itemsize) >= U(4):
             fill = U(1) if mode == FILL else U(0)
             while k + U(16) <= n:
-                prefetch(idx, i + k + U(2 * AHEAD))
-                prefetch(idx, i + k + U(2 * AHEAD + 8))
+                prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS))
+                prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS + 8))
                 flags = gather_narrow_block(
                     out, o + k, src, x, idx, i + k, size, aux, fill, U(from_end)
                 )
@@ -127,7 +133,7 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
                     bad |= flags
                 k += U(16)
         while k + U(8) <= n:
-            prefetch(idx, i + k + U(2 * AHEAD))
+            prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS))
             for t in range(8):
                 e = k + U(t)
                 bad |= gather_one(
@@ -143,7 +149,7 @@ def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end
 
 
 def make_gather(mode, from_end, form, itemsize):
-    """Element by element, along the innermost axis."""
+    """The kernel that goes element by element along the innermost axis."""
 
     def gather_elements(out, src, idx, aux, args, lo, hi):
         size = U(args[0])
@@ -159,9 +165,9 @@ def make_gather(mode, from_end, form, itemsize):
             q = p // (B * M)
             m = (p - q * B * M) // B
             b = p - q * B * M - m * B
-            x0 = outer_offset(args, 1, q)
-            i0 = outer_offset(args, 2, q)
-            o0 = outer_offset(args, 3, q)
+            x0 = outer_offset(args, OUTER, 1, q)
+            i0 = outer_offset(args, OUTER, 2, q)
+            o0 = outer_offset(args, OUTER, 3, q)
             while m < M and p < hi:
                 n = min(B - b, hi - p)
                 x = U(x0 + m * args[8])
@@ -190,13 +196,13 @@ def make_gather(mode, from_end, form, itemsize):
 
 
 def make_panel_gather(mode, from_end, itemsize):
-    """Along an axis whose steps are far apart in memory, a panel of W neighbours at a time.
+    """The kernel for a dimension with a large stride: a panel of W neighbours at a time.
 
-    B runs along input, index and output alike, M along the gathered dimension. A panel of the
-    input is first copied together, where the second-level cache holds it: read in place, its rows
-    would fall into the same few sets of that cache, and each index would touch a new page. One
-    position of the range is one panel of one outer position; panels begin with a cache line of the
-    output, so there is one more of them, and the first may be empty.
+    B is contiguous in input, index and output, M runs along the gathered dimension. A panel of the
+    input is first copied into a buffer that the second-level cache holds: read in place, its rows
+    would compete for the same few sets of that cache, and each index would touch another page. One
+    position of the range is one panel of one outer position. Panels start at cache lines of the
+    output, so there is one more than B / W, and the first may be empty.
     """
 
     def gather_panels(out, src, idx, aux, args, lo, hi):
@@ -213,9 +219,9 @@ def make_panel_gather(mode, from_end, itemsize):
         bad = U(0)
         for p in range(U(lo), U(hi)):
             q = p // panels
-            x = U(outer_offset(args, 1, np.int64(q)))
-            i = U(outer_offset(args, 2, np.int64(q)))
-            o = U(outer_offset(args, 3, np.int64(q)))
+            x = U(outer_offset(args, OUTER, 1, np.int64(q)))
+            i = U(outer_offset(args, OUTER, 2, np.int64(q)))
+            o = U(outer_offset(args, OUTER, 3, np.int64(q)))
             head = min(until_line(out, o, U(itemsize)), W) % W
             c = p - q * panels
             end = min(head + c * W, B)
@@ -228,18 +234,18 @@ def make_panel_gather(mode, from_end, itemsize):
                     for k in range(n):
                         buffer[j * W + k] = src[x + j * along + b + k]
             for m in range(M):
-                here = i + m * im + b
-                soon = here + U(ROWS_AHEAD) * im
+                row = i + m * im + b
+                ahead = row + U(INDEX_PREFETCH_ROWS) * im
                 for k in range(U(0), n, U(8)):
-                    prefetch(idx, soon + k)
+                    prefetch(idx, ahead + k)
                 if staged:
                     bad |= gather_run(
-                        out, o + m * om + b, buffer, U(0), idx, here, n,
+                        out, o + m * om + b, buffer, U(0), idx, row, n,
                         size, W, U(1), aux, mode, from_end, itemsize, nt,
                     )  # fmt: skip
                 else:
                     bad |= gather_run(
-                        out, o + m * om + b, src, x + b, idx, here, n,
+                        out, o + m * om + b, src, x + b, idx, row, n,
                         size, along, U(1), aux, mode, from_end, itemsize, nt,
                     )  # fmt: skip
         if staged:
@@ -252,11 +258,11 @@ def make_panel_gather(mode, from_end, itemsize):
 
 
 def make_lane_gather(mode, from_end, itemsize):
-    """Along an axis that is innermost in index and output, but not in the input.
+    """The kernel for a dimension that is innermost in index and output, but not in the input.
 
-    W lanes of the input at a time are first copied so that each lies together: they are neighbours
-    in memory, so a cache line of the input is read once and not once for every index. One position
-    of the range is W lanes of one outer position.
+    W neighbouring lanes of the input at a time are first copied so that each is contiguous: a cache
+    line of the input is then read once, not once for every index. One position of the range is W
+    lanes of one outer position.
     """
 
     def gather_lanes(out, src, idx, aux, args, lo, hi):
@@ -268,16 +274,16 @@ def make_lane_gather(mode, from_end, itemsize):
         nt = U(args[11])
         W = U(args[12])
         groups = (M + W - U(1)) // W
-        # A line more, so that lanes of a power of two do not meet in one set of the cache.
+        # One cache line of padding, so that lanes of a power of two use different cache sets.
         lane = size + U(64) // U(itemsize)
         buffer = allocate(src, lane * W * U(itemsize))
         staged = address(buffer) != U(0)
         bad = U(0)
         for p in range(U(lo), U(hi)):
             q = p // groups
-            x = U(outer_offset(args, 1, np.int64(q)))
-            i = U(outer_offset(args, 2, np.int64(q)))
-            o = U(outer_offset(args, 3, np.int64(q)))
+            x = U(outer_offset(args, OUTER, 1, np.int64(q)))
+            i = U(outer_offset(args, OUTER, 2, np.int64(q)))
+            o = U(outer_offset(args, OUTER, 3, np.int64(q)))
             first = (p - q * groups) * W
             last = min(first + W, M)
             if staged:
@@ -306,7 +312,7 @@ def make_lane_gather(mode, from_end, itemsize):
 
 @njit(inline="always")
 def copy_row(out, o, src, x, count, nt):
-    """memcpy, or line by line past the caches."""
+    """Copy bytes: memcpy, or with ``nt`` non-temporal stores line by line."""
     if nt and count >= U(256):
         head = (U(64) - (address(out) + o)) & U(63)
         copy_bytes(out, o, src, x, head)
@@ -321,9 +327,9 @@ def copy_row(out, o, src, x, count, nt):
 
 def make_gather_rows(mode, from_end):
     def gather_rows(out, src, idx, aux, args, lo, hi):
-        # B is the bytes of a row, strides of input and output are in bytes, and there is one index
-        # a row. `limit` is what an index must be below unless it is -1; from `size` on, a row is
-        # copied from aux.
+        # B is the bytes of a row, strides of input and output are in bytes, each row has one index.
+        # Unless `limit` is -1, an index must be below it; a row whose index is not below `size` is
+        # filled from aux.
         size = U(args[0])
         limit = args[1]
         along = U(args[2])
@@ -336,16 +342,16 @@ def make_gather_rows(mode, from_end):
             q = p // (B * M)
             m = (p - q * B * M) // B
             b = p - q * B * M - m * B
-            x0 = outer_offset(args, 1, q)
-            i0 = outer_offset(args, 2, q)
-            o0 = outer_offset(args, 3, q)
+            x0 = outer_offset(args, OUTER, 1, q)
+            i0 = outer_offset(args, OUTER, 2, q)
+            o0 = outer_offset(args, OUTER, 3, q)
             while m < M and p < hi:
-                if m + SOON < M:
-                    # Any value will do for a prefetch, a bad index too.
-                    soon = U(idx[U(i0 + (m + SOON) * args[9])]) * along
-                    soon += U(x0 + (m + SOON) * args[8])
-                    for line in range(U(0), min(U(B), U(1024)), U(64)):
-                        prefetch(src, soon + line)
+                later = m + INPUT_PREFETCH_ROWS
+                if later < M:
+                    # A prefetch may have any address, so the index needs no check.
+                    ahead = U(idx[U(i0 + later * args[9])]) * along + U(x0 + later * args[8])
+                    for line in range(U(0), min(U(B), U(INPUT_PREFETCH_BYTES)), U(64)):
+                        prefetch(src, ahead + line)
                 count = min(B, b + hi - p) - b
                 j = resolve(idx[U(i0 + m * args[9])], size, mode, from_end)
                 to = U(o0 + m * args[10] + b)

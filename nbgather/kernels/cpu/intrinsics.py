@@ -1,4 +1,4 @@
-"""The few LLVM instructions that numba has no word for."""
+"""LLVM instructions that numba has no function for, as intrinsics."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from numba.extending import intrinsic
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 
-#: Elements that `gather_block` moves at once, and the bytes of a cache line.
-BLOCK = 16
-LINE = 64
+#: Items that `gather_block` moves at once.
+BLOCK_ITEMS = 16
+#: Bytes of a cache line.
+LINE_BYTES = 64
 
 
 def _at(builder, pointer, offset, kind):
@@ -21,8 +22,8 @@ def _at(builder, pointer, offset, kind):
 
 
 def _stream(builder, store):
-    """Make a store leave the caches alone; its address must be that of a cache line."""
-    store.align = LINE
+    """Make a store non-temporal; its address must be the start of a cache line."""
+    store.align = LINE_BYTES
     store.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
 
 
@@ -63,7 +64,7 @@ def call_small(typingctx, out, src, idx, call):
 
 @intrinsic
 def take_number(typingctx, counter):
-    """Add 1 to the int64 at an address, whoever else does so, and give what it was."""
+    """Add 1 to the int64 at an address, atomically, and return its value before."""
 
     def codegen(context, builder, sig, values):
         pointer = builder.inttoptr(values[0], _I64.as_pointer())
@@ -78,9 +79,9 @@ def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
     signature = types.void(dst, types.uint64, src, types.uint64, types.uint64)
 
     def codegen(context, builder, sig, values):
-        to = builder.gep(values[0], [values[1]])
-        frm = builder.gep(values[2], [values[3]])
-        cgutils.raw_memcpy(builder, to, frm, values[4], 1)
+        target = builder.gep(values[0], [values[1]])
+        source = builder.gep(values[2], [values[3]])
+        cgutils.raw_memcpy(builder, target, source, values[4], 1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -88,11 +89,11 @@ def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
 
 @intrinsic
 def stream_line(typingctx, dst, dst_offset, src, src_offset):
-    """Copy one cache line past the caches, between byte pointers; ``dst`` is at a line's start."""
+    """Copy a cache line with a non-temporal store, between byte pointers; ``dst`` starts a line."""
     signature = types.void(dst, types.uint64, src, types.uint64)
 
     def codegen(context, builder, sig, values):
-        line = ir.VectorType(_I64, LINE // 8)
+        line = ir.VectorType(_I64, LINE_BYTES // 8)
         loaded = builder.load(_at(builder, values[2], values[3], line))
         loaded.align = 1
         _stream(builder, builder.store(loaded, _at(builder, values[0], values[1], line)))
@@ -103,7 +104,7 @@ def stream_line(typingctx, dst, dst_offset, src, src_offset):
 
 @intrinsic
 def fence(typingctx):
-    """Stores past the caches become visible before whatever is stored after this."""
+    """Make non-temporal stores visible before any later store."""
 
     def codegen(context, builder, sig, values):
         builder.fence("seq_cst")
@@ -114,7 +115,7 @@ def fence(typingctx):
 
 @intrinsic
 def prefetch(typingctx, pointer, offset):
-    """Ask for the cache line of an item that will be read; any address will do."""
+    """Prefetch the cache line of an item that will be read; any address is allowed."""
     signature = types.void(pointer, types.uint64)
 
     def codegen(context, builder, sig, values):
@@ -156,7 +157,7 @@ float32_at = _pointer_to(types.float32)
 
 @intrinsic
 def allocate(typingctx, like, count):
-    """``count`` bytes from malloc as a pointer of the type of ``like``; null if there are none."""
+    """malloc: ``count`` bytes as a pointer of the type of ``like``, null if there is no memory."""
     signature = like(like, types.uint64)
 
     def codegen(context, builder, sig, values):
@@ -169,7 +170,7 @@ def allocate(typingctx, like, count):
 
 @intrinsic
 def release(typingctx, pointer):
-    """Give memory of `allocate` back."""
+    """Free memory of `allocate`."""
 
     def codegen(context, builder, sig, values):
         kind = ir.FunctionType(ir.VoidType(), [_BYTES])
@@ -182,17 +183,17 @@ def release(typingctx, pointer):
 
 def _splat(builder, value, kind):
     vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
-    zeros = ir.Constant(ir.VectorType(_I32, BLOCK), [0] * BLOCK)
+    zeros = ir.Constant(ir.VectorType(_I32, BLOCK_ITEMS), [0] * BLOCK_ITEMS)
     return builder.shuffle_vector(vector, ir.Constant(kind, ir.Undefined), zeros)
 
 
-_LANES = ir.VectorType(_I64, BLOCK)
-_ZEROS = ir.Constant(_LANES, [0] * BLOCK)
+_LANES = ir.VectorType(_I64, BLOCK_ITEMS)
+_ZEROS = ir.Constant(_LANES, [0] * BLOCK_ITEMS)
 
 
 def _block_of_indices(builder, idx, i, signed, size, from_end):
-    """Sixteen indices as positions that are all there, and which of them were in bounds."""
-    index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK)))
+    """Sixteen indices as positions, 0 for those out of bounds, and which were in bounds."""
+    index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK_ITEMS)))
     index.align = idx.type.pointee.width // 8
     if index.type.element.width < 64:
         index = (builder.sext if signed else builder.zext)(index, _LANES)
@@ -207,28 +208,30 @@ def _block_of_indices(builder, idx, i, signed, size, from_end):
 
 def _gather_at(builder, base, offset, item):
     """The items at so many bytes from an address."""
-    kind = ir.VectorType(item, BLOCK)
+    kind = ir.VectorType(item, BLOCK_ITEMS)
     pointers = builder.inttoptr(
         builder.add(_splat(builder, base, _LANES), offset),
-        ir.VectorType(item.as_pointer(), BLOCK),
+        ir.VectorType(item.as_pointer(), BLOCK_ITEMS),
     )
-    flags = ir.VectorType(_I1, BLOCK)
+    flags = ir.VectorType(_I1, BLOCK_ITEMS)
     gather = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(kind, [pointers.type, _I32, flags, kind]),
-        f"llvm.masked.gather.v{BLOCK}i{item.width}.v{BLOCK}p0",
+        f"llvm.masked.gather.v{BLOCK_ITEMS}i{item.width}.v{BLOCK_ITEMS}p0",
     )
-    every, undefined = ir.Constant(flags, [1] * BLOCK), ir.Constant(kind, ir.Undefined)
+    every, undefined = ir.Constant(flags, [1] * BLOCK_ITEMS), ir.Constant(kind, ir.Undefined)
     return builder.call(gather, [pointers, _I32(1), every, undefined])
 
 
-def _filled(builder, found, inside, aux, fill):
-    value = builder.select(inside, found, _splat(builder, builder.load(aux), found.type))
-    return builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), value, found)
+def _filled(builder, items, inside, aux, fill):
+    """With ``fill``, the items whose index was in bounds and ``aux[0]`` for the others."""
+    value = builder.select(inside, items, _splat(builder, builder.load(aux), items.type))
+    return builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), value, items)
 
 
 def _flags(builder, inside):
-    return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK)), _I64)
+    """A bit for every index that was out of bounds."""
+    return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK_ITEMS)), _I64)
 
 
 @intrinsic
@@ -236,9 +239,9 @@ def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill
     """``out[o + k] = src[x + idx[i + k] * along + k * step]`` for k below 16.
 
     Items of 4 or 8 bytes; for others it does nothing. An index that is not below ``size`` reads
-    ``src[x + k * step]``, which is always there, and gives ``aux[0]`` if ``fill``. With
-    ``from_end`` a negative index counts from the end. With ``nt``, ``out[o]`` is at a cache line's
-    start and is written past the caches. The result is not 0 if an index was bad.
+    ``src[x + k * step]``, which always exists, and gives ``aux[0]`` if ``fill``. With
+    ``from_end`` a negative index counts from the end. With ``nt``, ``out[o]`` is the start of a
+    cache line and the store is non-temporal. The result is not 0 if an index was out of bounds.
     """
     integer = types.uint64
     signature = integer(
@@ -253,21 +256,21 @@ def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill
         width = item.width // 8
         signed = sig.args[4].dtype.signed
         index, inside = _block_of_indices(builder, idx, i, signed, size, from_end)
-        lanes = ir.Constant(_LANES, list(range(BLOCK)))
+        lanes = ir.Constant(_LANES, list(range(BLOCK_ITEMS)))
         position = builder.add(
             builder.mul(index, _splat(builder, along, _LANES)),
             builder.mul(_splat(builder, step, _LANES), lanes),
         )
         base = builder.ptrtoint(builder.gep(src, [x]), _I64)
-        offset = builder.mul(position, ir.Constant(_LANES, [width] * BLOCK))
-        found = _gather_at(builder, base, offset, item)
-        found = _filled(builder, found, inside, aux, fill)
-        to = _at(builder, out, o, found.type)
+        offset = builder.mul(position, ir.Constant(_LANES, [width] * BLOCK_ITEMS))
+        items = _gather_at(builder, base, offset, item)
+        items = _filled(builder, items, inside, aux, fill)
+        target = _at(builder, out, o, items.type)
         with builder.if_else(builder.icmp_unsigned("!=", nt, _I64(0))) as (then, otherwise):
             with then:
-                _stream(builder, builder.store(found, to))
+                _stream(builder, builder.store(items, target))
             with otherwise:
-                builder.store(found, to).align = width
+                builder.store(items, target).align = width
         return _flags(builder, inside)
 
     return signature, codegen
@@ -277,9 +280,9 @@ def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill
 def gather_narrow_block(typingctx, out, o, src, x, idx, i, size, aux, fill, from_end):
     """``out[o + k] = src[x + idx[i + k]]`` for k below 16, of items of 1 or 2 bytes.
 
-    For others it does nothing. No instruction gathers such items, so 4 bytes are read that hold the
-    one that is meant and end no later than ``src[x + size]``: there must be 4 before that. The rest
-    is as in `gather_block`.
+    For others it does nothing. No instruction gathers such items, so 4 bytes are read that contain
+    the item and end no later than ``src[x + size]``; the lane must have at least 4 bytes. Apart
+    from that it is as `gather_block`.
     """
     integer = types.uint64
     signature = integer(out, integer, src, integer, idx, integer, integer, aux, integer, integer)
@@ -296,13 +299,14 @@ def gather_narrow_block(typingctx, out, o, src, x, idx, i, size, aux, fill, from
         beyond = builder.icmp_unsigned(">", index, last)
         start = builder.select(beyond, last, index)
         base = builder.ptrtoint(builder.gep(src, [x]), _I64)
-        offset = builder.mul(start, ir.Constant(_LANES, [width] * BLOCK))
+        offset = builder.mul(start, ir.Constant(_LANES, [width] * BLOCK_ITEMS))
         words = _gather_at(builder, base, offset, _I32)
-        bits = builder.mul(builder.sub(index, start), ir.Constant(_LANES, [item.width] * BLOCK))
+        widths = ir.Constant(_LANES, [item.width] * BLOCK_ITEMS)
+        bits = builder.mul(builder.sub(index, start), widths)
         words = builder.lshr(words, builder.trunc(bits, words.type))
-        found = builder.trunc(words, ir.VectorType(item, BLOCK))
-        found = _filled(builder, found, inside, aux, fill)
-        builder.store(found, _at(builder, out, o, found.type)).align = width
+        items = builder.trunc(words, ir.VectorType(item, BLOCK_ITEMS))
+        items = _filled(builder, items, inside, aux, fill)
+        builder.store(items, _at(builder, out, o, items.type)).align = width
         return _flags(builder, inside)
 
     return signature, codegen

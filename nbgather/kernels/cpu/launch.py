@@ -17,7 +17,7 @@ from nbgather.kernels.cpu import patches as patch_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
-from nbgather.kernels.plans import STREAM, GatherPlan, ScatterPlan
+from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -30,8 +30,8 @@ INDEX_TYPES = {
     "u8": types.uint64,
 }
 
-#: What an unused pointer points to.
-_NOTHING = np.zeros(16, np.uint8)
+#: What a pointer that the kernel does not use points to.
+_UNUSED = np.zeros(16, np.uint8)
 
 _FORMS = {
     "last": gather_kernels.LAST,
@@ -71,13 +71,15 @@ def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
 
 
 def small_call(plan: GatherPlan) -> tuple[Any, np.ndarray] | None:
-    """How a planned gather is repeated at the least cost; None where more threads would help.
+    """How to repeat a planned gather at the least cost; None if it runs on several threads.
 
-    A function of the addresses of result, input, index and of the numbers that come with it.
+    A function of the addresses of result, input and index and of the numbers that come with it,
+    which `threads.small_objects` takes as well. Both refer to the plan's memory: keep it.
     """
     if plan.kernel is None or threads.splits(plan.work):
         return None
-    numbers = [plan.kernel, memory_address(_NOTHING), memory_address(plan.args), plan.count]
+    masks = plan.item_mask, plan.index_mask
+    numbers = plan.kernel, memory_address(_UNUSED), memory_address(plan.args), plan.count, *masks
     return threads.small(), np.array(numbers, np.int64)
 
 
@@ -90,7 +92,7 @@ def gather_chunks(
     args: np.ndarray,
     rows: int,
 ) -> int:
-    """Gather from chunks side by side, on the calling thread; not 0 if an index was bad.
+    """Gather from chunks along the dimension, on the calling thread; not 0 if an index was bad.
 
     ``addresses`` are those of the result, the first chunk, the index and the fill.
     """
@@ -98,15 +100,15 @@ def gather_chunks(
     bits = compiler.BITS[itemsize]
 
     def build() -> tuple[int, Any]:
-        made = chunk_kernels.make_gather_chunks(number, from_end)
-        return compiler.range_kernel(made, bits, bits, INDEX_TYPES[index], bits)
+        kernel = chunk_kernels.make_gather_chunks(number, from_end)
+        return compiler.range_kernel(kernel, bits, bits, INDEX_TYPES[index], bits)
 
     kernel, _ = compiler.once(("chunks", number, from_end, itemsize, index), build)
     return int(threads.serial()(kernel, *addresses, args, 0, rows))
 
 
-#: What adds the items of a dtype: integers of one size wrap alike.
-_ADDED = {
+#: The types that items are added in, signed integers as unsigned ones of the same bits.
+_ADD_TYPES = {
     "bool": types.uint8,
     "u1": types.uint8,
     "u2": types.uint16,
@@ -120,22 +122,22 @@ _ADDED = {
 
 
 def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) -> int:
-    """Scatter by addresses; not 0 if an index was bad. ``add`` is the kind of what is added."""
+    """Scatter by addresses; not 0 if an index was bad. ``add``: a key of the types above."""
     rows = int(plan.rows)
-    how = (
+    action = (
         scatter_kernels.SET
         if add is None
         else scatter_kernels.ANY
         if add == "bool"
         else scatter_kernels.ADD
     )
-    item = compiler.BITS[plan.itemsize] if add is None else _ADDED[add]
+    item = compiler.BITS[plan.itemsize] if add is None else _ADD_TYPES[add]
 
     def build() -> tuple[int, Any]:
-        made = scatter_kernels.make_scatter(how, rows)
-        return compiler.range_kernel(made, item, item, INDEX_TYPES[plan.index], types.uint8)
+        kernel = scatter_kernels.make_scatter(action, rows)
+        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], types.uint8)
 
-    kernel, _ = compiler.once(("scatter", how, rows, item, plan.index), build)
+    kernel, _ = compiler.once(("scatter", action, rows, item, plan.index), build)
     return threads.run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
 
 
@@ -145,7 +147,7 @@ def copy(out: int, src: int, nbytes: int) -> None:
     kernel, _ = compiler.once(
         "copy", lambda: compiler.range_kernel(scatter_kernels.copy_range, u1, u1, u1, u1)
     )
-    numbers = np.array([nbytes >= STREAM], np.int64)
+    numbers = np.array([nbytes >= STREAM_BYTES], np.int64)
     threads.run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
 
 
@@ -180,7 +182,7 @@ def strategy(
     ids: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Order a grid's tokens, as the reference says."""
+    """Order a grid's tokens, as `nbgather.kernels.views.reference.strategy` does."""
     u1 = types.uint8
     build = lambda: compiler.range_kernel(  # noqa: E731
         strategy_kernels.make_strategy(_STRATEGIES[name]),
@@ -206,22 +208,22 @@ _SOURCES = {
 
 
 def _masking_kernel(source: str) -> int:
-    which, bits = _SOURCES[source]
+    scores, bits = _SOURCES[source]
     u1 = types.uint8
     build = lambda: compiler.range_kernel(  # noqa: E731
-        masking_kernels.make_masking(which), u1, u1, types.int64, bits
+        masking_kernels.make_masking(scores), u1, u1, types.int64, bits
     )
     return compiler.once(("masking", source), build)[0]
 
 
 def _masking_args(samples: int, numbers: dict[str, int]) -> np.ndarray:
     length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
-    made = {
+    values = {
         "bits": min(max((length - 1).bit_length(), 1), 16),
-        "nt": int(moved >= STREAM),
+        "nt": int(moved >= STREAM_BYTES),
         **numbers,
     }
-    return np.array([made.get(name, 0) for name in masking_kernels.MASKING_ARGS], np.int64)
+    return np.array([values.get(name, 0) for name in masking_kernels.MASKING_ARGS], np.int64)
 
 
 def _masking_work(samples: int, numbers: dict[str, int]) -> int:
@@ -244,7 +246,7 @@ def masking(
 
 
 def small_masking(samples: int, **numbers: int) -> tuple[Any, np.ndarray] | None:
-    """How a masking by seed is repeated at the least cost; None where more threads would help.
+    """How to repeat a masking by seed at the least cost; None if it runs on several threads.
 
     A function of the addresses of x_masked, x, sample ids, ids_restore and mask, of epoch and key,
     and of the address of the numbers that come with it.
@@ -258,7 +260,7 @@ def small_masking(samples: int, **numbers: int) -> tuple[Any, np.ndarray] | None
 
 def _small_masking_driver() -> Any:
     numbers = (*[types.int64] * 6, types.uint64, types.int64)
-    # With the GIL, whose release would cost more than it gives.
+    # With the GIL, as the drivers of other small calls.
     return compiler.driver(masking_kernels.small_masking, *numbers, parallel=False, nogil=False)
 
 
@@ -283,7 +285,7 @@ def rank_tokens(
     )
 
 
-#: Types of pixels that can be normalised.
+#: The types of pixels that can be normalised.
 _PIXELS = {"uint8": types.uint8, "float32": types.float32}
 
 
@@ -299,22 +301,22 @@ def patches(
     """Cut kept patches out of images.
 
     ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K.
-    ``item`` is the bytes of an item whose bits are moved, or with ``affine``, the float32 of
-    scale, means and stds, the name of the pixels' dtype.
+    ``item`` is the size of an item in bytes; with ``affine``, the scale, means and stds as float32,
+    it is the name of the pixels' dtype.
     """
     planes = 3 if numbers[1] == 3 else 0
-    how = patch_kernels.COPY if affine is None else patch_kernels.NORMALISE
+    conversion = patch_kernels.COPY if affine is None else patch_kernels.NORMALISE
 
     def build() -> tuple[int, Any]:
-        kernel = patch_kernels.make_patches(how, planes)
+        kernel = patch_kernels.make_patches(conversion, planes)
         if isinstance(item, str):
             f4 = types.float32
             return compiler.range_kernel(kernel, f4, _PIXELS[item], types.int64, f4)
         bits = compiler.BITS[item]
         return compiler.range_kernel(kernel, bits, bits, types.int64, bits)
 
-    kernel, _ = compiler.once(("patches", how, planes, item), build)
-    aux = _NOTHING if affine is None else affine
+    kernel, _ = compiler.once(("patches", conversion, planes, item), build)
+    aux = _UNUSED if affine is None else affine
     args = np.array(numbers, np.int64)
     size = 4 if isinstance(item, str) else item
     work = 2 * count * size * int(np.prod(numbers[-3:])) * numbers[1]

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.gather import SOON, copy_row
+from nbgather.kernels.cpu.gather import INPUT_PREFETCH_BYTES, INPUT_PREFETCH_ROWS, copy_row
 from nbgather.kernels.cpu.intrinsics import (
     address,
     allocate,
@@ -38,15 +38,15 @@ MASKING_ARGS = (
     "length", "kept", "epoch", "key_low", "key_high", "row", "x_n", "x_l", "keep", "restore",
     "mask", "bits", "nt", "counts", "implied",
 )  # fmt: skip
-#: Those that differ from call to call.
+#: Those that differ from call to call, by their position.
 EPOCH, KEY_LOW, KEY_HIGH = (MASKING_ARGS.index(n) for n in ("epoch", "key_low", "key_high"))
 RESTORE, MASK = (MASKING_ARGS.index(n) for n in ("restore", "mask"))
-ARGS = len(MASKING_ARGS)
+ARGS_COUNT = len(MASKING_ARGS)
 
 
 @njit(inline="always")
 def draw(words, length, sample, epoch, k0, k1, shift):
-    """A sample's words, ``shift`` bits off each; up to 3 more than ``length`` are written."""
+    """A sample's words shifted right by ``shift``; up to 3 more than ``length`` are written."""
     low = U(0xFFFFFFFF)
     for q in range((length + U(3)) // U(4)):
         w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> U(32), epoch, k0, k1)
@@ -64,21 +64,21 @@ def token_noise_range(out, src, idx, aux, args, lo, hi):
     low = U(0xFFFFFFFF)
     for n in range(U(lo), U(hi)):
         sample = U(idx[n])
-        at = n * tokens
+        row = n * tokens
         for q in range(blocks):
             w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> U(32), epoch, k0, k1)
-            out[at + q * U(4)] = unit_float(w0)
-            out[at + q * U(4) + U(1)] = unit_float(w1)
-            out[at + q * U(4) + U(2)] = unit_float(w2)
-            out[at + q * U(4) + U(3)] = unit_float(w3)
+            out[row + q * U(4)] = unit_float(w0)
+            out[row + q * U(4) + U(1)] = unit_float(w1)
+            out[row + q * U(4) + U(2)] = unit_float(w2)
+            out[row + q * U(4) + U(3)] = unit_float(w3)
         rest = tokens - blocks * U(4)
         if rest > U(0):
             w0, w1, w2, w3 = philox4x32(blocks, sample & low, sample >> U(32), epoch, k0, k1)
-            out[at + blocks * U(4)] = unit_float(w0)
+            out[row + blocks * U(4)] = unit_float(w0)
             if rest > U(1):
-                out[at + blocks * U(4) + U(1)] = unit_float(w1)
+                out[row + blocks * U(4) + U(1)] = unit_float(w1)
             if rest > U(2):
-                out[at + blocks * U(4) + U(2)] = unit_float(w2)
+                out[row + blocks * U(4) + U(2)] = unit_float(w2)
     return 0
 
 
@@ -86,8 +86,8 @@ def token_noise_range(out, src, idx, aux, args, lo, hi):
 def rank_even(words, ranked, counts, length, bits):
     """Rank 24-bit words that are spread evenly, into ``word << 32 | token``.
 
-    One pass into at least as many buckets as there are tokens leaves them all but sorted, and an
-    insertion sort ends it in linear time. Word and token are one number, so of equal words the
+    One pass into at least as many buckets as there are tokens leaves them almost sorted, and an
+    insertion sort finishes in linear time. Word and token are one number, so of equal words the
     lower token comes first.
     """
     shift = U(24) - bits
@@ -97,27 +97,27 @@ def rank_even(words, ranked, counts, length, bits):
         counts[U(words[t]) >> shift] += np.uint32(1)
     total = np.uint32(0)
     for v in range(U(1) << bits):
-        here = counts[v]
+        count = counts[v]
         counts[v] = total
-        total += here
+        total += count
     for t in range(length):
         bucket = U(words[t]) >> shift
         ranked[U(counts[bucket])] = (U(words[t]) << U(32)) | t
         counts[bucket] += np.uint32(1)
     for filled in range(U(1), length):
         item = ranked[filled]
-        at = U(filled)
-        while at > U(0) and ranked[at - U(1)] > item:
-            ranked[at] = ranked[at - U(1)]
-            at -= U(1)
-        ranked[at] = item
+        slot = U(filled)
+        while slot > U(0) and ranked[slot - U(1)] > item:
+            ranked[slot] = ranked[slot - U(1)]
+            slot -= U(1)
+        ranked[slot] = item
 
 
 @njit(inline="always")
 def radix_pass(ranked, other, keys, counts, length, digit, wide):
-    """Order by one digit of eight bits, stably; False where all have the same and nothing moved.
+    """Sort stably by one digit of eight bits; False if all items have the same, and nothing moved.
 
-    The digit is of the item's upper half, or with ``wide`` of the key of its token.
+    The digit is one of the item's upper half, or with ``wide`` of the key of its token.
     """
     shift = digit * U(8) + (U(0) if wide else U(32))
     low = U(0xFFFFFFFF)
@@ -131,9 +131,9 @@ def radix_pass(ranked, other, keys, counts, length, digit, wide):
         return False
     total = np.uint32(0)
     for v in range(U(256)):
-        here = counts[v]
+        count = counts[v]
         counts[v] = total
-        total += here
+        total += count
     for t in range(length):
         key = keys[ranked[t] & low] if wide else ranked[t]
         v = (key >> shift) & U(255)
@@ -143,7 +143,7 @@ def radix_pass(ranked, other, keys, counts, length, digit, wide):
 
 
 def make_masking(source):
-    """A masking in one pass: scores, ranks, mask, and the visible tokens, sample by sample."""
+    """The kernel of a whole masking: scores, ranks, mask and visible tokens, sample by sample."""
 
     def masking(out, src, idx, aux, args, lo, hi):
         # out: x_masked, src: x, both in bytes; idx: the sample ids, aux: the scores' bits.
@@ -152,9 +152,9 @@ def make_masking(source):
         row, x_n, x_l = U(args[5]), U(args[6]), U(args[7])
         keep, restore, mask = int64_at(U(args[8])), int64_at(U(args[9])), float32_at(U(args[10]))
         bits, nt = U(args[11]), U(args[12])
-        numbers = int64_at(U(args[13]))
+        kept_counts = int64_at(U(args[13]))
         low = U(0xFFFFFFFF)
-        # Two lines of items, the words or wide keys, and the buckets, in one piece of memory.
+        # One allocation: two buffers of items, the words or the wide keys, and the buckets.
         buckets = max(U(1) << bits, U(256))
         memory = allocate(uint64_at(U(0)), U(8) * (U(3) * length + U(2)) + U(4) * buckets)
         start = address(memory)
@@ -182,23 +182,24 @@ def make_masking(source):
                 for digit in range(U(8)):
                     if radix_pass(ranked, other, keys, counts, length, digit, True):
                         ranked, other = other, ranked
-            stay = U(numbers[n]) if args[13] != 0 else kept
+            visible = U(kept_counts[n]) if args[13] != 0 else kept
             for r in range(length):
                 token = ranked[r] & low
                 restore[n * length + token] = np.int64(r)
-                mask[n * length + token] = np.float32(0) if r < stay else np.float32(1)
+                mask[n * length + token] = np.float32(0) if r < visible else np.float32(1)
             if args[8] != 0:
                 for r in range(kept):
-                    keep[n * kept + r] = np.int64(ranked[r] & low) if r < stay else np.int64(-1)
+                    keep[n * kept + r] = np.int64(ranked[r] & low) if r < visible else np.int64(-1)
             if row != U(0):
-                for r in range(stay):
-                    if r + U(SOON) < stay:
-                        soon = n * x_n + (ranked[r + U(SOON)] & low) * x_l
-                        for line in range(U(0), min(row, U(1024)), U(64)):
-                            prefetch(src, soon + line)
+                for r in range(visible):
+                    later = r + U(INPUT_PREFETCH_ROWS)
+                    if later < visible:
+                        ahead = n * x_n + (ranked[later] & low) * x_l
+                        for line in range(U(0), min(row, U(INPUT_PREFETCH_BYTES)), U(64)):
+                            prefetch(src, ahead + line)
                     token = ranked[r] & low
                     copy_row(out, (n * kept + r) * row, src, n * x_n + token * x_l, row, nt)
-                for b in range((n * kept + stay) * row, (n + U(1)) * kept * row):
+                for b in range((n * kept + visible) * row, (n + U(1)) * kept * row):
                     out[b] = np.uint8(0)
         release(memory)
         if nt:
@@ -209,10 +210,10 @@ def make_masking(source):
 
 
 def small_masking(out, src, idx, restore, mask, epoch, key, call):
-    """Repeat a masking by seed; ``call`` is the address of ``[kernel, count, args...]``."""
+    """Run a masking by seed again; ``call`` is the address of ``[kernel, count, args...]``."""
     planned = int64_at(U(call))
-    args = np.empty(ARGS, np.int64)
-    for k in range(ARGS):
+    args = np.empty(ARGS_COUNT, np.int64)
+    for k in range(ARGS_COUNT):
         args[k] = planned[k + 2]
     args[EPOCH] = epoch
     args[KEY_LOW] = np.int64(key & U(0xFFFFFFFF))

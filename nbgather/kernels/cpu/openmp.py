@@ -1,7 +1,7 @@
-"""The OpenMP runtimes of this process, whose settings are not ours to change.
+"""Settings of the OpenMP runtimes of this process, saved and restored.
 
 numba's OpenMP layer, when it starts, sets the number of threads and the depth of nesting of the
-runtime that it finds, and that is the one that torch computes with.
+runtime that it is linked to, which is also the one that torch computes with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: What sets each setting, by what reads it. They hold for the calling thread.
+#: The function that reads each setting, and the one that sets it, for the calling thread.
 _SETTINGS = {
     "omp_get_max_threads": "omp_set_num_threads",
     "omp_get_max_active_levels": "omp_set_max_active_levels",
@@ -22,21 +22,21 @@ _SETTINGS = {
 
 
 def runtimes() -> list[Any]:
-    """The OpenMP libraries that are loaded; on systems that do not tell, none."""
+    """The OpenMP libraries that are loaded; none on systems without ``/proc``."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return []
     paths = set(re.findall(r"(/\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.so[^/\s]*)$", maps, re.MULTILINE))
-    found = []
+    libraries = []
     for path in sorted(paths):
         with contextlib.suppress(OSError):
-            found.append(ctypes.CDLL(path))
-    return found
+            libraries.append(ctypes.CDLL(path))
+    return libraries
 
 
 def settings() -> dict[tuple[int, str], int]:
-    """What each runtime is set to, for the calling thread."""
+    """The settings of each runtime, for the calling thread."""
     return {
         (library._handle, read): getattr(library, read)()
         for library in runtimes()
@@ -47,7 +47,7 @@ def settings() -> dict[tuple[int, str], int]:
 
 @contextlib.contextmanager
 def settings_kept() -> Iterator[None]:
-    """Put back after the block what it changed of the runtimes that were there before."""
+    """Restore after the block the settings of the runtimes that were loaded before it."""
     torch = sys.modules.get("torch")
     before = settings()
     threads = torch.get_num_threads() if torch is not None else None
@@ -59,6 +59,6 @@ def settings_kept() -> Iterator[None]:
                 value = before.get((library._handle, read))
                 if value is not None and getattr(library, read)() != value:
                     getattr(library, write)(value)
-        # Where the system does not tell of libraries, torch's own word is left.
+        # On systems where the libraries are not known, torch's own function sets it.
         if torch is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

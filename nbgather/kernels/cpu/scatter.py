@@ -1,8 +1,8 @@
 """The scatter kernels: each lane along the dimension is walked in order by one thread.
 
-So the last of several values for one place wins, and sums are added in row-major order of the
-index, whatever the number of threads. The layout of ``args`` is made by
-:func:`nbgather.engine.plan.plan_scatter`::
+So the last of several values for one position wins, and sums are added in row-major order of the
+index, whatever the number of threads. The layout of ``args``, as
+:class:`nbgather.kernels.plans.ScatterPlan` holds it::
 
     [size, along, D, id, sd, B, xb, ib, sb, outer, (n, x, i, s) * outer]
 
@@ -15,50 +15,36 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nbgather.kernels.cpu.gather import copy_row
+from nbgather.kernels.cpu.gather import copy_row, outer_offset
 from nbgather.kernels.cpu.intrinsics import fence
 
 U = np.uint64
 
-#: What is done with a value: put in place, added, or combined as bools are.
+#: What is done with a value: stored, added, or combined by a bitwise or, which adds bools.
 SET, ADD, ANY = range(3)
-#: Lanes that are walked together. Sums into one place wait for each other, those of other lanes do
-#: not; the order within a lane is untouched.
-TOGETHER = 4
+#: Lanes that are walked in turns. A sum depends on the one before it in the same lane, so sums of
+#: several lanes overlap; the order within a lane stays the same.
+INTERLEAVED_LANES = 4
+#: Where the number of outer axes stands in ``args``.
+OUTER = 9
 
 
 @njit(inline="always")
-def lane_offset(args, which, q):
-    """The offset of outer position ``q`` in the result (1), the index (2) or src (3)."""
-    offset = np.int64(0)
-    outer = args[9]
-    for d in range(outer):
-        at = 10 + 4 * d
-        if d == outer - 1:
-            offset += q * args[at + which]
-        else:
-            rest = q // args[at]
-            offset += (q - rest * args[at]) * args[at + which]
-            q = rest
-    return offset
-
-
-@njit(inline="always")
-def scatter_one(out, x, src, s, value, size, along, how):
-    """One element; 1 if its index was bad, and then nothing is written."""
+def scatter_one(out, x, src, s, value, size, along, action):
+    """Scatter one element; 1 if its index was out of bounds, and then nothing is written."""
     j = U(value)
     if j >= size:
         return U(1)
-    if how == SET:
+    if action == SET:
         out[x + j * along] = src[s]
-    elif how == ADD:
+    elif action == ADD:
         out[x + j * along] += src[s]
     else:
         out[x + j * along] |= src[s]
     return U(0)
 
 
-def make_scatter(how, rows):
+def make_scatter(action, rows):
     def scatter_lanes(out, src, idx, aux, args, lo, hi):
         size, along = U(args[0]), U(args[1])
         D, id_, sd = U(args[2]), U(args[3]), U(args[4])
@@ -71,31 +57,33 @@ def make_scatter(how, rows):
             b = U(p - q * B)
             n = U(min(B - np.int64(b), hi - p))
             p += np.int64(n)
-            x = U(lane_offset(args, 1, q)) + b * xb
-            i = U(lane_offset(args, 2, q)) + b * ib
-            s = U(lane_offset(args, 3, q)) + b * sb
+            x = U(outer_offset(args, OUTER, 1, q)) + b * xb
+            i = U(outer_offset(args, OUTER, 2, q)) + b * ib
+            s = U(outer_offset(args, OUTER, 3, q)) + b * sb
             if rows == 1:
-                together = U(0) if how == SET else n // U(TOGETHER) * U(TOGETHER)
-                for k in range(U(0), together, U(TOGETHER)):
+                interleaved = U(0)
+                if action != SET:
+                    interleaved = n // U(INTERLEAVED_LANES) * U(INTERLEAVED_LANES)
+                for k in range(U(0), interleaved, U(INTERLEAVED_LANES)):
                     for d in range(D):
-                        for t in range(U(TOGETHER)):
+                        for t in range(U(INTERLEAVED_LANES)):
                             e = k + t
                             bad |= scatter_one(
                                 out, x + e * xb, src, s + e * sb + d * sd,
-                                idx[i + e * ib + d * id_], size, along, how,
+                                idx[i + e * ib + d * id_], size, along, action,
                             )  # fmt: skip
-                for e in range(together, n):
+                for e in range(interleaved, n):
                     for d in range(D):
                         bad |= scatter_one(
                             out, x + e * xb, src, s + e * sb + d * sd,
-                            idx[i + e * ib + d * id_], size, along, how,
+                            idx[i + e * ib + d * id_], size, along, action,
                         )  # fmt: skip
             else:
                 for d in range(D):
                     for e in range(n):
                         bad |= scatter_one(
                             out, x + e * xb, src, s + e * sb + d * sd,
-                            idx[i + e * ib + d * id_], size, along, how,
+                            idx[i + e * ib + d * id_], size, along, action,
                         )  # fmt: skip
         return np.int64(bad)
 

@@ -1,11 +1,11 @@
-"""The strategies' kernels: each orders a sample's tokens, and the score is the place in that order.
+"""The strategies' kernels: each orders a sample's tokens, and a score is the rank in that order.
 
-A token's key has what the strategy is about in its upper bits and the token's noise in its 24
-lowest, and equal keys leave the lower token first. Whole numbers, and square roots that IEEE 754
-rounds for everybody alike: the same bits on every machine.
+A token's key has the strategy's value in its upper bits and the token's noise in its 24 lowest; of
+equal keys the lower token comes first. Only integers, and square roots that IEEE 754 rounds
+exactly: the same bits on every machine.
 
 ``args`` = [L, epoch, key low, key high, axes, p0, p1, p2, size of each axis...]. The words of a
-sample come from its own counters, apart by stream: the noise of the tokens has the first.
+sample come from counters of its own, one stream for each purpose: the tokens' noise is the first.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ philox4x32 = scalar.philox4x32
 GRID, BLOCK, LINES = range(3)
 STREAM_GRID, STREAM_BLOCK, STREAM_LINES = U(1 << 28), U(2 << 28), U(3 << 28)
 #: Words of a box: area, aspect, side, one unused, four positions, four extents of leading axes.
-BOX = 16
-#: Aspect ratios in the table that is drawn from: as many as 10 bits tell apart.
+BOX_WORDS = 16
+#: The table of aspect ratios has 2**10 entries.
 ASPECT_BITS = 10
 
 
@@ -49,8 +49,9 @@ def below(word, count):
 
 
 @njit(inline="always")
-def around(at, size):
-    return at - size if at >= size else at
+def wrapped(coordinate, size):
+    """A coordinate below ``2 * size``, modulo ``size``."""
+    return coordinate - size if coordinate >= size else coordinate
 
 
 @njit(inline="always")
@@ -60,7 +61,7 @@ def rounded_root(area, aspect):
 
 @njit(inline="always")
 def box_sides(area, aspect, height, width):
-    """Height and width of a box: what does not fit is cut, and the area kept as far as it can."""
+    """Height and width of a box: cut to the grid, and its area kept as far as possible."""
     h, w = rounded_root(area, aspect), rounded_root(area, 1.0 / aspect)
     if h > height:
         h = height
@@ -73,28 +74,28 @@ def box_sides(area, aspect, height, width):
 
 @njit
 def grid_keys(keys, length, args, sample, epoch, k0, k1):
-    """The lattice of one token in ``stride`` along each axis first; its phase is the sample's."""
+    """A lattice of one token in ``stride`` along each axis goes first; each sample has a phase."""
     axes, stride = U(args[4]), U(args[5])
     for t in range(length):
-        rest, on = U(t), True
+        rest, on_lattice = U(t), True
         for back in range(axes):
             d = axes - U(1) - back
             size = U(args[8 + d])
-            at = rest % size
+            coordinate = rest % size
             rest = rest // size
             word = word_of(sample, epoch, k0, k1, STREAM_GRID, U(d))
             # Below the side too, so that no lattice lies outside the grid.
             phase = below(word, min(stride, size))
-            if at % stride != phase:
-                on = False
-        keys[t] = U(0) if on else U(1) << U(24)
+            if coordinate % stride != phase:
+                on_lattice = False
+        keys[t] = U(0) if on_lattice else U(1) << U(24)
 
 
 @njit
 def line_keys(keys, length, args, sample, epoch, k0, k1, lines, ranked, other, counts):
     """Whole rows, columns, ...: a token goes with the last of its lines in a random order.
 
-    Bit d of p0 tells whether the lines across axis d take part.
+    Bit d of p0 is set if the lines across axis d take part.
     """
     axes, chosen = U(args[4]), U(args[5])
     total = U(0)
@@ -114,11 +115,11 @@ def line_keys(keys, length, args, sample, epoch, k0, k1, lines, ranked, other, c
         for back in range(axes):
             axis = axes - U(1) - back
             size = U(args[8 + axis])
-            at = rest % size
+            coordinate = rest % size
             rest = rest // size
             if (chosen >> axis) & U(1):
                 end -= size
-                last = max(last, lines[end + at])
+                last = max(last, lines[end + coordinate])
         keys[t] = last << U(24)
 
 
@@ -126,10 +127,10 @@ def line_keys(keys, length, args, sample, epoch, k0, k1, lines, ranked, other, c
 def block_keys(keys, length, args, aspects, sample, epoch, k0, k1):
     """Boxes one after the other: a token goes with the first that covers it.
 
-    p0, p1: least and largest area; p2: 1 if boxes wrap around. Of the box that is in the way of
-    the exact count, one side goes first.
+    p0, p1: least and largest area; p2: 1 if boxes wrap around. Of a box that is kept in part, one
+    side goes first.
     """
-    axes, least, most, wrap = U(args[4]), U(args[5]), U(args[6]), args[7] != 0
+    axes, least, largest, wrap = U(args[4]), U(args[5]), U(args[6]), args[7] != 0
     height = U(args[8 + axes - U(2)]) if axes > U(1) else U(1)
     width = U(args[8 + axes - U(1)])
     limit = U(8) * (length // least) + U(32)
@@ -140,9 +141,9 @@ def block_keys(keys, length, args, aspects, sample, epoch, k0, k1):
         keys[t] = U(0)
     covered = box = U(0)
     while covered < length and box < limit:
-        first = box * U(BOX)
+        first = box * U(BOX_WORDS)
         area = least + below(
-            word_of(sample, epoch, k0, k1, STREAM_BLOCK, first), most - least + U(1)
+            word_of(sample, epoch, k0, k1, STREAM_BLOCK, first), largest - least + U(1)
         )
         entry = word_of(sample, epoch, k0, k1, STREAM_BLOCK, first + U(1)) >> U(32 - ASPECT_BITS)
         side[2], side[3] = box_sides(area, aspects[entry], height, width)
@@ -155,42 +156,42 @@ def block_keys(keys, length, args, aspects, sample, epoch, k0, k1):
             start[d] = below(word, size[d] if wrap else size[d] - side[d] + U(1))
         axis, turned = U(4) - axes + edge // U(2), edge % U(2)
         for a in range(side[0]):
-            plane = around(start[0] + a, size[0])
+            plane = wrapped(start[0] + a, size[0])
             for b in range(side[1]):
-                sheet = plane * size[1] + around(start[1] + b, size[1])
+                sheet = plane * size[1] + wrapped(start[1] + b, size[1])
                 for c in range(side[2]):
-                    row = (sheet * size[2] + around(start[2] + c, size[2])) * size[3]
+                    row = (sheet * size[2] + wrapped(start[2] + c, size[2])) * size[3]
                     for e in range(side[3]):
-                        t = row + around(start[3] + e, size[3])
+                        t = row + wrapped(start[3] + e, size[3])
                         if keys[t] == U(0):
-                            at = a if axis == 0 else b if axis == 1 else c if axis == 2 else e
+                            step = a if axis == 0 else b if axis == 1 else c if axis == 2 else e
                             if turned:
-                                at = side[axis] - U(1) - at
-                            keys[t] = ((limit - box) << U(40)) | (at << U(24))
+                                step = side[axis] - U(1) - step
+                            keys[t] = ((limit - box) << U(40)) | (step << U(24))
                             covered += U(1)
         box += U(1)
 
 
-def make_strategy(which):
+def make_strategy(kind):
     def strategy(out, src, idx, aux, args, lo, hi):
         # out: the scores, idx: the sample ids, aux: the table of aspect ratios.
         length = U(args[0])
         epoch, k0, k1 = U(args[1]), U(args[2]), U(args[3])
-        # Lines that are one token long can be more than there are tokens, by one for each axis.
-        most = length + U(args[4])
-        memory = allocate(uint64_at(U(0)), U(40) * most + U(16) + U(4 * 256))
-        begin = address(memory)
-        if begin == U(0):
+        # Lines of one token each can outnumber the tokens, by one for each axis.
+        capacity = length + U(args[4])
+        memory = allocate(uint64_at(U(0)), U(40) * capacity + U(16) + U(4 * 256))
+        start = address(memory)
+        if start == U(0):
             return 1
-        ranked, other = memory, uint64_at(begin + U(8) * most)
-        keys, lines = uint64_at(begin + U(16) * most), uint64_at(begin + U(24) * most)
-        words = uint32_at(begin + U(32) * most)
-        counts = uint32_at(begin + U(40) * most + U(16))
+        ranked, other = memory, uint64_at(start + U(8) * capacity)
+        keys, lines = uint64_at(start + U(16) * capacity), uint64_at(start + U(24) * capacity)
+        words = uint32_at(start + U(32) * capacity)
+        counts = uint32_at(start + U(40) * capacity + U(16))
         for n in range(U(lo), U(hi)):
             sample = U(idx[n])
-            if which == GRID:
+            if kind == GRID:
                 grid_keys(keys, length, args, sample, epoch, k0, k1)
-            elif which == LINES:
+            elif kind == LINES:
                 line_keys(keys, length, args, sample, epoch, k0, k1, lines, ranked, other, counts)
             else:
                 block_keys(keys, length, args, aux, sample, epoch, k0, k1)

@@ -1,15 +1,15 @@
-"""One driver that runs any range kernel over all cores, safe under threads and forks.
+"""A range kernel over all cores, safe under threads and forks.
 
-Two ways lead to the same bits:
+Two ways, with the same bits:
 
 ``driver``
     A ``prange`` loop over chunks that calls the kernel by pointer, on numba's threading layer:
     about 2 us a call. Used where that layer is safe: TBB and OpenMP, in a process that is no fork.
 ``pool``
     The serial driver, without the GIL, on a pool of Python threads: about 50 us a call. Used where
-    numba's layer would abort or be killed: ``workqueue`` aborts when two threads call it at once
-    (and any numba code of the user's counts), OpenMP kills a child forked after its use or, where
-    it was torch that used it, hangs in it.
+    numba's layer aborts or hangs: ``workqueue`` aborts when two threads call it at once, the user's
+    own numba code included; OpenMP kills a child that was forked after its use, or hangs in it
+    if torch used it.
 
 Small work runs on the calling thread.
 """
@@ -27,18 +27,18 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange, types
 
 from nbgather.kernels import forks
-from nbgather.kernels.cpu import compiler, openmp
-from nbgather.kernels.cpu.intrinsics import call_range, call_small, take_number
+from nbgather.kernels.cpu import drivers, openmp
 
-#: Bytes of work below which another thread costs more than it saves.
-GRAIN = 1 << 17
-#: Into how many parts a thread's share is cut.
-CHUNKS = 8
+#: Bytes of work for each thread below which one more costs more than it saves.
+THREAD_MIN_BYTES = 1 << 17
+#: Into how many parts the work of one thread is cut.
+CHUNKS_PER_THREAD = 8
 
-_INTS = (types.int64,) * 5 + (types.Array(types.int64, 1, "C", readonly=True),)
+serial = drivers.serial
+small = drivers.small
+small_objects = drivers.small_objects
 
 _pool: ThreadPoolExecutor | None = None
 _layer: str | None = None
@@ -86,67 +86,13 @@ def limit_threads(count: int) -> Iterator[None]:
         _local.limit = before
 
 
-def _serial(kernel, out, src, idx, aux, args, lo, hi):
-    return call_range(kernel, out, src, idx, aux, args, lo, hi)
-
-
-def _small(out, src, idx, call):
-    return call_small(out, src, idx, call)
-
-
-def _parallel(kernel, out, src, idx, aux, args, count, chunks, threads):
-    # Whoever is free takes the next chunk: a thread that has to be woken first, or shares its core
-    # with others, is not waited for by more than a chunk.
-    counter = np.zeros(8, np.int64)
-    bad = 0
-    for _ in prange(threads):
-        mine = 0
-        chunk = take_number(counter.ctypes.data)
-        while chunk < chunks:
-            # Not chunk * count // chunks, which overflows for the largest counts.
-            step = count // chunks
-            extra = count - step * chunks
-            lo = chunk * step + min(chunk, extra)
-            hi = lo + step + (1 if chunk < extra else 0)
-            mine += call_range(kernel, out, src, idx, aux, args, lo, hi)
-            chunk = take_number(counter.ctypes.data)
-        bad += mine
-    return bad
-
-
-def _get_serial() -> Any:
-    return compiler.driver(_serial, *_INTS, types.int64, types.int64, parallel=False)
-
-
-def serial() -> Any:
-    """The driver on the calling thread: ``(kernel, out, src, idx, aux, args, lo, hi)``."""
-    return compiler.once("serial", _get_serial)
-
-
-def small() -> Any:
-    """The driver for calls so small that passing their numbers is most of them.
-
-    ``(out, src, idx, call)``, with ``call`` the address of ``[kernel, aux, args, count]``. It keeps
-    the GIL, whose release would cost more than it gives.
-    """
-    return compiler.once("small", _get_small)
-
-
-def _get_small() -> Any:
-    return compiler.driver(_small, *(types.int64,) * 4, parallel=False, nogil=False)
-
-
 def splits(work: int) -> bool:
-    """Whether so many bytes of work are worth more than one thread."""
-    return work >= 2 * GRAIN
-
-
-def _get_parallel() -> Any:
-    return compiler.driver(_parallel, *_INTS, *[types.int64] * 3, parallel=True)
+    """Whether a call that moves so many bytes runs on more than one thread."""
+    return work >= 2 * THREAD_MIN_BYTES
 
 
 def threading_layer() -> str:
-    """Which way parallel calls go in this process: ``tbb``, ``omp`` or ``pool``."""
+    """What runs parallel calls in this process: ``tbb``, ``omp`` or ``pool``."""
     global _layer
     if _layer is None:
         with forks.lock:
@@ -177,10 +123,11 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 
 class _Job:
-    """A range in parts, which whoever is free takes one by one.
+    """A range in parts, which threads take one by one as they become free.
 
-    A call must not return, even by an interrupt, while a thread still writes to its result. So a
-    thread that comes too late finds the job closed, and the caller waits for those that did not.
+    A call must not return, even by an interrupt, while a thread still writes to its result. So the
+    caller closes the job when it has nothing left to take, and waits for the threads that are at
+    work on a part; a thread that starts later finds the job closed.
     """
 
     def __init__(self, run: Callable[[int, int], int], bounds: list[int]) -> None:
@@ -207,7 +154,7 @@ class _Job:
                     self.change.notify_all()
 
     def wait(self) -> None:
-        """Close the job and wait until no thread is at it; an interrupt is raised after that."""
+        """Close the job and wait for the parts at work; an interrupt is raised after that."""
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
@@ -224,7 +171,7 @@ class _Job:
 def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int, threads: int) -> int:
     job = _Job(functools.partial(serial, *call), [count * c // chunks for c in range(chunks + 1)])
     try:
-        # An interpreter that is shutting down takes no more work: the rest is done here.
+        # The pool of an interpreter that is shutting down refuses work: all is then done here.
         with contextlib.suppress(RuntimeError):
             for _ in range(threads - 1):
                 _shared_pool().submit(job.work)
@@ -248,16 +195,15 @@ def run(
     count : int
         The kernel's range is ``0 <= p < count``.
     work : int
-        Bytes moved by the whole call: decides how many threads are worth their cost.
+        Bytes moved by the whole call; they decide how many threads are used.
     """
     run_serial = serial()
     if not splits(work):
         return run_serial(kernel, out, src, idx, aux, args, 0, count)
-    threads = min(num_threads(), count, work // GRAIN)
+    threads = min(num_threads(), count, work // THREAD_MIN_BYTES)
     if threads <= 1:
         return run_serial(kernel, out, src, idx, aux, args, 0, count)
-    chunks = min(threads * CHUNKS, count, work // GRAIN)
+    chunks = min(threads * CHUNKS_PER_THREAD, count, work // THREAD_MIN_BYTES)
     if threading_layer() == "pool":
         return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
-    driver = compiler.once("parallel", _get_parallel)
-    return driver(kernel, out, src, idx, aux, args, count, chunks, threads)
+    return drivers.parallel()(kernel, out, src, idx, aux, args, count, chunks, threads)

@@ -1,5 +1,5 @@
-"""The same calls on NumPy views of the host's memory: what the kernels are checked against.
+"""Backends that take NumPy views of the host's memory; the kernels are checked against them.
 
-``reference`` is the specification as plain loops, ``torch`` the oracle of the tests; ``positions``
-has what they share with :mod:`nbgather.onnx.backend`.
+``reference`` is the specification as plain loops, ``torch`` calls torch; ``positions`` has what
+``torch`` shares with :mod:`nbgather.onnx.backend`.
 """

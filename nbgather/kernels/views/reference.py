@@ -1,6 +1,6 @@
 """Plain Python loops: the specification. Every other backend must equal it bit for bit.
 
-Nothing here is shared with the kernels on purpose: what is compared must not be the same code.
+It shares no code with the kernels on purpose, since it is compared with them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HOST_VIEWS = True
 
 
 def position(value: int, size: int, mode: str, from_end: bool) -> int | None:
-    """Where an index points, or None when it points nowhere."""
+    """The position that an index points to, or None if it is out of bounds."""
     if from_end and value < 0:
         value += size
     if mode == "clip":
@@ -39,10 +39,10 @@ def gather(
         if plan.limit >= 0 and not 0 <= value < plan.limit:
             bad += 1
         if plan.mode == "fill":
-            # One item for a plain fill, one row of them for restore_tokens.
+            # aux is one item for a plain fill, one row of items for restore_tokens.
             row = p[plan.dim + 1 :]
-            at = int(np.ravel_multi_index(row, out.shape[plan.dim + 1 :])) if row else 0
-            out[p] = aux[at if aux.size > 1 else 0]
+            item = int(np.ravel_multi_index(row, out.shape[plan.dim + 1 :])) if row else 0
+            out[p] = aux[item if aux.size > 1 else 0]
     return bad
 
 
@@ -56,9 +56,9 @@ def scatter(
         if not 0 <= j < plan.size:
             bad += 1
             continue
-        to = (*p[: plan.dim], j, *p[plan.dim + 1 :])
+        target = (*p[: plan.dim], j, *p[plan.dim + 1 :])
         with np.errstate(over="ignore", invalid="ignore"):
-            out[to] = src[p] if add is None else out[to] + src[p]
+            out[target] = src[p] if add is None else out[target] + src[p]
     return bad
 
 
@@ -92,15 +92,15 @@ def rank_tokens(
     """``counts`` is how many tokens each sample keeps; else all keep as many as ids_keep holds."""
     ids_keep[...] = -1
     for n, row in enumerate(scores.tolist()):
-        stay = ids_keep.shape[1] if counts is None else int(counts[n])
+        kept = ids_keep.shape[1] if counts is None else int(counts[n])
         # sorted() is stable: of equal scores the lower token comes first. -0.0 == 0.0.
         order = sorted(
             range(len(row)), key=lambda t: (math.isnan(row[t]), 0 if math.isnan(row[t]) else row[t])
         )
         for r, token in enumerate(order):
             ids_restore[n, token] = r
-            mask[n, token] = 0 if r < stay else 1
-            if r < stay:
+            mask[n, token] = 0 if r < kept else 1
+            if r < kept:
                 ids_keep[n, r] = token
 
 
@@ -113,18 +113,18 @@ def strategy(
     ids: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Order a grid's tokens: the score of a token is its place in the order.
+    """Order a grid's tokens: the score of a token is its rank in the order.
 
-    What a strategy says of the tokens decides, then their noise, then which comes first.
+    They are sorted by the strategy's value, then by their noise, then by their number.
     """
     order = {"grid": _grid_order, "lines": _line_order, "block": _block_order}[name]
     noise = np.empty(out.shape, np.float32)
     token_noise(args, ids, noise)
     for n, sample in enumerate(ids.tolist()):
-        said = order(_words(sample, args), sizes, numbers, aspects)
-        tokens = sorted(range(out.shape[1]), key=lambda t: (said[t], noise[n, t]))
-        for place, token in enumerate(tokens):
-            out[n, token] = place
+        values = order(_words(sample, args), sizes, numbers, aspects)
+        tokens = sorted(range(out.shape[1]), key=lambda t: (values[t], noise[n, t]))
+        for rank, token in enumerate(tokens):
+            out[n, token] = rank
 
 
 Word = Callable[[int, int], int]
@@ -147,55 +147,55 @@ def _below(word: int, count: int) -> int:
 
 
 def _grid_order(word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], _: object) -> list:
-    """False, and so first, on a lattice of one token in ``stride`` along each axis."""
+    """False, which sorts first, on a lattice of one token in ``stride`` along each axis."""
     stride = numbers[0]
     phases = [_below(word(1, d), min(stride, size)) for d, size in enumerate(sizes)]
     return [
-        any(i % stride != phase for i, phase in zip(at, phases, strict=True))
-        for at in np.ndindex(sizes)
+        any(i % stride != phase for i, phase in zip(token, phases, strict=True))
+        for token in np.ndindex(sizes)
     ]
 
 
 def _line_order(word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], _: object) -> list:
-    """The place of the last of a token's lines, in a random order of the lines across the axes."""
+    """The rank of the last of a token's lines, in a random order of the lines across the axes."""
     axes = [d for d in range(len(sizes)) if numbers[0] >> d & 1]
     lines = [(d, i) for d in axes for i in range(sizes[d])]
     by_word = sorted(range(len(lines)), key=lambda k: word(3, k))
-    place = {lines[k]: r for r, k in enumerate(by_word)}
-    return [max(place[d, at[d]] for d in axes) for at in np.ndindex(sizes)]
+    ranks = {lines[k]: r for r, k in enumerate(by_word)}
+    return [max(ranks[d, token[d]] for d in axes) for token in np.ndindex(sizes)]
 
 
 def _block_order(
     word: Word, sizes: tuple[int, ...], numbers: tuple[int, ...], aspects: np.ndarray
 ) -> list:
-    """Minus the number of boxes that were still to come when a box first covered the token."""
-    least, most, wrap = numbers
+    """What the first box that covers a token leaves of the limit, and the token's line in it."""
+    least, largest, wrap = numbers
     nd = len(sizes)
     height, width = (1, *sizes)[-2:]
     limit = 8 * (math.prod(sizes) // least) + 32
-    said = dict.fromkeys(np.ndindex(sizes), (0, 0))
+    values = dict.fromkeys(np.ndindex(sizes), (0, 0))
     for box in range(limit):
-        if all(found != (0, 0) for found in said.values()):
+        if all(value != (0, 0) for value in values.values()):
             break
         w = [word(2, 16 * box + k) for k in range(12)]
-        area = least + _below(w[0], most - least + 1)
+        area = least + _below(w[0], largest - least + 1)
         sides = _box_sides(area, float(aspects[w[1] >> 22]), height, width)[-min(nd, 2) :]
-        # Words 4 to 7 and 8 to 11 belong to four axes, of which the last `nd` are there.
+        # Words 4 to 7 and 8 to 11 belong to four axes, of which the grid has the last `nd`.
         leading = [1 + _below(w[8 + 4 - nd + d], sizes[d]) for d in range(nd - 2)]
         side = (*leading, *sides)
         room = sizes if wrap else [m - s + 1 for m, s in zip(sizes, side, strict=True)]
         start = [_below(w[4 + 4 - nd + d], room[d]) for d in range(nd)]
         axis, turned = divmod(_below(w[2], 2 * nd), 2)
         for inside in np.ndindex(*side):
-            at = tuple((b + i) % m for b, i, m in zip(start, inside, sizes, strict=True))
-            if said[at] == (0, 0):
+            token = tuple((b + i) % m for b, i, m in zip(start, inside, sizes, strict=True))
+            if values[token] == (0, 0):
                 line = side[axis] - 1 - inside[axis] if turned else inside[axis]
-                said[at] = (limit - box, line)
-    return list(said.values())
+                values[token] = (limit - box, line)
+    return list(values.values())
 
 
 def _box_sides(area: int, aspect: float, height: int, width: int) -> tuple[int, int]:
-    """What does not fit is cut, and the area is kept as far as it can be."""
+    """Height and width of a box: cut to the grid, and its area kept as far as possible."""
     h = math.floor(math.sqrt(area * aspect) + 0.5)
     w = math.floor(math.sqrt(area * (1.0 / aspect)) + 0.5)
     if h > height:

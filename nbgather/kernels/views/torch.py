@@ -1,4 +1,4 @@
-"""The same calls through torch: the oracle of the tests."""
+"""The backend that calls torch, for comparison in the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST_VIEWS = True
 
 
 def _copied(array: np.ndarray) -> np.ndarray:
-    # torch takes no negative strides, not even where an axis of length 1 has one.
+    # torch refuses negative strides, also of an axis of length 1.
     return np.array(array, order="C", copy=True)
 
 
@@ -28,8 +28,8 @@ def gather(
     plan: GatherPlan, out: np.ndarray, x: np.ndarray, index: np.ndarray, aux: np.ndarray
 ) -> int:
     def run(data: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-        found = torch.gather(_tensor(data), axis, torch.from_numpy(_copied(positions)))
-        return found.numpy().view(data.dtype)
+        items = torch.gather(_tensor(data), axis, torch.from_numpy(_copied(positions)))
+        return items.numpy().view(data.dtype)
 
     return positions.gather(run, plan, out, x, index, aux)
 
@@ -37,7 +37,7 @@ def gather(
 def scatter(
     plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: str | None
 ) -> int:
-    # Object comparison only where int64 cannot hold the values.
+    # Compared as objects only where int64 does not hold the values.
     values = index.astype(object) if index.dtype == np.uint64 else index.astype(np.int64)
     bad = int(((values < 0) | (values >= plan.size)).sum())
     if bad:
@@ -45,7 +45,7 @@ def scatter(
     positions = torch.from_numpy(_copied(values.astype(np.int64)))
     kind = "c16" if out.itemsize == 16 else out.dtype
     if add is None or out.dtype.kind == "u":
-        # torch has few unsigned operations: signed words of the same bits, which wrap alike.
+        # torch has few unsigned operations: signed words of the same bits have the same sums.
         kind = "c16" if out.itemsize == 16 else f"i{out.itemsize}"
     target = torch.from_numpy(out.view(kind))
     source = torch.from_numpy(_copied(src).view(kind))
@@ -63,7 +63,7 @@ def rank_tokens(
     mask: np.ndarray,
     counts: np.ndarray | None = None,
 ) -> None:
-    """The paper's recipe, with the sort made stable."""
+    """The recipe of the MAE paper, with a stable sort."""
     noise = torch.from_numpy(_copied(scores))
     ids_shuffle = torch.argsort(noise, dim=1, stable=True)
     restore = torch.argsort(ids_shuffle, dim=1, stable=True)

@@ -1,0 +1,193 @@
+"""Cold, damaged and read-only caches of kernels: by several threads and processes, and in time."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from children import INTERRUPTS, LAYERS, SECONDS, THREADS, WORK, child
+
+from nbgather.kernels.cpu import cache
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path) -> str:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that ``check`` needs, compiled once; to be copied."""
+    folder = tmp_path_factory.mktemp("whole")
+    child("check()", NUMBA_CACHE_DIR=str(folder))
+    return folder
+
+
+def kernel_files(folder: Path) -> list[Path]:
+    """The files of kernels and of the driver on one thread: those that are compiled quickly."""
+    slow = {path for path in folder.rglob("*.nbc") if path.name.startswith("drivers._parallel")}
+    assert len(slow) == 1
+    return sorted(set(folder.rglob("*.nbc")) - slow)
+
+
+@pytest.fixture
+def cold_kernels(whole_cache: Path, tmp_path: Path) -> str:
+    """A cache without the kernels, but with the driver that takes longest to compile."""
+    folder = tmp_path / "cold"
+    shutil.copytree(whole_cache, folder)
+    for path in kernel_files(folder):
+        path.unlink()
+    return str(folder)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_eight_threads_cold(layer: str, empty_cache: str, request: pytest.FixtureRequest) -> None:
+    # The driver for all threads is compiled once, the kernels for each layer.
+    folder = empty_cache if layer == "default" else request.getfixturevalue("cold_kernels")
+    code = THREADS.replace("ROUNDS", "1")
+    assert child(code, layer, NUMBA_CACHE_DIR=folder) == "done\n"
+
+
+def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
+    # An interrupted import of numba cannot be repeated in the same process: that is over before.
+    load = "import nbgather.kernels.cpu.launch\n"
+    code = INTERRUPTS.replace("TIMES", "4").replace("WITHIN", "1.0")
+    assert 0 < int(child(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
+
+
+def test_a_fork_while_a_thread_compiles(cold_kernels: str) -> None:
+    code = """
+    import os, threading, time
+    thread = threading.Thread(target=check)
+    thread.start()
+    for _ in range(4):
+        time.sleep(0.25)
+        pid = os.fork()
+        if pid == 0:
+            check()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
+    print("done")
+    """
+    assert child(code, NUMBA_CACHE_DIR=cold_kernels) == "done\n"
+
+
+#: Nobody, not even root, can write to the cache's folder.
+READ_ONLY = """
+import os, sys
+
+FOLDER = os.environ["NUMBA_CACHE_DIR"]
+
+def refuse(event, args):
+    if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(args[0]).startswith(FOLDER):
+        if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied")
+
+sys.addaudithook(refuse)
+try:
+    open(FOLDER + "/file", "w")
+except PermissionError:
+    pass
+else:
+    raise AssertionError("a file could be written")
+"""
+
+#: A file cannot grow beyond so many bytes, as on a full disk.
+FULL_DISK = """
+import resource
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+"""
+
+OBSTACLES = {"read only": READ_ONLY, "full disk": FULL_DISK}
+
+#: A gather by a kernel and the driver for all threads; prints which of the two was compiled.
+ONE_KERNEL = """
+from numba.core.dispatcher import _FunctionCompiler
+
+compiled, compile_ = [], _FunctionCompiler.compile
+
+def counted(self, *args):
+    compiled.append(self.py_func.__name__)
+    return compile_(self, *args)
+
+_FunctionCompiler.compile = counted
+assert nbgather.gather(x, 1, index).tobytes() == expected.tobytes()
+print("gather_elements" in compiled, "_parallel" in compiled)
+"""
+
+
+def test_a_read_only_cache_and_home(tmp_path: Path) -> None:
+    # Nobody can write below a file that is where a folder is needed.
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    elsewhere = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked / "cache")}
+    everything = {"NUMBA_CACHE_DIR": "", **elsewhere}
+    assert child("check()\nprint('done')", **everything) == "done\n"
+    one_thread = {"NBGATHER_NUM_THREADS": "1", **elsewhere}
+    folder = str(blocked / "cache")
+    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=folder, **one_thread) == "True False\n"
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_a_cache_that_can_only_be_read(obstacle: str, cold_kernels: str) -> None:
+    """What is in it is used, and what is not is compiled and not kept; nothing is left behind."""
+    folder = Path(cold_kernels)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert len(before) == 1
+    assert child(OBSTACLES[obstacle] + ONE_KERNEL, NUMBA_CACHE_DIR=cold_kernels) == "True False\n"
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+DAMAGE = {
+    "cut": lambda data: data[:20],
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "text": lambda data: b"not a cache\n" * 9,
+    "other object": lambda data: pickle.dumps(["0.0", {}]),
+    "no such class": lambda data: b"cno_such_module\nname\n.",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache(damage: str, whole_cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(whole_cache, folder)
+    # What `ONE_KERNEL` needs. The driver for all threads takes longest to compile: for it, one kind
+    # of damage is enough.
+    names = ("gather.", "drivers._serial", *["drivers._parallel"] * (damage == "half"))
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
+    damaged = {path for path in stamps if path.name.startswith(names)}
+    assert len(damaged) == len(names)
+    for path in damaged:
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+        assert cache.read(path) is None
+    compiled = f"True {damage == 'half'}\n"
+    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=str(folder)) == compiled
+    # They were replaced, not avoided: the next process finds what it needs.
+    assert stamps.keys() == set(folder.rglob("*.nbc"))
+    for path, stamp in stamps.items():
+        assert cache.read(path) is not None
+        assert path in damaged or path.stat().st_mtime_ns == stamp
+
+
+def test_two_processes_with_one_empty_cache(empty_cache: str) -> None:
+    settings = {**os.environ, "NUMBA_CACHE_DIR": empty_cache}
+    command = [sys.executable, "-c", WORK + "sys.stdout.write(check().hex())"]
+    both = [
+        subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    outs = [process.communicate(timeout=SECONDS) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert outs[0][0] == outs[1][0] != b""
