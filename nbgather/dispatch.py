@@ -56,7 +56,7 @@ def execute(
             if operands[k] is not None and k:
                 ready[k] = _beside(container, first, names[0], operands[k], names[k])
         for k in operation.values:
-            if not is_number(operands[k]):
+            if k not in operation.numbers or not is_number(operands[k]):
                 require_same(container, first, names[0], operands[k], names[k])
         operands = tuple(ready)
     options = PLAIN
@@ -162,7 +162,7 @@ def ids_beside(sample_ids: Any, samples: Any, what: str) -> Any:
 
 def fill_value(mode: Any, value: Any) -> Any:
     """The value that a mode fills with, as a scalar of Python or NumPy."""
-    return scalar(value, "fill_value") if mode == "fill" else 0
+    return scalar(value, "fill_value") if isinstance(mode, str) and mode == "fill" else 0
 
 
 def scalar(value: Any, what: str) -> Any:

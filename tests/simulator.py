@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
-from nbgather import _cuda_arrays
+from nbgather.containers import cuda_interface
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
 
@@ -81,7 +81,7 @@ class _Library:
     def place(self, array: DeviceArray) -> Place:
         return Place(array.device_id, 7)
 
-    def on(self, array: Any) -> Any:
+    def context(self, array: Any) -> Any:
         return contextlib.nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
@@ -142,8 +142,8 @@ def simulated(threads: int = 32) -> Any:
     driver = Driver()
     before = cuda.use(driver), cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS
     cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = threads, threads
-    _cuda_arrays.LIBRARIES["simulator"] = _Library
-    _cuda_arrays._maker.cache_clear()
+    cuda_interface.LIBRARIES["simulator"] = _Library
+    cuda_interface._maker.cache_clear()
     from nbgather.engine import backends
 
     loaded = backends._loaded.get("cuda")
@@ -153,8 +153,8 @@ def simulated(threads: int = 32) -> Any:
     finally:
         cuda.use(before[0])
         cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = before[1:]
-        del _cuda_arrays.LIBRARIES["simulator"]
-        _cuda_arrays._maker.cache_clear()
+        del cuda_interface.LIBRARIES["simulator"]
+        cuda_interface._maker.cache_clear()
         if loaded is None:
             del backends._loaded["cuda"]
 

@@ -10,12 +10,12 @@ import pytest
 from simulator import Driver, simulated, to_device
 
 import nbgather
-from nbgather import _cuda_arrays
+from nbgather.containers import cuda_arrays
 
 
 @pytest.fixture
 def gpu() -> Driver:
-    _cuda_arrays._constants.clear()
+    cuda_arrays._constants.clear()
     with simulated() as driver:
         yield driver
 
@@ -25,7 +25,7 @@ def test_normalising_keeps_no_images(gpu: Driver) -> None:
     on_device = to_device(images)
     witness = weakref.ref(on_device)
     masked = nbgather.masked_patchify(on_device, 2, seed=1, scale=0.5, mean=(1, 2, 3))
-    assert len(_cuda_arrays._constants) == 1
+    assert len(cuda_arrays._constants) == 1
     del on_device, masked
     gc.collect()
     assert witness() is None
@@ -34,12 +34,12 @@ def test_normalising_keeps_no_images(gpu: Driver) -> None:
 def test_numbers_are_kept_for_the_next_call_and_bounded(
     gpu: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cuda_arrays, "_MOST_CONSTANTS", 3)
+    monkeypatch.setattr(cuda_arrays, "MAX_CONSTANTS", 3)
     images = to_device(np.zeros((1, 1, 4, 4), np.float32))
     for k in range(7):
         nbgather.masked_patchify(images, 2, seed=1, scale=float(k + 1))
-    assert len(_cuda_arrays._constants) == 3
-    before = list(_cuda_arrays._constants.values())
+    assert len(cuda_arrays._constants) == 3
+    before = list(cuda_arrays._constants.values())
     nbgather.masked_patchify(images, 2, seed=1, scale=float(k + 1))
-    after = list(_cuda_arrays._constants.values())
+    after = list(cuda_arrays._constants.values())
     assert all(a is b for a, b in zip(before, after))

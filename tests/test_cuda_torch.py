@@ -16,20 +16,23 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from simulator import Driver, memory, simulated
 
 import nbgather
-from nbgather import _arrays, _cuda_arrays
+from nbgather.containers import registry
+from nbgather.containers.torch import TorchContainer
+from nbgather.containers.torch_cuda import TorchCudaContainer
+from nbgather.dispatch import run
 from nbgather.kernels.cuda.driver import Place
 
 
-class Pretender(_cuda_arrays.TorchCudaAdapter):
-    """The adapter of CUDA tensors, for tensors of the host."""
+class Pretender(TorchCudaContainer):
+    """The container of CUDA tensors, for tensors of the host."""
 
     def place(self, array: Any) -> tuple[Place, ...]:
         return (Place(0, 7),)
 
-    def on(self, array: Any) -> Any:
+    def device_context(self, array: Any) -> Any:
         return contextlib.nullcontext()
 
-    def _serves(self, array: Any) -> bool:
+    def _lies_here(self, array: Any) -> bool:
         return bool(array.is_cpu)
 
     def address(self, array: Any) -> int:
@@ -42,11 +45,10 @@ class Pretender(_cuda_arrays.TorchCudaAdapter):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    _arrays.adapter(torch.zeros(1), "x")
-    adapter = Pretender()
-    monkeypatch.setattr(_arrays.TorchAdapter, "at", lambda self, array: adapter)
-    monkeypatch.setattr(_arrays.TorchAdapter, "again", lambda self, *args: None)
-    monkeypatch.setattr(nbgather.masking, "_again", lambda *args: None)
+    registry.find(torch.zeros(1), "x", run)
+    container = Pretender(run)
+    monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
+    monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)
     with simulated(32) as driver:
         yield driver
     memory.clear()

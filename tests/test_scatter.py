@@ -150,7 +150,7 @@ def test_the_same_bits_for_any_number_of_threads(shape, dim: int, values: int, t
     generator = rng("threads")
     x, src = numbers(generator, shape, "float32"), numbers(generator, shape, "float32")
     index = generator.integers(0, values, shape)
-    with threads.limit_threads(threads):
+    with cpu_threads.limit_threads(threads):
         same(nbgather.scatter_add(x, dim, index, src), by_torch(True, x, dim, index, src))
         same(nbgather.scatter(x, dim, index, src), by_torch(False, x, dim, index, src))
 
