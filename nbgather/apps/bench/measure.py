@@ -11,12 +11,12 @@ import numpy as np
 
 __all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
 
-#: Seconds of rest before each turn: the threads of some contestants spin on for a while after
-#: theirs, and would take a core from the next one.
-REST = 0.03
-#: Seconds of calls that are not timed, at least one of them, at the start of each turn: a core and
-#: its memory take some milliseconds to come up to speed after a rest.
-WARM = 0.02
+#: Rest before each turn: the threads of some contestants spin on for a while after theirs, and
+#: would take a core from the next one.
+REST_SECONDS = 0.03
+#: Calls that are not timed, at least one of them, at the start of each turn: a core and its memory
+#: take some milliseconds to come up to speed after a rest.
+WARM_SECONDS = 0.02
 
 
 class Timing(NamedTuple):
@@ -72,10 +72,10 @@ def interleave(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             call = calls[name]
-            rest(REST)
+            rest(REST_SECONDS)
             begun = clock()
             call()
-            while clock() - begun < WARM:
+            while clock() - begun < WARM_SECONDS:
                 call()
             begun = clock()
             for _ in range(batch):
@@ -120,7 +120,7 @@ def split_cost() -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``driver``, where numba's threading layer is safe, and ``pool``, the way out elsewhere.
+        ``driver``, where numba's threading layer is safe, and ``pool``, what runs elsewhere.
 
     Examples
     --------
@@ -133,10 +133,10 @@ def split_cost() -> dict[str, float]:
     from nbgather.kernels.memory import memory_address
 
     block, numbers = np.zeros(256, np.uint8), np.zeros(1, np.int64)
-    at = memory_address(block)
-    cpu.copy(at + 128, at, 128)
+    address = memory_address(block)
+    cpu.copy(address + 128, address, 128)
     kernel = compiler.once("copy", lambda: None)[0]
-    call = (kernel, at + 128, at, 0, 0, numbers)
+    call = (kernel, address + 128, address, 0, 0, numbers)
     serial = threads.serial()
     threads.threading_layer()
     driver = compiler.once("parallel", threads._get_parallel)
