@@ -85,13 +85,15 @@ def interleave(
     return {name: Timing(min(t), statistics.median(t)) for name, t in taken.items()}
 
 
-def bandwidth(nbytes: int = 1 << 28) -> float:
+def bandwidth(nbytes: int = 1 << 28, rounds: int = 7) -> float:
     """Bytes per second of a copy by all cores, read and written bytes together.
 
     Parameters
     ----------
     nbytes : int
         The size of the block that is copied.
+    rounds : int
+        Turns of each way to copy it.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def bandwidth(nbytes: int = 1 << 28) -> float:
     Examples
     --------
     >>> from nbgather.apps.bench import bandwidth
-    >>> bandwidth(1 << 20) > 0
+    >>> bandwidth(1 << 20, rounds=1) > 0
     True
     """
     from nbgather.kernels.cpu import launch as cpu
@@ -111,11 +113,16 @@ def bandwidth(nbytes: int = 1 << 28) -> float:
         "numpy": lambda: np.copyto(target, source),
         "nbgather": lambda: cpu.copy(memory_address(target), memory_address(source), nbytes),
     }
-    return 2 * nbytes / min(t.min for t in interleave(calls, 7).values())
+    return 2 * nbytes / min(t.min for t in interleave(calls, rounds).values())
 
 
-def split_cost() -> dict[str, float]:
+def split_cost(rounds: int = 15) -> dict[str, float]:
     """Microseconds that splitting a call over two threads adds to it, by each way of doing it.
+
+    Parameters
+    ----------
+    rounds : int
+        Turns of each way.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def split_cost() -> dict[str, float]:
     Examples
     --------
     >>> from nbgather.apps.bench import split_cost
-    >>> sorted(split_cost())
+    >>> sorted(split_cost(rounds=1))
     ['driver', 'pool']
     """
     from nbgather.kernels.cpu import compiler, threads
@@ -145,5 +152,5 @@ def split_cost() -> dict[str, float]:
         "driver": lambda: driver(*call, 128, 2, 2),
         "pool": lambda: threads._run_on_pool(serial, call, 128, 2, 2),
     }
-    times = interleave(calls, 15, batch=200)
+    times = interleave(calls, rounds, batch=200)
     return {way: (times[way].min - times["serial"].min) * 1e6 for way in ("driver", "pool")}

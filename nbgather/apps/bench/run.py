@@ -61,9 +61,10 @@ def run_all(
     except ImportError:
         pass
     try:
-        copy = bandwidth()
+        copy = bandwidth(rounds=min(rounds, 7))
         results = list(run_rows(rows, rounds, copy, progress))
-        return {"facts": machine_facts(threads, copy, split_cost()), "rows": results}
+        facts = machine_facts(threads, copy, split_cost(rounds=min(rounds, 15)))
+        return {"facts": facts, "rows": results}
     finally:
         if before is None:
             del os.environ["NBGATHER_NUM_THREADS"]
