@@ -5,7 +5,6 @@ and onnx only when they are asked for.
 """
 
 from nbgather import backends, strategies
-from nbgather.engine.infer import GatherSolution
 from nbgather.indexing import (
     gather,
     gather_tokens,
@@ -23,6 +22,7 @@ from nbgather.masking import (
     restore_tokens,
     token_noise,
 )
+from nbgather.operations.infer import GatherSolution
 from nbgather.patches import masked_patchify, patchify, unpatchify
 
 __version__ = "0.1.0"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import _arrays, _run, _validate
-from nbgather._arrays import ITEMSIZES
-from nbgather.engine import infer
+from nbgather import dispatch
+from nbgather.operations import checks
+from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.infer import GatherSolution, InferGather
+from nbgather.operations.shapes import flat_indices
 from nbgather.results import Array, Mode
 
 __all__ = [
@@ -92,15 +94,13 @@ def gather(
             [20, 21, 22, 23]]])
     """
     if type(dim) is not int:
-        dim = _validate.integer(dim, "dim")
+        dim = checks.integer(dim, "dim")
     if out is None and backend is None:
-        # Without one more call on the way, which a tiny gather would notice.
-        known = _arrays.known(type(input))
-        if known is not None:
-            result = known.again(_run.small, ("gather", dim, mode), input, index)
-            if result is not None:
-                return result
-    return _run.gather("gather", input, dim, index, mode, fill_value, out, backend)
+        result = dispatch.recall((Gather, dim, mode), input, index)
+        if result is not None:
+            return result
+    operation = Gather(dim, mode, dispatch.fill_value(mode, fill_value))
+    return dispatch.execute(operation, input, index, out=out, backend=backend)
 
 
 def take_along_axis(
@@ -163,14 +163,17 @@ def take_along_axis(
            [4]])
     """
     if axis is None:
-        adapted = _arrays.adapter(arr, "arr")
-        adapted.require_strided(arr)
-        indices = _arrays.beside(adapted, arr, "arr", indices, "indices")
-        _validate.flat_indices(len(adapted.shape(indices)))
-        arr, axis = arr.reshape(-1), 0
+        arr, indices = dispatch.flat(arr, "arr"), dispatch.beside(arr, "arr", indices, "indices")
+        flat_indices(len(indices.shape))
+        axis = 0
     elif type(axis) is not int:
-        axis = _validate.integer(axis, "axis")
-    return _run.gather("along", arr, axis, indices, mode, fill_value, out, backend)
+        axis = checks.integer(axis, "axis")
+    if out is None and backend is None:
+        result = dispatch.recall((TakeAlongAxis, axis, mode), arr, indices)
+        if result is not None:
+            return result
+    operation = TakeAlongAxis(axis, mode, dispatch.fill_value(mode, fill_value))
+    return dispatch.execute(operation, arr, indices, out=out, backend=backend)
 
 
 def gather_tokens(
@@ -214,7 +217,12 @@ def gather_tokens(
     >>> nbgather.gather_tokens(x, np.array([[2, 0], [1, 1]])).tolist()
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
-    return _run.gather("tokens", x, 1, ids, mode, fill_value, out, backend)
+    if out is None and backend is None:
+        result = dispatch.recall((GatherTokens, 1, mode), x, ids)
+        if result is not None:
+            return result
+    operation = GatherTokens(1, mode, dispatch.fill_value(mode, fill_value))
+    return dispatch.execute(operation, x, ids, out=out, backend=backend)
 
 
 def scatter(
@@ -275,9 +283,8 @@ def scatter(
     array([[0, 0, 5],
            [6, 0, 0]])
     """
-    if type(dim) is not int:
-        dim = _validate.integer(dim, "dim")
-    return _run.scatter(input, dim, index, src, add=False, out=out, backend=backend)
+    operation = Scatter(checks.integer(dim, "dim"))
+    return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 
 def scatter_add(
@@ -328,12 +335,11 @@ def scatter_add(
     >>> nbgather.scatter_add(np.zeros(3), 0, np.array([2, 0, 2]), np.array([1.0, 2.0, 3.0]))
     array([2., 0., 4.])
     """
-    if type(dim) is not int:
-        dim = _validate.integer(dim, "dim")
-    return _run.scatter(input, dim, index, src, add=True, out=out, backend=backend)
+    operation = ScatterAdd(checks.integer(dim, "dim"))
+    return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 
-def infer_gather(input: Any, output: Any) -> list[infer.GatherSolution]:
+def infer_gather(input: Any, output: Any) -> list[GatherSolution]:
     """Find every way to get ``output`` from ``input`` by one gather.
 
     Parameters
@@ -364,28 +370,4 @@ def infer_gather(input: Any, output: Any) -> list[infer.GatherSolution]:
     [GatherSolution(dim=1, index=array([[2, 0],
            [2, 0]]), is_unique=True)]
     """
-    adapted = _arrays.same_adapter(input, "input", output, "output")
-    if adapted.detours:
-        detour = adapted.detour(input, output, operator=False)
-        if detour is not None:
-            return detour.via_infer(input, output)
-    if adapted.home != "cpu":
-        raise TypeError(
-            f"input is on {adapted.device(input)}: infer_gather looks at the host's memory"
-        )
-    x, x_key = _arrays.ready(adapted, input)
-    y, y_key = _arrays.ready(adapted, output)
-    a, b = adapted.layout(x_key), adapted.layout(y_key)
-    if a.dtype != b.dtype:
-        raise TypeError(f"input has dtype {a.dtype.name} and output {b.dtype.name}: one is needed")
-    _validate.itemsize(a.dtype.name, a.dtype.itemsize, ITEMSIZES, "input")
-    if max(len(a.shape), 1) != max(len(b.shape), 1):
-        raise ValueError(
-            f"input has {len(a.shape)} dimensions (shape {a.shape}) and output {len(b.shape)}"
-            f" (shape {b.shape}): both must have the same number"
-        )
-    solutions = infer.infer_bits(adapted.bits(x), adapted.bits(y))
-    return [
-        infer.GatherSolution(s.dim, adapted.from_numpy(s.index, output), s.is_unique)
-        for s in solutions
-    ]
+    return dispatch.execute(InferGather(), input, output)

@@ -6,15 +6,21 @@ paper's code.
 
 from __future__ import annotations
 
-import math
-import secrets
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
-from nbgather import _arrays, _plan, _run, _validate
-from nbgather.engine import backends
-from nbgather.kernels.memory import memory_address, view_memory
+from nbgather import dispatch
+from nbgather.operations import checks
+from nbgather.operations.keep import keep_of
+from nbgather.operations.tokens import (
+    RandomMasking,
+    RankTokens,
+    RestoreTokens,
+    RestoreValidTokens,
+    one_source,
+)
+from nbgather.operations.tokens import token_noise as noise_operation
 from nbgather.results import Array, MaskedTokens, PaddedTokens, TokenMask
 
 __all__ = [
@@ -90,73 +96,8 @@ def token_noise(
     >>> nbgather.token_noise(0, 1, 4).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    key = _validate.bits64(seed, "seed")
-    tokens = _validate.count(num_tokens, "num_tokens")
-    at = _validate.epoch(epoch)
-    sample_ids = counted_ids(sample_ids)
-    adapted = _arrays.adapter(sample_ids, "sample_ids")
-    detour = adapted.detour(sample_ids) if adapted.detours else None
-    if detour is not None:
-        return detour.via_noise(seed, sample_ids, num_tokens, epoch, backend)
-    adapted, ids = plain_ids(sample_ids)
-    samples = int(ids.shape[0])
-    noise = adapted.empty((samples, tokens), ids, "float32")
-    module = backends.serving(backend, adapted.home, adapted.device(ids))
-    args, place = (at, key & 0xFFFFFFFF, key >> 32), adapted.place(ids)
-    if samples and tokens and place:
-        addresses = adapted.address(ids), adapted.address(noise)
-        with adapted.on(ids):
-            module.token_noise(args, samples, tokens, *addresses, *place)
-    elif samples and tokens:
-        module.token_noise(args, *views(adapted, ids, noise))
-    return noise
-
-
-def plain_ids(sample_ids: Any) -> tuple[_arrays.Adapter, Any]:
-    """Sample ids, or 0 to N-1 for a number N, as a contiguous array of native int64."""
-    sample_ids = counted_ids(sample_ids)
-    adapted = _arrays.adapter(sample_ids, "sample_ids")
-    ids, ids_key = _arrays.ready(adapted, sample_ids)
-    layout = adapted.layout(ids_key)
-    integer = layout.dtype.integer
-    _validate.sample_ids(layout.shape, layout.dtype.name)
-    if integer not in ("i8", "u8"):
-        return adapted, adapted.cast(ids, "int64")
-    if layout.strides != (8,) or not layout.dtype.native or adapted.address(ids) % 8:
-        ids = adapted.contiguous(ids)
-    # Of an id, 64 bits enter the counter.
-    return adapted, ids if integer == "i8" else adapted.reinterpret(ids, "int64")
-
-
-def counted_ids(sample_ids: Any) -> Any:
-    """Sample ids that are no array yet as one: 0 to N-1 for a number N, or a sequence of ids."""
-    if isinstance(sample_ids, (int, np.integer)):
-        return np.arange(_validate.count(sample_ids, "sample_ids"), dtype=np.int64)
-    if isinstance(sample_ids, (list, tuple, range)):
-        return _arrays.from_sequence(sample_ids, "sample_ids")
-    return sample_ids
-
-
-def _ids_beside(adapted: _arrays.Adapter, x: Any, what: str, sample_ids: Any) -> Any:
-    """Sample ids as an array of the library of ``x``; a number N must be the count of samples."""
-    if isinstance(sample_ids, (int, np.integer)):
-        count = _validate.count(sample_ids, "sample_ids")
-        _validate.ids_of((count,), int(x.shape[0]), what)
-        sample_ids = range(count)
-    return _arrays.beside(adapted, x, what, sample_ids, "sample_ids")
-
-
-def views(adapted: _arrays.Adapter, *arrays: Any) -> list[np.ndarray]:
-    """NumPy views of arrays that are known to be contiguous."""
-    views = []
-    for array in arrays:
-        layout = adapted.layout(adapted.key(array))
-        views.append(
-            view_memory(
-                adapted.address(array), layout.shape, layout.strides, layout.dtype.name, array
-            )
-        )
-    return views
+    operation = noise_operation(seed, epoch, num_tokens)
+    return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
 
 
 def rank_tokens(scores: Array, num_keep: Any, *, backend: str | None = None) -> TokenMask[Array]:
@@ -195,68 +136,9 @@ def rank_tokens(scores: Array, num_keep: Any, *, backend: str | None = None) -> 
     >>> ids_keep.tolist(), ids_restore.tolist(), mask.tolist()
     ([[1, 3]], [[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
     """
-    adapted = _arrays.adapter(scores, "scores")
-    if adapted.detours:
-        detour = adapted.detour(scores)
-        if detour is not None:
-            return detour.via_ranks(scores, num_keep, backend)
-    _, key = _arrays.ready(adapted, scores)
-    shape, _, dtype = adapted.layout(key)
-    _validate.scores(shape, dtype.name)
-    n, tokens = shape
-    keep, counts = _kept(n, tokens, None, num_keep)
-    module = backends.serving(backend, adapted.home, adapted.device(scores))
-    if hasattr(module, "masking"):
-        ids_keep = adapted.empty((n, keep), scores, "int64")
-        _, mask, ids_restore = _mask(
-            adapted, scores, (n, tokens), keep, counts, _Source(scores), ids_keep=ids_keep
-        )
-        return TokenMask(ids_keep, ids_restore, mask)
-    made = TokenMask(
-        adapted.empty((n, keep), scores, "int64"),
-        adapted.empty((n, tokens), scores, "int64"),
-        adapted.empty((n, tokens), scores, "float32"),
-    )
-    if n and tokens:
-        keys = _scores(adapted, scores, "scores")
-        module.rank_tokens(keys, *views(adapted, *made), counts)
-    return made
-
-
-def _kept(
-    samples: int, tokens: int, mask_ratio: Any, num_keep: Any
-) -> tuple[int, np.ndarray | None]:
-    """K, and how many tokens each sample keeps where they differ."""
-    num_keep = _arrays.host_counts(num_keep, "num_keep")
-    counts = _validate.keep_counts(num_keep, samples, tokens)
-    if counts is None:
-        return _validate.len_keep(tokens, mask_ratio, num_keep), None
-    return max(counts, default=0), np.array(counts, np.int64)
-
-
-def _scores(adapted: _arrays.Adapter, scores: Any, what: str) -> Any:
-    """Scores as contiguous float32 or float64: narrower ones are widened, which is exact.
-
-    A NumPy view of the host's memory, or on a device an array of the scores' own library.
-    """
-    ready, key = _arrays.ready(adapted, scores)
-    layout = adapted.layout(key)
-    _validate.scores(layout.shape, layout.dtype.name, what)
-    name = layout.dtype.name
-    if adapted.home != "cpu":
-        size = layout.dtype.itemsize
-        if size == 2:
-            return adapted.cast(adapted.contiguous(ready), "float32")
-        together = layout.strides == _plan.contiguous_strides(layout.shape, size)
-        return ready if together else adapted.contiguous(ready)
-    bits = adapted.bits(ready)
-    if not layout.dtype.native:
-        bits = bits.byteswap()
-    bits = np.ascontiguousarray(bits)
-    if name.endswith("bfloat16"):
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    values = bits.view(f"f{layout.dtype.itemsize}")
-    return values.astype(np.float32) if values.dtype == np.float16 else values
+    samples, length = dispatch.pair_of(scores, "scores")
+    keep = keep_of(None, dispatch.host_counts(num_keep, "num_keep"), samples, length)
+    return TokenMask(*dispatch.execute(RankTokens(keep), scores, backend=backend))
 
 
 @overload
@@ -344,306 +226,32 @@ def random_masking(
     >>> x_masked.tolist(), mask.tolist()
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
-    adapted = _arrays.adapter(x, "x")
-    if noise is None and backend is None:
-        result = _again(x, sample_ids, mask_ratio, num_keep, seed, epoch)
+    if noise is None and backend is None and type(seed) is int and type(epoch) is int:
+        result = _recall(x, sample_ids, mask_ratio, num_keep, seed, epoch)
         if result is not None:
-            return result
-    shape = adapted.shape(x)
-    _validate.tokens(shape)
-    noise, sample_ids = sides(adapted, x, "x", noise, sample_ids)
-    if adapted.detours:
-        detour = adapted.detour(x, noise, sample_ids)
-        if detour is not None:
-            return detour.via_masking(
-                x, mask_ratio, noise, seed, sample_ids, epoch, num_keep, backend
-            )
-    keep, counts = _kept(shape[0], shape[1], mask_ratio, num_keep)
-    source = _source(adapted, x, "x", shape[:2], noise, seed, sample_ids, epoch)
-    if hasattr(backends.serving(backend, adapted.home, adapted.device(x)), "masking"):
-        made = _one_pass(adapted, x, keep, counts, source)
-        if (
-            adapted.home == "cpu"
-            and counts is None
-            and seed is not None
-            and type(mask_ratio) is float
-            and (num_keep is None or type(num_keep) is int)
-            and source.ids is sample_ids
-        ):
-            _remember(adapted, x, sample_ids, mask_ratio, num_keep, keep)
-    else:
-        ids_keep, ids_restore, mask = _ranked(adapted, x, shape[:2], keep, counts, source, backend)
-        made = MaskedTokens(_visible(x, ids_keep, counts, backend), mask, ids_restore)
-    return made if counts is None else _padded(adapted, x, made, counts)
+            return MaskedTokens(*result)
+    samples, length = dispatch.pair_of(x, "x")
+    sample_ids = dispatch.ids_beside(sample_ids, samples, "x")
+    one_source(noise, seed, sample_ids)
+    keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), samples, length)
+    key = None if seed is None else checks.bits64(seed, "seed")
+    operation = RandomMasking(keep, key, checks.epoch(epoch))
+    results = dispatch.execute(operation, x, noise, sample_ids, backend=backend)
+    return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
 
 
-def sides(
-    adapted: _arrays.Adapter, x: Any, what: str, noise: Any, sample_ids: Any
-) -> tuple[Any, Any]:
-    """Noise and sample ids as arrays of the library of ``x``, where they were given."""
-    if noise is not None:
-        noise = _arrays.beside(adapted, x, what, noise, "noise")
-    if sample_ids is not None:
-        sample_ids = _ids_beside(adapted, x, what, sample_ids)
-    return noise, sample_ids
-
-
-class _Source(NamedTuple):
-    """Where the scores of a masking come from: given as noise, or drawn by seed."""
-
-    noise: Any = None
-    key: int = 0
-    epoch: int = 0
-    ids: Any = None  # None: 0, 1, ...
-
-
-def _source(
-    adapted: _arrays.Adapter,
-    x: Any,
-    what: str,
-    pair: tuple[int, ...],
-    noise: Any,
-    seed: int | None,
-    sample_ids: Any,
-    epoch: int,
-) -> _Source:
-    _validate.one_source(noise, seed, sample_ids)
-    if noise is not None:
-        _validate.noise(adapted.shape(noise), pair, adapted.shape(x), what)
-        return _Source(noise)
-    if seed is None:
-        seed = _drawn_seed(adapted)
-    ids = None
-    if sample_ids is not None:
-        _validate.ids_of(adapted.shape(sample_ids), pair[0], what)
-        _, ids = plain_ids(sample_ids)
-    return _Source(None, _validate.bits64(seed, "seed"), _validate.epoch(epoch), ids)
-
-
-def _visible(x: Any, ids_keep: Any, counts: np.ndarray | None, backend: str | None) -> Any:
-    mode = "raise" if counts is None else "fill"
-    if mode == "raise" and _arrays.adapter(x, "x").home == "cuda":
-        mode = "clip"  # the ids are ours, and a check would wait for the device
-    return _run.gather("tokens", x, 1, ids_keep, mode, 0, None, backend)
-
-
-def _padded(
-    adapted: _arrays.Adapter, x: Any, made: MaskedTokens, counts: np.ndarray
-) -> PaddedTokens:
-    return PaddedTokens(*made, adapted.from_numpy(valid_tokens(counts), x))
-
-
-def valid_tokens(counts: np.ndarray) -> np.ndarray:
-    """Which slots hold a token where sample n keeps ``counts[n]``: bool `[N, max K]`."""
-    return np.arange(int(counts.max(initial=0))) < counts[:, None]
-
-
-def choose_tokens(
-    adapted: _arrays.Adapter,
-    images: Any,
-    pair: tuple[int, int],
-    mask_ratio: Any,
-    num_keep: Any,
-    noise: Any,
-    seed: int | None,
-    sample_ids: Any,
-    epoch: int,
-    backend: str | None,
-) -> tuple[TokenMask, np.ndarray | None]:
-    """Which of L tokens stay in each of N samples, and how many where they differ."""
-    keep, counts = _kept(*pair, mask_ratio, num_keep)
-    source = _source(adapted, images, "images", pair, noise, seed, sample_ids, epoch)
-    return _ranked(adapted, images, pair, keep, counts, source, backend), counts
-
-
-def _ranked(
-    adapted: _arrays.Adapter,
-    x: Any,
-    pair: tuple[int, ...],
-    keep: int,
-    counts: np.ndarray | None,
-    source: _Source,
-    backend: str | None,
-) -> TokenMask:
-    """Ranks without tokens: in one pass from the seed where the kernels do it."""
-    module = backends.serving(backend, adapted.home, adapted.device(x))
-    if source.noise is None and hasattr(module, "masking"):
-        ids_keep = adapted.empty((pair[0], keep), x, "int64")
-        _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
-        return TokenMask(ids_keep, ids_restore, mask)
-    noise = source.noise
-    if noise is None:
-        ids = source.ids
-        if ids is None:
-            ids = adapted.from_numpy(np.arange(pair[0], dtype=np.int64), x)
-        noise = token_noise(source.key, ids, pair[1], epoch=source.epoch, backend=backend)
-    return rank_tokens(noise, keep if counts is None else counts, backend=backend)
-
-
-def _one_pass(
-    adapted: _arrays.Adapter, x: Any, keep: int, counts: np.ndarray | None, source: _Source
-) -> MaskedTokens:
-    """All in one pass where the bytes of a token lie together; else the tokens in one more."""
-    pair = int(x.shape[0]), int(x.shape[1])
-    taken, x_key = _arrays.ready(adapted, x)
-    _, strides, dtype = adapted.layout(x_key)
-    _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "x")
-    inner = tuple(int(m) for m in x.shape[2:])
-    row = math.prod(inner) * dtype.itemsize
-    together = strides[2:] == _plan.contiguous_strides(inner, dtype.itemsize)
-    if adapted.home == "cuda":
-        together &= backends.get("cuda").masks_in_one(pair[1], keep, row)
-    if not together or adapted.wants_grad(x):
-        ids_keep = adapted.empty((pair[0], keep), x, "int64")
-        _, mask, ids_restore = _mask(adapted, x, pair, keep, counts, source, ids_keep=ids_keep)
-        return MaskedTokens(_visible(x, ids_keep, counts, None), mask, ids_restore)
-    x_masked = adapted.empty_result((pair[0], keep, *inner), x, pair[0] * keep * row)
-    tokens = adapted.address(x_masked), adapted.address(taken), row, strides[0], strides[1]
-    return _mask(adapted, x, pair, keep, counts, source, x_masked=x_masked, tokens=tokens)
-
-
-#: What a masking kernel calls the source of its scores.
-_KINDS = {"seed": "seed", "float32": "f4", "float64": "f8"}
-
-
-def _mask(
-    adapted: _arrays.Adapter,
-    x: Any,
-    pair: tuple[int, ...],
-    keep: int,
-    counts: np.ndarray | None,
-    source: _Source,
-    *,
-    ids_keep: Any = None,
-    x_masked: Any = None,
-    tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
-) -> MaskedTokens:
-    """One call of the masking kernel. ``tokens``: where to, where from, bytes, strides."""
-    mask = adapted.empty(tuple(pair), x, "float32")
-    ids_restore = adapted.empty(tuple(pair), x, "int64")
-    scores = None if source.noise is None else _scores(adapted, source.noise, "noise")
-    place, at = adapted.place(x), memory_address
-    kind = "seed" if scores is None else str(scores.dtype).replace("torch.", "")
-    numbers: Any = counts
-    if place:
-        at = adapted.address
-        numbers = None if counts is None else adapted.from_numpy(counts, x)
-    if pair[0] and pair[1]:
-        to, taken, row, x_n, x_l = tokens
-        with adapted.on(x):
-            backends.get(adapted.home).masking(
-                _KINDS[kind],
-                pair[0],
-                to,
-                taken,
-                0 if source.ids is None else adapted.address(source.ids),
-                0 if scores is None else at(scores),
-                *place,
-                length=pair[1],
-                kept=keep,
-                epoch=source.epoch,
-                key_low=source.key & 0xFFFFFFFF,
-                key_high=source.key >> 32,
-                row=row,
-                x_n=x_n,
-                x_l=x_l,
-                keep=0 if ids_keep is None else adapted.address(ids_keep),
-                restore=adapted.address(ids_restore),
-                mask=adapted.address(mask),
-                counts=0 if counts is None else at(numbers),
-                implied=int(source.ids is None),
-            )
-    return MaskedTokens(x_masked, mask, ids_restore)
-
-
-class _SmallMasking(NamedTuple):
-    """All of a masking by seed on the calling thread but its addresses, key and epoch."""
-
-    run: Any
-    numbers: int  # their address
-    shape: tuple[int, ...]
-    pair: tuple[int, int]
-    itemsize: int  # of the tokens
-    nbytes: int
-    owner: np.ndarray  # of the numbers
-
-
-#: Small maskings by seed that went well, by all that they depend on but the seed and the values.
-small: dict[Any, _SmallMasking] = {}
-
-
-def _again(
-    x: Any, ids: Any, mask_ratio: Any, num_keep: Any, seed: Any, epoch: Any
-) -> MaskedTokens | None:
-    """Repeat a small masking whose like went well before; None to go the whole way."""
-    adapted = _arrays.known(type(x))
-    if (
-        adapted is None
-        or type(seed) is not int
-        or type(epoch) is not int
-        or type(mask_ratio) is not float
-        or not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32)
-        or not adapted.settled(ids)
-        or (num_keep is not None and type(num_keep) is not int)
-    ):
-        return None
-    try:
-        call = small.get((adapted.tokens_key(x, ids), mask_ratio, num_keep))
-        if call is None or adapted.wants_grad(x):
+def _recall(x: Any, sample_ids: Any, mask_ratio: Any, num_keep: Any, seed: int, epoch: int) -> Any:
+    """Repeat a small masking by seed whose like went well before, or None."""
+    if num_keep is not None:
+        if type(num_keep) is not int:
             return None
-        source = adapted.plain_address(x, call.itemsize, call.nbytes)
-        idx = 0 if ids is None else adapted.plain_address(ids, 8, 8 * call.pair[0])
-    except RuntimeError:
-        return None  # a tensor without plain memory
-    if not source or idx & 7 or (idx == 0) != (ids is None):
+        mask_ratio = None
+    elif type(mask_ratio) is not float:
         return None
-    x_masked = adapted.empty(call.shape, x)
-    mask, ids_restore = (adapted.empty(call.pair, x, kind) for kind in ("float32", "int64"))
-    bad = call.run(
-        adapted.address(x_masked), source, idx, adapted.address(ids_restore),
-        adapted.address(mask), epoch, seed & 0xFFFFFFFFFFFFFFFF, call.numbers,
-    )  # fmt: skip
-    return None if bad else MaskedTokens(x_masked, mask, ids_restore)
-
-
-def _remember(
-    adapted: _arrays.Adapter, x: Any, ids: Any, mask_ratio: Any, num_keep: Any, keep: int
-) -> None:
-    try:
-        shape, strides, dtype = adapted.layout(adapted.key(x))
-        if not adapted.plain_address(x, dtype.itemsize, math.prod(shape) * dtype.itemsize):
-            return
-    except LookupError:
-        return
-    item, inner = dtype.itemsize, shape[2:]
-    row = math.prod(inner) * item
-    if strides[2:] != _plan.contiguous_strides(inner, item) or not math.prod(shape[:2]):
-        return
-    made = backends.get("cpu").small_masking(
-        shape[0], length=shape[1], kept=keep, row=row, x_n=strides[0], x_l=strides[1],
-        implied=int(ids is None),
-    )  # fmt: skip
-    if made is not None:
-        if len(small) >= 4096:
-            small.clear()
-        run, numbers = made
-        small[adapted.tokens_key(x, ids), mask_ratio, num_keep] = _SmallMasking(
-            run,
-            memory_address(numbers),
-            (shape[0], keep, *inner),
-            (shape[0], shape[1]),
-            dtype.itemsize,
-            math.prod(shape) * dtype.itemsize,
-            numbers,
-        )
-
-
-def _drawn_seed(adapted: _arrays.Adapter) -> int:
-    if isinstance(adapted, _arrays.TorchAdapter):
-        torch = adapted.torch
-        drawn = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
-        return int(drawn.item())
-    return secrets.randbits(64)
+    if not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32):
+        return None
+    head = RandomMasking, mask_ratio, num_keep
+    return dispatch.recall(head, x, sample_ids, seed, epoch)
 
 
 def restore_tokens(
@@ -699,30 +307,10 @@ def restore_tokens(
     >>> nbgather.restore_tokens(x_masked, ids_restore, -1.0).tolist()
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
-    adapted = _arrays.adapter(x_visible, "x_visible")
-    shape = adapted.shape(x_visible)
-    _validate.tokens(shape, "x_visible")
-    ids_restore = _arrays.beside(adapted, x_visible, "x_visible", ids_restore, "ids_restore")
-    if valid is not None:
-        valid = _arrays.beside(adapted, x_visible, "x_visible", valid, "valid")
-    _arrays.require_beside(adapted, x_visible, "x_visible", mask_token, "mask_token")
-    if adapted.detours:
-        detour = adapted.detour(x_visible, ids_restore, mask_token)
-        if detour is not None:
-            return detour.via_restore(x_visible, ids_restore, mask_token, valid, backend)
-    x_visible, key = _arrays.ready(adapted, x_visible)
-    adapted.layout(key)  # which refuses what is no plain number
-    row = adapted.row_bits(x_visible, mask_token, shape[2:])
-    if valid is not None:
-        valid, _ = _arrays.ready(adapted, valid)
-        _validate.valid_tokens(adapted.shape(valid), str(valid.dtype), shape)
-        visible = valid.reshape(*shape[:2], *(1,) * (len(shape) - 2))
-        x_visible = adapted.where(visible, x_visible, mask_token)
-    if isinstance(adapted, _arrays.TorchAdapter):
-        zero = adapted.torch.zeros((), device=x_visible.device)
-        token = mask_token if isinstance(mask_token, adapted.torch.Tensor) else zero
-        if adapted.wants_grad(x_visible) or adapted.wants_grad(token):
-            from nbgather import _torch_grad as autograd
-
-            return autograd.restore(x_visible, ids_restore, token, row, backend)
-    return _run.gather("restore", x_visible, 1, ids_restore, "fill", row, None, backend)
+    if valid is None:
+        return dispatch.execute(
+            RestoreTokens(), x_visible, ids_restore, mask_token, backend=backend
+        )
+    return dispatch.execute(
+        RestoreValidTokens(), x_visible, ids_restore, mask_token, valid, backend=backend
+    )

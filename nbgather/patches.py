@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from math import prod
 from typing import Any, overload
 
-import numpy as np
-
-from nbgather import _arrays, _run, _validate, masking
-from nbgather.engine import backends
+from nbgather import dispatch
+from nbgather.operations import checks
+from nbgather.operations.keep import keep_of
+from nbgather.operations.patches import (
+    MaskedPatchify,
+    Patchify,
+    Unpatchify,
+    affine,
+    image_grid,
+)
+from nbgather.operations.patches import image_size as sides_of
+from nbgather.operations.patches import patch_size as sizes_of
+from nbgather.operations.tokens import one_source
 from nbgather.results import Array, MaskedTokens, PaddedTokens
 
 __all__ = ["masked_patchify", "patchify", "unpatchify"]
@@ -43,22 +52,8 @@ def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
     >>> nbgather.patchify(images, 2).tolist()
     [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
     """
-    adapted = _arrays.adapter(images, "images")
-    if adapted.name == "Dask":
-        return adapted.detour(images).via_patchify(images, patch_size)
-    adapted.require_strided(images)
-    shape = adapted.shape(images)
-    sizes = _validate.patch_size(patch_size, shape)
-    grid = _validate.image_grid(shape, sizes)
-    n, channels, nd = shape[0], shape[1], len(sizes)
-    split = [m for pair in zip(grid, sizes, strict=True) for m in pair]
-    # [N, C, g0, p0, g1, p1, ...] → [N, g0, g1, ..., p0, p1, ..., C]
-    order = (0, *range(2, 2 + 2 * nd, 2), *range(3, 3 + 2 * nd, 2), 1)
-    cut = adapted.permute(images.reshape(n, channels, *split), order)
-    tokens, width = 1, channels
-    for g, p in zip(grid, sizes, strict=True):
-        tokens, width = tokens * g, width * p
-    return cut.reshape(n, tokens, width)
+    shape = dispatch.shape_of(images, "images")
+    return dispatch.execute(Patchify(sizes_of(patch_size, shape)), images)
 
 
 def unpatchify(
@@ -92,22 +87,8 @@ def unpatchify(
     >>> bool((nbgather.unpatchify(nbgather.patchify(images, 2), 2, 4) == images).all())
     True
     """
-    adapted = _arrays.adapter(patches, "patches")
-    if adapted.name == "Dask":
-        return adapted.detour(patches).via_unpatchify(patches, patch_size, image_size)
-    adapted.require_strided(patches)
-    shape = adapted.shape(patches)
-    sides = _validate.image_size(image_size)
-    sizes = _validate.patch_size(patch_size, (0, 0, *sides))
-    grid = _validate.grid(sides, sizes)
-    channels = _validate.patches(shape, grid, sizes)
-    nd = len(sizes)
-    # [N, g0, g1, ..., p0, p1, ..., C] → [N, C, g0, p0, g1, p1, ...]
-    order = [0, 1 + 2 * nd]
-    for d in range(nd):
-        order += [1 + d, 1 + nd + d]
-    joined = adapted.permute(patches.reshape(shape[0], *grid, *sizes, channels), tuple(order))
-    return joined.reshape(shape[0], channels, *sides)
+    sides = sides_of(image_size)
+    return dispatch.execute(Unpatchify(sizes_of(patch_size, (0, 0, *sides)), sides), patches)
 
 
 @overload
@@ -201,101 +182,14 @@ def masked_patchify(
     >>> made.x_masked.dtype, made.x_masked.shape
     (dtype('float32'), (1, 1, 12))
     """
-    adapted = _arrays.adapter(images, "images")
-    shape = adapted.shape(images)
-    sizes = _validate.patch_size(patch_size, shape)
-    noise, sample_ids = masking.sides(adapted, images, "images", noise, sample_ids)
-    if adapted.detours:
-        detour = adapted.detour(images, noise, sample_ids)
-        if detour is not None:
-            options = {
-                "noise": noise, "seed": seed, "sample_ids": sample_ids, "epoch": epoch,
-                "num_keep": num_keep, "scale": scale, "mean": mean, "std": std, "backend": backend,
-            }  # fmt: skip
-            return detour.via_patches(images, patch_size, mask_ratio, options)
-    grid = _validate.image_grid(shape, sizes)
-    affine = _validate.affine(scale, mean, std, shape[1])
-    if affine is not None:
-        _validate.pixels(str(images.dtype))
-    chosen, counts = masking.choose_tokens(
-        adapted, images, (shape[0], math.prod(grid)),
-        mask_ratio, num_keep, noise, seed, sample_ids, epoch, backend,
-    )  # fmt: skip
-    module = backends.serving(backend, adapted.home, adapted.device(images))
-    if hasattr(module, "patches") and not adapted.wants_grad(images):
-        kept = _cut(adapted, images, sizes, grid, chosen.ids_keep, affine)
-    else:
-        mode = "raise" if counts is None else "fill"
-        patches = patchify(images, sizes)
-        kept = _run.gather("tokens", patches, 1, chosen.ids_keep, mode, 0, None, backend)
-        if affine is not None:
-            kept = _normalised(adapted, kept, affine, counts)
-    if counts is None:
-        return MaskedTokens(kept, chosen.mask, chosen.ids_restore)
-    valid = adapted.from_numpy(masking.valid_tokens(counts), images)
-    return PaddedTokens(kept, chosen.mask, chosen.ids_restore, valid)
-
-
-def _cut(
-    adapted: _arrays.Adapter,
-    images: Any,
-    sizes: tuple[int, ...],
-    grid: tuple[int, ...],
-    ids_keep: Any,
-    affine: np.ndarray | None,
-) -> Any:
-    """By the kernel that reads what is kept and no more."""
-    images, key = _arrays.ready(adapted, images)
-    shape, strides, dtype = adapted.layout(key)
-    _validate.itemsize(dtype.name, dtype.itemsize, _arrays.ITEMSIZES, "images")
-    item = dtype.itemsize
-    apart = adapted.address(images) % item or any(s % item for s in strides)
-    if apart or (affine is not None and not dtype.native):
-        images, key = _arrays.ready(adapted, adapted.contiguous(images))
-        shape, strides, dtype = adapted.layout(key)
-    n, kept, channels = shape[0], int(ids_keep.shape[1]), shape[1]
-    width = math.prod(sizes) * channels
-    wanted = (n, kept, width)
-    if affine is None:
-        made = adapted.empty_result(wanted, images, math.prod(wanted) * item)
-    else:
-        like = adapted.empty((0,), images, "float32")
-        made = adapted.empty_result(wanted, like, math.prod(wanted) * 4)
-    if math.prod(wanted) == 0:
-        return made
-    steps = [s // item for s in strides]
-    # An image is a video of one frame.
-    time = (steps[2], sizes[0]) if len(sizes) == 3 else (0, 1)
-    numbers = (
-        kept, channels, *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
-    )  # fmt: skip
-    place, table = adapted.place(images), affine
-    if place and affine is not None:
-        table = adapted.constant(affine, images)
-    with adapted.on(images):
-        backends.get(adapted.home).patches(
-            numbers,
-            n * kept,
-            adapted.address(made),
-            adapted.address(images),
-            adapted.address(ids_keep),
-            item if affine is None else np.dtype(dtype.name).name,
-            adapted.address(table) if place and table is not None else table,
-            *place,
-        )
-    return made
-
-
-def _normalised(
-    adapted: _arrays.Adapter, patches: Any, affine: np.ndarray, counts: np.ndarray | None
-) -> Any:
-    """The same arithmetic by the array's own library."""
-    pixels = int(patches.shape[2]) // (affine.size // 2)
-    scale, mean, std = np.split(affine, [1, 1 + affine.size // 2])
-    row = [adapted.from_numpy(np.tile(part, pixels), patches) for part in (mean, std)]
-    scaled = adapted.cast(patches, "float32") * adapted.from_numpy(scale, patches)
-    made = (scaled - row[0]) / row[1]
-    if counts is None:
-        return made
-    valid = adapted.from_numpy(masking.valid_tokens(counts)[..., None], patches)
-    return adapted.where(valid, made, 0.0)
+    shape = dispatch.shape_of(images, "images")
+    sizes = sizes_of(patch_size, shape)
+    sample_ids = dispatch.ids_beside(sample_ids, shape[0], "images")
+    one_source(noise, seed, sample_ids)
+    length = prod(image_grid(shape, sizes))
+    keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), shape[0], length)
+    key = None if seed is None else checks.bits64(seed, "seed")
+    numbers = dispatch.evaluate(images, "images", affine, (scale, mean, std, shape[1]))
+    operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
+    results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
+    return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)

@@ -13,17 +13,13 @@ for images, `(T, H, W)` for video, `(time, frequency)` for spectrograms.
 
 from __future__ import annotations
 
-import decimal
-import functools
-import math
-import sys
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
-import numpy as np
-
-from nbgather import _arrays, _validate, masking
-from nbgather.engine import backends
+from nbgather import dispatch
+from nbgather.operations import checks, scores
+from nbgather.operations.tokens import token_noise
 
 __all__ = ["block", "grid", "random", "time_frequency", "tube"]
 
@@ -67,8 +63,8 @@ def random(
     >>> strategies.random(0, 1, (2, 2)).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    sizes = _validate.token_grid(grid)
-    return masking.token_noise(seed, sample_ids, math.prod(sizes), epoch=epoch, backend=backend)
+    operation = token_noise(seed, epoch, prod(scores.token_grid(grid)))
+    return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
 
 
 def grid(
@@ -115,7 +111,7 @@ def grid(
     >>> (scores.reshape(4, 6) < 6).astype(int).tolist()
     [[0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
     """
-    step = _validate.stride(stride)
+    step = scores.stride(stride)
     return _ordered("grid", seed, sample_ids, grid, (step, 0, 0), epoch, backend)
 
 
@@ -185,9 +181,9 @@ def block(
     -####---
     --------
     """
-    sizes = _validate.block_grid(grid)
-    numbers = _validate.areas(min_area, max_area, math.prod(sizes[-2:]))
-    least = _validate.aspect(min_aspect)
+    sizes = scores.block_grid(grid)
+    numbers = scores.areas(min_area, max_area, prod(sizes[-2:]))
+    least = scores.aspect(min_aspect)
     return _ordered(
         "block", seed, sample_ids, sizes, (*numbers, int(bool(wrap))), epoch, backend, least
     )
@@ -241,8 +237,8 @@ def time_frequency(
     --##--
     --##--
     """
-    sizes = _validate.token_grid(grid)
-    chosen = _validate.axes(axes, len(sizes))
+    sizes = scores.token_grid(grid)
+    chosen = scores.axes(axes, len(sizes))
     numbers = (sum(1 << d for d in chosen), 0, 0)
     return _ordered("lines", seed, sample_ids, sizes, numbers, epoch, backend)
 
@@ -291,39 +287,12 @@ def tube(
     >>> nbgather.rank_tokens(scores, 3).mask.reshape(3, 4).tolist()
     [[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]
     """
-    sizes = _validate.token_grid(grid)
+    sizes = scores.token_grid(grid)
     if len(sizes) < 2:
         raise ValueError(f"grid is {grid}: frames first and at least one more side are needed")
-    if _chunked(sample_ids):
-        call = functools.partial(
-            tube, seed, grid=sizes, spatial=spatial, epoch=epoch, backend=backend
-        )
-        adapted = _arrays.adapter(sample_ids, "sample_ids")
-        return adapted.detour(sample_ids).via_strategy(call, sample_ids)
-    within = random if spatial is None else spatial
-    frame = within(seed, sample_ids, sizes[1:], epoch=epoch, backend=backend)
-    adapted = _arrays.adapter(frame, "the spatial strategy's result")
-    shape = tuple(frame.shape)
-    if len(shape) != 2 or shape[1] != math.prod(sizes[1:]):
-        raise ValueError(
-            f"the spatial strategy gave shape {shape}: [N, {math.prod(sizes[1:])}] is needed"
-        )
-    return adapted.tile(frame, sizes[0])
-
-
-def _chunked(sample_ids: Any) -> bool:
-    """Whether the ids are a Dask array, of which a strategy scores one chunk at a time."""
-    dask = sys.modules.get("dask.array")
-    return dask is not None and isinstance(sample_ids, dask.Array)
-
-
-@functools.lru_cache(maxsize=64)
-def _aspects(least: float) -> np.ndarray:
-    """1024 aspect ratios, even on a logarithmic scale, the same bits on every machine."""
-    with decimal.localcontext(decimal.Context(prec=40)):
-        log = decimal.Decimal(least).ln()
-        steps = [log - log * k / decimal.Decimal(1023) * 2 for k in range(1024)]
-        return np.array([float(step.exp()) for step in steps])
+    checks.bits64(seed, "seed")
+    operation = scores.Tube(spatial, sizes, seed, checks.epoch(epoch), backend)
+    return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
 
 
 def _ordered(
@@ -334,29 +303,10 @@ def _ordered(
     numbers: tuple[int, int, int],
     epoch: int,
     backend: str | None,
-    least_aspect: float | None = None,
+    min_aspect: float | None = None,
 ) -> Any:
-    sizes = _validate.token_grid(grid)
-    key, at = _validate.bits64(seed, "seed"), _validate.epoch(epoch)
-    sample_ids = masking.counted_ids(sample_ids)
-    adapted = _arrays.adapter(sample_ids, "sample_ids")
-    detour = adapted.detour(sample_ids, operator=False) if adapted.detours else None
-    if detour is not None:
-        rest: dict[str, Any] = {
-            "grid": sizes, "numbers": numbers, "epoch": epoch, "backend": backend,
-            "least_aspect": least_aspect,
-        }  # fmt: skip
-        return detour.via_strategy(functools.partial(_ordered, name, seed, **rest), sample_ids)
-    adapted, ids = masking.plain_ids(sample_ids)
-    if adapted.home != "cpu":  # scores are made where the samples are loaded
-        made = _ordered(
-            name, seed, adapted.integers(ids), grid, numbers, epoch, backend, least_aspect
-        )
-        return adapted.from_numpy(made, ids)
-    scores = adapted.empty((int(ids.shape[0]), math.prod(sizes)), ids, "float32")
-    module = backends.serving(backend, "cpu")
-    if scores.shape[0]:
-        table = np.ones(1) if least_aspect is None else _aspects(least_aspect)
-        args = (at, key & 0xFFFFFFFF, key >> 32)
-        module.strategy(name, sizes, numbers, table, args, *masking.views(adapted, ids, scores))
-    return scores
+    """The scores of a strategy that the kernels know."""
+    sizes = scores.token_grid(grid)
+    key = checks.bits64(seed, "seed")
+    operation = scores.Score(name, sizes, numbers, key, checks.epoch(epoch), min_aspect)
+    return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)

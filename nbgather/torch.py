@@ -21,13 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbgather import _torch_ops, _validate, strategies
+from nbgather import strategies
+from nbgather.containers import registry, torch_operators
+from nbgather.engine.run import run
 from nbgather.masking import MaskedTokens, random_masking
+from nbgather.operations import checks, keep
+from nbgather.operations import patches as patch_rules
+from nbgather.operations import scores as score_rules
 from nbgather.patches import masked_patchify
 
 __all__ = ["MaskingCollate", "RandomMasking"]
 
-_ = _torch_ops  # imported for what it registers
+#: The container of tensors, whose module registers the operators, with the engine behind them.
+_CONTAINER = registry.load(registry.MODULES["torch"], run)
 
 Strategy = Callable[..., Any]
 
@@ -117,10 +123,10 @@ class RandomMasking(torch.nn.Module):
         self._score = _strategy(strategy)
         if self._score is not None and grid is None:
             raise ValueError(f"strategy is {_name(strategy)!r}: it needs grid=")
-        self.grid = None if grid is None else _validate.token_grid(grid)
-        self.num_keep = None if num_keep is None else _validate.count(num_keep, "num_keep")
-        self.mask_ratio = _validate.ratio(mask_ratio)
-        key = _validate.bits64(seed, "seed")
+        self.grid = None if grid is None else score_rules.token_grid(grid)
+        self.num_keep = None if num_keep is None else checks.count(num_keep, "num_keep")
+        self.mask_ratio = keep.ratio(mask_ratio)
+        key = checks.bits64(seed, "seed")
         signed = key - 2**64 if key >= 2**63 else key
         for name, value in (("seed", signed), ("epoch", 0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.int64, device="cpu"))
@@ -139,7 +145,7 @@ class RandomMasking(torch.nn.Module):
         TypeError, ValueError
             Not a whole number, or out of range.
         """
-        self.epoch.fill_(_validate.epoch(epoch))
+        self.epoch.fill_(checks.epoch(epoch))
 
     def forward(self, x: torch.Tensor, sample_ids: Any = None) -> MaskedTokens[torch.Tensor]:
         """Mask tokens.
@@ -165,8 +171,10 @@ class RandomMasking(torch.nn.Module):
             return self._drawn(x)
         if self._score is None:
             if torch.compiler.is_compiling():
-                return _torch_ops.seeded_masking(
-                    x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
+                return MaskedTokens(
+                    *torch_operators.seeded_masking(
+                        x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
+                    )
                 )
             seed, epoch = self._seed_and_epoch()
             choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
@@ -179,7 +187,7 @@ class RandomMasking(torch.nn.Module):
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
-        seed = int(_torch_ops.drawn_seed())
+        seed = int(torch_operators.drawn_seed())
         ids = torch.arange(x.shape[0], device=x.device)
         scores = self._score(seed, ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
@@ -201,7 +209,7 @@ class RandomMasking(torch.nn.Module):
         state_dict.pop(f"{prefix}samples", None)
         ratio = state_dict.pop(f"{prefix}mask_ratio", None)
         if ratio is not None:
-            self.mask_ratio = _validate.ratio(float(ratio))
+            self.mask_ratio = keep.ratio(float(ratio))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -261,8 +269,8 @@ class MaskingCollate:
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
     ) -> None:
-        _validate.ratio(mask_ratio)
-        _validate.bits64(seed, "seed")
+        keep.ratio(mask_ratio)
+        checks.bits64(seed, "seed")
         self.patch_size, self.mask_ratio, self.seed = patch_size, mask_ratio, seed
         self.strategy = strategy
         self._score = _strategy(strategy)
@@ -276,7 +284,7 @@ class MaskingCollate:
 
     @epoch.setter
     def epoch(self, value: int) -> None:
-        self._epoch.fill_(_validate.epoch(value))
+        self._epoch.fill_(checks.epoch(value))
 
     def __call__(
         self, samples: Sequence[tuple[int, Any]]
@@ -308,8 +316,8 @@ class MaskingCollate:
                              else i for i in images])  # fmt: skip
         choice: dict[str, Any] = {"seed": self.seed, "sample_ids": ids, "epoch": self.epoch}
         if self._score is not None:
-            sizes = _validate.patch_size(self.patch_size, tuple(batch.shape))
-            grid = _validate.image_grid(tuple(batch.shape), sizes)
+            sizes = patch_rules.patch_size(self.patch_size, tuple(batch.shape))
+            grid = patch_rules.image_grid(tuple(batch.shape), sizes)
             choice = {"noise": self._score(self.seed, ids, grid, epoch=self.epoch)}
         made = masked_patchify(batch, self.patch_size, self.mask_ratio, **choice, **self._affine)
         return ids, made

@@ -21,7 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 from nbgather.kernels import scalar  # noqa: E402
 from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
-from nbgather.kernels.cuda import kernels  # noqa: E402
+from nbgather.kernels.cuda import gather, masking, patches, scatter  # noqa: E402
+from nbgather.kernels.cuda.positions import (  # noqa: E402
+    NUMBERS_PER_AXIS,
+    NUMBERS_PER_WIDE_AXIS,
+)
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(scalar.MODES))
@@ -39,8 +43,12 @@ class Kernel(NamedTuple):
     calls: bool = False  # may call a subroutine
 
 
+def _per_axis(wide: bool) -> int:
+    return NUMBERS_PER_WIDE_AXIS if wide else NUMBERS_PER_AXIS
+
+
 def _gathers() -> list[Kernel]:
-    made = []
+    kernels = []
     for axes, item, index, mode, from_end, wide in (
         (1, 4, "i8", RAISE, False, False),
         (2, 4, "i8", RAISE, False, False),
@@ -53,23 +61,23 @@ def _gathers() -> list[Kernel]:
     ):
         key = (axes, item, index, mode, from_end, wide)
         name = f"gather elements, {axes} axes, {item} B, {index}, {scalar.MODES[mode]}"
-        made.append(
+        kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
-                lambda memory, key=key: kernels.make_gather_elements(memory, *key),
+                lambda memory, key=key: gather.make_gather_elements(memory, *key),
                 4,
-                kernels.ELEMENT_AXES + (5 if wide else 4) * axes,
+                gather.ELEMENTS_FIRST_AXIS + _per_axis(wide) * axes,
                 72,
                 item == 16,
             )
         )
     # Out of bounds, wrap takes a remainder of 64 bits, which is a subroutine.
-    made.append(
+    kernels.append(
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
-            lambda memory: kernels.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
+            lambda memory: gather.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
             4,
-            kernels.ELEMENT_AXES + 8,
+            gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
             80,
             calls=True,
         )
@@ -84,107 +92,107 @@ def _gathers() -> list[Kernel]:
     ):
         rows = (2, width, "i8", mode, False, wide, row)
         name = f"gather rows, {width} B, {scalar.MODES[mode]}" + (", from a row" if row else "")
-        made.append(
+        kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
-                lambda memory, rows=rows: kernels.make_gather_rows(memory, *rows),
+                lambda memory, rows=rows: gather.make_gather_rows(memory, *rows),
                 5,
-                kernels.ROW_AXES + (10 if wide else 8),
+                gather.ROWS_FIRST_AXIS + 2 * _per_axis(wide),
                 48,
                 width == 16,
             )
         )
-    return made
+    return kernels
 
 
 def _scatters() -> list[Kernel]:
-    made = []
+    kernels = []
     forms = {
-        "lanes": kernels.make_scatter_lanes,
-        "staged": kernels.make_scatter_staged,
-        "scan": kernels.make_scatter_scan,
+        "lines": scatter.make_scatter_lines,
+        "staged": scatter.make_scatter_staged,
+        "scan": scatter.make_scatter_scan,
     }
     for form, make in forms.items():
         for how, kind, item in (
-            (kernels.SET, "u4", 4),
-            (kernels.SET, "u16", 16),
-            (kernels.ADD, "u1", 1),
-            (kernels.ADD, "f4", 4),
-            (kernels.ADD, "f8", 8),
-            (kernels.ADD, "c8", 8),
-            (kernels.ADD, "c16", 16),
-            (kernels.ANY, "u1", 1),
+            (scatter.SET, "u4", 4),
+            (scatter.SET, "u16", 16),
+            (scatter.ADD, "u1", 1),
+            (scatter.ADD, "f4", 4),
+            (scatter.ADD, "f8", 8),
+            (scatter.ADD, "c8", 8),
+            (scatter.ADD, "c16", 16),
+            (scatter.ANY, "u1", 1),
         ):
             key = (2, how, kind, item, "i8", False)
             verb = ("set", "add", "any")[how]
-            made.append(
+            kernels.append(
                 Kernel(
                     f"scatter {form}, {verb} {kind}",
                     lambda memory, make=make, key=key: make(memory, *key),
                     4,
-                    kernels.SCATTER_AXES + 8,
+                    scatter.SCATTER_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
                     64,
                 )
             )
-    return made
+    return kernels
 
 
 def _maskings() -> list[Kernel]:
-    made = [Kernel("token noise", kernels.make_token_noise, 2, 6, 40)]
+    kernels = [Kernel("token noise", masking.make_token_noise, 2, 6, 40)]
     for name, source in (("seed", 0), ("float32", 1), ("float64", 2)):
         for width in (16, 4, 1):
-            made.append(
+            kernels.append(
                 Kernel(
                     f"masking by {name}, {width} B",
-                    lambda memory, s=source, w=width: kernels.make_masking(memory, s, w),
+                    lambda memory, s=source, w=width: masking.make_masking(memory, s, w),
                     8,
-                    kernels.MASKING_NUMBERS,
+                    masking.MASKING_NUMBERS,
                     64,
                     width == 16,
                 )
             )
-        made.append(
+        kernels.append(
             Kernel(
                 f"ranks by {name}, tiled",
-                lambda memory, s=source: kernels.make_rank_tiles(memory, s),
+                lambda memory, s=source: masking.make_rank_tiles(memory, s),
                 6,
-                kernels.MASKING_NUMBERS,
+                masking.MASKING_NUMBERS,
                 48,
             )
         )
     for how, pixel in ((0, "u1"), (0, "u4"), (0, "u16"), (1, "u1"), (1, "f4")):
-        made.append(
+        kernels.append(
             Kernel(
                 f"patches, {('copied', 'normalised')[how]} {pixel}",
-                lambda memory, h=how, p=pixel: kernels.make_patches(memory, h, p),
+                lambda memory, h=how, p=pixel: patches.make_patches(memory, h, p),
                 # A correctly rounded division of float32 is a subroutine for rare operands.
                 4,
-                12,
+                patches.PATCHES_NUMBERS,
                 48,
                 calls=how == 1,
             )
         )
     for item in (1, 4, 16):
-        made.append(
+        kernels.append(
             Kernel(
                 f"copy of strides, {item} B",
-                lambda memory, i=item: kernels.make_copy(memory, 3, i, False),
+                lambda memory, i=item: gather.make_copy(memory, 3, i, False),
                 2,
-                13,
+                gather.COPY_FIRST_AXIS + 3 * NUMBERS_PER_AXIS,
                 40,
             )
         )
-    return made
+    return kernels
 
 
 def _tool(name: str) -> str:
     """A tool of the CUDA toolkit, from its wheels or the PATH."""
     from cuda import pathfinder
 
-    found = pathfinder.find_nvidia_binary_utility(name) or shutil.which(name)
-    if found is None:
-        raise SystemExit(f"{name} is not there: pip install -e '.[dev]' brings it")
-    return str(found)
+    path = pathfinder.find_nvidia_binary_utility(name) or shutil.which(name)
+    if path is None:
+        raise SystemExit(f"{name} is not installed: pip install -e '.[dev]' brings it")
+    return str(path)
 
 
 def _facts(kernel: Kernel, cc: tuple[int, int], folder: Path) -> dict[str, int]:
@@ -195,10 +203,10 @@ def _facts(kernel: Kernel, cc: tuple[int, int], folder: Path) -> dict[str, int]:
     source, image = folder / "kernel.ptx", folder / "kernel.cubin"
     source.write_text(ptx)
     command = [_tool("ptxas"), "-v", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(image)]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        raise SystemExit(f"{kernel.name}: ptxas failed: {told.stderr.strip()}")
-    text = told.stderr + told.stdout
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{kernel.name}: ptxas failed: {result.stderr.strip()}")
+    text = result.stderr + result.stdout
     code = subprocess.run(
         [_tool("nvdisasm"), "-c", str(image)], capture_output=True, text=True, check=True
     ).stdout

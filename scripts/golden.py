@@ -1,7 +1,7 @@
-"""Golden vectors of the published models: what goes in and what the kernels give.
+"""Golden vectors of the published models: inputs, and the outputs of the kernels.
 
-``python scripts/golden.py FOLDER`` writes the models, ``golden.json`` and ``golden.bin`` there, for
-whatever runs the models: another onnxruntime (``scripts/run_golden.py``), Node or a browser
+``python scripts/golden.py FOLDER`` writes the models, ``golden.json`` and ``golden.bin`` to the
+folder, to be run by another onnxruntime (``scripts/run_golden.py``), Node or a browser
 (``scripts/js``). A case with ``"fails"`` must be refused.
 """
 
@@ -19,7 +19,7 @@ from nbgather import files
 from nbgather.onnx import CATALOG
 from nbgather.onnx._build import to_bytes
 
-AWKWARD = (0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0)
+SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0)
 SIZES = ((1, 1, 1), (2, 16, 4), (3, 197, 5), (1, 1568, 2), (5, 49, 1), (0, 16, 4), (4, 0, 3),
          (2, 10, 0))  # fmt: skip
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
@@ -80,15 +80,17 @@ def _noise_cases(vectors: Vectors, model: str, *, with_x: bool) -> None:
         x = generator.standard_normal((n, length, width)).astype(np.float32)
         for noise in (
             generator.random((n, length), np.float32),
-            generator.choice(np.array(AWKWARD, np.float32), (n, length)),
+            generator.choice(np.array(SPECIAL_SCORES, np.float32), (n, length)),
             np.full((n, length), 0.25, np.float32),
         ):
-            made = nbgather.random_masking(x, 0.75, noise=noise)
-            outputs = {"mask": made.mask, "ids_restore": made.ids_restore}
+            result = nbgather.random_masking(x, 0.75, noise=noise)
+            outputs = {"mask": result.mask, "ids_restore": result.ids_restore}
             if with_x:
-                vectors.add(model, {"x": x, "noise": noise}, {"x_masked": made.x_masked} | outputs)
+                vectors.add(
+                    model, {"x": x, "noise": noise}, {"x_masked": result.x_masked} | outputs
+                )
             else:
-                keep = nbgather.rank_tokens(noise, made.x_masked.shape[1]).ids_keep
+                keep = nbgather.rank_tokens(noise, result.x_masked.shape[1]).ids_keep
                 vectors.add(model, {"noise": noise}, outputs | {"ids_keep": keep})
     if with_x:
         x = np.zeros((2, 8, 3), np.float32)
@@ -107,8 +109,10 @@ def _seed_cases(vectors: Vectors) -> None:
         x = generator.standard_normal((n, length, width)).astype(np.float32)
         ids = generator.integers(-(2**63), 2**63 - 1, n)
         seed, epoch = SEEDS[k % len(SEEDS)], (0, 1, 2**32 - 1)[k % 3]
-        made = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
-        vectors.add(model, {"x": x, "sample_ids": ids} | numbers(seed, epoch), dict(made._asdict()))
+        result = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
+        vectors.add(
+            model, {"x": x, "sample_ids": ids} | numbers(seed, epoch), dict(result._asdict())
+        )
     x = np.zeros((2, 8, 3), np.float32)
     for ids, epoch in ((np.arange(3), 0), (np.arange(2), -1), (np.arange(2), 2**32)):
         vectors.add(model, {"x": x, "sample_ids": ids} | numbers(0, epoch), None)
@@ -122,8 +126,8 @@ def _restore_cases(vectors: Vectors) -> None:
         token = generator.standard_normal(width).astype(np.float32)
         for kept in {0, length // 4, length}:
             x = generator.standard_normal((n, kept, width)).astype(np.float32)
-            given = {"x_visible": x, "ids_restore": ids, "mask_token": token}
-            vectors.add(model, given, {"x": nbgather.restore_tokens(x, ids, token)})
+            inputs = {"x_visible": x, "ids_restore": ids, "mask_token": token}
+            vectors.add(model, inputs, {"x": nbgather.restore_tokens(x, ids, token)})
     x, token = np.zeros((1, 2, 3), np.float32), np.zeros(3, np.float32)
     for rank in (-1, 4, 2**40):
         ids = np.array([[0, 1, 2, rank]])

@@ -1,7 +1,7 @@
 """Run golden vectors by the onnxruntime of this Python: ``python run_golden.py FOLDER``.
 
-Needs NumPy and onnxruntime alone, of any age. Exit status 1 if a byte differs, or if a model takes
-what it must refuse.
+Needs NumPy and onnxruntime alone, of any version. Exit status 1 if a byte differs, or if a model
+accepts what it must refuse.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def main(folder: Path) -> int:
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = 4
         try:
-            made = sessions[model].run(names or None, feeds, quiet)
+            result = sessions[model].run(names or None, feeds, quiet)
         except Exception as error:
             problem = None if case.get("fails") else f"failed: {' '.join(str(error).split())}"
         else:
             wants = [array(case["outputs"][name]) for name in names]
             different = [
                 name
-                for name, got, want in zip(names, made, wants)
+                for name, got, want in zip(names, result, wants)
                 if (got.dtype, got.shape, got.tobytes()) != (want.dtype, want.shape, want.tobytes())
             ]
             problem = f"other {', '.join(different)}" if different else None

@@ -1,4 +1,4 @@
-"""A simulated GPU: numba's simulator runs the kernels, and every access to memory is checked.
+"""A simulated GPU: kernels run as Python, and every access to memory is checked.
 
 :class:`Driver` takes the place of :mod:`nbgather.kernels.cuda.driver`, and ``DeviceArray`` is an
 array with ``__cuda_array_interface__`` whose memory is the host's. A load or store that does not
@@ -10,98 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 import weakref
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba.cuda.simulator.kernel import FakeCUDAKernel
+from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather import _cuda_arrays
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
 
-_KINDS = {f"{k}{n}": np.dtype(f"{k}{n}") for k in "ui" for n in (1, 2, 4, 8)}
-_KINDS |= {"f4": np.dtype("f4"), "f8": np.dtype("f8")}
-U = np.uint64
-
-
-class Memory:
-    """Which addresses may be touched."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, tuple[int, np.ndarray]] = {}
-        self.accesses = 0
-
-    def add(self, array: np.ndarray, owner: Any) -> None:
-        start = array.ctypes.data
-        if array.nbytes:
-            flat = array.reshape(-1).view(np.uint8)
-            self.blocks[start] = (array.nbytes, flat)
-            weakref.finalize(owner, self.blocks.pop, start, None)
-
-    def at(self, address: Any, nbytes: int) -> np.ndarray:
-        address = int(address)
-        self.accesses += 1
-        if address % nbytes:
-            raise AssertionError(f"an access of {nbytes} bytes at {address}: it is not aligned")
-        for start, (size, flat) in list(self.blocks.items()):
-            if start <= address and address + nbytes <= start + size:
-                return flat[address - start : address - start + nbytes]
-        raise AssertionError(f"an access of {nbytes} bytes at {address}: no array is there")
-
-
-memory = Memory()
-
-
-def _loader(kind: str) -> Any:
-    if kind == "u16":
-        return lambda address: tuple(memory.at(address, 16).view(U))
-    return lambda address: memory.at(address, _KINDS[kind].itemsize).view(_KINDS[kind])[0]
-
-
-def _storer(kind: str) -> Any:
-    def store(address: Any, value: Any) -> None:
-        place = memory.at(address, int(kind[1:]))
-        if kind == "u16":
-            place.view(U)[:] = value
-        else:
-            # As a store does: the low bytes of what it is given.
-            dtype = _KINDS[kind]
-            if dtype.kind != "f":
-                value = np.array(int(value) % (1 << (8 * dtype.itemsize)), f"u{dtype.itemsize}")
-            place[:] = np.array(value).astype(dtype.str.replace("i", "u")).reshape(1).view(np.uint8)
-
-    return store
-
-
-_load = {kind: _loader(kind) for kind in (*_KINDS, "u16")}
-KERNEL_MEMORY = SimpleNamespace(
-    LOAD=_load,
-    READ=_load,
-    STORE={kind: _storer(kind) for kind in (*_KINDS, "u16")},
-    INLINE=lambda function: function,
-    AS_F4=lambda bits: np.uint32(bits).view(np.float32),
-    AS_F8=lambda bits: np.uint64(bits).view(np.float64),
-    MULTIPLY=lambda a, b: np.float32(a) * np.float32(b),
-    SUBTRACT=lambda a, b: np.float32(a) - np.float32(b),
-    DIVIDE=lambda a, b: np.float32(a) / np.float32(b),
-)
-
 
 class DeviceArray:
     """An array on the simulated GPU."""
 
-    def __init__(self, array: np.ndarray, device: int = 0) -> None:
+    def __init__(self, array: np.ndarray, device: int = 0, padded: bool = False) -> None:
         self.array, self.device_id = array, device
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
         if id(root) not in _roots:
             _roots[id(root)] = root
-            whole = root if root.flags.c_contiguous else root.T
-            memory.add(whole, self)
+            whole = array if padded else root  # an access to the padding is an error
+            _allow(whole if whole.flags.c_contiguous else whole.T, self)
             weakref.finalize(self, _roots.pop, id(root), None)
 
     @property
@@ -115,15 +46,15 @@ class DeviceArray:
     dtype = property(lambda self: self.array.dtype)
     ndim = property(lambda self: self.array.ndim)
 
-    def view_of(self, made: np.ndarray) -> DeviceArray:
+    def view_of(self, array: np.ndarray) -> DeviceArray:
         """Another view of the same memory."""
         view = DeviceArray.__new__(DeviceArray)
-        view.array, view.device_id, view.owner = made, self.device_id, self
+        view.array, view.device_id, view.owner = array, self.device_id, self
         return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        made = self.array.reshape(*shape)
-        return self.view_of(made) if made.base is not None else DeviceArray(made)
+        array = self.array.reshape(*shape)
+        return self.view_of(array) if array.base is not None else DeviceArray(array)
 
     def transpose(self, order: Any) -> DeviceArray:
         return self.view_of(self.array.transpose(order))
@@ -132,11 +63,20 @@ class DeviceArray:
         return DeviceArray(self.array.astype(dtype), self.device_id)
 
 
+#: The arrays of the host that lie on the simulated GPU.
 _roots: dict[int, np.ndarray] = {}
 
 
+def _allow(array: np.ndarray, owner: Any) -> None:
+    """Let kernels touch a contiguous array as long as its owner lives."""
+    if array.nbytes:
+        start = array.ctypes.data
+        block = memory.add(start, array.reshape(-1).view(np.uint8))
+        weakref.finalize(owner, memory.remove, block)
+
+
 class _Library:
-    """How arrays are made there."""
+    """How arrays are made on the simulated GPU."""
 
     def place(self, array: DeviceArray) -> Place:
         return Place(array.device_id, 7)
@@ -145,23 +85,24 @@ class _Library:
         return contextlib.nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        filled = np.full(max(math.prod(shape) * dtype.itemsize, 1) + 16, 0xA5, np.uint8)
-        start = -filled.ctypes.data % 16
-        made = filled[start : start + math.prod(shape) * dtype.itemsize]
-        return DeviceArray(made.view(dtype).reshape(shape))
+        nbytes = math.prod(shape) * dtype.itemsize
+        padded = np.full(max(nbytes, 1) + 16, POISON, np.uint8)
+        start = -padded.ctypes.data % 16
+        array = padded[start : start + nbytes].view(dtype).reshape(shape)
+        return DeviceArray(array, padded=True)
 
     def from_numpy(self, array: np.ndarray) -> DeviceArray:
-        made = self.empty(array.shape, array.dtype)
-        made.array[...] = array
-        return made
+        result = self.empty(array.shape, array.dtype)
+        result.array[...] = array
+        return result
 
 
 class Driver:
     """The functions of the real one."""
 
     def __init__(self) -> None:
-        self.up = np.zeros(1, np.uint32)
-        memory.add(self.up, self)
+        self.flag = np.zeros(1, np.uint32)
+        _allow(self.flag, self)
         self.launches: list[Any] = []
         self.captured = False
         self.multiprocessors = 2
@@ -175,18 +116,15 @@ class Driver:
         assert all(0 <= n < 1 << 64 for n in (*addresses, *numbers)), (addresses, numbers)
         assert place.stream == 7
         self.launches.append((key, grid, block))
-        kernel = build(KERNEL_MEMORY)
-        given = [U(a) for a in addresses]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # numbers wrap around, as they are to
-            FakeCUDAKernel(kernel, device=False)[grid, block](*given, tuple(map(U, numbers)))
+        arguments = (*map(np.uint64, addresses), tuple(map(np.uint64, numbers)))
+        run(build(KERNEL_MEMORY), grid, block, arguments, descending=len(self.launches) % 2 == 0)
 
     def lowered_flag(self, place: Place) -> int:
-        self.up[0] = 0
-        return int(self.up.ctypes.data)
+        self.flag[0] = 0
+        return int(self.flag.ctypes.data)
 
     def raised(self, place: Place) -> bool:
-        return bool(self.up[0])
+        return bool(self.flag[0])
 
     def capturing(self, place: Place) -> bool:
         return self.captured
@@ -195,18 +133,15 @@ class Driver:
         return self.multiprocessors
 
     def read(self, address: int, nbytes: int, place: Place) -> np.ndarray:
-        for start, (size, flat) in memory.blocks.items():
-            if start <= address and address + nbytes <= start + size:
-                return flat[address - start : address - start + nbytes].copy()
-        raise AssertionError("a copy from memory that is no array's")
+        return memory.read(address, nbytes)
 
 
 @contextlib.contextmanager
 def simulated(threads: int = 32) -> Any:
-    """A GPU while the context lasts: ``cuda`` launches there, with blocks of so many threads."""
+    """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
     driver = Driver()
-    before = cuda.use(driver), cuda.THREADS, cuda.RANKERS
-    cuda.THREADS, cuda.RANKERS = threads, threads
+    before = cuda.use(driver), cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS
+    cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = threads, threads
     _cuda_arrays.LIBRARIES["simulator"] = _Library
     _cuda_arrays._maker.cache_clear()
     from nbgather.engine import backends
@@ -217,7 +152,7 @@ def simulated(threads: int = 32) -> Any:
         yield driver
     finally:
         cuda.use(before[0])
-        cuda.THREADS, cuda.RANKERS = before[1:]
+        cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = before[1:]
         del _cuda_arrays.LIBRARIES["simulator"]
         _cuda_arrays._maker.cache_clear()
         if loaded is None:
@@ -234,9 +169,8 @@ def to_device(array: np.ndarray) -> DeviceArray:
     order = np.argsort([-abs(s) for s in straight.strides], kind="stable")
     packed = np.array(straight[(*zero, ...)].transpose(order), order="C", copy=True)
     inverse = np.argsort(order)
-    held = DeviceArray(packed)
-    made = packed.transpose(inverse)
-    if made.shape != array.shape:
-        made = np.broadcast_to(made, array.shape)
-    made = made[flipped]
-    return held.view_of(made)
+    owner = DeviceArray(packed)
+    view = packed.transpose(inverse)
+    if view.shape != array.shape:
+        view = np.broadcast_to(view, array.shape)
+    return owner.view_of(view[flipped])

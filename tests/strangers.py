@@ -26,7 +26,7 @@ from torch.masked import masked_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
 import nbgather
-from nbgather import _run, masking
+from nbgather.engine import memo
 
 warnings.simplefilter("ignore")
 
@@ -333,8 +333,7 @@ def run(name: str, library: str, warm: bool, write: Callable[[str, str], None]) 
                 write(label, f"cannot be made: {type(error).__name__}")
                 continue
             if not warm:
-                _run.small.clear()
-                masking.small.clear()
+                memo.entries.clear()
             text = outcome(call, {**fresh(), operand: stranger})
             write(label, re.sub(r" at 0x[0-9a-f]+", "", text))
 

@@ -95,16 +95,16 @@ def test_a_vit_with_masking_equals_torch(gather: str, vit, tmp_path: Path) -> No
     assert session.metadata["mask_ratio"] == "0.75"
     for n in (1, 3):
         images, noise = torch.randn(n, 3, 32, 32), torch.rand(n, 64)
-        made = session.run(images=images.numpy(), noise=noise.numpy())
+        result = session.run(images=images.numpy(), noise=noise.numpy())
         with torch.no_grad():
             tokens = embed(images)
             want = nbgather.random_masking(tokens, 0.75, noise=noise)
             latent = encoder(want.x_masked)
-        same(made["mask"], want.mask.numpy())
-        same(made["ids_restore"], want.ids_restore.numpy())
+        same(result["mask"], want.mask.numpy())
+        same(result["ids_restore"], want.ids_restore.numpy())
         # Sums in float32, in another order than torch's.
-        np.testing.assert_allclose(made["x_masked"], want.x_masked, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(made["latent"], latent, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(result["x_masked"], want.x_masked, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result["latent"], latent, rtol=1e-4, atol=1e-4)
 
 
 def test_without_an_embedding_tokens_go_in(vit) -> None:
@@ -112,12 +112,12 @@ def test_without_an_embedding_tokens_go_in(vit) -> None:
     session = Session(attach(masking_model(0.5), second))
     assert [port.name for port in session.inputs] == ["x", "noise"]
     x, noise = torch.randn(2, 10, 32), torch.rand(2, 10)
-    made = session.run(x=x.numpy(), noise=noise.numpy())
+    result = session.run(x=x.numpy(), noise=noise.numpy())
     want = nbgather.random_masking(x, 0.5, noise=noise)
-    same(made["x_masked"], want.x_masked.numpy())
+    same(result["x_masked"], want.x_masked.numpy())
     with torch.no_grad():
         np.testing.assert_allclose(
-            made["latent"], encoder(want.x_masked), rtol=1e-4, atol=1e-4
+            result["latent"], encoder(want.x_masked), rtol=1e-4, atol=1e-4
         )  # sums in another order
 
 
@@ -139,8 +139,8 @@ def test_names_that_are_taken_already(names: tuple[str, str]) -> None:
     joined = attach(masking_model(0.5), double(source=source, result=result))
     out = result if result == "out" else f"encoder/{result}"
     x, noise = FLOATS((2, 8, 2), "f4"), FLOATS((2, 8), "f4")
-    made = Session(joined).run(x=x, noise=noise)
-    same(made[out], nbgather.random_masking(x, 0.5, noise=noise).x_masked * 2)
+    result = Session(joined).run(x=x, noise=noise)
+    same(result[out], nbgather.random_masking(x, 0.5, noise=noise).x_masked * 2)
 
 
 def test_a_seeded_masking_with_both() -> None:
@@ -148,18 +148,18 @@ def test_a_seeded_masking_with_both() -> None:
     joined = attach(masking_model(0.5, noise="seed"), double(), embed=embed)
     assert [p.name for p in joined.graph.input] == ["embed/x", "seed", "sample_ids", "epoch"]
     x, ids = FLOATS((2, 8, 2), "f4"), np.array([7, -1])
-    made = Session(joined).run({"embed/x": x}, seed=3, sample_ids=ids, epoch=1)
+    result = Session(joined).run({"embed/x": x}, seed=3, sample_ids=ids, epoch=1)
     want = nbgather.random_masking(x * 2, 0.5, seed=3, sample_ids=ids, epoch=1)
-    same(made["latent"], want.x_masked * 2)
-    same(made["ids_restore"], want.ids_restore)
+    same(result["latent"], want.x_masked * 2)
+    same(result["ids_restore"], want.ids_restore)
 
 
 def test_every_opset_that_the_masking_can_be_written_at() -> None:
     x, noise = FLOATS((2, 8, 2), "f4"), FLOATS((2, 8), "f4")
     want = nbgather.random_masking(x, 0.5, noise=noise).x_masked * 2
     for opset in (13, 15, 17, 20, 22):
-        made = Session(attach(masking_model(0.5), double(opset=opset))).run(x=x, noise=noise)
-        same(made["latent"], want)
+        result = Session(attach(masking_model(0.5), double(opset=opset))).run(x=x, noise=noise)
+        same(result["latent"], want)
 
 
 @pytest.mark.parametrize(

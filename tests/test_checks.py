@@ -9,7 +9,7 @@ import pytest
 from cases import CASES, LARGE, same
 
 import nbgather
-from nbgather import _run, masking
+from nbgather.engine import memo
 from nbgather.kernels.cpu import launch as cpu
 
 Wrong = Callable[..., object]
@@ -63,8 +63,7 @@ RIGHT = {name: getattr(cpu, name) for name in BROKEN}
 @pytest.fixture
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, request.param, BROKEN[request.param])
-    for module in (_run, masking):  # calls that are repeated without asking `cpu` again
-        monkeypatch.setattr(module, "small", {})
+    memo.entries.clear()  # calls that are repeated without asking `cpu` again
 
 
 @pytest.mark.parametrize("broken", ["gather"], indirect=True)

@@ -24,9 +24,9 @@ def test_normalising_keeps_no_images(gpu: Driver) -> None:
     images = np.zeros((2, 3, 4, 4), np.float32)
     on_device = to_device(images)
     witness = weakref.ref(on_device)
-    made = nbgather.masked_patchify(on_device, 2, seed=1, scale=0.5, mean=(1, 2, 3))
+    masked = nbgather.masked_patchify(on_device, 2, seed=1, scale=0.5, mean=(1, 2, 3))
     assert len(_cuda_arrays._constants) == 1
-    del on_device, made
+    del on_device, masked
     gc.collect()
     assert witness() is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class Pretender(_cuda_arrays.TorchCudaAdapter):
         storage = array.untyped_storage()
         if storage.nbytes():
             whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            memory.blocks[storage.data_ptr()] = (storage.nbytes(), whole.numpy())
+            memory.add(storage.data_ptr(), whole.numpy())
         return int(array.data_ptr())
 
 
@@ -50,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     monkeypatch.setattr(nbgather.masking, "_again", lambda *args: None)
     with simulated(32) as driver:
         yield driver
-    memory.blocks.clear()
+    memory.clear()
 
 
 def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
@@ -71,22 +70,22 @@ def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
     assert nbgather.token_noise(1, ids, 9).numpy().tobytes() == want.tobytes()
     noise = torch.rand(3, 8).half()
     for options in ({"seed": 4}, {"noise": noise}, {"seed": 4, "num_keep": [1, 8, 0]}):
-        made = nbgather.random_masking(x, 0.5, **options)
-        given = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-        for a, b in zip(made, nbgather.random_masking(x.numpy(), 0.5, **given), strict=True):
+        masked = nbgather.random_masking(x, 0.5, **options)
+        on_host = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        for a, b in zip(masked, nbgather.random_masking(x.numpy(), 0.5, **on_host), strict=True):
             assert a.numpy().tobytes() == b.tobytes()
-    made = nbgather.random_masking(x, 0.5, seed=1)
+    masked = nbgather.random_masking(x, 0.5, seed=1)
     for token in (0.5, torch.arange(4.0), torch.ones(1, 1, 4)):
-        back = nbgather.restore_tokens(made.x_masked, made.ids_restore, token)
-        keep = made.mask[..., None] == 0
+        back = nbgather.restore_tokens(masked.x_masked, masked.ids_restore, token)
+        keep = masked.mask[..., None] == 0
         assert torch.equal(back, torch.where(keep, x, torch.as_tensor(token).reshape(-1)))
     few = nbgather.random_masking(x, seed=1, num_keep=[2, 5, 8])
     back = nbgather.restore_tokens(few.x_masked, few.ids_restore, 0.0, valid=few.valid)
     assert torch.equal(back, torch.where(few.mask[..., None] == 0, x, torch.zeros(())))
     images = torch.randint(0, 256, (2, 3, 8, 8)).byte()
-    made = nbgather.masked_patchify(images, 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
+    masked = nbgather.masked_patchify(images, 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
     want = nbgather.masked_patchify(images.numpy(), 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
-    assert made.x_masked.numpy().tobytes() == want.x_masked.tobytes()
+    assert masked.x_masked.numpy().tobytes() == want.x_masked.tobytes()
     assert len(small.launches) > 15
 
 
@@ -98,10 +97,10 @@ def test_gradients(small: Driver) -> None:
     assert torch.autograd.gradcheck(
         lambda a: nbgather.random_masking(a, 0.5, seed=1)[0], (x,), fast_mode=True
     )
-    made = nbgather.random_masking(x.detach(), 0.5, seed=1)
-    visible = made.x_masked.clone().requires_grad_()
+    masked = nbgather.random_masking(x.detach(), 0.5, seed=1)
+    visible = masked.x_masked.clone().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda v, t: nbgather.restore_tokens(v, made.ids_restore, t),
+        lambda v, t: nbgather.restore_tokens(v, masked.ids_restore, t),
         (visible, token),
         fast_mode=True,
     )
@@ -124,18 +123,16 @@ def test_errors(small: Driver) -> None:
 
 def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its comparisons run, with the CPU for a device."""
-    path = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
-    spec = importlib.util.spec_from_file_location("gpu_check", path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "GPU", torch.device("cpu"))
-    monkeypatch.setattr(script, "SHAPES", script.SHAPES[:4])
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    import gpu_check
+    from gpu_check_parts import comparisons, device
+
+    assert gpu_check.comparisons is comparisons
+    monkeypatch.setattr(device, "GPU", torch.device("cpu"))
+    monkeypatch.setattr(comparisons, "SHAPES", comparisons.SHAPES[:4])
     alone = {"streams", "graphs", "other_libraries", "more_than_32_bits"}  # ask for a real one
-    assert alone < set(script.CHECKS)
-    for name in set(script.CHECKS) - alone:
-        script.CHECKS[name]()
-    broken = script.same
+    assert alone < set(comparisons.CHECKS)
+    for name in set(comparisons.CHECKS) - alone:
+        comparisons.CHECKS[name]()
     with pytest.raises(AssertionError):
-        broken(torch.zeros(3), torch.ones(3))
+        device.same(torch.zeros(3), torch.ones(3))

@@ -18,7 +18,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 #: What the public functions are made of, and no user imports.
 INSIDE = tuple(
-    f"nbgather.{n}" for n in ("containers", "dispatch", "engine", "kernels", "operations")
+    f"nbgather.{n}"
+    for n in ("containers", "dispatch", "engine", "kernels", "onnx.backend", "operations")
 )
 
 #: Names that begin with an underscore are ours alone.

@@ -12,8 +12,10 @@ from cases import Case, random_bits, rng, same
 from test_gather import expected
 
 import nbgather
-from nbgather import _arrays, _plan
+from nbgather import dispatch
+from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cpu import threads
+from nbgather.operations.indexing import Gather
 
 DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
 Draw = Callable[[np.random.Generator, str], Case]
@@ -58,9 +60,9 @@ def build(name: str, dtype: str) -> tuple[str, Case]:
 
 
 def form_of(case: Case, mode: str = "raise") -> str:
-    adapted = _arrays.adapter(case.input, "input")
-    keys = (adapted.key(case.input), adapted.key(case.index))
-    return _plan.plan_gather(adapted, *keys, None, case.dim, mode, "gather").form
+    container = dispatch.container_of(case.input, "input")
+    specs = container.spec(case.input), container.spec(case.index)
+    return plan_gather(Gather(case.dim, mode), *specs, None).form
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -33,9 +33,9 @@ def vit_mae() -> ViTMAEForPreTraining:
 
 def step(model: torch.nn.Module, **inputs: Any) -> tuple[Any, list[torch.Tensor]]:
     model.zero_grad()
-    made = model(**inputs)
-    made.loss.backward()
-    return made, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    output = model(**inputs)
+    output.loss.backward()
+    return output, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
 def test_vit_mae_with_our_masking(vit_mae: ViTMAEForPreTraining, monkeypatch) -> None:
@@ -112,7 +112,7 @@ def test_videomae_with_tube_masks() -> None:
     # VideoMAE's count: 12 of the 16 places in a frame, in all 4 frames.
     mask = nbgather.rank_tokens(scores, 4 * 4).mask.bool()
     assert (mask.reshape(3, 4, 16) == mask.reshape(3, 4, 16)[:, :1]).all()
-    made, grads = step(model, pixel_values=video, bool_masked_pos=mask)
-    assert made.logits.shape == (3, 48, 2 * 8 * 8 * 3)
-    assert torch.isfinite(made.loss)
+    output, grads = step(model, pixel_values=video, bool_masked_pos=mask)
+    assert output.logits.shape == (3, 48, 2 * 8 * 8 * 3)
+    assert torch.isfinite(output.loss)
     assert len(grads) > 20

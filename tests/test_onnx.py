@@ -28,7 +28,7 @@ from nbgather.onnx import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-AWKWARD = [0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 1e-45, 0.5, 0.5, 1.0, -1.0]
+SPECIAL_SCORES = [0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 1e-45, 0.5, 0.5, 1.0, -1.0]
 TOKENS = ("float32", "float64", "float16", "bfloat16", "int8", "uint16", "int32", "int64", "bool")
 
 
@@ -57,20 +57,20 @@ def recipe(x: np.ndarray, noise: np.ndarray, ratio: float) -> dict[str, np.ndarr
     }
 
 
-def assert_same(made: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
-    assert set(made) <= set(want)
-    for name, array in made.items():
+def assert_same(result: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    assert set(result) <= set(want)
+    for name, array in result.items():
         same(array, want[name])
 
 
 def noises(generator: np.random.Generator, n: int, length: int, dtype: str) -> list[np.ndarray]:
-    made = [
+    arrays = [
         generator.random((n, length)),
-        generator.choice(np.array(AWKWARD), (n, length)),
+        generator.choice(np.array(SPECIAL_SCORES), (n, length)),
         np.full((n, length), 0.25),
         generator.integers(0, 3, (n, length)) / 4,
     ]
-    return [noise.astype(dtype_of(dtype)) for noise in made]
+    return [noise.astype(dtype_of(dtype)) for noise in arrays]
 
 
 # Masking
@@ -104,8 +104,8 @@ def test_every_dtype_of_tokens(dtype: str, gather: str) -> None:
     generator = rng(dtype)
     x = random_bits(generator, (3, 10, 4), dtype_of(dtype))
     noise = generator.random((3, 10)).astype(np.float32)
-    made = run(masking_model(0.5, gather=gather, dtype=dtype), x=x, noise=noise)
-    assert_same(made, recipe(x, noise, 0.5))
+    result = run(masking_model(0.5, gather=gather, dtype=dtype), x=x, noise=noise)
+    assert_same(result, recipe(x, noise, 0.5))
 
 
 def test_ratio_as_an_input() -> None:
@@ -115,23 +115,23 @@ def test_ratio_as_an_input() -> None:
         x = random_bits(generator, (2, length, 2), "float32")
         noise = generator.random((2, length)).astype(np.float32)
         for ratio in (0.0, 0.1, 0.3, 0.7, 0.75, 0.9, 1.0, *generator.random(5).tolist()):
-            made = session.run(x=x, noise=noise, mask_ratio=ratio)
-            assert_same(made, recipe(x, noise, ratio))
+            result = session.run(x=x, noise=noise, mask_ratio=ratio)
+            assert_same(result, recipe(x, noise, ratio))
 
 
 def test_without_tokens() -> None:
     noise = rng("alone").random((5, 33)).astype(np.float32)
-    made = run(masking_model(0.6, with_x=False, ids_keep=True), noise=noise)
-    assert list(made) == ["mask", "ids_restore", "ids_keep"]
-    assert_same(made, recipe(np.zeros((5, 33, 1), np.float32), noise, 0.6))
+    result = run(masking_model(0.6, with_x=False, ids_keep=True), noise=noise)
+    assert list(result) == ["mask", "ids_restore", "ids_keep"]
+    assert_same(result, recipe(np.zeros((5, 33, 1), np.float32), noise, 0.6))
 
 
 @pytest.mark.parametrize("gather", ["elements", "nd"])
 def test_empty_sizes(gather: str) -> None:
     for shape in ((0, 16, 4), (2, 0, 4), (2, 16, 0)):
         x, noise = np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32)
-        made = run(masking_model(0.75, gather=gather), x=x, noise=noise)
-        assert_same(made, recipe(x, noise, 0.75))
+        result = run(masking_model(0.75, gather=gather), x=x, noise=noise)
+        assert_same(result, recipe(x, noise, 0.75))
 
 
 @pytest.mark.parametrize("noise_shape", [(2, 15), (2, 17), (1, 16), (3, 16), (2, 1), (16, 2)])
@@ -165,15 +165,15 @@ def test_a_seed_gives_the_kernels_masks(seed: int, gather: str) -> None:
         ids[:2] = [0, 7]
         x = random_bits(generator, (5, length, 2), "float32")
         for epoch in (0, 1, 2**32 - 1):
-            made = session.run(x=x, seed=seed, sample_ids=ids, epoch=epoch)
+            result = session.run(x=x, seed=seed, sample_ids=ids, epoch=epoch)
             want = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
-            assert_same(made, want._asdict())
+            assert_same(result, want._asdict())
 
 
 def test_the_known_answer_through_the_graph() -> None:
     """Random123's third answer: its block is beyond any array, so the emitter is called alone."""
     from nbgather.onnx._build import GraphBuilder
-    from nbgather.onnx.graphs import philox
+    from nbgather.onnx._noise import philox
 
     for counter, key, words in (
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -188,12 +188,12 @@ def test_the_known_answer_through_the_graph() -> None:
             g.input(name, "int64", shape, name)
         philox(g, "even", "odd", "key")
         g.output("words", "int64", [1, 1, 2, 2], "The four words.")
-        made = Session(g.finish({})).run(
+        result = Session(g.finish({})).run(
             even=np.array(counter[::2]).reshape(2, 1, 1),
             odd=np.array(counter[1::2]).reshape(2, 1, 1),
             key=np.array(key),
         )
-        assert tuple(made["words"].reshape(-1).tolist()) == words
+        assert tuple(result["words"].reshape(-1).tolist()) == words
 
 
 @pytest.mark.parametrize("epoch", [-1, 2**32, -(2**63)])
@@ -214,9 +214,9 @@ def test_restore(dtype: str, gather: str) -> None:
     for length, keep in ((1, 0), (1, 1), (16, 4), (49, 49), (50, 0)):
         x = random_bits(generator, (3, length, 4), dtype_of(dtype))
         token = random_bits(generator, (4,), dtype_of(dtype))
-        made = nbgather.random_masking(x, num_keep=keep, seed=3)
-        whole = session.run(x_visible=made.x_masked, ids_restore=made.ids_restore, mask_token=token)
-        same(whole["x"], nbgather.restore_tokens(made.x_masked, made.ids_restore, token))
+        tokens, _, ids = nbgather.random_masking(x, num_keep=keep, seed=3)
+        result = session.run(x_visible=tokens, ids_restore=ids, mask_token=token)
+        same(result["x"], nbgather.restore_tokens(tokens, ids, token))
 
 
 @pytest.mark.parametrize("rank", [-1, 16, 2**40])
@@ -256,28 +256,27 @@ def test_gather_dtypes(dtype: str, index_dtype: str) -> None:
     generator = rng(dtype)
     x = random_bits(generator, (3, 4), dtype_of(dtype))
     index = generator.integers(0, 4, (3, 6)).astype(index_dtype)
-    made = run(gather_model(1, 2, dtype=dtype, index_dtype=index_dtype), data=x, indices=index)
-    same(made["output"], nbgather.gather(x, 1, index))
+    result = run(gather_model(1, 2, dtype=dtype, index_dtype=index_dtype), data=x, indices=index)
+    same(result["output"], nbgather.gather(x, 1, index))
 
 
 # The models themselves
 
 
-def _more_models() -> dict[str, onnx.ModelProto]:
-    return {
-        "ratio": masking_model(ratio_input=True, ids_keep=True),
-        "bfloat16": masking_model(dtype="bfloat16", noise_dtype="bfloat16", gather="nd"),
-        "float64": masking_model(noise_dtype="float64"),
-        "seed_alone": masking_model(noise="seed", with_x=False, ids_keep=True),
-        "opset21": masking_model(noise="seed", opset=21, ir_version=10),
-        "gather": gather_model(-2, 5, dtype="uint8", index_dtype="int32"),
-        "restore": restore_model(gather="nd", dtype="bool"),
-    } | {entry.file: entry.build() for entry in CATALOG}
+MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "ratio": lambda: masking_model(ratio_input=True, ids_keep=True),
+    "bfloat16": lambda: masking_model(dtype="bfloat16", noise_dtype="bfloat16", gather="nd"),
+    "float64": lambda: masking_model(noise_dtype="float64"),
+    "seed_alone": lambda: masking_model(noise="seed", with_x=False, ids_keep=True),
+    "opset21": lambda: masking_model(noise="seed", opset=21, ir_version=10),
+    "gather": lambda: gather_model(-2, 5, dtype="uint8", index_dtype="int32"),
+    "restore": lambda: restore_model(gather="nd", dtype="bool"),
+} | {entry.file: entry.build for entry in CATALOG}
 
 
-@pytest.mark.parametrize("name", _more_models())
+@pytest.mark.parametrize("name", MODELS)
 def test_models_are_sound_and_speak_for_themselves(name: str) -> None:
-    model = _more_models()[name]
+    model = MODELS[name]()
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     known = {value.name for value in inferred.graph.value_info}
@@ -306,8 +305,8 @@ def test_a_call_gives_the_same_bytes_every_time() -> None:
         "import sys; from nbgather.onnx import masking_model as m\n"
         "sys.stdout.buffer.write(m(0.75, noise='seed').SerializeToString())"
     )
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert there == masking_model(0.75, noise="seed").SerializeToString()
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert child.stdout == masking_model(0.75, noise="seed").SerializeToString()
 
 
 # The files
@@ -332,9 +331,9 @@ def test_a_stale_missing_or_extra_file_is_seen(tmp_path: Path) -> None:
     path.write_bytes(data)
     (tmp_path / "mae_restore.onnx").unlink()
     (tmp_path / "other.onnx").write_bytes(b"")
-    said = ["stale: mae_masking.onnx", "missing: mae_restore.onnx", "extra: other.onnx"]
-    assert stale_files(tmp_path) == said
-    assert _check(tmp_path) == (1, "\n".join(said) + "\n")
+    lines = ["stale: mae_masking.onnx", "missing: mae_restore.onnx", "extra: other.onnx"]
+    assert stale_files(tmp_path) == lines
+    assert _check(tmp_path) == (1, "\n".join(lines) + "\n")
     assert _check(ROOT / "onnx_models")[0] == 0
 
 

@@ -12,11 +12,17 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import pytest
+import reference_results
 
 from nbgather.onnx import attach, masking_model, restore_model, run, verify
 
 MODELS = Path(__file__).parents[1] / "onnx_models"
 N, L, D = 3, 21, 16
+
+
+@pytest.fixture(autouse=True)
+def cached_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference_results.cache(monkeypatch)
 
 
 def encoder(opset: int, domain: str = "", doubled: bool = False) -> Any:
@@ -72,10 +78,10 @@ def quantised_dynamically(model: Any, noise: str, folder: Path) -> Any:
     from onnxruntime.quantization import quantize_dynamic
 
     onnx.save(model, folder / "model.onnx")
-    quantize_dynamic(folder / "model.onnx", folder / "made.onnx")
-    made = onnx.load(folder / "made.onnx")
-    assert "MatMulInteger" in {node.op_type for node in made.graph.node}
-    return made
+    quantize_dynamic(folder / "model.onnx", folder / "result.onnx")
+    result = onnx.load(folder / "result.onnx")
+    assert "MatMulInteger" in {node.op_type for node in result.graph.node}
+    return result
 
 
 def quantised_statically(model: Any, noise: str, folder: Path) -> Any:
@@ -85,10 +91,10 @@ def quantised_statically(model: Any, noise: str, folder: Path) -> Any:
     CalibrationDataReader.register(Batches)
     onnx.save(model, folder / "model.onnx")
     quant_pre_process(folder / "model.onnx", folder / "shaped.onnx")
-    quantize_static(folder / "shaped.onnx", folder / "made.onnx", Batches(noise))
-    made = onnx.load(folder / "made.onnx")
-    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in made.graph.node}
-    return made
+    quantize_static(folder / "shaped.onnx", folder / "result.onnx", Batches(noise))
+    result = onnx.load(folder / "result.onnx")
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in result.graph.node}
+    return result
 
 
 def slimmed(model: Any, noise: str, folder: Path) -> Any:
@@ -102,9 +108,9 @@ def simplified(model: Any, noise: str, folder: Path) -> Any:
         pytest.skip("onnxsim has no wheels for Python 3.10")
     import onnxsim
 
-    made, same = onnxsim.simplify(model)
+    simplified_model, same = onnxsim.simplify(model)
     assert same
-    return made
+    return simplified_model
 
 
 @pytest.fixture
@@ -118,10 +124,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("tool", [quantised_dynamically, quantised_statically, slimmed, simplified])
 def test_tools_keep_the_masks(tool: Any, noise: str, workplace: Path) -> None:
     model = joined(noise)
-    made = tool(model, noise, workplace)
+    result = tool(model, noise, workplace)
     for seed in range(5, 9):
-        given = feeds(noise, seed)
-        before, after = run(model, given), run(made, given)
+        inputs = feeds(noise, seed)
+        before, after = run(model, inputs), run(result, inputs)
         exact = ["mask", "ids_restore"]
         if tool is not quantised_statically:  # which rounds what goes into the encoder
             exact.append("x_masked")
@@ -136,8 +142,8 @@ def test_tools_keep_the_masks(tool: Any, noise: str, workplace: Path) -> None:
 def test_shapes_of_the_published_models_can_be_inferred(path: Path, workplace: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(path, workplace / "made.onnx")  # without skip_symbolic_shape
-    assert verify(workplace / "made.onnx").same
+    quant_pre_process(path, workplace / "result.onnx")  # without skip_symbolic_shape
+    assert verify(workplace / "result.onnx").same
 
 
 @pytest.mark.parametrize("options", [{}, {"domain": "ai.onnx"}, {"doubled": True}])
@@ -163,8 +169,8 @@ def test_an_encoder_that_is_not_valid_is_told() -> None:
 def test_paths_will_do_for_both(tmp_path: Path) -> None:
     onnx.save(masking_model(0.5), tmp_path / "masking.onnx")
     onnx.save(encoder(17), tmp_path / "encoder.onnx")
-    made = attach(tmp_path / "masking.onnx", str(tmp_path / "encoder.onnx"))
-    assert made == attach(masking_model(0.5), encoder(17))
+    result = attach(tmp_path / "masking.onnx", str(tmp_path / "encoder.onnx"))
+    assert result == attach(masking_model(0.5), encoder(17))
 
 
 def test_an_attached_model_is_verified_at_the_width_it_takes() -> None:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nbgather
 import nbgather.torch
+from nbgather.engine import memo
 
 N, L, D, K = 2, 6, 4, 3
 IDS = torch.tensor([7, 2**40])
@@ -269,8 +270,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("name", CASES)
 def test_states(name: str, state: str, heat: str) -> None:
     case, run = CASES[name], STATES[state]
-    nbgather._run.small.clear()
-    nbgather.masking.small.clear()
+    memo.entries.clear()
     for _ in range(3 if heat == "warm" else 0):
         case.ours(*case.args)
     if state in TRACED and not case.traced:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import reference_results
 import torch
 
 import nbgather
@@ -35,6 +36,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.fixture(autouse=True)
+def cached_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference_results.cache(monkeypatch)
+
+
 MODELS = {entry.file: entry.build for entry in CATALOG} | {
     "ratio as input": lambda: masking_model(ratio_input=True),
     "bfloat16": lambda: masking_model(0.6, dtype="bfloat16", noise_dtype="bfloat16"),
@@ -47,9 +53,9 @@ MODELS = {entry.file: entry.build for entry in CATALOG} | {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ours_are_right(name: str) -> None:
-    found = verify(MODELS[name]())
-    assert found.same, found.difference
-    assert found.cases >= (88 if "mask" in name and "masking" not in name else 300)
+    verification = verify(MODELS[name]())
+    assert verification.same, verification.difference
+    assert verification.cases >= (88 if "mask" in name and "masking" not in name else 300)
 
 
 def edited(model: onnx.ModelProto, change) -> onnx.ModelProto:
@@ -87,17 +93,19 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_models_are_told(name: str) -> None:
     change, text = WRONG[name]
-    found = verify(edited(masking_model(0.5), change))
-    assert not found.same
-    assert text in found.difference
-    assert "with x [" in found.difference
+    verification = verify(edited(masking_model(0.5), change))
+    assert not verification.same
+    assert text in verification.difference
+    assert "with x [" in verification.difference
 
 
 def test_another_ratio_or_dim_is_told() -> None:
-    found = verify(masking_model(0.75), mask_ratio=0.5)
-    assert "x_masked is float32 [1, 0, 1], it should be float32 [1, 1, 1]" in found.difference
-    found = verify(gather_model(1), dim=2)
-    assert not found.same
+    verification = verify(masking_model(0.75), mask_ratio=0.5)
+    assert (
+        "x_masked is float32 [1, 0, 1], it should be float32 [1, 1, 1]" in verification.difference
+    )
+    verification = verify(gather_model(1), dim=2)
+    assert not verification.same
 
 
 class Recipe(torch.nn.Module):
@@ -140,9 +148,9 @@ def test_torchs_own_dynamic_export_keeps_the_wrong_number_and_ours_does_not(
     longer = {"x": np.zeros((2, 40, 4), np.float32), "noise": np.zeros((2, 40), np.float32)}
     assert ours.run(longer)["x_masked"].shape == (2, 10, 4)
     assert theirs.run(longer)["x_masked"].shape == (2, 4, 4)  # the 4 of the example's 16
-    found = verify(theirs)
-    assert not found.same
-    assert "x_masked is" in found.difference
+    verification = verify(theirs)
+    assert not verification.same
+    assert "x_masked is" in verification.difference
     assert verify(ours).same
 
 
@@ -210,9 +218,9 @@ def test_the_command_tells_a_difference(tmp_path: Path, monkeypatch, capsys) -> 
 def test_mistakes_with_the_command(arguments, text: str, monkeypatch, capsys) -> None:
     model = ROOT / "onnx_models" / "mae_masking.onnx"
     assert run(monkeypatch, "verify", *(a.format(model=model) for a in arguments)) == 2
-    said = capsys.readouterr().err
-    assert text in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert text in message
+    assert message.count("\n") == 1
 
 
 def test_the_export_command(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -289,14 +297,14 @@ def test_an_empty_batch_of_others_on_an_onnxruntime_that_it_can_end(
         session.run(a=empty)
     assert session.run(a=np.zeros((3, 2), np.float32))["b"].tolist() == [3, 2]
     ours = Session(masking_model(0.5))
-    made = ours.run(x=np.zeros((0, 4, 2), np.float32), noise=np.zeros((0, 4), np.float32))
-    assert made["x_masked"].shape == (0, 2, 2)
+    result = ours.run(x=np.zeros((0, 4, 2), np.float32), noise=np.zeros((0, 4), np.float32))
+    assert result["x_masked"].shape == (0, 2, 2)
 
 
 def test_bfloat16_goes_through_io_binding() -> None:
     x = np.random.default_rng(0).random((2, 8, 4)).astype(ml_dtypes.bfloat16)
     noise = np.random.default_rng(1).random((2, 8), np.float32)
-    made = Session(masking_model(0.5, dtype="bfloat16")).run(x=x, noise=noise)
+    result = Session(masking_model(0.5, dtype="bfloat16")).run(x=x, noise=noise)
     want = nbgather.random_masking(x, 0.5, noise=noise)
-    assert made["x_masked"].dtype == ml_dtypes.bfloat16
-    assert made["x_masked"].tobytes() == want.x_masked.tobytes()
+    assert result["x_masked"].dtype == ml_dtypes.bfloat16
+    assert result["x_masked"].tobytes() == want.x_masked.tobytes()

@@ -10,9 +10,9 @@ try:
 except ImportError:
     raise ImportError('nbgather.dask needs dask: pip install "nbgather[dask]"') from None
 
-from nbgather.dask._gather import gather, gather_tokens, take_along_axis
-from nbgather.dask._masking import masked_patchify, random_masking, token_noise
-from nbgather.dask._patches import patchify, unpatchify
+from nbgather.dask.indexing import gather, gather_tokens, take_along_axis
+from nbgather.dask.masking import masked_patchify, random_masking, token_noise
+from nbgather.dask.patches import patchify, unpatchify
 
 __all__ = [
     "gather",

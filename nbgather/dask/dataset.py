@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nbgather
-from nbgather import _arrays, _validate
+from nbgather.containers.numpy import describe
+from nbgather.operations import checks
+from nbgather.operations import patches as patch_rules
+from nbgather.operations.keep import kept_tokens, ratio
 
 try:
     import zarr
 except ImportError:
     raise ImportError('nbgather.dask.dataset needs zarr: pip install "nbgather[dask]"') from None
 
-from nbgather.dask._journal import Journal
+from nbgather.dask.journal import Journal
 
 __all__ = ["Progress", "mask_dataset"]
 
@@ -98,10 +101,10 @@ def mask_dataset(
     (10, 4, 4)
     """
     x = _source(Path(source), array)
-    chunk = _validate.count(chunk, "chunk")
+    chunk = checks.count(chunk, "chunk")
     if chunk < 1:
         raise ValueError("chunk is 0: it must be at least 1")
-    options = {"seed": _validate.bits64(seed, "seed"), "epoch": _validate.epoch(epoch)}
+    options = {"seed": checks.bits64(seed, "seed"), "epoch": checks.epoch(epoch)}
     plan = _planned(x, mask_ratio, patch_size, scale)
     settings = {
         "source": [list(x.shape), str(x.dtype)], "mask_ratio": float(mask_ratio), "chunk": chunk,
@@ -189,21 +192,20 @@ class _Rows:
 def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) -> _Plan:
     shape = tuple(int(n) for n in x.shape)
     what = "x" if patch_size is None else "images"
-    kind = _arrays._numpy_dtype(np.dtype(x.dtype))
-    _validate.itemsize(kind.name, kind.itemsize, _arrays.ITEMSIZES, what)
+    checks.itemsize(describe(np.dtype(x.dtype)), what)
     if patch_size is None:
-        _validate.tokens(shape)
+        checks.tokens(shape)
         if scale is not None:
             raise ValueError("scale was given without a patch size: it goes with images")
-        keep = _validate.len_keep(shape[1], mask_ratio, None)
+        keep = kept_tokens(shape[1], ratio(mask_ratio))
         return _Plan(keep, shape[1], shape[2:], x.dtype, ())
-    patch = _validate.patch_size(patch_size, shape)
-    grid = _validate.image_grid(shape, patch)
+    patch = patch_rules.patch_size(patch_size, shape)
+    grid = patch_rules.image_grid(shape, patch)
     tokens = math.prod(grid)
-    keep = _validate.len_keep(tokens, mask_ratio, None)
+    keep = kept_tokens(tokens, ratio(mask_ratio))
     width = math.prod(patch) * shape[1]
-    if _validate.affine(scale, None, None, shape[1]) is not None:
-        _validate.pixels(str(x.dtype))
+    if patch_rules.affine(scale, None, None, shape[1]) is not None:
+        patch_rules.pixels(str(x.dtype))
     dtype = x.dtype if scale is None else np.dtype(np.float32)
     return _Plan(keep, tokens, (width,), dtype, patch)
 

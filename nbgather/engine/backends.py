@@ -3,8 +3,8 @@
 A backend is a module with these functions, on memory that has been checked:
 
 ``gather(plan, out, x, index, aux) -> int``
-    Move the bits of a :class:`nbgather._plan.GatherPlan`; return a number that is not 0 when an
-    index was bad.
+    Move the bits of a :class:`nbgather.kernels.plans.GatherPlan`; return a number that is not 0
+    when an index was bad.
 ``token_noise(args, ids, out)``
     Fill ``out`` float32 `[N, L]` for ``args = (epoch, key low, key high)``.
 ``rank_tokens(scores, ids_keep, ids_restore, mask, counts)``

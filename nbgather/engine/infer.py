@@ -8,27 +8,26 @@ it is the only one. Everything is O(n log n).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from nbgather.engine import arrays
+from nbgather.operations.base import Options
+from nbgather.operations.infer import GatherSolution, InferGather
 
-class GatherSolution(NamedTuple):
-    """One way to get an output from an input by a gather.
 
-    Attributes
-    ----------
-    dim : int
-        The dimension gathered along.
-    index : array of int64
-        Shape of the output; where several positions would do, the lowest.
-    is_unique : bool
-        Whether no other index along this dimension gives the same output.
-    """
-
-    dim: int
-    index: Any
-    is_unique: bool
+def infer_gather(
+    container: Any, operation: InferGather, operands: tuple[Any, ...], options: Options
+) -> list[GatherSolution]:
+    """Every solution, with indices of the container."""
+    x, y = operands
+    spec = container.spec(x)
+    if container.home != "cpu":
+        raise TypeError(f"input is on {spec.device}: infer_gather looks at the host's memory")
+    operation.check(spec, container.spec(y))
+    solutions = infer_bits(arrays.bits(container, x), arrays.bits(container, y))
+    return [s._replace(index=container.from_numpy(s.index, y)) for s in solutions]
 
 
 def infer_bits(x: np.ndarray, y: np.ndarray) -> list[GatherSolution]:

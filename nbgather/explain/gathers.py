@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.explain.cells import checked, make_panel, source_colours, value_text
 from nbgather.explain.explanation import Explanation
 from nbgather.indexing import gather, infer_gather
+from nbgather.operations import checks
 
 LETTERS = "ijk"
 
@@ -62,7 +62,7 @@ def explain_gather(
         cell = tuple(n - 1 for n in output.shape)
     source_cell = None
     if cell is not None:
-        cell = tuple(_validate.integer(c, "cell") for c in cell)
+        cell = tuple(checks.integer(c, "cell") for c in cell)
         if len(cell) != output.ndim or not all(0 <= c < n for c, n in zip(cell, output.shape)):
             raise ValueError(f"cell is {cell}: it must be within the output's shape {output.shape}")
         source_cell = tuple(int(p) for p in np.unravel_index(int(source[cell]), x.shape))

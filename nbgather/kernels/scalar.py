@@ -1,8 +1,8 @@
 """What one element needs: one source for the kernels of every device.
 
-Each function is valid in ``numba.njit``, in ``numba.cuda`` and in its simulator. Products are
-taken in uint64 and masked before they are narrowed, so nothing overflows anywhere. The reference
-backend does not use this module: it is the specification that this one is checked against.
+Each function is valid in ``numba.njit`` and in ``numba.cuda``. Products are taken in uint64 and
+masked before they are narrowed, so nothing overflows anywhere. The reference backend does not use
+this module: it is the specification that this one is checked against.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from numba import njit
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+# Philox's multipliers of the counter, and what is added to the key in each round.
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 

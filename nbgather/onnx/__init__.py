@@ -1,8 +1,15 @@
-"""Gather, masking and restoring as ONNX models, and a runner for them."""
+"""Gather, masking and restoring as ONNX models, and what joins, checks and runs them.
+
+``gathering``, ``masking`` and ``restoring`` build models, of nodes in ``_ranking`` and ``_noise``;
+``attach``, ``runner`` and ``verify`` use them; ``catalog`` lists the files; ``torch_table`` is for
+torch's exporter; ``backend`` runs the library's calls on onnxruntime.
+"""
 
 from nbgather.onnx.attach import attach
 from nbgather.onnx.catalog import CATALOG, export_all, stale_files
-from nbgather.onnx.graphs import gather_model, masking_model, restore_model
+from nbgather.onnx.gathering import gather_model
+from nbgather.onnx.masking import masking_model
+from nbgather.onnx.restoring import restore_model
 from nbgather.onnx.runner import Port, Session, run
 from nbgather.onnx.torch_table import torch_translation_table
 from nbgather.onnx.verify import Verification, verify

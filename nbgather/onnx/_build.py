@@ -1,7 +1,7 @@
 """A small graph builder: named and documented nodes, shared constants, checked models.
 
-Every field that goes into a model is set here, so that the same call gives the same bytes whatever
-the defaults of the onnx library are.
+Every field that goes into a model is set here, so that the same call gives the same bytes with
+every release of the onnx library.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nbgather import _validate
+from nbgather import __version__
+from nbgather.operations import checks
 
 try:
     import onnx
@@ -54,6 +55,7 @@ NOISE_TYPES = ("float16", "bfloat16", "float32", "float64")
 #: The dtypes of indices.
 INDEX_TYPES = ("int64", "int32")
 
+#: The oldest versions that the graphs of this package are valid in.
 OLDEST_OPSET = 13
 OLDEST_IR = 7
 
@@ -108,7 +110,7 @@ def check_versions(opset: Any, ir_version: Any, oldest_opset: int = OLDEST_OPSET
         ("opset", opset, oldest_opset, newest[0]),
         ("ir_version", ir_version, OLDEST_IR, newest[1]),
     ):
-        number = _validate.integer(value, what)
+        number = checks.integer(value, what)
         if not low <= number <= high:
             raise ValueError(
                 f"{what} is {number}: it must be between {low} and {high} (onnx {onnx.__version__})"
@@ -116,7 +118,7 @@ def check_versions(opset: Any, ir_version: Any, oldest_opset: int = OLDEST_OPSET
 
 
 class GraphBuilder:
-    """Collects inputs, constants, nodes and outputs, and makes a checked model of them.
+    """Collects inputs, constants, nodes and outputs of a graph, and checks the model they make.
 
     Parameters
     ----------
@@ -204,10 +206,8 @@ class GraphBuilder:
         Raises
         ------
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError
-            The graph is wrong, which is a fault of this package.
+            The graph is not valid: an error of this package.
         """
-        from nbgather import __version__
-
         graph = onnx.GraphProto()
         graph.name, graph.doc_string = self.name, self.doc
         graph.input.extend(self._inputs)

@@ -1,4 +1,4 @@
-"""Join a masking and the models around it into one."""
+"""Join a masking model and the models before and after it into one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nbgather.onnx._build import ModelProto, onnx
+from nbgather.onnx._build import OLDEST_OPSET, ModelProto, onnx
+from nbgather.onnx._noise import OLDEST_SEEDED_OPSET
 
 __all__ = ["attach"]
 
-#: One list of nodes is right for all of these opsets; a seeded graph begins with BITWISE.
-OLDEST, BITWISE = 13, 18
+#: A width is inferred with sizes that no model has by chance.
+_UNLIKELY_WIDTHS = (7919, 7907)
 
 
 def attach(
@@ -33,8 +34,8 @@ def attach(
     masking : onnx.ModelProto or path
         Of :func:`masking_model`, with x.
     encoder : onnx.ModelProto or path
-        A model with an input of visible tokens `[N, K, D]`, K dynamic. Where its weights ask for
-        one D, the joined model tells it.
+        A model with an input of visible tokens `[N, K, D]`, K dynamic. Where its weights fit
+        one D only, the joined model has it as a fixed size.
     embed : onnx.ModelProto or path, optional
         A model with an output of tokens `[N, L, D]`, e.g. a patch and position embedding. Without
         one, x stays an input.
@@ -47,17 +48,17 @@ def attach(
     -------
     onnx.ModelProto
         Inputs: those of ``embed`` (or x), those of the masking (noise, or seed, sample_ids and
-        epoch), and those of the encoder that are left. Outputs: those of the encoder, then those of
-        the masking. What two of the models call alike has ``encoder/`` or ``embed/`` before it in
-        one of them.
+        epoch), and the other ones of the encoder. Outputs: those of the encoder, then those of
+        the masking. Where two of the models have a name in common, ``encoder/`` or ``embed/`` is
+        put before it in one of them.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     TypeError, ValueError
         A masking that is not of :func:`masking_model`; a model that is no ONNX model, lacks the
-        input or output, is of another dtype, rank or width, or of an opset too old for the masking.
+        input or output, has another dtype, rank or width, or an opset too old for the masking.
 
     Examples
     --------
@@ -77,32 +78,32 @@ def attach(
         raise ValueError("masking is not a model of masking_model(...) with x")
     after = _loaded(encoder, "encoder")
     before = None if embed is None else _loaded(embed, "embed")
-    goes_in = _one(after.graph.input, tokens, "encoder", "input", "tokens", _constants(after))
-    _fit(_port(masking.graph.output, "x_masked"), goes_in, "encoder", "input")
-    width = _width(after, goes_in)
+    target = _one(after.graph.input, tokens, "encoder", "input", "tokens", _constants(after))
+    _fit(_port(masking.graph.output, "x_masked"), target, "encoder", "input")
+    width = _width(after, target)
     if width is not None and before is None:
         for port in (_port(masking.graph.input, "x"), _port(masking.graph.output, "x_masked")):
             port.type.tensor_type.shape.dim[2].dim_value = width
     if before is not None:
-        comes_out = _one(before.graph.output, embedded, "embed", "output", "embedded", set())
-        _fit(_port(masking.graph.input, "x"), comes_out, "embed", "output")
+        source = _one(before.graph.output, embedded, "embed", "output", "embedded", set())
+        _fit(_port(masking.graph.input, "x"), source, "embed", "output")
 
     middle = ModelProto()
     middle.CopyFrom(masking)
     _align(middle, [m for m in (before, after) if m is not None])
     middle = onnx.compose.add_prefix(middle, "masking/", rename_inputs=False, rename_outputs=False)
     taken = {port.name for port in (*middle.graph.input, *middle.graph.output)}
-    after, into = _apart(after, "encoder/", taken, goes_in.name)
+    after, into = _renamed(after, "encoder/", taken, target.name)
     masked = [port.name for port in middle.graph.output]
     encoded = [port.name for port in after.graph.output]
     joined = _merged(middle, after, [("x_masked", into)], [*encoded, *masked])
     if before is not None:
         taken = {port.name for port in (*joined.graph.input, *joined.graph.output)}
-        before, out = _apart(before, "embed/", taken, comes_out.name)
+        before, out = _renamed(before, "embed/", taken, source.name)
         joined = _merged(before, joined, [(out, "x")], [*encoded, *masked])
     joined.producer_name, joined.producer_version = "nbgather.attach", masking.producer_version
     for prop in masking.metadata_props:
-        if prop.key not in {there.key for there in joined.metadata_props}:
+        if prop.key not in {present.key for present in joined.metadata_props}:
             joined.metadata_props.add(key=prop.key, value=prop.value)
     _one_import(joined, "the joined model")
     _check(joined, "the joined model")
@@ -112,12 +113,12 @@ def attach(
 def _check(model: ModelProto, what: str) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # of the checker, and of the inference of shapes
+    except Exception as error:  # of the checker or of shape inference, which share no class
         raise ValueError(f"{what} is not valid: {' '.join(str(error).split())}") from error
 
 
 def _one_import(model: ModelProto, what: str) -> None:
-    """One import for ONNX's own operators, which have two names, and one for each domain else."""
+    """Reduce the imports to one for each domain; ONNX's own domain has two names."""
     versions: dict[str, int] = {}
     for item in model.opset_import:
         domain = "" if item.domain == "ai.onnx" else item.domain
@@ -130,28 +131,25 @@ def _one_import(model: ModelProto, what: str) -> None:
     model.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in versions.items())
 
 
-#: Sizes that no model has by chance.
-_STRANGE = (7919, 7907)
-
-
 def _width(encoder: ModelProto, port: Any) -> int | None:
-    """The only D that the encoder takes, by what it tells or by its weights; None if any will do.
+    """The only D that the encoder accepts, by its input's shape or its weights; None for any.
 
-    A width is taken if shapes can be inferred with it.
+    A width is accepted if shapes can be inferred with it.
     """
     shape = port.type.tensor_type.shape
     if not port.type.tensor_type.HasField("shape"):
         return None
     if shape.dim[2].HasField("dim_value"):
         return int(shape.dim[2].dim_value)
-    if any(_infers(encoder, port.name, size) for size in _STRANGE):
+    if any(_infers(encoder, port.name, size) for size in _UNLIKELY_WIDTHS):
         return None
     sizes = {int(d) for tensor in encoder.graph.initializer for d in tensor.dims if d > 1}
-    taken = [size for size in sorted(sizes) if _infers(encoder, port.name, size)]
-    return taken[0] if len(taken) == 1 else None
+    accepted = [size for size in sorted(sizes) if _infers(encoder, port.name, size)]
+    return accepted[0] if len(accepted) == 1 else None
 
 
 def _infers(model: ModelProto, name: str, width: int) -> bool:
+    """Whether shapes can be inferred where the input ``name`` has this width."""
     trial = ModelProto()
     trial.CopyFrom(model)
     _port(trial.graph.input, name).type.tensor_type.shape.dim[2].dim_value = width
@@ -189,7 +187,7 @@ def _valid(model: ModelProto, what: str) -> ModelProto:
 
 
 def _constants(model: ModelProto) -> set[str]:
-    """Inputs that have a value already, as old exporters list them."""
+    """Inputs that are initializers too, as old exporters list them."""
     return {tensor.name for tensor in model.graph.initializer}
 
 
@@ -200,36 +198,44 @@ def _port(ports: Iterable[Any], name: str) -> Any:
 def _one(
     ports: Iterable[Any], name: str | None, what: str, side: str, option: str, without: set[str]
 ) -> Any:
-    there = [port for port in ports if port.name not in without]
-    names = ", ".join(port.name for port in there) or "none"
+    """The port called ``name``, or the only one."""
+    candidates = [port for port in ports if port.name not in without]
+    names = ", ".join(port.name for port in candidates) or "none"
     if name is None:
-        if len(there) != 1:
-            raise ValueError(f"{what} has {len(there)} {side}s ({names}): {option}= must name one")
-        return there[0]
-    for port in there:
+        if len(candidates) != 1:
+            raise ValueError(
+                f"{what} has {len(candidates)} {side}s ({names}): {option}= must name one"
+            )
+        return candidates[0]
+    for port in candidates:
         if port.name == name:
             return port
     raise ValueError(f"{what} has no {side} {name!r}: its {side}s are {names}")
 
 
-def _fit(ours: Any, theirs: Any, what: str, side: str) -> None:
-    mine, other = (port.type.tensor_type for port in (ours, theirs))
-    if mine.elem_type != other.elem_type:
-        mine_name, other_name = (onnx.TensorProto.DataType.Name(t.elem_type) for t in (mine, other))
+def _fit(masking_port: Any, port: Any, what: str, side: str) -> None:
+    """Refuse a port of another model that cannot be joined to this one of the masking."""
+    masking_type, tensor = masking_port.type.tensor_type, port.type.tensor_type
+    if masking_type.elem_type != tensor.elem_type:
+        masking_name, name = map(_type_name, (masking_type, tensor))
         raise ValueError(
-            f"{what}'s {side} {theirs.name!r} is {other_name} and the masking's"
-            f" {ours.name!r} is {mine_name}: masking_model(dtype=...) must be the same"
+            f"{what}'s {side} {port.name!r} is {name} and the masking's"
+            f" {masking_port.name!r} is {masking_name}: masking_model(dtype=...) must be the same"
         )
-    if other.HasField("shape") and len(other.shape.dim) != 3:
+    if tensor.HasField("shape") and len(tensor.shape.dim) != 3:
         raise ValueError(
-            f"{what}'s {side} {theirs.name!r} has {len(other.shape.dim)} dimensions: 3 are needed"
+            f"{what}'s {side} {port.name!r} has {len(tensor.shape.dim)} dimensions: 3 are needed"
         )
-    if what == "encoder" and other.HasField("shape") and other.shape.dim[1].HasField("dim_value"):
-        size = other.shape.dim[1].dim_value
+    if what == "encoder" and tensor.HasField("shape") and tensor.shape.dim[1].HasField("dim_value"):
+        size = tensor.shape.dim[1].dim_value
         raise ValueError(
-            f"encoder's input {theirs.name!r} has a fixed number of tokens, {size}: export it with"
+            f"encoder's input {port.name!r} has a fixed number of tokens, {size}: export it with"
             " a dynamic one"
         )
+
+
+def _type_name(tensor: Any) -> str:
+    return str(onnx.TensorProto.DataType.Name(tensor.elem_type))
 
 
 def _opset(model: ModelProto) -> int:
@@ -237,7 +243,10 @@ def _opset(model: ModelProto) -> int:
 
 
 def _align(masking: ModelProto, others: list[ModelProto]) -> None:
-    """One opset and one IR version for all: merging takes no other."""
+    """Give all models one opset and one IR version: others cannot be merged.
+
+    The nodes of a masking are valid in every opset from the oldest on.
+    """
     opsets = {_opset(model) for model in others}
     if len(opsets) > 1:
         raise ValueError(
@@ -246,7 +255,7 @@ def _align(masking: ModelProto, others: list[ModelProto]) -> None:
         )
     (opset,) = opsets
     bitwise = any(node.op_type.startswith("Bitwise") for node in masking.graph.node)
-    needed = BITWISE if bitwise else OLDEST
+    needed = OLDEST_SEEDED_OPSET if bitwise else OLDEST_OPSET
     if opset < needed:
         raise ValueError(f"the encoder has opset {opset}: this masking needs {needed} or later")
     masking.opset_import[0].version = opset
@@ -255,23 +264,24 @@ def _align(masking: ModelProto, others: list[ModelProto]) -> None:
         model.ir_version = version
 
 
-def _apart(model: ModelProto, prefix: str, taken: set[str], port: str) -> tuple[ModelProto, str]:
-    """A model whose names are its own, and what one of its ports is called now."""
-    ends = {
-        "rename_inputs": any(p.name in taken for p in model.graph.input),
-        "rename_outputs": any(p.name in taken for p in model.graph.output),
-    }
-    moved = onnx.compose.add_prefix(model, prefix, **ends)
+def _renamed(model: ModelProto, prefix: str, taken: set[str], port: str) -> tuple[ModelProto, str]:
+    """A copy with ``prefix`` before its names, and the new name of one of its ports.
+
+    Inputs are renamed only where one of their names is taken, and outputs likewise.
+    """
+    inputs = any(p.name in taken for p in model.graph.input)
+    outputs = any(p.name in taken for p in model.graph.output)
+    copy = onnx.compose.add_prefix(model, prefix, rename_inputs=inputs, rename_outputs=outputs)
     is_input = any(p.name == port for p in model.graph.input)
-    renamed = ends["rename_inputs" if is_input else "rename_outputs"]
-    return moved, f"{prefix}{port}" if renamed else port
+    renamed = inputs if is_input else outputs
+    return copy, f"{prefix}{port}" if renamed else port
 
 
 def _merged(
     first: ModelProto, second: ModelProto, io_map: list[tuple[str, str]], outputs: list[str]
 ) -> ModelProto:
     for model in (first, second):
-        # Of the whole, not of a part; keys that two parts share could not be merged.
+        # The joined model gets its own; keys that both have could not be merged.
         del model.metadata_props[:]
         model.doc_string = ""
     model = onnx.compose.merge_models(first, second, io_map=io_map, outputs=outputs)

@@ -1,4 +1,4 @@
-"""The same calls through the exported models."""
+"""The calls of a backend, made by the exported models on onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HOST_VIEWS = True
 
 
 @functools.lru_cache(maxsize=32)
-def _gatherer(dim: int, rank: int, dtype: str) -> Session:
+def _gather_session(dim: int, rank: int, dtype: str) -> Session:
     return Session(gather_model(dim, rank, dtype=dtype))
 
 
 @functools.lru_cache(maxsize=4)
-def _ranker(dtype: str) -> Session:
+def _ranking_session(dtype: str) -> Session:
     return Session(masking_model(ratio_input=True, with_x=False, ids_keep=True, noise_dtype=dtype))
 
 
@@ -31,11 +31,11 @@ def gather(
 ) -> int:
     """Gather views by the exported GatherElements model."""
 
-    def run(data: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-        session = _gatherer(axis, data.ndim, data.dtype.name)
-        return session.run(data=data, indices=positions)["output"]
+    def take(data: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+        session = _gather_session(axis, data.ndim, data.dtype.name)
+        return session.run(data=data, indices=indices)["output"]
 
-    return positions.gather(run, plan, out, x, index, aux)
+    return positions.gather(take, plan, out, x, index, aux)
 
 
 def rank_tokens(
@@ -47,10 +47,10 @@ def rank_tokens(
 ) -> None:
     """Rank scores by the exported masking model."""
     tokens, kept = scores.shape[1], ids_keep.shape[1]
-    # Half a token of room on either side: the model's int(L * (1 - ratio)) is `kept`.
+    # The model keeps int(L * (1 - ratio)): half a token more than `kept` allows for rounding.
     ratio = 0.0 if kept == tokens else 1 - (kept + 0.5) / tokens
-    made = _ranker(scores.dtype.name).run(noise=scores, mask_ratio=np.float64(ratio))
-    ids_keep[...] = made["ids_keep"]
-    ids_restore[...] = made["ids_restore"]
-    mask[...] = made["mask"]
+    result = _ranking_session(scores.dtype.name).run(noise=scores, mask_ratio=np.float64(ratio))
+    ids_keep[...] = result["ids_keep"]
+    ids_restore[...] = result["ids_restore"]
+    mask[...] = result["mask"]
     positions.keep_counts(counts, ids_keep, ids_restore, mask)

@@ -10,7 +10,9 @@ from typing import Any
 
 from nbgather import files
 from nbgather.onnx._build import ModelProto, onnx, to_bytes
-from nbgather.onnx.graphs import gather_model, masking_model, restore_model
+from nbgather.onnx.gathering import gather_model
+from nbgather.onnx.masking import masking_model
+from nbgather.onnx.restoring import restore_model
 
 __all__ = ["CATALOG", "Entry", "export_all", "stale_files"]
 
@@ -45,8 +47,8 @@ class Entry:
     @property
     def call(self) -> str:
         """The call as one would type it."""
-        given = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.options.items()]
-        return f"{self.maker.__name__}({', '.join(given)})"
+        arguments = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.options.items()]
+        return f"{self.maker.__name__}({', '.join(arguments)})"
 
     def build(self) -> ModelProto:
         """The model."""
@@ -87,12 +89,12 @@ CATALOG: tuple[Entry, ...] = (
 def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> list[Path]:
     """Write every published model, and a README that lists them.
 
-    Each file is written aside and then renamed: no reader sees half of one.
+    Each file is written under another name and then renamed: no reader sees a part of one.
 
     Parameters
     ----------
     folder : path
-        Made if it is not there.
+        Created where it does not exist.
     only : iterable of str, optional
         Names of files to write; the README is written in any case.
 
@@ -114,8 +116,8 @@ def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None
     ...     [path.name for path in export_all(folder, ["mae_restore.onnx"])]
     ['mae_restore.onnx', 'README.md']
     """
-    wanted = None if only is None else set(only)
-    unknown = (wanted or set()) - {entry.file for entry in CATALOG}
+    selected = None if only is None else set(only)
+    unknown = (selected or set()) - {entry.file for entry in CATALOG}
     if unknown:
         raise ValueError(
             f"no published model is called {', '.join(sorted(unknown))}: there are"
@@ -124,24 +126,24 @@ def export_all(folder: str | os.PathLike[str], only: Iterable[str] | None = None
     target = Path(folder)
     written = []
     for name, data in _contents().items():
-        if wanted is None or name in wanted or name == README:
+        if selected is None or name in selected or name == README:
             files.write(target / name, data)
             written.append(target / name)
     return written
 
 
 def stale_files(folder: str | os.PathLike[str]) -> list[str]:
-    """What in a folder is not as :func:`export_all` would write it, byte for byte.
+    """The files of a folder that differ from what :func:`export_all` writes, byte for byte.
 
     Parameters
     ----------
     folder : path
-        It need not be there.
+        It need not exist.
 
     Returns
     -------
     list of str
-        One line for each file that is stale, missing, or extra; empty if all is well.
+        One line for each file that is stale, missing, or extra; empty if there is none.
 
     Examples
     --------
@@ -151,20 +153,20 @@ def stale_files(folder: str | os.PathLike[str]) -> list[str]:
     """
     target = Path(folder)
     expected = _contents()
-    found = {path.name: path for path in target.iterdir()} if target.is_dir() else {}
+    present = {path.name: path for path in target.iterdir()} if target.is_dir() else {}
     lines = []
     for name, data in expected.items():
-        if name not in found:
+        if name not in present:
             lines.append(f"missing: {name}")
-        elif not found[name].is_file() or found[name].read_bytes() != data:
+        elif not present[name].is_file() or present[name].read_bytes() != data:
             lines.append(f"stale: {name}")
-    return lines + [f"extra: {name}" for name in sorted(set(found) - set(expected))]
+    return lines + [f"extra: {name}" for name in sorted(set(present) - set(expected))]
 
 
 def _contents() -> dict[str, bytes]:
     models = {entry.file: entry.build() for entry in CATALOG}
-    files = {name: to_bytes(model) for name, model in models.items()}
-    return files | {README: _readme(models).encode()}
+    contents = {name: to_bytes(model) for name, model in models.items()}
+    return contents | {README: _readme(models).encode()}
 
 
 def _readme(models: dict[str, ModelProto]) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.onnx._build import ModelProto, to_bytes
+from nbgather.operations import checks, keep
 
 try:
     import onnxruntime
@@ -22,12 +22,12 @@ except ImportError:
 
 __all__ = ["Port", "Session", "run"]
 
-#: NumPy's name of each onnxruntime type where the two differ.
+#: NumPy's name of each type that onnxruntime calls otherwise.
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 #: Before this version TopK of an empty batch ends the process (SIGFPE). Models of this package
-#: never give it one; others are guarded.
-_EMPTY_IS_SAFE = (1, 31, 1)
+#: avoid it; empty inputs of other models are refused.
+_EMPTY_SAFE_VERSION = (1, 31, 1)
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
@@ -39,7 +39,7 @@ class Port(NamedTuple):
     ----------
     name : str
     dtype : str
-        NumPy's name, or onnxruntime's type for what is not a tensor.
+        NumPy's name, or onnxruntime's type of what is not a tensor.
     shape : tuple
         A number for a fixed size, a name for a dynamic one, None for one without a name.
     """
@@ -57,7 +57,7 @@ class Session:
     model : path, bytes or onnx.ModelProto
         The model.
     providers : sequence of str, optional
-        Execution providers, best first. By default CUDA if it is there, and the CPU.
+        Execution providers, best first. By default CUDA where it is available, and the CPU.
     threads : int, optional
         Threads within an operator; onnxruntime's choice by default.
 
@@ -65,16 +65,16 @@ class Session:
     ----------
     inputs, outputs : tuple of Port
     metadata : dict of str to str
-        What the model tells of itself.
+        The model's ``metadata_props``.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     TypeError
-        ``model`` is nothing that holds a model; ``threads`` is not a whole number.
+        ``model`` is no path, bytes or ModelProto; ``threads`` is not a whole number.
     ValueError
-        Not an ONNX model, or none that this onnxruntime can load; an unknown provider;
+        Not an ONNX model, or one that this onnxruntime cannot load; an unknown provider;
         ``threads`` below 1.
 
     Examples
@@ -114,11 +114,11 @@ class Session:
             ) from error
         self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
-        told = self._session.get_modelmeta()
-        self.metadata = dict(told.custom_metadata_map)
-        self._ours = told.producer_name == "nbgather"
+        meta = self._session.get_modelmeta()
+        self.metadata = dict(meta.custom_metadata_map)
+        self._is_nbgather = meta.producer_name == "nbgather"
         self._options = onnxruntime.RunOptions()
-        self._options.log_severity_level = 4  # what fails is raised, not printed too
+        self._options.log_severity_level = 4  # errors are raised; they need not be printed
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ class Session:
         """
         feeds = self._feeds(inputs, named)
         self._check_sizes(feeds)
-        if not self._ours and _version() < _EMPTY_IS_SAFE:
+        if not self._is_nbgather and _version() < _EMPTY_SAFE_VERSION:
             self._refuse_empty(feeds)
         return self._run(feeds)
 
@@ -163,55 +163,55 @@ class Session:
             raise TypeError(
                 f"inputs is of type {type(inputs).__name__}: a mapping of names to arrays is needed"
             )
-        given = dict(inputs or {})
-        wanted = [port.name for port in self.inputs]
+        values = dict(inputs or {})
+        names = [port.name for port in self.inputs]
         for name in named:
-            if name in given:
+            if name in values:
                 raise TypeError(f"input {name!r} was given twice")
-        given.update(named)
-        for name in given:
-            if name not in wanted:
+        values.update(named)
+        for name in values:
+            if name not in names:
                 raise TypeError(
-                    f"{self._label} has no input {name!r}: its inputs are {', '.join(wanted)}"
+                    f"{self._label} has no input {name!r}: its inputs are {', '.join(names)}"
                 )
-        missing = [name for name in wanted if name not in given]
+        missing = [name for name in names if name not in values]
         if missing:
             raise TypeError(
-                f"{self._label} needs {', '.join(wanted)}: {', '.join(missing)} not given"
+                f"{self._label} needs {', '.join(names)}: {', '.join(missing)} not given"
             )
-        return {port.name: self._checked(port, given[port.name]) for port in self.inputs}
+        return {port.name: self._checked(port, values[port.name]) for port in self.inputs}
 
     def _checked(self, port: Port, value: Any) -> Any:
         if "(" in port.dtype:
-            return value  # a sequence, map or optional: onnxruntime's own business
+            return value  # a sequence, map or optional, which onnxruntime checks
         array = _array(port, value)
         if array.dtype.name != port.dtype:
             raise TypeError(f"input {port.name!r} is {array.dtype.name}: it must be {port.dtype}")
-        # onnxruntime shows a scalar and an unknown number of dimensions alike.
-        if array.ndim != len(port.shape) and (port.shape or self._ours):
+        # onnxruntime gives () for a scalar and for an unknown number of dimensions.
+        if array.ndim != len(port.shape) and (port.shape or self._is_nbgather):
             raise ValueError(
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )
-        if self._ours and port.name == "mask_ratio":
-            _validate.ratio(array)  # the graph has no way to refuse it
+        if self._is_nbgather and port.name == "mask_ratio":
+            keep.ratio(array)  # the graph clips instead of refusing it
         return array
 
     def _check_sizes(self, feeds: Mapping[str, Any]) -> None:
-        """Refuse a fixed size that is not met, and two sizes for one name."""
+        """Refuse another size than a fixed one, and two sizes for one name."""
         seen: dict[str, tuple[int, str]] = {}
         for port in self.inputs:
             shape = getattr(feeds[port.name], "shape", ())
-            for want, size in zip(port.shape, shape, strict=False):
-                if isinstance(want, int) and size != want:
+            for expected, size in zip(port.shape, shape, strict=False):
+                if isinstance(expected, int) and size != expected:
                     raise ValueError(
                         f"input {port.name!r} has shape {shape}: it must be {_shape_text(port)}"
                     )
-                if isinstance(want, str):
-                    known, where = seen.setdefault(want, (size, port.name))
+                if isinstance(expected, str):
+                    known, first = seen.setdefault(expected, (size, port.name))
                     if size != known:
                         raise ValueError(
-                            f"input {port.name!r} has shape {shape} with {want} = {size}, but"
-                            f" {where!r} has {want} = {known}: both must be the same"
+                            f"input {port.name!r} has shape {shape} with {expected} = {size}, but"
+                            f" {first!r} has {expected} = {known}: both must be the same"
                         )
 
     def _refuse_empty(self, feeds: Mapping[str, Any]) -> None:
@@ -234,20 +234,19 @@ class Session:
             raise RuntimeError(f"{self._label} failed: {_line(error)}") from error
 
     def _run_bound(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
-        """Run through IO binding, which knows types that NumPy does not."""
+        """Run through IO binding, which supports types that NumPy does not have."""
         binding = self._session.io_binding()
-        kept = []  # onnxruntime reads their memory until the run is over
+        alive = []  # onnxruntime reads their memory until the run is over
         for port in self.inputs:
             value = feeds[port.name]
-            make = onnxruntime.OrtValue
             if port.dtype == "bfloat16":
                 bits = value.view(np.uint16)
-                ort_value = make.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
-                kept.append(bits)
+                ort_value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+                alive.append(bits)
             else:
-                ort_value = make.ortvalue_from_numpy(value)
+                ort_value = onnxruntime.OrtValue.ortvalue_from_numpy(value)
             binding.bind_ortvalue_input(port.name, ort_value)
-            kept.append(ort_value)
+            alive.append(ort_value)
         for port in self.outputs:
             binding.bind_output(port.name, "cpu")
         self._session.run_with_iobinding(binding, self._options)
@@ -265,8 +264,8 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Run a model once.
 
-    Sessions for models that this package built are kept, the last few of them. For a file that is
-    run often, make a :class:`Session`.
+    The sessions of the last few models of this package are reused. For a file that is run often,
+    make a :class:`Session`.
 
     Parameters
     ----------
@@ -298,20 +297,20 @@ def run(
     if isinstance(model, Session):
         session = model
     elif isinstance(model, ModelProto) and model.producer_name == "nbgather":
-        session = _kept_session(to_bytes(model), os.getpid())
+        session = _cached_session(to_bytes(model), os.getpid())
     else:
         session = Session(model)
     return session.run(inputs, **named)
 
 
 @lru_cache(maxsize=8)
-def _kept_session(data: bytes, pid: int) -> Session:
-    """A session of this process: one from before a fork has lost its threads."""
+def _cached_session(data: bytes, pid: int) -> Session:
+    """A session of the process ``pid``: after a fork the threads of a session are lost."""
     return Session(data)
 
 
 def _source(model: Any) -> tuple[str | bytes, str]:
-    """What onnxruntime loads, and how messages call it."""
+    """What onnxruntime loads, and its name in messages."""
     if isinstance(model, ModelProto):
         return to_bytes(model), f"the model {model.graph.name!r}"
     if isinstance(model, (bytes, bytearray, memoryview)):
@@ -330,20 +329,20 @@ def _source(model: Any) -> tuple[str | bytes, str]:
 
 
 def _threads(value: Any) -> int:
-    number = _validate.integer(value, "threads")
+    number = checks.integer(value, "threads")
     if number < 1:
         raise ValueError(f"threads is {number}: it must be at least 1")
     return number
 
 
 def _providers(chosen: Sequence[str] | None) -> list[str]:
-    there = onnxruntime.get_available_providers()
+    available = onnxruntime.get_available_providers()
     if chosen is None:
-        return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
+        return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
     names = [chosen] if isinstance(chosen, str) else list(chosen)
     for name in names:
-        if name not in there:
-            raise ValueError(f"providers has {name!r}: it must be one of {', '.join(there)}")
+        if name not in available:
+            raise ValueError(f"providers has {name!r}: it must be one of {', '.join(available)}")
     return names
 
 
@@ -370,7 +369,7 @@ def _array(port: Port, value: Any) -> np.ndarray:
         return np.array(value, port.dtype)
     try:
         array = np.asarray(value, order="C")
-    except Exception as error:  # whoever is asked for an array may answer as they please
+    except Exception as error:  # __array__ of an unknown class can raise anything
         raise TypeError(
             f"input {port.name!r} of type {type(value).__name__} makes no array: {_line(error)}"
         ) from error

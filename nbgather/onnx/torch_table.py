@@ -1,4 +1,4 @@
-"""How ``torch.ops.nbgather`` are written in ONNX: for ``torch.onnx.export(dynamo=True)``."""
+"""ONNX translations of ``torch.ops.nbgather``, for ``torch.onnx.export(dynamo=True)``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.onnx import graphs
+from nbgather.containers import registry
+from nbgather.engine.run import run
 from nbgather.onnx._build import onnx
+from nbgather.onnx._nodes import take_rows
+from nbgather.onnx._noise import seeded_noise
+from nbgather.onnx._ranking import rank_nodes
+from nbgather.onnx.masking import mask_nodes
+from nbgather.onnx.restoring import restore_nodes
 
 __all__ = ["torch_translation_table"]
 
-#: What torch's dtypes are called here, by ONNX's number.
-_TYPES = {
+#: NumPy's name of each dtype of scores, by ONNX's number.
+_SCORE_TYPES = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.FLOAT: "float32",
@@ -22,9 +28,10 @@ _TYPES = {
 
 
 class _Script:
-    """A :class:`~nbgather.onnx._build.GraphBuilder` that emits its nodes through onnxscript.
+    """:class:`~nbgather.onnx._nodes.Nodes` that are onnxscript's operators.
 
-    The graphs of this package know values by name; here a name stands for onnxscript's value.
+    The graphs of this package refer to values by name; ``values`` maps the names to onnxscript's
+    values. Names and documents of nodes are left to torch.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -33,7 +40,7 @@ class _Script:
         self._opset = opset18
         self.values = values
 
-    def _of(self, name: Any) -> Any:
+    def _value(self, name: Any) -> Any:
         return self.values[name] if isinstance(name, str) else name
 
     def constant(self, value: np.ndarray | np.generic) -> Any:
@@ -43,9 +50,9 @@ class _Script:
     def int64(self, value: int | Sequence[int]) -> Any:
         return self.constant(np.array(value, np.int64))
 
-    def op(self, kind: str, inputs: Sequence[Any], output: str, doc: str, **options: Any) -> str:
-        made = getattr(self._opset, kind)(*map(self._of, inputs), **options)
-        self.values[output] = made
+    def op(self, kind: str, inputs: Sequence[Any], output: str, doc: str, **attributes: Any) -> str:
+        operator = getattr(self._opset, kind)
+        self.values[output] = operator(*map(self._value, inputs), **attributes)
         return output
 
     def ops(
@@ -56,13 +63,13 @@ class _Script:
         doc: str,
         *,
         name: str,
-        **options: Any,
+        **attributes: Any,
     ) -> list[str]:
-        values = [self._of(value) for value in inputs]
+        values = [self._value(value) for value in inputs]
         if kind == "Split":
-            # onnxscript cannot tell how many parts there are: one slice for each.
-            width, axis = 2, options["axis"]
-            made: Sequence[Any] = [
+            # onnxscript does not know the number of parts: each is a Slice.
+            width, axis = 2, attributes["axis"]
+            results: Sequence[Any] = [
                 self._opset.Slice(
                     values[0],
                     self.int64([width * k]),
@@ -72,13 +79,13 @@ class _Script:
                 for k in range(len(outputs))
             ]
         else:
-            made = getattr(self._opset, kind)(*values, **options)
-        self.values.update(zip(outputs, made, strict=True))
+            results = getattr(self._opset, kind)(*values, **attributes)
+        self.values.update(zip(outputs, results, strict=True))
         return list(outputs)
 
 
-def _type(value: Any) -> str:
-    return _TYPES[int(value.dtype)]
+def _score_type(value: Any) -> str:
+    return _SCORE_TYPES[int(value.dtype)]
 
 
 def _plain_mode(mode: str) -> None:
@@ -102,26 +109,26 @@ def _take_along_axis(
 ) -> Any:
     _plain_mode(mode)
     g = _Script(arr=arr, indices=indices)
-    at = axis % len(arr.shape)
+    positive = axis % len(arr.shape)
     wide = {}
     for name, other in (("arr", "indices"), ("indices", "arr")):
-        mine = g.op("Shape", [name], f"{name}_shape", "")
-        theirs = g.op("Shape", [other], f"{name}_other", "")
-        # Off the axis a size of 1 gives way; along it each keeps its own.
-        here = np.arange(len(arr.shape)) == at
-        one = g.op("Equal", [mine, g.int64(1)], f"{name}_one", "")
-        off = g.op("And", [one, g.constant(~here)], f"{name}_gives_way", "")
-        target = g.op("Where", [off, theirs, mine], f"{name}_target", "")
+        shape = g.op("Shape", [name], f"{name}_shape", "")
+        other_shape = g.op("Shape", [other], f"{name}_other", "")
+        # Off the axis a size of 1 is broadcast; along it each keeps its own size.
+        off_axis = g.constant(np.arange(len(arr.shape)) != positive)
+        one = g.op("Equal", [shape, g.int64(1)], f"{name}_one", "")
+        broadcast = g.op("And", [one, off_axis], f"{name}_broadcast", "")
+        target = g.op("Where", [broadcast, other_shape, shape], f"{name}_target", "")
         wide[name] = g.op("Expand", [name, target], f"{name}_wide", "")
     index = _as_int64(g, wide["indices"])
-    g.op("GatherElements", [wide["arr"], index], "output", "", axis=at)
+    g.op("GatherElements", [wide["arr"], index], "output", "", axis=positive)
     return g.values["output"]
 
 
 def _gather_tokens(x: Any, ids: Any, mode: str = "raise", fill_value: float = 0) -> Any:
     _plain_mode(mode)
     g = _Script(x=x, ids=ids)
-    graphs.take_rows(g, "x", _as_int64(g, "ids"), "output", "nd", "")  # type: ignore[arg-type]
+    take_rows(g, "x", _as_int64(g, "ids"), "output", "nd", "")
     return g.values["output"]
 
 
@@ -131,8 +138,8 @@ def _scatter(reduction: str) -> Callable[..., Any]:
         shape = g.op("Shape", ["index"], "shape", "")
         zeros = g.int64([0] * len(index.shape))
         part = g.op("Slice", ["src", zeros, shape], "part", "")
-        given = ["input", _as_int64(g, "index"), part]
-        g.op("ScatterElements", given, "output", "", axis=dim, reduction=reduction)
+        operands = ["input", _as_int64(g, "index"), part]
+        g.op("ScatterElements", operands, "output", "", axis=dim, reduction=reduction)
         return g.values["output"]
 
     return scatter
@@ -143,9 +150,9 @@ def _length(g: _Script, number: Any, name: str) -> str:
     if isinstance(number, int):
         g.values[name] = g.int64([number])
         return name
-    g.values[f"{name}_given"] = number
-    whole = _as_int64(g, f"{name}_given")
-    return g.op("Reshape", [whole, g.int64([1])], name, "")
+    g.values[f"{name}_scalar"] = number
+    wide = _as_int64(g, f"{name}_scalar")
+    return g.op("Reshape", [wide, g.int64([1])], name, "")
 
 
 def _token_noise(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Any:
@@ -154,9 +161,9 @@ def _token_noise(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) ->
     if isinstance(epoch, int):
         g.values["epoch"] = g.int64(epoch)
     else:
-        at = _length(g, epoch, "epoch_1d")
-        g.op("Squeeze", [at, g.int64([0])], "epoch", "")
-    graphs.seeded_noise(g, _length(g, num_tokens, "length"))  # type: ignore[arg-type]
+        vector = _length(g, epoch, "epoch_1d")
+        g.op("Squeeze", [vector, g.int64([0])], "epoch", "")
+    seeded_noise(g, _length(g, num_tokens, "length"))
     return g.values["noise"]
 
 
@@ -165,16 +172,25 @@ def _rank_tokens(scores: Any, num_keep: Any) -> tuple[Any, ...]:
     grid = g.op("Shape", ["noise"], "grid", "")
     length = g.op("Gather", [grid, g.int64([1])], "length", "", axis=0)
     count = _length(g, num_keep, "count")
-    graphs.rank_nodes(g, "noise", _type(scores), grid, length, length, count, True)  # type: ignore[arg-type]
+    rank_nodes(
+        g,
+        "noise",
+        _score_type(scores),
+        grid=grid,
+        length=length,
+        checked=length,
+        count=count,
+        ids_keep=True,
+    )
     return g.values["ids_keep"], g.values["ids_restore"], g.values["mask"]
 
 
 def _random_masking(x: Any, noise: Any, mask_ratio: float) -> tuple[Any, ...]:
     g = _Script(x=x, noise=noise)
-    graphs.mask_nodes(
-        g,  # type: ignore[arg-type]
+    mask_nodes(
+        g,
         with_x=True,
-        noise_type=_type(noise),
+        noise_type=_score_type(noise),
         ratio=mask_ratio,
         gather="nd",
         ids_keep=True,
@@ -186,16 +202,16 @@ def _restore_tokens(x_visible: Any, ids_restore: Any, mask_token: Any) -> Any:
     g = _Script(x_visible=x_visible, mask_token=mask_token)
     g.values["ranks"] = ids_restore
     g.values["ids_restore"] = g.values[_as_int64(g, "ranks")]
-    graphs.restore_nodes(g, "nd")  # type: ignore[arg-type]
+    restore_nodes(g, "nd")
     return g.values["x"]
 
 
 def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """A table for ``torch.onnx.export(..., dynamo=True, custom_translation_table=...)``.
 
-    With it a module that calls nbgather exports to flat graphs of ONNX's standard operators, right
-    at every size. Opset 18 or later. Modes other than ``"raise"`` have no translation, and as in
-    ONNX a negative index counts from the end.
+    With it a module that calls nbgather exports to flat graphs of ONNX's standard operators, which
+    are correct at every size. Opset 18 or later. Modes other than ``"raise"`` have no translation,
+    and as in ONNX a negative index counts from the end.
 
     Returns
     -------
@@ -205,7 +221,7 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     Raises
     ------
     ModuleNotFoundError
-        torch or onnxscript is not there.
+        torch or onnxscript is not installed.
 
     Examples
     --------
@@ -224,17 +240,18 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     {''}
     """
     import onnxscript  # noqa: F401
+    import torch
 
-    from nbgather import _torch_ops as ops
-
+    registry.load(registry.MODULES["torch"], run)  # which defines the operators
+    ops = torch.ops.nbgather
     return {
-        ops.gather: _gather,
-        ops.take_along_axis: _take_along_axis,
-        ops.gather_tokens: _gather_tokens,
-        ops.scatter: _scatter("none"),
-        ops.scatter_add: _scatter("add"),
-        ops.token_noise: _token_noise,
-        ops.rank_tokens: _rank_tokens,
-        ops.random_masking: _random_masking,
-        ops.restore_tokens: _restore_tokens,
+        ops.gather.default: _gather,
+        ops.take_along_axis.default: _take_along_axis,
+        ops.gather_tokens.default: _gather_tokens,
+        ops.scatter.default: _scatter("none"),
+        ops.scatter_add.default: _scatter("add"),
+        ops.token_noise.default: _token_noise,
+        ops.rank_tokens.default: _rank_tokens,
+        ops.random_masking.default: _random_masking,
+        ops.restore_tokens.default: _restore_tokens,
     }

@@ -1,4 +1,4 @@
-"""Is a model what it should be? Run it against the reference over hundreds of shapes."""
+"""Compare a model with the reference, byte for byte, over hundreds of shapes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,43 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbgather import _validate
 from nbgather.indexing import gather
 from nbgather.masking import random_masking, rank_tokens, restore_tokens, token_noise
 from nbgather.onnx._build import ModelProto
 from nbgather.onnx.runner import Port, Session
+from nbgather.operations import checks, keep
 
 __all__ = ["Verification", "verify"]
 
 Arrays = dict[str, np.ndarray]
+#: Inputs, and the outputs that are expected of them.
+Case = tuple[Arrays, Arrays]
 
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 15, 16, 17, 31, 32, 49, 64, 65, 100, 196, 197, 257)
 BATCHES = (1, 2, 3, 5)
 WIDTHS = (1, 2, 5, 8)
-AWKWARD = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, 0.5, 0.5, 1.0, -1.0)
+SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, 0.5, 0.5, 1.0, -1.0)
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
 EPOCHS = (0, 1, 2**32 - 1)
-#: Of one array of a case; fixed sizes above it are not run. And tokens, which loops rank.
-MOST_ITEMS, MOST_TOKENS = 2**24, 2**17
-KNOWN = {
+#: Cases with an array of more items are left out, which only fixed sizes can ask for.
+MAX_ITEMS = 2**24
+#: And cases with more tokens or gathered items, which the reference works through in loops.
+MAX_LOOP_ITEMS = 2**17
+KNOWN_INPUTS = {
     "x", "noise", "seed", "sample_ids", "epoch", "num_tokens", "mask_ratio",
     "x_visible", "ids_restore", "mask_token", "data", "indices",
 }  # fmt: skip
 
 
 class Verification(NamedTuple):
-    """What :func:`verify` found.
+    """The result of :func:`verify`.
 
     Attributes
     ----------
     kind : str
         What the model was taken for.
     cases : int
-        How many cases were run, the different one included.
+        The number of cases that were run, the different one included.
     difference : str or None
         The first difference: the case, the output, the place, and both values.
     """
@@ -66,9 +70,9 @@ def verify(
 ) -> Verification:
     """Compare a model with the reference, byte for byte, over hundreds of shapes.
 
-    What the model is follows from its inputs: ``x`` or none with ``noise`` or ``seed``, a masking;
-    ``x_visible``, a restoring; ``data`` and ``indices``, a gather. Any model with these names will
-    do, whoever made it. Every output that has one of the names of :func:`masking_model`,
+    The inputs tell what the model is: ``noise`` or ``seed``, with or without ``x``, a masking;
+    ``x_visible``, a restoring; ``data`` and ``indices``, a gather. The model can come from any
+    exporter. Every output that has one of the names of :func:`masking_model`,
     :func:`restore_model` or :func:`gather_model` is compared; others are not. Fixed sizes are kept.
 
     Parameters
@@ -76,11 +80,11 @@ def verify(
     model : Session, path, bytes or onnx.ModelProto
         The model.
     mask_ratio : float, optional
-        Of a masking without a ratio input; by default what the model's metadata tell, or 0.75.
+        Of a masking without a ratio input; by default that of the model's metadata, or 0.75.
     dim : int, optional
-        Of a gather; by default what the model's metadata tell.
+        Of a gather; by default that of the model's metadata.
     names : mapping of str to str, optional
-        What the model calls things: ``{"x": "tokens", "noise": "scores"}``.
+        The model's names of inputs and outputs: ``{"x": "tokens", "noise": "scores"}``.
 
     Returns
     -------
@@ -98,30 +102,30 @@ def verify(
     True
     """
     session = model if isinstance(model, Session) else Session(model)
-    theirs = dict(names or {})
-    ours = {their: our for our, their in theirs.items()}
-    inputs = {ours.get(port.name, port.name): port for port in session.inputs}
-    outputs = {ours.get(port.name, port.name) for port in session.outputs}
-    unknown = set(theirs.values()) - {p.name for p in (*session.inputs, *session.outputs)}
+    model_names = dict(names or {})
+    standard = {name: key for key, name in model_names.items()}
+    inputs = {standard.get(port.name, port.name): port for port in session.inputs}
+    outputs = {standard.get(port.name, port.name) for port in session.outputs}
+    unknown = set(model_names.values()) - {p.name for p in (*session.inputs, *session.outputs)}
     if unknown:
         raise ValueError(f"names has {', '.join(sorted(unknown))}: the model has nothing so called")
     kind, cases = _cases(session, inputs, outputs, mask_ratio, dim)
-    others = [name for name in inputs if name not in KNOWN]
+    others = [name for name in inputs if name not in KNOWN_INPUTS]
     if others:
         raise ValueError(
             f"the model has inputs that no masking, restoring or gather has ({', '.join(others)}):"
             " what it does to them cannot be verified"
         )
     count = 0
-    for feeds, wanted in cases:
+    for feeds, expected in cases:
         count += 1
-        difference = _difference(session, theirs, feeds, wanted)
+        difference = _difference(session, model_names, feeds, expected)
         if difference is not None:
             return Verification(kind, count, difference)
     if not count:
         raise ValueError(
             "the model's fixed sizes leave no case to run: they contradict each other, or one case"
-            f" has more than {MOST_ITEMS} items"
+            f" has more than {MAX_ITEMS} items"
         )
     return Verification(kind, count, None)
 
@@ -132,47 +136,53 @@ def _cases(
     outputs: set[str],
     mask_ratio: float | None,
     dim: int | None,
-) -> tuple[str, Iterator[tuple[Arrays, Arrays]]]:
-    made: Iterator[tuple[Arrays, Arrays]]
+) -> tuple[str, Iterator[Case]]:
+    """What the model is, and its cases with the expected values of its outputs."""
+    cases: Iterator[Case]
     if {"x_visible", "ids_restore", "mask_token"} <= set(inputs):
-        kind, made = "restore", _restore_cases(inputs)
+        kind, cases = "restore", _restore_cases(inputs)
     elif {"data", "indices"} <= set(inputs):
         if dim is None and "dim" not in session.metadata:
             raise ValueError("the model does not tell its dim: give dim=")
-        at = int(session.metadata["dim"]) if dim is None else _validate.integer(dim, "dim")
-        kind, made = f"gather along dim {at}", _gather_cases(inputs, at)
+        axis = int(session.metadata["dim"]) if dim is None else checks.integer(dim, "dim")
+        kind, cases = f"gather along dim {axis}", _gather_cases(inputs, axis)
     elif {"noise"} <= set(inputs) or {"seed", "sample_ids"} <= set(inputs):
-        told = session.metadata.get("mask_ratio", "0.75")
         ratios: tuple[float, ...] = (0.0, 0.25, 0.6, 0.75, 0.9, 1.0)
-        way = "noise" if "noise" in inputs else "seed"
+        source = "noise" if "noise" in inputs else "seed"
         if "mask_ratio" in inputs:
-            kind = f"masking by {way}, ratio as an input"
+            kind = f"masking by {source}, ratio as an input"
         else:
-            one = _validate.ratio(float(told) if mask_ratio is None else mask_ratio)
-            kind, ratios = f"masking by {way}, ratio {one:g}", (one,)
-        made = _masking_cases(inputs, outputs, ratios)
+            if mask_ratio is None:
+                mask_ratio = float(session.metadata.get("mask_ratio", "0.75"))
+            one = keep.ratio(mask_ratio)
+            kind, ratios = f"masking by {source}, ratio {one:g}", (one,)
+        cases = _masking_cases(inputs, outputs, ratios)
     else:
         raise ValueError(
             f"the model's inputs are {', '.join(inputs)}: noise, or seed and sample_ids, with or"
             " without x, or x_visible, ids_restore and mask_token, or data and indices are needed;"
             " names= tells which is which"
         )
-    return kind, ((f, {k: v for k, v in w.items() if k in outputs}) for f, w in made)
+    return kind, (
+        (feeds, {name: array for name, array in expected.items() if name in outputs})
+        for feeds, expected in cases
+    )
 
 
 def _fits(port: Port | None, shape: tuple[int, ...]) -> bool:
-    """Whether a port takes a shape: its fixed sizes are met."""
-    if port is None:
-        return True
-    if not port.shape:
+    """Whether a shape has the fixed sizes of a port."""
+    if port is None or not port.shape:
         return True
     if len(port.shape) != len(shape):
         return False
-    return all(not isinstance(w, int) or w == n for w, n in zip(port.shape, shape, strict=True))
+    return all(
+        not isinstance(fixed, int) or fixed == size
+        for fixed, size in zip(port.shape, shape, strict=True)
+    )
 
 
 def _fixed(port: Port | None, axis: int, others: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes to try along an axis: the fixed one, or these."""
+    """The sizes to try along an axis: the fixed one if there is one, else ``others``."""
     size = port.shape[axis] if port is not None and len(port.shape) > axis else None
     return (size,) if isinstance(size, int) else others
 
@@ -192,7 +202,7 @@ def _values(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) 
 
 def _masking_cases(
     inputs: Mapping[str, Port], outputs: set[str], ratios: tuple[float, ...]
-) -> Iterator[tuple[Arrays, Arrays]]:
+) -> Iterator[Case]:
     generator = np.random.default_rng(0)
     x_port, noise_port = inputs.get("x"), inputs.get("noise")
     grid_port = noise_port or x_port
@@ -204,7 +214,7 @@ def _masking_cases(
     for number, (n, length, width) in enumerate(sizes):
         if not _fits(x_port, (n, length, width)) or not _fits(noise_port, (n, length)):
             continue
-        if n * length * width > MOST_ITEMS or n * length > MOST_TOKENS:
+        if n * length * width > MAX_ITEMS or n * length > MAX_LOOP_ITEMS:
             continue
         ratio = ratios[number % len(ratios)]
         feeds: Arrays = {}
@@ -218,26 +228,26 @@ def _masking_cases(
             ids = generator.integers(-(2**63), 2**63 - 1, n)
             feeds |= {"seed": np.array(seed), "sample_ids": ids, "epoch": np.array(epoch)}
             feeds["num_tokens"] = np.array(length)
-            at = epoch if "epoch" in inputs else 0
-            noise = token_noise(seed, ids, length, epoch=at, backend="reference")
+            drawn_at = epoch if "epoch" in inputs else 0
+            noise = token_noise(seed, ids, length, epoch=drawn_at, backend="reference")
         feeds["mask_ratio"] = np.array(ratio, np.float64)
         x = feeds.get("x", np.empty((n, length, 0), np.float32))
-        wanted = dict(random_masking(x, ratio, noise=noise, backend="reference")._asdict())
+        expected = dict(random_masking(x, ratio, noise=noise, backend="reference")._asdict())
         if "ids_keep" in outputs:
-            kept = wanted["x_masked"].shape[1]
-            wanted["ids_keep"] = rank_tokens(noise, kept, backend="reference").ids_keep
-        yield {name: feeds[name] for name in inputs if name in feeds}, wanted
+            kept = expected["x_masked"].shape[1]
+            expected["ids_keep"] = rank_tokens(noise, kept, backend="reference").ids_keep
+        yield {name: feeds[name] for name in inputs if name in feeds}, expected
 
 
 def _noise(
     generator: np.random.Generator, number: int, shape: tuple[int, ...], dtype: str
 ) -> np.ndarray:
-    """Even, tied, constant and awkward scores in turn."""
+    """Uniform, tied, constant and special scores in turn."""
     values = (
         lambda: generator.random(shape),
         lambda: generator.integers(0, 4, shape) / 4,
         lambda: np.full(shape, 0.5),
-        lambda: generator.choice(np.array(AWKWARD), shape),
+        lambda: generator.choice(np.array(SPECIAL_SCORES), shape),
     )[number % 4]()
     if dtype == "bfloat16":
         from ml_dtypes import bfloat16
@@ -246,7 +256,7 @@ def _noise(
     return values.astype(dtype)
 
 
-def _restore_cases(inputs: Mapping[str, Port]) -> Iterator[tuple[Arrays, Arrays]]:
+def _restore_cases(inputs: Mapping[str, Port]) -> Iterator[Case]:
     generator = np.random.default_rng(1)
     x_port, ids_port, token_port = (
         inputs[name] for name in ("x_visible", "ids_restore", "mask_token")
@@ -257,20 +267,20 @@ def _restore_cases(inputs: Mapping[str, Port]) -> Iterator[tuple[Arrays, Arrays]
         for kept in _fixed(x_port, 1, tuple({0, length // 4, length})):
             if not _fits(x_port, (n, kept, width)) or kept > length:
                 continue
-            if n * length * width > MOST_ITEMS:
+            if n * length * width > MAX_ITEMS:
                 continue
             x = _values(generator, (n, kept, width), x_port.dtype)
             ids = np.argsort(generator.random((n, length)), 1).astype(ids_port.dtype)
             token = _values(generator, (width,), token_port.dtype)
-            want = restore_tokens(x, ids, token, backend="reference")
-            yield {"x_visible": x, "ids_restore": ids, "mask_token": token}, {"x": want}
+            expected = restore_tokens(x, ids, token, backend="reference")
+            yield {"x_visible": x, "ids_restore": ids, "mask_token": token}, {"x": expected}
 
 
-def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[tuple[Arrays, Arrays]]:
+def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[Case]:
     generator = np.random.default_rng(2)
     data_port, index_port = inputs["data"], inputs["indices"]
     rank = len(data_port.shape)
-    axis = _validate.dim(dim, rank)
+    axis = checks.dim(dim, rank)
     for number in range(300):
         data_shape = tuple(
             _fixed(data_port, d, (int(generator.integers(1, 12)),))[0] for d in range(rank)
@@ -281,32 +291,33 @@ def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[tuple[Arrays
             else _fixed(index_port, d, (int(generator.integers(1, data_shape[d] + 1)),))[0]
             for d in range(rank)
         )
-        if max(math.prod(data_shape), math.prod(index_shape)) > MOST_TOKENS:
-            continue  # by loops too
+        if max(math.prod(data_shape), math.prod(index_shape)) > MAX_LOOP_ITEMS:
+            continue
         data = _values(generator, data_shape, data_port.dtype)
         index = generator.integers(0, data_shape[axis], index_shape).astype(index_port.dtype)
-        want = gather(data, axis, index, backend="reference")
-        yield {"data": data, "indices": index}, {"output": want}
+        expected = gather(data, axis, index, backend="reference")
+        yield {"data": data, "indices": index}, {"output": expected}
 
 
 def _difference(
-    session: Session, theirs: Mapping[str, str], feeds: Arrays, wanted: Arrays
+    session: Session, model_names: Mapping[str, str], feeds: Arrays, expected: Arrays
 ) -> str | None:
+    """The first difference of a case, in words."""
     case = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
     try:
-        made = session.run({theirs.get(name, name): array for name, array in feeds.items()})
+        outputs = session.run({model_names.get(name, name): a for name, a in feeds.items()})
     except (RuntimeError, TypeError, ValueError) as error:
         return f"with {case}: {error}"
-    for name, want in wanted.items():
-        got = made[theirs.get(name, name)]
+    for name, want in expected.items():
+        got = outputs[model_names.get(name, name)]
         if got.dtype != want.dtype or got.shape != want.shape:
             return (
                 f"with {case}: {name} is {got.dtype} {list(got.shape)},"
                 f" it should be {want.dtype} {list(want.shape)}"
             )
-        ours, others = (np.ascontiguousarray(a).view(np.uint8) for a in (want, got))
-        if not np.array_equal(ours, others):
-            place = int((ours != others).reshape(want.size, -1).any(1).argmax())
-            at = tuple(int(p) for p in np.unravel_index(place, want.shape))
+        want_bytes, got_bytes = (np.ascontiguousarray(a).view(np.uint8) for a in (want, got))
+        if not np.array_equal(want_bytes, got_bytes):
+            first = int((want_bytes != got_bytes).reshape(want.size, -1).any(1).argmax())
+            at = tuple(int(p) for p in np.unravel_index(first, want.shape))
             return f"with {case}: {name} at {at} is {got[at]}, it should be {want[at]}"
     return None

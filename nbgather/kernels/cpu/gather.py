@@ -1,6 +1,6 @@
 """The gather kernels: numbers and addresses in, bits moved, not 0 out when an index was bad.
 
-The layout of ``args`` is made by :func:`nbgather._plan.plan_gather`::
+The layout of ``args`` is made by :func:`nbgather.engine.plan.plan_gather`::
 
     [size, limit, along, B, xb, ib, ob, M, xm, im, om, nt, W, outer, (n, x, i, o) * outer]
 

@@ -2,7 +2,7 @@
 
 So the last of several values for one place wins, and sums are added in row-major order of the
 index, whatever the number of threads. The layout of ``args`` is made by
-:func:`nbgather._plan.plan_scatter`::
+:func:`nbgather.engine.plan.plan_scatter`::
 
     [size, along, D, id, sd, B, xb, ib, sb, outer, (n, x, i, s) * outer]
 

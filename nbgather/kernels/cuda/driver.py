@@ -1,6 +1,6 @@
 """Compile a kernel, launch it, and what else is asked of the CUDA driver.
 
-Kernels take 64-bit numbers only, so a launch is one call of the driver with a block of them: no
+Kernels take 64-bit numbers only, so a launch is one call of the driver with an array of them: no
 dispatcher, no types to look at. A simulator can stand in for this module
 (:data:`nbgather.kernels.cuda.launch.driver`); it has the same functions.
 """
@@ -31,10 +31,10 @@ def why_not() -> str | None:
     # numba has a target of the same name that is no longer kept; the package is the one that is.
     for package in ("numba_cuda", "cuda.bindings"):
         try:
-            found = importlib.util.find_spec(package)
+            spec = importlib.util.find_spec(package)
         except ModuleNotFoundError:
-            found = None
-        if found is None:
+            spec = None
+        if spec is None:
             return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
     return _no_device()
 
@@ -45,7 +45,7 @@ def _no_device() -> str | None:
 
     try:
         (status,) = driver.cuInit(0)
-    except Exception:  # the bindings raise what they please where there is no driver
+    except Exception:  # of no common type, where there is no driver
         return "there is no NVIDIA driver here: install one from nvidia.com/drivers"
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         return "there is an NVIDIA driver, but no device: nvidia-smi tells what it sees"
@@ -56,8 +56,7 @@ def _no_device() -> str | None:
 
 
 def memory() -> Any:
-    """What kernels load from and store to."""
-
+    """What kernels load from and store to; it needs the compiler."""
     from nbgather.kernels.cuda import memory as cuda_memory
 
     return cuda_memory
@@ -98,25 +97,35 @@ def _image(ptx: str, cc: tuple[int, int]) -> bytes:
     return bytes(image)
 
 
-def _done(result: tuple[Any, ...]) -> Any:
-    """What a call of the driver gave, or a RuntimeError that names its failure."""
-    status, *given = result
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The value of a call of the driver, or a RuntimeError that names its failure."""
+    status, *values = result
     if status != type(status)(0):
         raise RuntimeError(f"CUDA: {status.name}")
-    return given[0] if given else None
+    return values[0] if values else None
 
 
 class _Function(NamedTuple):
-    """A loaded kernel, and the block of numbers that its launches take."""
+    """A loaded kernel, and the arguments that a thread launches it with.
+
+    Attributes
+    ----------
+    handle : CUfunction
+        The kernel.
+    values, pointers : ndarray
+        The arguments as uint64, and the address of each.
+    module : CUmodule
+        What the kernel is a part of.
+    """
 
     handle: Any
     values: Any
     pointers: Any
-    owner: Any
+    module: Any
 
 
-class _Local(threading.local):
-    """What each thread has for itself: numbers to launch with, a flag, and a context."""
+class _ThreadState(threading.local):
+    """What each thread has for itself: functions, a flag, and the devices it has a context of."""
 
     def __init__(self) -> None:
         self.functions: dict[Any, _Function] = {}
@@ -124,20 +133,21 @@ class _Local(threading.local):
         self.devices: set[int] = set()
 
 
-_local = _Local()
+_local = _ThreadState()
+#: Kernels and their modules, by all that they depend on; shared by the threads.
 _handles: dict[Any, tuple[Any, Any]] = {}
 
 
 def _enter(device: int) -> None:
-    """See to it that this thread has a context: the libraries' own, the primary one."""
+    """Give this thread a context, if it has none: the primary one, which libraries share."""
     from cuda.bindings import driver
 
     if device in _local.devices:
         return
-    if int(_done(driver.cuCtxGetCurrent())) == 0:
-        _done(driver.cuInit(0))
-        context = _done(driver.cuDevicePrimaryCtxRetain(_done(driver.cuDeviceGet(device))))
-        _done(driver.cuCtxSetCurrent(context))
+    if int(_checked(driver.cuCtxGetCurrent())) == 0:
+        _checked(driver.cuInit(0))
+        context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(device))))
+        _checked(driver.cuCtxSetCurrent(context))
     _local.devices.add(device)
 
 
@@ -146,12 +156,12 @@ def capability(device: int) -> tuple[int, int]:
     """The compute capability of a device."""
     from cuda.bindings import driver
 
-    asked = driver.CUdevice_attribute
+    attributes = driver.CUdevice_attribute
     major, minor = (
-        int(_done(driver.cuDeviceGetAttribute(which, device)))
-        for which in (
-            asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        int(_checked(driver.cuDeviceGetAttribute(attribute, device)))
+        for attribute in (
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
         )
     )
     return major, minor
@@ -162,31 +172,31 @@ def processors(device: int) -> int:
     """How many multiprocessors a device has."""
     from cuda.bindings import driver
 
-    which = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-    return int(_done(driver.cuDeviceGetAttribute(which, device)))
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    return int(_checked(driver.cuDeviceGetAttribute(attribute, device)))
 
 
 def _function(
     key: Any, build: Callable[[Any], Any], addresses: int, numbers: int, device: int
 ) -> _Function:
-    mine = (key, addresses, numbers, device)
-    found = _local.functions.get(mine)
-    if found is None:
+    identity = (key, addresses, numbers, device)
+    function = _local.functions.get(identity)
+    if function is None:
         with forks.lock:
-            if mine not in _handles:
+            if identity not in _handles:
                 from cuda.bindings import driver
 
                 cc = capability(device)
                 ptx = compile_ptx(build(memory()), addresses, numbers, cc)
-                module = _done(driver.cuModuleLoadData(_image(ptx, cc)))
+                module = _checked(driver.cuModuleLoadData(_image(ptx, cc)))
                 name = entry_name(ptx).encode()
-                _handles[mine] = _done(driver.cuModuleGetFunction(module, name)), module
-        handle, module = _handles[mine]
+                _handles[identity] = _checked(driver.cuModuleGetFunction(module, name)), module
+        handle, module = _handles[identity]
         values = np.zeros(addresses + numbers, np.uint64)
         pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
-        found = _Function(handle, values, pointers, module)
-        _local.functions[mine] = found
-    return found
+        function = _Function(handle, values, pointers, module)
+        _local.functions[identity] = function
+    return function
 
 
 def launch(
@@ -204,7 +214,7 @@ def launch(
     _enter(place.device)
     function = _function(key, build, len(addresses), len(numbers), place.device)
     function.values[:] = addresses + numbers
-    _done(
+    _checked(
         driver.cuLaunchKernel(
             function.handle, grid[0], grid[1], 1, block[0], block[1], 1, 0, place.stream,
             function.pointers.ctypes.data, 0,
@@ -212,14 +222,14 @@ def launch(
     )  # fmt: skip
 
 
-class _Flag:
-    """Four bytes of the host's memory that the device writes to."""
+class _MappedFlag:
+    """Four bytes of pinned memory of the host that the device can write to."""
 
     def __init__(self) -> None:
         from cuda.bindings import driver
 
-        ways = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
-        self.address = int(_done(driver.cuMemHostAlloc(4, ways)))
+        options = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
+        self.address = int(_checked(driver.cuMemHostAlloc(4, options)))
         self.value = ctypes.c_uint32.from_address(self.address)
 
     def __del__(self) -> None:
@@ -229,16 +239,16 @@ class _Flag:
 
 
 def lowered_flag(place: Place) -> int:
-    """The address of this thread's flag, which is down."""
+    """The address of this thread's flag, set to 0."""
     _enter(place.device)
     if _local.flag is None:
-        _local.flag = _Flag()
+        _local.flag = _MappedFlag()
     _local.flag.value.value = 0
     return int(_local.flag.address)
 
 
 def raised(place: Place) -> bool:
-    """Wait for the stream, and tell whether this thread's flag is up."""
+    """Wait for the stream; whether a kernel has set this thread's flag."""
     synchronize(place)
     return bool(_local.flag.value.value)
 
@@ -247,14 +257,15 @@ def device_of(address: int) -> int:
     """The number of the device whose memory this is."""
     from cuda.bindings import driver
 
-    which = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(_done(driver.cuPointerGetAttribute(which, address)))
+    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(_checked(driver.cuPointerGetAttribute(attribute, address)))
 
 
 def synchronize(place: Place) -> None:
+    """Wait for what the stream has still to do."""
     from cuda.bindings import driver
 
-    _done(driver.cuStreamSynchronize(place.stream))
+    _checked(driver.cuStreamSynchronize(place.stream))
 
 
 def capturing(place: Place) -> bool:
@@ -272,7 +283,7 @@ def read(address: int, nbytes: int, place: Place) -> np.ndarray:
     from cuda.bindings import driver
 
     _enter(place.device)
-    made = np.empty(nbytes, np.uint8)
-    _done(driver.cuMemcpyDtoHAsync(made.ctypes.data, address, nbytes, place.stream))
+    result = np.empty(nbytes, np.uint8)
+    _checked(driver.cuMemcpyDtoHAsync(result.ctypes.data, address, nbytes, place.stream))
     synchronize(place)
-    return made
+    return result

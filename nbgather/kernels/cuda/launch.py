@@ -1,7 +1,7 @@
 """The CUDA backend: picks the kernel for a call and the shape of its launch.
 
-A call is a plan, addresses on the device, and the place to run at. Nothing waits for the device
-but :func:`refused`, which reads the flag that a kernel raises at a bad index.
+A call is a plan, addresses on the device, and the place to run at: its device and stream. Only a
+call that must tell of a bad index waits for the device: it reads the flag that the kernel raises.
 """
 
 from __future__ import annotations
@@ -15,41 +15,52 @@ import numpy as np
 
 from nbgather.kernels import scalar
 from nbgather.kernels.cuda import driver as cuda_driver
-from nbgather.kernels.cuda import kernels as cuda_kernels
+from nbgather.kernels.cuda import gather as gather_kernels
+from nbgather.kernels.cuda import masking as masking_kernels
+from nbgather.kernels.cuda import patches as patch_kernels
+from nbgather.kernels.cuda import scatter as scatter_kernels
 from nbgather.kernels.cuda.driver import Place
-from nbgather.kernels.cuda.kernels import ITEMS, MAX_TOKENS, RANKERS
+from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
+from nbgather.kernels.cuda.masking import MAX_FUSED_TOKENS, RANKING_THREADS
 from nbgather.kernels.plans import GatherPlan, ScatterPlan
 
 #: What compiles and launches: the driver, or a simulator.
 driver: Any = cuda_driver
 
-#: Threads of a block; blocks that keep a multiprocessor busy; blocks that one launch may have.
-THREADS = 256
-BUSY = 8
-MOST_BLOCKS = 65535
-#: Positions from which they are taken apart in 64 bits.
-WIDE = 1 << 32
-#: Vectors that a thread should have to copy before a sample's rows are split over more blocks.
-WORTH = 8
-#: Lanes of a scatter below which one thread for each would leave the device idle.
-FEW_LANES = 1024
+#: Threads of a block, unless a kernel has a number of its own.
+THREADS_PER_BLOCK = 256
+#: Blocks in flight that keep a multiprocessor busy.
+BLOCKS_PER_MULTIPROCESSOR = 8
+#: The limit of CUDA on blocks along a grid's y.
+MAX_GRID_Y_BLOCKS = 65535
+#: Elements of a launch from which their numbers need 64 bits.
+WIDE_ELEMENTS = 1 << 32
+#: Vectors that each thread should copy before a sample's rows are split over more blocks.
+VECTORS_PER_MASKING_THREAD = 8
+#: Vectors that each thread of a row gather should copy before a row is split over more blocks.
+VECTORS_PER_GATHER_THREAD = 4
+#: Lines of a scatter below which a thread for each would leave the device idle.
+SCAN_BELOW_LINES = 1024
 
-_LOW = 0xFFFFFFFFFFFFFFFF
+_64_BITS = 0xFFFFFFFFFFFFFFFF
+
+#: Length, and strides in input, index and output, in bytes.
 Axis = tuple[int, int, int, int]
 
 
-def why_not() -> str | None:
-    """What keeps this machine from running kernels, in one line; None if nothing does."""
-    return cuda_driver.why_not()
-
-
-def _up(n: int, step: int) -> int:
+def _divide_up(n: int, step: int) -> int:
     return -(-n // step)
 
 
-def _power(n: int) -> int:
+def _power_of_two(n: int) -> int:
     """The smallest power of two that is not below ``n``."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def _grid_y(most: int, grid_x: int, place: Place) -> int:
+    """Blocks along y: at most so many, and no more than keep the device busy."""
+    busy = driver.processors(place.device) * BLOCKS_PER_MULTIPROCESSOR
+    return max(min(most, _divide_up(busy, grid_x), MAX_GRID_Y_BLOCKS), 1)
 
 
 def _width(*numbers: int) -> int:
@@ -62,13 +73,13 @@ def _axes(axes: list[Axis], wide: bool) -> tuple[int, tuple[int, ...]]:
     kept = [a for a in axes if a[0] != 1] or [(1, 0, 0, 0)]
     numbers: list[int] = []
     for axis in kept:
-        numbers += [n & _LOW for n in axis]
+        numbers += [n & _64_BITS for n in axis]
         if wide:
             numbers.append(struct.unpack("<Q", struct.pack("<d", 1.0 / axis[0]))[0])
     return len(kept), tuple(numbers)
 
 
-def _plan_axes(plan: GatherPlan, unit: int, index_size: int) -> list[Axis]:
+def _gather_axes(plan: GatherPlan, unit: int, index_size: int) -> list[Axis]:
     """The loop of a gather in bytes, innermost axis first."""
     args = [int(a) for a in plan.args]
     starts = [3, 7, *(14 + 4 * d for d in range(args[13]))]
@@ -96,39 +107,42 @@ def gather(
     limit = plan.limit if checked else 0
     index_size = int(plan.index[1:])
     unit = 1 if plan.form == "rows" else plan.itemsize
-    axes = _plan_axes(plan, unit, index_size)
-    along = int(plan.args[2]) * unit
+    axes = _gather_axes(plan, unit, index_size)
+    stride = int(plan.args[2]) * unit
     data = bytes(16) if fill is None else fill.tobytes() * (16 // plan.itemsize)
-    head = [plan.size, limit, along & _LOW, *struct.unpack("<QQ", data)]
+    head = [plan.size, limit, stride & _64_BITS, *struct.unpack("<QQ", data)]
     if plan.form == "rows":
         nbytes = axes[0][0]
         rows = math.prod(a[0] for a in axes[1:])
-        width = _width(nbytes, along, out, src, row, *(s for a in axes[1:] for s in (a[1], a[3])))
-        wide = rows >= WIDE
+        width = _width(nbytes, stride, out, src, row, *(s for a in axes[1:] for s in (a[1], a[3])))
+        wide = rows >= WIDE_ELEMENTS
         count, numbers = _axes(axes[1:], wide)
         key = (count, width, plan.index, mode, plan.from_end, wide, bool(row))
         vectors = nbytes // width
-        x = min(_power(vectors), 32) if vectors < 128 else min(_power(vectors // 8 + 1), THREADS)
-        y = THREADS // x
-        blocks = _up(rows, y)
-        enough = _up(driver.processors(place.device) * BUSY, blocks)
-        parts = max(min(_up(vectors, x * 4), enough, MOST_BLOCKS), 1)
+        if vectors < 128:
+            x = min(_power_of_two(vectors), 32)
+        else:
+            x = min(_power_of_two(vectors // 8 + 1), THREADS_PER_BLOCK)
+        y = THREADS_PER_BLOCK // x
+        blocks = _divide_up(rows, y)
+        parts = _grid_y(_divide_up(vectors, x * VECTORS_PER_GATHER_THREAD), blocks, place)
         driver.launch(
             ("rows", *key),
-            lambda memory: cuda_kernels.make_gather_rows(memory, *key),
+            lambda memory: gather_kernels.make_gather_rows(memory, *key),
             (blocks, parts), (x, y), place,
             (out, src, idx, flag, row),
             (rows, *head, vectors, *numbers),
         )  # fmt: skip
         return checked and bool(driver.raised(place))
     total = math.prod(plan.shape)
-    wide = total >= WIDE
+    wide = total >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
-    element = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+    blocks = _divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD)
+    element_key = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
     driver.launch(
-        ("elements", *element),
-        lambda memory: cuda_kernels.make_gather_elements(memory, *element),
-        (_up(total, THREADS * ITEMS), 1), (THREADS, 1), place,
+        ("elements", *element_key),
+        lambda memory: gather_kernels.make_gather_elements(memory, *element_key),
+        (blocks, 1), (THREADS_PER_BLOCK, 1), place,
         (out, src, idx, flag),
         (total, *head, *numbers),
     )  # fmt: skip
@@ -162,19 +176,19 @@ def copy(
     width = _width(item, out, src, *out_strides, *strides)
     axes: list[Axis] = [(item // width, width, 0, width)]
     for n, x, o in zip(shape[::-1], strides[::-1], out_strides[::-1], strict=True):
-        last = axes[-1]
-        if x == last[1] * last[0] and o == last[3] * last[0]:
-            axes[-1] = (last[0] * n, *last[1:])
+        length, last_x, _, last_o = axes[-1]
+        if x == last_x * length and o == last_o * length:  # the axes are one in both
+            axes[-1] = (length * n, last_x, 0, last_o)
         elif n != 1:
             axes.append((n, x, 0, o))
     total = math.prod(shape) * (item // width)
-    wide = total >= WIDE
+    wide = total >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
     key = (count, width, wide)
     driver.launch(
         ("copy", *key),
-        lambda memory: cuda_kernels.make_copy(memory, *key),
-        (_up(total, THREADS), 1), (THREADS, 1), place,
+        lambda memory: gather_kernels.make_copy(memory, *key),
+        (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), place,
         (out, src),
         (total, *numbers),
     )  # fmt: skip
@@ -189,32 +203,36 @@ def scatter(plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, pl
     axes: list[Axis] = [
         (args[s], args[s + 1] * item, args[s + 2] * index_size, args[s + 3] * item) for s in starts
     ]
-    lanes, steps = plan.count, args[2]
-    wide = lanes >= WIDE
+    lines, steps = plan.count, args[2]
+    wide = lines >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
-    how, kind = cuda_kernels.SET, f"u{item}"
-    if add is not None:
-        how = cuda_kernels.ANY if add == "bool" else cuda_kernels.ADD
-        kind = "u1" if add == "bool" else add
-    key = (count, how, kind, item, plan.index, wide)
-    if lanes < FEW_LANES and steps >= THREADS:
-        name, make = "scan", cuda_kernels.make_scatter_scan
-        owners = _power(plan.size)
-        parts = min(_power(_up(driver.processors(place.device), lanes)), _up(owners, THREADS))
-        grid, block = (lanes, parts), (min(cuda_kernels.SCANNERS, owners), 1)
+    operation, kind = scatter_kernels.SET, f"u{item}"
+    if add == "bool":
+        operation, kind = scatter_kernels.ANY, "u1"
+    elif add is not None:
+        operation, kind = scatter_kernels.ADD, add
+    key = (count, operation, kind, item, plan.index, wide)
+    threads = THREADS_PER_BLOCK
+    if lines < SCAN_BELOW_LINES and steps >= THREADS_PER_BLOCK:
+        name, make = "scan", scatter_kernels.make_scatter_scan
+        # The owners of a line's places are threads of as many blocks as there are multiprocessors.
+        owners = _power_of_two(plan.size)
+        parts = _power_of_two(_divide_up(driver.processors(place.device), lines))
+        grid = lines, min(parts, _divide_up(owners, THREADS_PER_BLOCK))
+        threads = min(scatter_kernels.SCAN_THREADS, owners)
     elif plan.rows and steps > 1:
-        name, make = "staged", cuda_kernels.make_scatter_staged
-        grid, block = (_up(lanes, cuda_kernels.LANES), 1), (THREADS, 1)
+        name, make = "staged", scatter_kernels.make_scatter_staged
+        grid = _divide_up(lines, scatter_kernels.LINES_PER_TILE), 1
     else:
-        name, make = "lanes", cuda_kernels.make_scatter_lanes
-        grid, block = (_up(lanes, THREADS), 1), (THREADS, 1)
-    head = (lanes, plan.size, args[1] * item, steps, args[3] * index_size, args[4] * item)
+        name, make = "lines", scatter_kernels.make_scatter_lines
+        grid = _divide_up(lines, THREADS_PER_BLOCK), 1
+    head = (lines, plan.size, args[1] * item, steps, args[3] * index_size, args[4] * item)
     driver.launch(
         (name, *key),
         lambda memory: make(memory, *key),
-        grid, block, place,
+        grid, (threads, 1), place,
         (out, src, idx, flag),
-        (*(n & _LOW for n in head), *numbers),
+        (*(n & _64_BITS for n in head), *numbers),
     )  # fmt: skip
     return bool(driver.raised(place))
 
@@ -223,26 +241,26 @@ def token_noise(
     args: tuple[int, int, int], samples: int, tokens: int, ids: int, out: int, place: Place
 ) -> None:
     """Noise float32 `[samples, tokens]` for ``args`` = (epoch, key low, key high)."""
-    threads = min(_power(_up(tokens, 4)), THREADS)
+    threads = min(_power_of_two(_divide_up(tokens, 4)), THREADS_PER_BLOCK)
     driver.launch(
         "noise",
-        cuda_kernels.make_token_noise,
-        (samples, _up(tokens, 4 * threads)), (threads, 1), place,
+        masking_kernels.make_token_noise,
+        (samples, _divide_up(tokens, 4 * threads)), (threads, 1), place,
         (out, ids),
         (samples, tokens, *args, int(ids == 0)),
     )  # fmt: skip
 
 
 _SOURCES = {
-    "seed": cuda_kernels.SEED,
-    "f4": cuda_kernels.FLOAT32,
-    "f8": cuda_kernels.FLOAT64,
+    "seed": masking_kernels.SEED,
+    "f4": masking_kernels.FLOAT32,
+    "f8": masking_kernels.FLOAT64,
 }
 
 
 def masks_in_one(length: int, kept: int, row: int) -> bool:
     """Whether one launch ranks so many tokens and copies those kept, of ``row`` bytes each."""
-    return length <= MAX_TOKENS and kept * row < WIDE
+    return length <= MAX_FUSED_TOKENS and kept * row < WIDE_ELEMENTS
 
 
 def masking(
@@ -268,29 +286,31 @@ def masking(
     counts: int,
     implied: int,
 ) -> None:
-    """Mask in one launch; the arguments are those of the CPU's, with device addresses."""
-    which = _SOURCES[source]
-    args, strides = (epoch, key_low, key_high), (x_n, x_l)
+    """Mask in one launch, or only rank where it takes more: see :func:`masks_in_one`.
+
+    The arguments are those of the CPU's, with device addresses.
+    """
+    key_source = _SOURCES[source]
+    philox, strides = (epoch, key_low, key_high), (x_n, x_l)
     if not masks_in_one(length, kept, row):
         driver.launch(
-            ("ranks", which),
-            lambda memory: cuda_kernels.make_rank_tiles(memory, which),
-            (samples, _up(length, RANKERS)), (RANKERS, 1), place,
+            ("ranks", key_source),
+            lambda memory: masking_kernels.make_rank_tiles(memory, key_source),
+            (samples, _divide_up(length, RANKING_THREADS)), (RANKING_THREADS, 1), place,
             (ids, scores, keep, restore, mask, counts),
-            (length, kept, *args, 0, 0, 0, implied),
+            (length, kept, *philox, 0, 0, 0, implied),
         )  # fmt: skip
         return
     width = _width(row, out, x, *strides) if row else 16
-    threads = max(min(_power(length), RANKERS), 64)
+    threads = max(min(_power_of_two(length), RANKING_THREADS), 64)
     vectors = row // width
-    enough = _up(driver.processors(place.device) * BUSY, samples)
-    parts = max(min(_up(kept * vectors, threads * WORTH), enough, MOST_BLOCKS), 1)
+    parts = _divide_up(kept * vectors, threads * VECTORS_PER_MASKING_THREAD)
     driver.launch(
-        ("masking", which, width),
-        lambda memory: cuda_kernels.make_masking(memory, which, width),
-        (samples, parts), (threads, 1), place,
+        ("masking", key_source, width),
+        lambda memory: masking_kernels.make_masking(memory, key_source, width),
+        (samples, _grid_y(parts, samples, place)), (threads, 1), place,
         (out, x, ids, scores, keep, restore, mask, counts),
-        (length, kept, *args, vectors, *(s & _LOW for s in strides), implied),
+        (length, kept, *philox, vectors, *(s & _64_BITS for s in strides), implied),
     )  # fmt: skip
 
 
@@ -308,16 +328,16 @@ def patches(
     place: Place,
 ) -> None:
     """Cut kept patches out of images; as on the CPU, but ``affine`` is an address too."""
-    how = cuda_kernels.COPY if affine is None else cuda_kernels.NORMALISE
+    operation = patch_kernels.COPY if affine is None else patch_kernels.NORMALISE
     pixel = _PIXELS[item] if isinstance(item, str) else f"u{item}"
     size = numbers[1] * math.prod(numbers[-3:])
-    threads = min(max(_power(_up(size, 4)), 32), THREADS)
+    threads = min(max(_power_of_two(_divide_up(size, 4)), 32), THREADS_PER_BLOCK)
     driver.launch(
-        ("patches", how, pixel),
-        lambda memory: cuda_kernels.make_patches(memory, how, pixel),
+        ("patches", operation, pixel),
+        lambda memory: patch_kernels.make_patches(memory, operation, pixel),
         (count, 1), (threads, 1), place,
         (out, images, ids_keep, affine or 0),
-        tuple(n & _LOW for n in numbers),
+        tuple(n & _64_BITS for n in numbers),
     )  # fmt: skip
 
 

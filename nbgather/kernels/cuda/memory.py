@@ -39,13 +39,13 @@ def _loader(kind: str, constant: bool) -> Callable[..., Any]:
     def load(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer, align = _pointer(context, builder, args[0], kind)
-            made = builder.load(pointer)
-            made.align = align
+            value = builder.load(pointer)
+            value.align = align
             if constant:
-                made.set_metadata("invariant.load", builder.module.add_metadata([]))
+                value.set_metadata("invariant.load", builder.module.add_metadata([]))
             if kind != "u16":
-                return made
-            halves = [builder.extract_element(made, ir.Constant(_I32, k)) for k in (0, 1)]
+                return value
+            halves = [builder.extract_element(value, ir.Constant(_I32, k)) for k in (0, 1)]
             return pack_array(builder, halves)
 
         return (_PAIR if kind == "u16" else _KINDS[kind])(types.uint64), codegen

@@ -1,0 +1,214 @@
+"""What every container has."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nbgather.engine.memo import SmallGather, SmallMasking
+from nbgather.operations.base import Apply, DType, Operation, Options, Spec
+from nbgather.operations.tokens import RandomMasking
+
+#: Executes an operation on arrays that have memory: run(container, operation, operands, options).
+Run = Callable[["Container", Operation, tuple[Any, ...], Options], Any]
+
+_NO_CONTEXT = contextlib.nullcontext()
+
+
+class Container:
+    """The arrays of one library in one kind of memory. Subclasses know the library."""
+
+    #: What a message calls these arrays.
+    name: ClassVar[str]
+    #: The backend that serves them.
+    home: ClassVar[str] = "cpu"
+    #: Whether NumPy's arrays may say where items are: index, ids, noise, counts.
+    takes_numpy: ClassVar[bool] = False
+    #: The types that a small call is repeated for: exactly these, not what derives from them.
+    exact_types: frozenset[type] = frozenset()
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    # What the engine asks of an array
+
+    def locate(self, array: Any, what: str) -> Container:
+        """The container for where this array lies; a TypeError where there is none."""
+        return self
+
+    def serves(self, array: Any) -> bool:
+        """Whether an array of the library is one that can be served; else it is refused."""
+        return True
+
+    def spec(self, array: Any) -> Spec:
+        """What is known of an array; a TypeError where it has no plain memory."""
+        raise NotImplementedError
+
+    def shape(self, array: Any) -> tuple[Any, ...]:
+        """The shape of an array, traced or not."""
+        return tuple(array.shape)
+
+    def device(self, array: Any) -> str:
+        """Where an array lies, for a message."""
+        return self.spec(array).device
+
+    def address(self, array: Any) -> int:
+        """The address of the first item."""
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
+        """A new C-contiguous array beside ``like``, of its dtype or another."""
+        raise NotImplementedError
+
+    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+        """A NumPy array as one of this library, beside ``like``."""
+        raise NotImplementedError
+
+    def item_bits(self, value: Any, like: Any, what: str) -> np.ndarray:
+        """A number in the dtype of ``like``, as a NumPy array of one item's bits."""
+        raise NotImplementedError
+
+    def token_row(self, token: Any, inner: tuple[int, ...], like: Any) -> Any:
+        """A mask token as a contiguous array of the shape of one token and the dtype of like."""
+        raise NotImplementedError
+
+    def number_row(self, value: Any, inner: tuple[int, ...], like: Any) -> Any:
+        """A number as a mask token: the bits of one token where kernels can read them."""
+        return np.repeat(self.item_bits(value, like, "mask_token"), math.prod(inner))
+
+    def is_writable(self, array: Any) -> bool:
+        """Whether results can be written to an array."""
+        return True
+
+    def place(self, array: Any) -> tuple[Any, ...]:
+        """Where a kernel runs, for a backend that asks: (device, stream); () on the host."""
+        return ()
+
+    def device_context(self, array: Any) -> Any:
+        """A context in which the array's device is the current one."""
+        return _NO_CONTEXT
+
+    # What a namespace can do is the namespace's
+
+    def namespace(self, array: Any) -> Any:
+        """The array namespace of an array, as array-api-compat completes it."""
+        raise NotImplementedError
+
+    # How a call is executed
+
+    def side(self, array: np.ndarray, like: Any) -> Any:
+        """A NumPy array that says where items are, as an array of this library."""
+        return self.from_numpy(array, like)
+
+    def side_sequence(self, values: Any, array: Callable[[], np.ndarray], like: Any) -> Any:
+        """A list, tuple or range that says where items are; ``array()`` makes it NumPy's."""
+        return self.side(array(), like)
+
+    def host_scalar(self, array: Any) -> Any:
+        """The one item of a 0-d array on the host, as a scalar of Python or NumPy."""
+        return np.asarray(array)[()]
+
+    def host_integers(self, array: Any, what: str) -> np.ndarray:
+        """A few whole numbers on the host as a NumPy array."""
+        return np.asarray(array)
+
+    def evaluate(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """A function of Python's numbers."""
+        return function(*arguments)
+
+    def draw_seed(self) -> int:
+        """64 random bits for a masking that was given neither noise nor a seed."""
+        return secrets.randbits(64)
+
+    def with_seed(self, operation: Operation, operands: tuple[Any, ...]) -> Operation:
+        """A masking with a seed drawn where it needs one; any other operation as it is."""
+        if isinstance(operation, RandomMasking) and operation.seed is None and operands[1] is None:
+            return replace(operation, seed=self.draw_seed())
+        return operation
+
+    def apply(self, array: Any, backend: str | None = None) -> Apply:
+        """What lowerings and gradients of an operation on ``array`` run other operations by."""
+
+        def run(operation: Operation, *operands: Any) -> Any:
+            return self.execute(operation, operands, Options(None, backend))
+
+        return Apply(run, lambda: self.namespace(array))
+
+    def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        """Run an operation on operands that are all of this library."""
+        if operation.composed:
+            for operand in operands:
+                self.spec(operand)
+            return operation.lower(self.apply(operands[0], options.backend), *operands)
+        return self.run(self, self.with_seed(operation, operands), operands, options)
+
+    # Small calls that are repeated; see nbgather.engine.memo
+
+    def recall(
+        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+    ) -> Any:
+        """Repeat a small call whose like went well before; None to go the whole way."""
+        return None
+
+    def small_key(self, head: Any, x: Any, side: Any) -> Any:
+        """All that a small call depends on but its values; None where none may be repeated."""
+        return None
+
+    def small_gather(self, call: SmallGather, like: Any) -> Callable[..., Any]:
+        """What repeats a gather: a function of (x, index)."""
+        raise NotImplementedError
+
+    def small_masking(self, call: SmallMasking, like: Any) -> Callable[..., Any]:
+        """What repeats a masking by seed: a function of (x, sample_ids, seed, epoch)."""
+        raise NotImplementedError
+
+
+class HostViews(Container):
+    """Arrays of a library that NumPy can view: computed by NumPy's container, and handed back."""
+
+    takes_numpy = True
+    #: NumPy's container.
+    numpy: Container
+
+    def view(self, array: Any) -> Any:
+        """A NumPy view of one of the library's arrays; anything else as it is."""
+        raise NotImplementedError
+
+    def back(self, array: np.ndarray, like: Any) -> Any:
+        """One of the library's arrays for a result."""
+        raise NotImplementedError
+
+    def ids_view(self, ids: Any) -> Any:
+        """Sample ids as a NumPy array."""
+        return self.view(ids)
+
+    def spec(self, array: Any) -> Spec:
+        return self.numpy.spec(self.view(array))
+
+    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+        return self.back(array, like)
+
+    def side(self, array: np.ndarray, like: Any) -> Any:
+        return array
+
+    def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if operation.composed:
+            return super().execute(operation, operands, options)
+        if options.out is not None:
+            raise ValueError(f"out= was given for {self.name} arrays: they cannot be written to")
+        views = tuple(
+            self.ids_view(o) if name == "sample_ids" else self.view(o)
+            for name, o in zip(operation.names, operands, strict=True)
+        )
+        results = self.numpy.execute(operation, views, options)
+        if isinstance(results, np.ndarray):
+            return self.back(results, operands[0])
+        if isinstance(results, tuple):
+            return tuple(self.back(r, operands[0]) for r in results)
+        return [s._replace(index=self.back(s.index, operands[1])) for s in results]

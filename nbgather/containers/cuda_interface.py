@@ -1,0 +1,168 @@
+"""Arrays that tell of themselves by ``__cuda_array_interface__``: CuPy's, numba's and others'.
+
+Results are CuPy arrays for CuPy arrays, and numba's for all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nbgather.containers.cuda_arrays import CudaArrays
+from nbgather.containers.numpy import describe, item_bits
+from nbgather.engine import arrays, backends
+from nbgather.kernels.cuda.driver import Place
+from nbgather.operations.base import DType, Operation, Options, Spec, contiguous_strides
+from nbgather.operations.scores import Tube
+
+
+class CudaInterfaceContainer(CudaArrays):
+    """Arrays with the interface, of any library."""
+
+    name = "CUDA"
+
+    def _described(self, array: Any) -> tuple[dict[str, Any], np.dtype[Any]]:
+        interface = array.__cuda_array_interface__
+        dtype = getattr(array, "dtype", None)  # knows bfloat16, which the interface has no word for
+        if not isinstance(dtype, np.dtype):
+            dtype = np.dtype(interface["typestr"])
+        return interface, dtype
+
+    def spec(self, array: Any) -> Spec:
+        backends.get("cuda")  # what can be wrong with the driver is said there
+        interface, dtype = self._described(array)
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        if strides is None:
+            strides = contiguous_strides(shape, dtype.itemsize)
+        return Spec(shape, tuple(strides), describe(dtype), self.device(array))
+
+    def device(self, array: Any) -> str:
+        return f"cuda:{self.place(array)[0].device}"
+
+    def address(self, array: Any) -> int:
+        return int(array.__cuda_array_interface__["data"][0])
+
+    def is_writable(self, array: Any) -> bool:
+        return not array.__cuda_array_interface__["data"][1]
+
+    def place(self, array: Any) -> tuple[Place, ...]:
+        backends.get("cuda")  # what can be wrong with the driver is said there
+        return (_library(array).place(array),)
+
+    def device_context(self, array: Any) -> Any:
+        return _library(array).context(array)
+
+    def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
+        kind = self._described(like)[1] if dtype is None else np.dtype(dtype.name)
+        with self.device_context(like):
+            return _library(like).empty(shape, kind)
+
+    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+        with self.device_context(like):
+            return _library(like).from_numpy(array)
+
+    def item_bits(self, value: Any, like: Any, what: str) -> np.ndarray:
+        return item_bits(self._described(like)[1], value, what)
+
+    def number_row(self, value: Any, inner: tuple[int, ...], like: Any) -> Any:
+        row = super().number_row(value, inner, like)
+        return self.from_numpy(row.view(self._described(like)[1]), like)
+
+    def token_row(self, token: Any, inner: tuple[int, ...], like: Any) -> Any:
+        spec, kind = self.spec(token), self.spec(like).dtype
+        shape, strides = spec.shape, spec.strides
+        while len(shape) > len(inner) and shape[0] == 1:
+            shape, strides = shape[1:], strides[1:]
+        if spec.dtype != kind:
+            raise TypeError(
+                f"mask_token has dtype {spec.dtype.name}: {kind.name} is needed, as x_visible's"
+            )
+        if shape != inner or strides != contiguous_strides(inner, kind.itemsize):
+            raise ValueError(
+                f"mask_token has shape {spec.shape}: one contiguous token of shape {inner} is"
+                " needed"
+            )
+        return token
+
+    def namespace(self, array: Any) -> Any:
+        library = type(array).__module__.partition(".")[0]
+        if library == "cupy":
+            return importlib.import_module("array_api_compat.cupy")
+        xp = sys.modules.get(library)
+        if not hasattr(xp, "where"):
+            raise TypeError(
+                f"{type(array).__module__} has no functions for its arrays: CuPy and torch do"
+            )
+        return xp
+
+    def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if isinstance(operation, Tube):  # scores are made where the samples are loaded
+            host = arrays.integers(self, operands[0])
+            return self.from_numpy(self.host.execute(operation, (host,), options), operands[0])
+        if operation.composed and not hasattr(operands[0], "reshape"):
+            raise TypeError(
+                f"a {type(operands[0]).__module__} array cannot be reshaped: CuPy's can"
+            )
+        return super().execute(operation, operands, options)
+
+
+class _Numba:
+    """Arrays of numba, and of libraries that nothing more is known of."""
+
+    def place(self, array: Any) -> Place:
+        interface = array.__cuda_array_interface__
+        address = interface["data"][0]
+        cuda = backends.get("cuda")
+        return Place(cuda.driver.device_of(address) if address else 0, interface.get("stream") or 0)
+
+    def context(self, array: Any) -> Any:
+        return contextlib.nullcontext()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        from numba import cuda
+
+        return cuda.device_array(shape, dtype)
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        from numba import cuda
+
+        return cuda.to_device(array)
+
+
+class _Cupy:
+    def __init__(self) -> None:
+        self.cupy: Any = sys.modules["cupy"]
+
+    def place(self, array: Any) -> Place:
+        return Place(array.device.id, self.cupy.cuda.get_current_stream().ptr)
+
+    def context(self, array: Any) -> Any:
+        return array.device
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return self.cupy.empty(shape, dtype)
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        return self.cupy.asarray(array)
+
+
+#: How each library, by the name of its package, makes arrays and tells its stream.
+LIBRARIES: dict[str, Callable[[], Any]] = {"cupy": _Cupy}
+
+
+@functools.lru_cache(maxsize=16)
+def _maker(package: str) -> Any:
+    return LIBRARIES.get(package, _Numba)()
+
+
+def _library(array: Any) -> Any:
+    return _maker(type(array).__module__.partition(".")[0])
+
+
+SERVES = CudaInterfaceContainer

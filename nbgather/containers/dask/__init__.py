@@ -1,0 +1,72 @@
+"""Dask arrays: a table of operations and the graphs that they become.
+
+``gather_graph``, ``masking_graph`` and ``patch_graph`` build the graphs, ``blocks`` is what their
+tasks run, ``sides`` what comes beside the main operand, chunked or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+
+from nbgather.containers.base import Container
+from nbgather.containers.dask import gather_graph, masking_graph, patch_graph
+from nbgather.operations.base import Operation, Options
+from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
+from nbgather.operations.patches import MaskedPatchify, Patchify, Unpatchify
+from nbgather.operations.scores import Score, Tube
+from nbgather.operations.tokens import RandomMasking, TokenNoise
+
+#: The graph of each operation.
+GRAPHS: dict[type[Operation], Any] = {
+    Gather: gather_graph.build,
+    TakeAlongAxis: gather_graph.build,
+    GatherTokens: gather_graph.build,
+    TokenNoise: masking_graph.by_id,
+    Score: masking_graph.by_id,
+    Tube: masking_graph.by_id,
+    RandomMasking: masking_graph.build,
+    MaskedPatchify: masking_graph.build,
+    Patchify: patch_graph.patchify,
+    Unpatchify: patch_graph.unpatchify,
+}
+#: What the public functions of the other operations are called.
+_FUNCTIONS = {
+    "Scatter": "scatter",
+    "ScatterAdd": "scatter",
+    "RankTokens": "rank_tokens",
+    "RestoreTokens": "restore_tokens",
+    "RestoreValidTokens": "restore_tokens",
+    "InferGather": "infer_gather",
+}
+
+
+class DaskContainer(Container):
+    """Dask arrays of any chunks."""
+
+    name = "Dask"
+    takes_numpy = True
+
+    def serves(self, array: Any) -> bool:
+        return isinstance(array, da.Array)
+
+    def device(self, array: Any) -> str:
+        return "a Dask cluster"
+
+    def side(self, array: Any, like: Any) -> Any:
+        return array
+
+    def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        graph = GRAPHS.get(type(operation))
+        if graph is None:
+            name = _FUNCTIONS.get(type(operation).__name__, type(operation).__name__)
+            raise TypeError(
+                f"{name} does not take Dask arrays: x.map_blocks(...) applies it to each chunk"
+            )
+        if options.out is not None or options.backend is not None:
+            raise ValueError("out= or backend= was given for Dask arrays: they have neither")
+        return graph(operation, *operands)
+
+
+SERVES = DaskContainer

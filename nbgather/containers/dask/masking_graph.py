@@ -1,0 +1,210 @@
+"""The graphs of noise, strategies and masks: a task for each chunk of samples.
+
+The bits depend on the samples' ids, not on the chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from nbgather.containers.dask import blocks, sides
+from nbgather.containers.dask.sides import is_known, start_of
+from nbgather.containers.numpy import describe
+from nbgather.operations import checks
+from nbgather.operations.base import Spec
+from nbgather.operations.keep import Keep, keep_of
+from nbgather.operations.patches import MaskedPatchify
+from nbgather.operations.scores import Score, Tube, check_frame
+from nbgather.operations.tokens import RandomMasking, TokenNoise, noise_shape, one_source
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def by_id(operation: TokenNoise | Score | Tube, sample_ids: Any) -> Any:
+    """What is a function of sample ids, chunk by chunk: float32 `[N, L]`."""
+    ids, dtype = _chunked_ids(sample_ids, operation.num_tokens), _FLOAT32
+    if isinstance(operation, Tube) and operation.spatial is not None:
+        # What is called within a frame may be somebody's own: its mistakes are told of now, and it
+        # may give another dtype.
+        trial = operation.spatial(
+            operation.seed, np.zeros(1, np.int64), operation.grid[1:], epoch=operation.epoch,
+            backend=None,
+        )  # fmt: skip
+        if not isinstance(trial, np.ndarray):
+            raise TypeError(
+                f"the spatial strategy gave {type(trial).__name__} for NumPy ids: a NumPy array is"
+                " needed where the ids are chunked"
+            )
+        check_frame(trial, math.prod(operation.grid[1:]))
+        dtype = trial.dtype
+    return ids.map_blocks(
+        functools.partial(_block_by_id, operation), dtype=dtype,
+        chunks=(ids.chunks[0], (operation.num_tokens,)), new_axis=1, meta=np.empty((0, 0), dtype),
+    )  # fmt: skip
+
+
+def _chunked_ids(sample_ids: Any, tokens: int) -> Any:
+    if isinstance(sample_ids, (int, np.integer)):
+        sample_ids = range(checks.count(sample_ids, "sample_ids"))
+    ids = sides.int64_ids(sides.beside(sample_ids, "sample_ids"))
+    if isinstance(ids, da.Array):
+        return ids
+    shape = len(ids), tokens
+    chunks = da.core.normalize_chunks(("auto", -1), shape, dtype=_FLOAT32)
+    return da.from_array(ids, chunks=(chunks[0],))
+
+
+def _block_by_id(operation: TokenNoise | Score | Tube, ids: Any) -> np.ndarray:
+    return np.asarray(blocks.execute(operation, sides.plain_block(ids, "sample_ids")))
+
+
+def keep(samples: Any, tokens: int, mask_ratio: Any, num_keep: Any) -> Keep:
+    """How many tokens stay, where the number of samples may be unknown."""
+    if isinstance(num_keep, da.Array):
+        raise TypeError(
+            "num_keep is a Dask array: the largest count is a size of the result, so a NumPy array"
+            " or a sequence is needed"
+        )
+    if not is_known(samples) and num_keep is not None and np.ndim(num_keep):
+        raise ValueError(
+            "chunk sizes along N are unknown, so the samples have no positions: give one"
+            " num_keep for all, or call compute_chunk_sizes() first"
+        )
+    return keep_of(mask_ratio, num_keep, samples, tokens)
+
+
+def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tuple[Any, ...]:
+    """A task for each chunk of samples, and one for each of its results."""
+    what = operation.names[0]
+    x = sides.samples(x, what, 4 if isinstance(operation, MaskedPatchify) else 2)
+    length = x.shape[1]
+    if isinstance(operation, MaskedPatchify):
+        length = operation.tokens(tuple(x.shape))
+    side = _side(operation, x, int(length), noise, sample_ids)
+    extra, name = (None, "") if side is None else side
+    results = _results(operation, x, int(length))
+    token = tokenize(operation, x, extra)
+    whole = f"nbgather-{type(operation).__name__}-{token}"
+    graph: dict[Any, Any] = {}
+    for n in range(len(x.chunks[0])):
+        second = None if extra is None else (extra.name, n, *(0,) * (extra.ndim - 1))
+        graph[(whole, n)] = (
+            _mask_block, operation, (x.name, n, *(0,) * (x.ndim - 1)), second, name,
+            start_of(x.chunks[0], n),
+        )  # fmt: skip
+    operands = [x] if extra is None else [x, extra]
+    base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)
+    return tuple(
+        _field(base, whole, f"getitem-{k}-{token}", x.chunks[0], k, result)
+        for k, result in enumerate(results)
+    )
+
+
+def _results(operation: RandomMasking, x: Any, length: int) -> tuple[Spec, ...]:
+    """What the operation gives for all samples, of which there may be an unknown number."""
+    shape = (x.shape[0] if is_known(x.shape[0]) else None, *map(int, x.shape[1:]))
+    # Noise and ids were looked at in `_side`.
+    return operation.result(Spec(shape, (), describe(x.dtype)), None, None)
+
+
+def _field(base: Any, whole: str, name: str, chunks: Any, k: int, result: Spec) -> Any:
+    """One of the results of every task as an array."""
+    inner = tuple(int(n) for n in result.shape[1:])
+    dtype = np.dtype(result.dtype.name)
+    layer = {
+        (name, n, *(0,) * len(inner)): (operator.getitem, (whole, n), k) for n in range(len(chunks))
+    }
+    graph = HighLevelGraph({**base.layers, name: layer}, {**base.dependencies, name: {whole}})
+    return da.Array(
+        graph, name, chunks=(chunks, *((n,) for n in inner)), dtype=dtype,
+        meta=np.empty((0,) * (1 + len(inner)), dtype),
+    )  # fmt: skip
+
+
+class _Side(NamedTuple):
+    """Scores or ids that go with each chunk of samples, and the operand that they are."""
+
+    array: Any
+    name: str
+
+
+def _side(
+    operation: RandomMasking, x: Any, length: int, noise: Any, sample_ids: Any
+) -> _Side | None:
+    """What goes with the chunks of ``x``, in the same chunks; None for global positions."""
+    one_source(noise, operation.seed, sample_ids)
+    if noise is None and operation.seed is None:
+        raise ValueError("neither noise nor seed was given: a chunked masking needs one of them")
+    what, samples = operation.names[0], x.shape[0]
+    side = None
+    if noise is not None:
+        side = _Side(_scores_beside(noise, x, what, length), "noise")
+    elif sample_ids is not None:
+        ids = sides.ids_beside(sample_ids, samples, what)
+        side = None if ids is None else _Side(ids, "sample_ids")
+    if side is None:
+        if not is_known(samples):
+            raise ValueError(
+                "chunk sizes along N are unknown, so the samples have no positions: give"
+                " sample_ids, or call compute_chunk_sizes() first"
+            )
+        return None
+    array, name = side
+    if is_known(samples) and is_known(array.shape[0]):
+        if array.chunks[0] != x.chunks[0]:
+            array = array.rechunk({0: x.chunks[0]})
+    elif array.numblocks[0] != x.numblocks[0]:
+        raise ValueError(
+            f"chunk sizes along N are unknown, and {what} has {x.numblocks[0]} chunks there where"
+            f" {name} has {array.numblocks[0]}: call compute_chunk_sizes() first"
+        )
+    return _Side(array, name)
+
+
+def _scores_beside(noise: Any, x: Any, what: str, length: int) -> Any:
+    noise = sides.beside(noise, "noise")
+    noise_shape(tuple(noise.shape), (x.shape[0], length), tuple(x.shape), what)
+    checks.scores(Spec(tuple(noise.shape), (), describe(noise.dtype)), "noise")
+    if not isinstance(noise, da.Array):
+        return da.from_array(noise, chunks=-1)
+    return noise.rechunk({1: -1})
+
+
+def _mask_block(
+    operation: RandomMasking, x: Any, extra: Any, name: str, start: int | None
+) -> tuple[np.ndarray, ...]:
+    """Mask a chunk of samples on the calling thread."""
+    x = sides.plain_block(x, "a chunk")
+    noise = ids = None
+    if name == "noise":
+        noise = sides.plain_block(extra, name)
+    elif name:
+        ids = sides.plain_block(extra, name)
+    elif start is not None:
+        ids = np.arange(start, start + len(x), dtype=np.int64)
+    counts = operation.keep.counts
+    if counts is None or start is None:
+        return tuple(blocks.execute(operation, x, noise, ids))
+    chunk = replace(operation, keep=Keep(counts=counts[start : start + len(x)]))
+    x_masked, mask, ids_restore, valid = blocks.execute(chunk, x, noise, ids)
+    # The chunk's largest count may be below that of all samples.
+    most = max(counts, default=0)
+    return _widened(x_masked, most), mask, ids_restore, _widened(valid, most)
+
+
+def _widened(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with zeros at the end of dimension 1, up to ``size``."""
+    if array.shape[1] == size:
+        return array
+    wide = np.zeros((array.shape[0], size, *array.shape[2:]), array.dtype)
+    wide[:, : array.shape[1]] = array
+    return wide

@@ -1,0 +1,151 @@
+"""NumPy arrays."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nbgather.containers.base import Container
+from nbgather.engine import recycle
+from nbgather.engine.memo import SmallGather, SmallMasking
+from nbgather.kernels.memory import bits_dtype, memory_address
+from nbgather.operations.base import DType, Spec
+from nbgather.operations.tokens import castable_token
+
+_ndarray = np.ndarray
+_LOW64 = 0xFFFFFFFFFFFFFFFF
+
+
+@functools.lru_cache(maxsize=256)
+def describe(dtype: np.dtype[Any]) -> DType:
+    """What is known of a NumPy dtype."""
+    if dtype.hasobject:
+        raise TypeError(
+            f"dtype {dtype} holds Python objects: a dtype of plain bytes is needed"
+            " (numbers, bool, datetime64, ...)"
+        )
+    index = f"{dtype.kind}{dtype.itemsize}" if dtype.kind in "iu" else None
+    return DType(str(dtype), dtype.itemsize, index, dtype.isnative)
+
+
+def item_bits(dtype: np.dtype[Any], value: Any, what: str) -> np.ndarray:
+    """A number in a NumPy dtype, as an array of one item's bits."""
+    message = f"{what} {value!r} cannot be held in dtype {dtype}"
+    try:
+        item = np.empty(1, dtype)
+        item[0] = value
+    except (OverflowError, ValueError, TypeError):
+        raise ValueError(message) from None
+    if dtype.kind in "biu" and item[0] != value:
+        raise ValueError(message)
+    return item.view(bits_dtype(dtype.itemsize))
+
+
+def one_token(broadcast: Any, token: Any, inner: tuple[int, ...]) -> Any:
+    """A mask token such as `[D]` or `[1, 1, D]` broadcast to the shape of one token."""
+    while token.ndim > len(inner):
+        token = token[0]
+    return broadcast(token, inner)
+
+
+class NumpyContainer(Container):
+    """NumPy arrays in the host's memory."""
+
+    name = "NumPy"
+    exact_types = frozenset((np.ndarray,))
+
+    def locate(self, array: Any, what: str) -> Container:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"{what} is a masked array: its mask would be lost; pass {what}.filled(...) or"
+                f" {what}.data"
+            )
+        return self
+
+    def spec(self, array: np.ndarray) -> Spec:
+        return Spec(array.shape, array.strides, describe(array.dtype))
+
+    address = staticmethod(memory_address)
+
+    def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> np.ndarray:
+        kind = like.dtype if dtype is None else np.dtype(dtype.name)
+        nbytes = kind.itemsize
+        for n in shape:
+            nbytes *= n
+        if nbytes < recycle.SMALLEST:
+            return np.empty(shape, kind)
+        return recycle.empty(nbytes).view(kind).reshape(shape)
+
+    def from_numpy(self, array: np.ndarray, like: Any) -> np.ndarray:
+        return array
+
+    def item_bits(self, value: Any, like: np.ndarray, what: str) -> np.ndarray:
+        return item_bits(like.dtype, value, what)
+
+    def token_row(self, token: Any, inner: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+        castable_token(np.can_cast(token.dtype, like.dtype, "safe"), token.dtype, like.dtype)
+        return np.array(one_token(np.broadcast_to, token, inner), like.dtype, order="C")
+
+    def is_writable(self, array: np.ndarray) -> bool:
+        return bool(array.flags.writeable)
+
+    def namespace(self, array: Any) -> Any:
+        return importlib.import_module("array_api_compat.numpy")
+
+    def recall(
+        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+    ) -> Any:
+        # Whatever else has a shape, strides and a dtype need not have its memory where an ndarray
+        # has it, or may mean more than its memory says. ``x`` is an ndarray exactly.
+        key: Any
+        if type(side) is _ndarray:
+            key = head, x.shape, x.strides, x.dtype, side.shape, side.strides, side.dtype
+        elif side is None:
+            key = head, x.shape, x.strides, x.dtype
+        else:
+            return None
+        call = entries.get(key)
+        return None if call is None else call(x, side, *values)
+
+    def small_key(self, head: Any, x: np.ndarray, side: Any) -> Any:
+        if side is None:
+            return head, x.shape, x.strides, x.dtype
+        return head, x.shape, x.strides, x.dtype, side.shape, side.strides, side.dtype
+
+    def small_gather(self, call: SmallGather, like: np.ndarray) -> Callable[..., Any]:
+        run, numbers, shape, dtype = call.run, call.numbers_address, call.shape, like.dtype
+        empty, item_mask, index_mask = np.empty, call.item_mask, call.index_mask
+
+        def repeat(x: np.ndarray, index: np.ndarray, call: SmallGather = call) -> Any:
+            source, positions = memory_address(x), memory_address(index)
+            if source & item_mask or positions & index_mask:
+                return None
+            result = empty(shape, dtype)
+            return None if run(memory_address(result), source, positions, numbers) else result
+
+        return repeat
+
+    def small_masking(self, call: SmallMasking, like: np.ndarray) -> Callable[..., Any]:
+        run, numbers, dtype, pair = call.run, call.numbers_address, like.dtype, call.pair
+        empty, shape = np.empty, call.shape
+
+        def repeat(x: Any, ids: Any, seed: int, epoch: int, call: SmallMasking = call) -> Any:
+            idx = 0 if ids is None else memory_address(ids)
+            if idx & 7:
+                return None
+            x_masked, mask = empty(shape, dtype), empty(pair, np.float32)
+            ids_restore = empty(pair, np.int64)
+            bad = run(
+                memory_address(x_masked), memory_address(x), idx, memory_address(ids_restore),
+                memory_address(mask), epoch, seed & _LOW64, numbers,
+            )  # fmt: skip
+            return None if bad else (x_masked, mask, ids_restore)
+
+        return repeat
+
+
+SERVES = NumpyContainer

@@ -1,0 +1,62 @@
+"""Torch tensors on a GPU; the stream is torch's own current one, asked for at every call."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from nbgather.containers.base import Container, Run
+from nbgather.containers.cuda_arrays import CudaArrays
+from nbgather.containers.torch import TorchContainer
+from nbgather.containers.torch_dtypes import torch_dtype
+from nbgather.kernels.cuda.driver import Place
+from nbgather.operations.base import DType, Spec
+
+
+class TorchCudaContainer(CudaArrays, TorchContainer):
+    """Torch tensors on a GPU."""
+
+    name = "torch"
+    #: No small call is repeated: what a launch costs is not on the way to it.
+    exact_types = frozenset((torch.Tensor, torch.nn.Parameter))
+
+    def __init__(self, run: Run) -> None:
+        Container.__init__(self, run)
+
+    def locate(self, array: Any, what: str) -> Container:
+        return self
+
+    def spec(self, array: Any) -> Spec:
+        return super().spec(array)._replace(device=str(array.device))
+
+    def _lies_here(self, array: Any) -> bool:
+        return bool(array.is_cuda)
+
+    def place(self, array: Any) -> tuple[Place, ...]:
+        index = array.device.index
+        return (Place(index, torch._C._cuda_getCurrentRawStream(index)),)
+
+    def device_context(self, array: Any) -> Any:
+        index = array.device.index
+        if index == torch.cuda.current_device():
+            return contextlib.nullcontext()
+        return torch.cuda.device(index)
+
+    def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
+        kind = like.dtype if dtype is None else torch_dtype(dtype)
+        # torch's own pool knows when memory is free again.
+        return torch.empty(shape, dtype=kind, device=like.device)
+
+    def number_row(self, value: Any, inner: tuple[int, ...], like: Any) -> Any:
+        # Made on the device: a CUDA graph under capture cannot wait for a copy.
+        self.item_bits(value, like, "mask_token")
+        return torch.full(inner, value, dtype=like.dtype, device=like.device)
+
+    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+        return torch.from_numpy(array).to(like.device)
+
+
+SERVES = TorchCudaContainer

@@ -1,0 +1,67 @@
+"""The states of torch that decide how a call goes: modes, transforms, traces, forward-mode AD."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+is_compiling = torch.compiler.is_compiling
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling  # cheaper
+current_transform = torch._C._functorch.maybe_current_level
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
+_forward_ad = torch.autograd.forward_ad
+
+
+def at_rest() -> bool:
+    """Whether torch just computes: no mode, transform, trace or forward-mode AD is active."""
+    return not (
+        _dispatch_modes()
+        or _function_modes()
+        or current_transform() is not None
+        or _forward_ad._current_level >= 0
+        or _tracing_state() is not None
+    )
+
+
+def in_mode() -> bool:
+    """Whether one of torch's modes, or its tracer of scripts, must see the call."""
+    if _dispatch_modes() or _tracing_state() is not None:
+        return True
+    count = _function_modes()
+    if not count:
+        return False
+    # A default device concerns what makes tensors from nothing; here all go where ``x`` is.
+    devices = sys.modules.get("torch.utils._device")
+    ignored: Any = () if devices is None else devices.DeviceContext
+    get = torch._C._get_function_stack_at
+    return any(not isinstance(get(k), ignored) for k in range(count))
+
+
+def require_served_transform() -> None:
+    functorch = torch._C._functorch
+    interpreter: Any = functorch.peek_interpreter_stack()
+    kind = interpreter.key()
+    served = functorch.TransformType.Vmap, functorch.TransformType.Functionalize
+    if kind not in served:
+        raise NotImplementedError(
+            f"torch.func's transform {kind.name.lower()!r} cannot go through nbgather's calls:"
+            " backward(), torch.autograd.grad and torch.func.vmap can"
+        )
+
+
+def wants_grad(array: Any) -> bool:
+    """Whether the graph must know what comes of an array."""
+    if not isinstance(array, torch.Tensor):
+        return False
+    if array.requires_grad and torch.is_grad_enabled():
+        return True
+    # A dual number of forward-mode AD, outside of the autograd function that takes it apart.
+    return (
+        _forward_ad._current_level >= 0
+        and torch._C._is_fwd_grad_enabled()
+        and _forward_ad.unpack_dual(array).tangent is not None
+    )

@@ -1,0 +1,195 @@
+"""From the operands of a call to the one container that executes it.
+
+The one place that knows of mixed libraries and devices: what only says where items are is brought
+to the library of the first operand, and what carries values must be of it already.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+
+from nbgather.containers import registry
+from nbgather.containers.base import Container
+from nbgather.containers.sequences import from_sequence
+from nbgather.engine import memo
+from nbgather.engine.run import run
+from nbgather.operations import checks
+from nbgather.operations.base import PLAIN, Operation, Options
+from nbgather.operations.tokens import ids_of
+
+_NUMPY = registry.load(registry.MODULES["numpy"], run)
+#: What fills an array of text, times or structs.
+_SCALARS = (str, bytes, tuple, np.generic, datetime.date, datetime.timedelta)
+
+_exact_get = registry.exact.get
+_entries = memo.entries
+
+
+def recall(head: Any, x: Any, side: Any, *values: Any) -> Any:
+    """Repeat a small call whose like went well before; None to go the whole way."""
+    container = _exact_get(type(x))
+    if container is None:
+        return None
+    try:
+        return container.recall(_entries, head, x, side, values)
+    except TypeError:
+        return None  # a mode that cannot be hashed
+
+
+def container_of(array: Any, what: str) -> Container:
+    """The container of an array; ``what`` names the argument in the TypeError."""
+    return registry.find(array, what, run)
+
+
+def execute(
+    operation: Operation, *operands: Any, out: Any = None, backend: str | None = None
+) -> Any:
+    """Execute an operation on operands as they came to a public function."""
+    first, names = operands[0], operation.names
+    container = registry.find(first, names[0], run)
+    if len(operands) > 1:
+        ready = list(operands)
+        for k in operation.sides:
+            if operands[k] is not None and k:
+                ready[k] = _beside(container, first, names[0], operands[k], names[k])
+        for k in operation.values:
+            if not is_number(operands[k]):
+                require_same(container, first, names[0], operands[k], names[k])
+        operands = tuple(ready)
+    options = PLAIN
+    if out is not None or backend is not None:
+        options = Options(out, backend)
+        if out is not None:
+            _require_same_library(container, out)
+    return container.execute(operation, operands, options)
+
+
+def _require_same_library(container: Container, out: Any) -> None:
+    other = registry.find(out, "out", run)
+    if other is not container:
+        raise TypeError(f"out is a {other.name} array and the operands are {container.name} ones")
+
+
+def require_same(container: Container, array: Any, what: str, other: Any, other_what: str) -> None:
+    """Refuse an operand with values that is of another library or device: both are named."""
+    second = registry.find(other, other_what, run)
+    if container is second and container.home == "cpu":
+        return
+    if container.name != second.name:
+        raise TypeError(
+            f"{what} is a {container.name} array and {other_what} a {second.name} one:"
+            " both must be of one library"
+        )
+    places = container.device(array), second.device(other)
+    if places[0] != places[1]:
+        raise TypeError(
+            f"{what} is on {places[0]} and {other_what} on {places[1]}: both must be on one device"
+        )
+
+
+def _beside(container: Container, array: Any, what: str, other: Any, other_what: str) -> Any:
+    """``other``, which says where items are, as an array of the library of ``array``.
+
+    It may be a list, a tuple, a range, or a NumPy array beside one of torch, JAX or Dask on the
+    CPU. What goes to a GPU must be there already, unless it is a list.
+    """
+    kind = type(other)
+    if kind is list or kind is tuple or kind is range:
+        return container.side_sequence(other, lambda: from_sequence(other, other_what), array)
+    if container is _NUMPY and kind is np.ndarray:
+        return other
+    second = registry.find(other, other_what, run)
+    if second is _NUMPY and second is not container and container.takes_numpy:
+        if container.home != "cpu":
+            raise TypeError(
+                f"{what} is on {container.device(array)} and {other_what} a NumPy array on the CPU:"
+                " both must be on one device"
+            )
+        return container.side(other, array)
+    require_same(container, array, what, other, other_what)
+    return other
+
+
+def beside(array: Any, what: str, other: Any, other_what: str) -> Any:
+    """``other``, which says where items are, as an array of the library of ``array``."""
+    return _beside(container_of(array, what), array, what, other, other_what)
+
+
+def flat(array: Any, what: str) -> Any:
+    """An array with one dimension."""
+    container = container_of(array, what)
+    container.shape(array)
+    return array.reshape(-1)
+
+
+def shape_of(array: Any, what: str) -> tuple[Any, ...]:
+    """The shape of an array; a TypeError where its library has none that can be served."""
+    return container_of(array, what).shape(array)
+
+
+def evaluate(array: Any, what: str, function: Any, arguments: tuple[Any, ...]) -> Any:
+    """A function of numbers alone, computed at once where the array's library traces the call."""
+    return container_of(array, what).evaluate(function, arguments)
+
+
+def pair_of(array: Any, what: str) -> tuple[Any, Any]:
+    """N and L of tokens or scores `[N, L, ...]`."""
+    shape = shape_of(array, what)
+    if what == "x":
+        checks.tokens(shape)
+    return (shape[0], shape[1]) if len(shape) > 1 else (None, None)
+
+
+def array_of_ids(sample_ids: Any) -> Any:
+    """Sample ids as an array: 0 to N-1 for a number N, a sequence, or as they came."""
+    if isinstance(sample_ids, (int, np.integer)):
+        return np.arange(checks.count(sample_ids, "sample_ids"), dtype=np.int64)
+    if isinstance(sample_ids, (list, tuple, range)):
+        return from_sequence(sample_ids, "sample_ids")
+    return sample_ids
+
+
+def ids_beside(sample_ids: Any, samples: Any, what: str) -> Any:
+    """Sample ids of N samples; None for 0 to N-1, which the number N stands for too."""
+    if isinstance(sample_ids, (int, np.integer)):
+        ids_of((checks.count(sample_ids, "sample_ids"),), samples, what)
+        return None
+    return sample_ids
+
+
+def fill_value(mode: Any, value: Any) -> Any:
+    """The value that a mode fills with, as a scalar of Python or NumPy."""
+    return scalar(value, "fill_value") if mode == "fill" else 0
+
+
+def scalar(value: Any, what: str) -> Any:
+    """A scalar of Python or NumPy, also where a 0-d array of a library holds it."""
+    if is_number(value) or isinstance(value, _SCALARS):
+        return value
+    if not hasattr(type(value), "shape"):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"{what} is a {kind}: a scalar is needed")
+    container = registry.find(value, what, run)
+    if tuple(value.shape) != ():
+        raise TypeError(f"{what} has shape {tuple(value.shape)}: a scalar is needed")
+    if container.home != "cpu":
+        raise TypeError(f"{what} is on {container.device(value)}: a scalar on the host is needed")
+    return container.host_scalar(value)
+
+
+def host_counts(value: Any, what: str) -> Any:
+    """Counts as Python's or NumPy's numbers, also where a library's array on the CPU holds them."""
+    if value is None or isinstance(value, np.generic) or not hasattr(type(value), "shape"):
+        return value
+    container = registry.find(value, what, run)
+    if container.home != "cpu":
+        raise TypeError(f"{what} is on {container.device(value)}: counts on the host are needed")
+    return container.host_integers(value, what)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a scalar of Python or NumPy."""
+    return isinstance(value, (int, float, complex, np.number, np.bool_))

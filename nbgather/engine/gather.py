@@ -1,0 +1,171 @@
+"""Gather, take along an axis, gather tokens, and restore them: one plan, one kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nbgather.engine import arrays, backends, memo
+from nbgather.engine.bad_index import raise_bad_index
+from nbgather.engine.out import check_match, check_out
+from nbgather.engine.plan import plan_gather
+from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
+from nbgather.kernels.plans import GatherPlan
+from nbgather.operations.base import Options, Spec
+from nbgather.operations.indexing import Gather
+from nbgather.operations.shapes import needs_position
+from nbgather.operations.tokens import RestoreTokens
+
+#: What an unused pointer points to.
+_UNUSED = np.zeros(16, np.uint8)
+_UNUSED_ADDRESS = memory_address(_UNUSED)
+
+
+def gather(container: Any, operation: Gather, operands: tuple[Any, ...], options: Options) -> Any:
+    """Gather items or tokens."""
+    return _gather(container, operation, operands, None, options)
+
+
+def restore(
+    container: Any, operation: RestoreTokens, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Gather tokens where they are visible, and the mask token elsewhere."""
+    x, ids, token = operands
+    spec = container.spec(x)
+    inner = spec.shape[2:]
+    is_array = hasattr(type(token), "shape") and not isinstance(token, np.generic)
+    operation.result(spec, container.spec(ids), container.spec(token) if is_array else None)
+    if is_array:
+        row = container.token_row(token, inner, x)
+    else:
+        row = container.number_row(token, inner, x)
+    return _gather(container, operation, (x, ids), row, options)
+
+
+def _gather(
+    container: Any, operation: Gather, operands: tuple[Any, ...], row: Any, options: Options
+) -> Any:
+    """``row`` is what restoring fills with: bits, or an array of one token."""
+    x, i = operands
+    x_spec, i_spec = container.spec(x), container.spec(i)
+    operation.check_dtypes(x_spec, i_spec)
+    out, out_spec = options.out, None
+    if out is not None:
+        x_name, i_name = operation.names[:2]
+        out_spec = check_out(container, out, [(x_name, x, x_spec), (i_name, i, i_spec)])
+        check_match(out_spec, operation.result(x_spec, i_spec)[0])
+    plan = plan_gather(replace(operation, fill_value=0), x_spec, i_spec, out_spec)
+    backend = backends.serving(options.backend, container.home, x_spec.device)
+    if plan.count == 0:
+        return container.empty(plan.shape, x) if out is None else out
+    x_address, i_address = container.address(x), container.address(i)
+    place = container.place(x)
+    # A GPU moves 16 bytes as one item, the host as two words.
+    item_mask = plan.itemsize - 1 if place and plan.item_mask else plan.item_mask
+    if plan.needs_copy or x_address & item_mask or i_address & plan.index_mask:
+        return _gather_copies(container, operation, operands, row, options)
+    is_checked = plan.limit >= 0
+    if place and is_checked:
+        is_checked = backend.may_wait(*place, needed=row is None)
+    result = container.empty(plan.shape, x) if out is None else out
+    out_address = container.address(result)
+    if out_address & item_mask:
+        return _gather_copies(container, operation, operands, row, options)
+    needs_position(plan.shape, plan.size, plan.dim, plan.mode)
+    fill = None
+    if plan.mode == "fill" and row is None:
+        fill = container.item_bits(operation.fill_value, x, "fill_value")
+    if plan.size == 0 and plan.mode == "raise":
+        bad = 1
+    elif place:
+        with container.device_context(x):
+            bad = backend.gather(
+                plan, out_address, x_address, i_address, *place, is_checked, fill,
+                0 if row is None else container.address(row),
+            )  # fmt: skip
+    elif hasattr(backend, "HOST_VIEWS"):
+        bad = _run_on_views(container, backend, plan, (result, x, i), fill, row)
+    else:
+        aux = _UNUSED_ADDRESS
+        if row is not None:
+            aux = memory_address(row) if type(row) is np.ndarray else container.address(row)
+        elif fill is not None:
+            fill = np.repeat(fill, plan.row) if plan.row else fill
+            aux = memory_address(fill)
+        bad = backend.gather(plan, out_address, x_address, i_address, aux)
+    if bad:
+        size = plan.limit if row is not None else plan.size
+        raise_bad_index(arrays.integers(container, i), size, plan.dim, plan.from_end)
+    is_plain = options.out is None and options.backend is None
+    if is_plain and fill is None and row is None and not place:
+        _keep(container, backend, operation, plan, (x, x_spec), (i, i_spec))
+    return result
+
+
+def _keep(
+    container: Any,
+    backend: Any,
+    operation: Gather,
+    plan: GatherPlan,
+    x: tuple[Any, Spec],
+    i: tuple[Any, Spec],
+) -> None:
+    """Keep a small call that went well."""
+    if type(x[0]) not in container.exact_types or type(i[0]) not in container.exact_types:
+        return
+    call = backend.small_call(plan)
+    if call is None:
+        return
+    run, numbers = call
+    small = memo.SmallGather(
+        run, memory_address(numbers), plan.shape, plan.item_mask, plan.index_mask, plan.itemsize,
+        _nbytes(x[1]), plan.index_mask + 1, _nbytes(i[1]), (plan, numbers),
+    )  # fmt: skip
+    head = type(operation), operation.dim, operation.mode
+    memo.keep(container.small_key(head, x[0], i[0]), container.small_gather(small, x[0]))
+
+
+def _nbytes(spec: Spec) -> int:
+    return math.prod(spec.shape) * spec.dtype.itemsize
+
+
+def _gather_copies(
+    container: Any, operation: Gather, operands: tuple[Any, ...], row: Any, options: Options
+) -> Any:
+    """For strides or addresses that no kernel can walk: gather between plain copies."""
+    x, i = arrays.copy(container, operands[0]), arrays.native_index(container, operands[1])
+    result = _gather(container, operation, (x, i), row, options._replace(out=None))
+    if options.out is None:
+        return result
+    arrays.assign(container, options.out, result)
+    return options.out
+
+
+def _run_on_views(
+    container: Any,
+    backend: Any,
+    plan: GatherPlan,
+    operands: tuple[Any, Any, Any],
+    fill: np.ndarray | None,
+    row: Any,
+) -> int:
+    """Run a backend that takes NumPy views, at the shape of the result."""
+    result, x, i = operands
+    bits = bits_dtype(plan.itemsize)
+    x_shape = (*plan.shape[: plan.dim], plan.size, *plan.shape[plan.dim + 1 :])
+    index_shape, index_strides = plan.shape, plan.index_strides
+    out_view = arrays.bits(container, result)
+    if plan.shape == ():
+        x_shape, index_shape, index_strides = (plan.size,), (1,), (0,)
+        out_view = out_view.reshape(1)
+    x_strides = plan.input_strides[: len(x_shape)]
+    x_view = view_memory(container.address(x), x_shape, x_strides, bits, x)
+    index = view_memory(container.address(i), index_shape, index_strides, plan.index, i)
+    aux = np.zeros(1, bits) if fill is None else fill
+    if row is not None:
+        is_bits = type(row) is np.ndarray
+        aux = row.reshape(-1).view(bits) if is_bits else arrays.bits(container, row).reshape(-1)
+    return int(backend.gather(plan, out_view, x_view, index, aux))

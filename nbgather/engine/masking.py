@@ -1,0 +1,243 @@
+"""Noise, ranks and masks of tokens, in one pass where the kernels do it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nbgather.engine import arrays, backends, memo
+from nbgather.kernels.memory import memory_address
+from nbgather.operations import checks
+from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
+from nbgather.operations.keep import Keep
+from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
+
+_LOW32 = 0xFFFFFFFF
+#: What a masking kernel calls the source of its scores.
+_SOURCES = {"seed": "seed", "float32": "f4", "float64": "f8"}
+
+
+def token_noise(
+    container: Any, operation: TokenNoise, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Fill float32 `[N, L]`."""
+    (ids,) = operands
+    spec = container.spec(ids)
+    checks.sample_ids(spec.shape, spec.dtype.name)
+    ids = arrays.int64_ids(container, ids)
+    samples, tokens = spec.shape[0], operation.num_tokens
+    noise = container.empty((samples, tokens), ids, FLOAT32)
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if not samples or not tokens:
+        return noise
+    key = operation.seed
+    args, place = (operation.epoch, key & _LOW32, key >> 32), container.place(ids)
+    if place:
+        addresses = container.address(ids), container.address(noise)
+        with container.device_context(ids):
+            backend.token_noise(args, samples, tokens, *addresses, *place)
+    else:
+        backend.token_noise(args, *arrays.views(container, ids, noise))
+    return noise
+
+
+def rank_tokens(
+    container: Any, operation: RankTokens, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """(ids_keep, ids_restore, mask) of scores."""
+    (scores,) = operands
+    spec = container.spec(scores)
+    operation.check(spec)
+    samples, length = spec.shape
+    backend = backends.serving(options.backend, container.home, spec.device)
+    number = operation.keep.of(length)
+    ids_keep = container.empty((samples, number), scores, INT64)
+    if hasattr(backend, "masking"):
+        call = _Call(container, backend, scores, (samples, length), operation.keep)
+        mask, ids_restore = call.run(scores=scores, ids_keep=ids_keep)
+        return ids_keep, ids_restore, mask
+    ids_restore = container.empty((samples, length), scores, INT64)
+    mask = container.empty((samples, length), scores, FLOAT32)
+    if samples and length:
+        keys = _ready_scores(container, scores)
+        results = arrays.views(container, ids_keep, ids_restore, mask)
+        backend.rank_tokens(keys, *results, _counts(operation.keep))
+    return ids_keep, ids_restore, mask
+
+
+def choose_tokens(
+    container: Any, operation: ChooseTokens, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """(ids_keep, ids_restore, mask) by a seed, without making the noise."""
+    (ids,) = operands
+    spec = container.spec(ids)
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if not hasattr(backend, "masking"):
+        return NotImplemented
+    operation.check(spec)
+    pair = spec.shape[0], operation.num_tokens
+    ids_keep = container.empty((pair[0], operation.keep.of(pair[1])), ids, INT64)
+    call = _Call(container, backend, ids, pair, operation.keep)
+    draw = operation.seed, operation.epoch, arrays.int64_ids(container, ids)
+    mask, ids_restore = call.run(draw=draw, ids_keep=ids_keep)
+    return ids_keep, ids_restore, mask
+
+
+def random_masking(
+    container: Any, operation: RandomMasking, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """All in one pass where the bytes of a token are neighbours; else by its lowering."""
+    x, noise, ids = operands
+    spec = container.spec(x)
+    operation.check(
+        spec,
+        None if noise is None else container.spec(noise),
+        None if ids is None else container.spec(ids),
+    )
+    backend = backends.serving(options.backend, container.home, spec.device)
+    (samples, length), inner, item = spec.shape[:2], spec.shape[2:], spec.dtype.itemsize
+    number, row = operation.keep.of(length), math.prod(inner) * item
+    in_one = hasattr(backend, "masking")
+    in_one = in_one and spec.strides[2:] == contiguous_strides(inner, item)
+    if in_one and container.home == "cuda":
+        in_one = backend.masks_in_one(length, number, row)
+    if not in_one:
+        return NotImplemented
+    x_masked = container.empty((samples, number, *inner), x)
+    call = _Call(container, backend, x, (samples, length), operation.keep)
+    draw = None
+    if noise is None:
+        sample_ids = None if ids is None else arrays.int64_ids(container, ids)
+        draw = operation.seed, operation.epoch, sample_ids
+    tokens = container.address(x_masked), container.address(x), row, *spec.strides[:2]
+    mask, ids_restore = call.run(scores=noise, draw=draw, tokens=tokens)
+    if draw is not None and options.backend is None and draw[2] is ids:
+        _keep(container, backend, operation, x, spec, ids)
+    return with_valid(container, operation, x, (x_masked, mask, ids_restore))
+
+
+def with_valid(
+    container: Any, operation: RandomMasking, x: Any, results: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The results, and which slots hold a token where samples keep different numbers."""
+    if operation.keep.counts is None:
+        return results
+    return *results, container.from_numpy(operation.keep.valid_slots(), x)
+
+
+def _counts(keep: Keep) -> np.ndarray | None:
+    return None if keep.counts is None else np.array(keep.counts, np.int64)
+
+
+class _Call:
+    """One call of the masking kernel, on arrays beside ``like``."""
+
+    def __init__(
+        self, container: Any, backend: Any, like: Any, pair: tuple[int, int], keep: Keep
+    ) -> None:
+        self.container, self.backend, self.like = container, backend, like
+        self.pair, self.keep = pair, keep
+
+    def run(
+        self,
+        *,
+        scores: Any = None,
+        draw: tuple[int | None, int, Any] | None = None,
+        ids_keep: Any = None,
+        tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
+    ) -> tuple[Any, Any]:
+        """Mask and ids_restore, by scores or a draw (seed, epoch, int64 ids or None for 0, 1, ...).
+
+        ``tokens`` are the addresses of the kept tokens and of all, a token's bytes, and the
+        strides of N and L.
+        """
+        container, like, (samples, length) = self.container, self.like, self.pair
+        mask = container.empty(self.pair, like, FLOAT32)
+        ids_restore = container.empty(self.pair, like, INT64)
+        if not samples or not length:
+            return mask, ids_restore
+        place = container.place(like)
+        source, keys, seed, epoch, ids = "seed", None, 0, 0, None
+        if draw is None:
+            keys = _ready_scores(container, scores)
+            source = str(keys.dtype).replace("torch.", "")
+        else:
+            key, epoch, ids = draw
+            seed = key or 0
+        counts: Any = _counts(self.keep)
+        if place and counts is not None:
+            counts = container.from_numpy(counts, like)
+        address = container.address if place else memory_address
+        target, first, row, x_n, x_l = tokens
+        with container.device_context(like):
+            self.backend.masking(
+                _SOURCES[source],
+                samples,
+                target,
+                first,
+                0 if ids is None else container.address(ids),
+                0 if keys is None else address(keys),
+                *place,
+                length=length,
+                kept=self.keep.of(length),
+                epoch=epoch,
+                key_low=seed & _LOW32,
+                key_high=seed >> 32,
+                row=row,
+                x_n=x_n,
+                x_l=x_l,
+                keep=0 if ids_keep is None else container.address(ids_keep),
+                restore=container.address(ids_restore),
+                mask=container.address(mask),
+                counts=0 if counts is None else address(counts),
+                implied=int(ids is None),
+            )
+        return mask, ids_restore
+
+
+def _ready_scores(container: Any, scores: Any) -> Any:
+    """Scores as contiguous float32 or float64: narrower ones are widened, which is exact.
+
+    A NumPy view of the host's memory, or on a device an array of the scores' own library.
+    """
+    spec = container.spec(scores)
+    if container.home != "cpu":
+        if spec.dtype.itemsize == 2:
+            xp = container.namespace(scores)
+            return xp.astype(arrays.copy(container, scores), xp.float32)
+        return scores if arrays.is_contiguous(spec) else arrays.copy(container, scores)
+    bits = arrays.bits(container, scores)
+    if not spec.dtype.native:
+        bits = bits.byteswap()
+    bits = np.ascontiguousarray(bits)
+    if spec.dtype.plain == "bfloat16":
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    values = bits.view(f"f{spec.dtype.itemsize}")
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def _keep(
+    container: Any, backend: Any, operation: RandomMasking, x: Any, spec: Spec, ids: Any
+) -> None:
+    """Keep a small masking by seed that went well."""
+    keep = operation.keep
+    kinds = {type(x)} if ids is None else {type(x), type(ids)}
+    if keep.counts is not None or not kinds <= container.exact_types or 0 in spec.shape[:2]:
+        return
+    (samples, length), item = spec.shape[:2], spec.dtype.itemsize
+    row, number = math.prod(spec.shape[2:]) * item, keep.of(length)
+    call = backend.small_masking(
+        samples, length=length, kept=number, row=row, x_n=spec.strides[0], x_l=spec.strides[1],
+        implied=int(ids is None),
+    )  # fmt: skip
+    if call is None:
+        return
+    run, numbers = call
+    small = memo.SmallMasking(
+        run, memory_address(numbers), (samples, number, *spec.shape[2:]), (samples, length), item,
+        math.prod(spec.shape) * item, numbers,
+    )  # fmt: skip
+    head = RandomMasking, keep.ratio, keep.number
+    memo.keep(container.small_key(head, x, ids), container.small_masking(small, x))

@@ -1,0 +1,233 @@
+"""Shapes and strides become one canonical loop of numbers.
+
+A gather is one loop over the result's positions with three strides an axis (input, index, output;
+the input's is 0 along the gathered dimension) and one more stride, ``along``, that the index value
+is multiplied by. Axes that can be walked as one are merged, so most calls end as *outer × along ×
+inner*. Every decision about strides is taken here, once per layout: plans are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nbgather.kernels.plans import STREAM, GatherPlan, ScatterPlan
+from nbgather.operations.base import Spec, contiguous_strides
+from nbgather.operations.indexing import Gather, Scatter
+from nbgather.operations.tokens import RestoreTokens
+
+#: Shortest run of bytes that is worth a memcpy of its own; below it, items go one by one.
+MIN_ROW_BYTES = 16
+CACHE_LINE_BYTES = 64
+#: Bytes of a panel, which a core's second-level cache must hold beside the index and the output.
+PANEL_BYTES = 1 << 20
+#: Bytes of input that are as near where they lie as in a copy.
+CACHED_BYTES = 1 << 18
+#: Bytes of a step along the gathered dimension that leaves the page.
+PAGE_BYTES = 1 << 12
+
+
+class Axis:
+    """One axis of the loop: its length and its strides in input, index and output."""
+
+    __slots__ = ("i", "n", "o", "x")
+
+    def __init__(self, n: int, x: int, i: int, o: int) -> None:
+        self.n, self.x, self.i, self.o = n, x, i, o
+
+
+def _merge(axes: Sequence[Axis]) -> list[Axis]:
+    """Drop axes of length 1 and join neighbours that one stride can walk; outermost first."""
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.n == 1:
+            continue
+        if merged:
+            last = merged[-1]
+            if (
+                last.x == axis.x * axis.n
+                and last.i == axis.i * axis.n
+                and last.o == axis.o * axis.n
+            ):
+                merged[-1] = Axis(last.n * axis.n, axis.x, axis.i, axis.o)
+                continue
+        merged.append(axis)
+    return merged or [Axis(1, 0, 0, 0)]
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_gather(operation: Gather, x: Spec, i: Spec, out: Spec | None) -> GatherPlan:
+    """Plan a gather whose dtypes were checked; its fill value does not enter.
+
+    The shapes are checked by :meth:`nbgather.operations.indexing.Gather.loop`.
+    """
+    loop = operation.loop(x, i)
+    plan = GatherPlan()
+    plan.index = i.dtype.integer or ""
+    plan.mode, plan.from_end = operation.mode, operation.from_end
+    plan.itemsize, plan.kernel = x.dtype.itemsize, None
+    plan.needs_copy, plan.width = not i.dtype.native, 0
+    plan.shape, plan.dim, plan.size = loop.shape, loop.dim, loop.size
+    plan.index_strides = loop.index_strides
+    restores = isinstance(operation, RestoreTokens)
+    plan.limit = -1
+    if restores:
+        plan.limit = i.shape[1]
+    elif operation.mode == "raise":
+        plan.limit = plan.size
+    plan.count = math.prod(plan.shape)
+    plan.nbytes = plan.count * plan.itemsize
+    if plan.count:
+        strides = contiguous_strides(plan.shape, plan.itemsize) if out is None else out.strides
+        plan.input_strides = loop.input_strides
+        if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
+            plan.input_strides = contiguous_strides(x.shape, plan.itemsize)
+        _lay_out(plan, strides, i.dtype.itemsize, restores)
+    return plan
+
+
+def _lay_out(
+    plan: GatherPlan, out_strides: tuple[int, ...], index_size: int, always_rows: bool
+) -> None:
+    """Merge the loop's axes, choose its form, and write down the kernel's integers."""
+    item = plan.itemsize
+    plan.input_strides = plan.input_strides or (item,)  # 0-d counts as one dimension of length 1
+    along = plan.input_strides[plan.dim]
+    axes = [
+        Axis(n, 0 if d == plan.dim else xs, is_, os)
+        for d, (n, xs, is_, os) in enumerate(
+            zip(plan.shape, plan.input_strides, plan.index_strides, out_strides, strict=False)
+        )
+    ]
+    if always_rows:
+        # An axis of length 1 must not vanish here: it is the row.
+        row = _merge(axes[2:])
+        axes = [*_merge(axes[:2]), *(row if row[0].n > 1 else [Axis(1, item, 0, item)])]
+    else:
+        axes = _merge(axes)
+    inner = axes[-1]
+    run = inner.i == 0 and inner.x == item and inner.o == item
+    if always_rows:
+        plan.needs_copy |= not (run and len(row) == 1)
+    rows = always_rows or (run and inner.n * item >= MIN_ROW_BYTES)
+    if rows:
+        unit = 1  # rows are counted and walked in bytes
+        plan.form, plan.row = "rows", inner.n
+        axes[-1] = inner = Axis(inner.n * item, 1, 0, 1)
+        plan.count *= item
+        plan.item_mask = 0
+    else:
+        unit = item
+        plan.form, plan.row = _element_form(inner, along, item, index_size), 0
+        plan.item_mask = min(item, 8) - 1  # 16-byte items are moved as two words
+        plan.needs_copy |= along % item != 0 or any(a.x % item or a.o % item for a in axes)
+    plan.index_mask = index_size - 1
+    plan.needs_copy |= any(a.i % index_size for a in axes)
+    second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
+    rest = axes[-3::-1] if len(axes) > 2 else []
+    if not rows:
+        _stage(plan, inner, second, along, item, index_size)
+    numbers = [plan.size, plan.limit, along // unit]
+    for axis in (inner, second):
+        numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
+    numbers += [int(plan.nbytes >= STREAM), plan.width, len(rest)]
+    for axis in rest:
+        numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
+    plan.args = np.array(numbers, np.int64)
+    plan.args.flags.writeable = False
+    plan.work = plan.nbytes + (0 if rows else plan.nbytes // item * index_size)
+
+
+def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:
+    if inner.i == index_size and inner.o == item:
+        if inner.x == 0:
+            return "last" if along == item else "across"
+        if inner.x == item:
+            return "middle"
+    return "strided"
+
+
+def _stage(
+    plan: GatherPlan, inner: Axis, second: Axis, along: int, item: int, index_size: int
+) -> None:
+    """Choose a form that first copies parts of the input together, where that pays.
+
+    It does when a part is read about as often as it is long, and when the input as it lies is more
+    than a cache near a core holds.
+    """
+    line = max(CACHE_LINE_BYTES // item, 1)
+    lanes = plan.count // inner.n
+    if (
+        plan.form == "middle"
+        and second.x == 0
+        and abs(along) >= PAGE_BYTES
+        and 2 * second.n >= plan.size
+    ):
+        fits = PANEL_BYTES // (plan.size * item) // line * line
+        if fits and plan.size * inner.n * item > CACHED_BYTES and inner.n >= 4 * line:
+            plan.form, plan.width = "panel", min(fits, 4 * line)
+            plan.count = lanes // second.n * (-(-inner.n // plan.width) + 1)
+    elif plan.form == "across":
+        plan.form = "strided"
+        neighbours = abs(second.x) <= CACHE_LINE_BYTES and 2 * inner.n >= plan.size
+        if (
+            neighbours
+            and plan.size * line * item <= PANEL_BYTES
+            and plan.size * second.n * item > CACHED_BYTES
+        ):
+            plan.form, plan.width = "lanes", line
+            plan.count = lanes // second.n * -(-second.n // line)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_scatter(operation: Scatter, x: Spec, i: Spec, src: Spec | None) -> ScatterPlan:
+    """Plan a scatter whose operands were checked; without ``src`` one item is the source.
+
+    The result is C-contiguous.
+    """
+    item = x.dtype.itemsize
+    plan = ScatterPlan()
+    plan.index = i.dtype.integer or ""
+    plan.dim = operation.dim % max(len(x.shape), 1)
+    plan.shape, plan.itemsize = x.shape, item
+    plan.nbytes = math.prod(x.shape) * item
+    plan.size = x.shape[plan.dim] if x.shape else 1
+    plan.index_shape, plan.index_strides = i.shape, i.strides
+    plan.src_strides = (0,) * len(i.shape) if src is None else src.strides
+    plan.count = math.prod(i.shape)
+    if len(i.shape) == 0:  # 0-d counts as one dimension of length 1
+        plan.index_shape, plan.index_strides = (1,), (i.dtype.itemsize,)
+    if len(plan.src_strides) == 0:
+        plan.src_strides = (item if src is not None else 0,)
+    plan.needs_copy = not i.dtype.native
+    if plan.count:
+        _lay_out_lanes(plan, i.dtype.itemsize)
+    return plan
+
+
+def _lay_out_lanes(plan: ScatterPlan, index_size: int) -> None:
+    item = plan.itemsize
+    to = contiguous_strides(plan.shape or (1,), item)
+    axes = [
+        Axis(n, x, i, o)
+        for n, x, i, o in zip(
+            plan.index_shape, to, plan.index_strides, plan.src_strides, strict=True
+        )
+    ]
+    along = axes.pop(plan.dim)
+    lanes = _merge(axes)
+    inner, rest = lanes[-1], lanes[-2::-1]
+    plan.rows = abs(along.i) <= abs(inner.i) or inner.n == 1
+    plan.count //= along.n
+    numbers = [plan.size, along.x // item, along.n, along.i // index_size, along.o // item]
+    numbers += [inner.n, inner.x // item, inner.i // index_size, inner.o // item, len(rest)]
+    for axis in rest:
+        numbers += [axis.n, axis.x // item, axis.i // index_size, axis.o // item]
+    plan.args = np.array(numbers, np.int64)
+    plan.args.flags.writeable = False
+    plan.needs_copy |= any(a.i % index_size or a.o % item for a in (along, *lanes))
+    plan.index_mask, plan.item_mask = index_size - 1, min(item, 8) - 1
+    plan.work = plan.count * along.n * (3 * item + index_size)

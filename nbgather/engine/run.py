@@ -1,0 +1,66 @@
+"""The engine: an operation on arrays that have memory, by the kernels of a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbgather.engine import gather, infer, masking, patches, scatter, scores
+from nbgather.operations.base import Operation, Options
+from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.infer import InferGather
+from nbgather.operations.patches import CutPatches
+from nbgather.operations.scores import Score
+from nbgather.operations.tokens import (
+    ChooseTokens,
+    RandomMasking,
+    RankTokens,
+    RestoreTokens,
+    TokenNoise,
+)
+
+#: What executes each operation. It may give NotImplemented: then its lowering does.
+EXECUTORS: dict[type[Operation], Any] = {
+    Gather: gather.gather,
+    TakeAlongAxis: gather.gather,
+    GatherTokens: gather.gather,
+    RestoreTokens: gather.restore,
+    Scatter: scatter.scatter,
+    ScatterAdd: scatter.scatter,
+    TokenNoise: masking.token_noise,
+    RankTokens: masking.rank_tokens,
+    ChooseTokens: masking.choose_tokens,
+    RandomMasking: masking.random_masking,
+    CutPatches: patches.cut_patches,
+    Score: scores.score,
+    InferGather: infer.infer_gather,
+}
+
+
+def run(container: Any, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+    """Execute an operation on arrays of one container.
+
+    Parameters
+    ----------
+    container : Container
+        Of :mod:`nbgather.containers`; what it makes of an operation is asked for again where this
+        one is lowered, so that gradients and traces see what it is made of.
+    operation : Operation
+    operands : tuple of array
+        Arrays with memory, None, or numbers where the operation takes them.
+    options : Options
+
+    Returns
+    -------
+    array, tuple of arrays, or list of GatherSolution
+    """
+    executor = None if options.lower else EXECUTORS.get(type(operation))
+    result: Any = NotImplemented
+    if executor is not None:
+        result = executor(container, operation, operands, options)
+    if result is NotImplemented:
+        specs = [container.spec(o) if hasattr(type(o), "shape") else None for o in operands]
+        operation.check(*specs)
+        result = operation.lower(container.apply(operands[0], options.backend), *operands)
+        if isinstance(operation, RandomMasking):
+            result = masking.with_valid(container, operation, operands[0], result)
+    return result

@@ -1,0 +1,116 @@
+"""Scatter and scatter_add into a copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbgather.engine import arrays, backends, recycle
+from nbgather.engine.bad_index import raise_bad_index
+from nbgather.engine.out import check_match, check_out
+from nbgather.engine.plan import plan_scatter
+from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
+from nbgather.kernels.plans import ScatterPlan
+from nbgather.operations.base import Options, Spec
+from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
+
+
+def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options) -> Any:
+    """Scatter ``src`` into a copy of the input; ScatterAdd sums into it."""
+    x, i, src = operands
+    x_spec, i_spec = container.spec(x), container.spec(i)
+    is_number = not hasattr(type(src), "shape") or isinstance(src, np.generic)
+    adds = isinstance(operation, ScatterAdd)
+    src_spec = None
+    if is_number:
+        src = container.item_bits(src, x, "src")
+    else:
+        src_spec = container.spec(src)
+    out = options.out
+    if out is not None:
+        named = [("input", x, x_spec), ("index", i, i_spec)]
+        named += [] if src_spec is None else [("src", src, src_spec)]
+        check_match(check_out(container, out, named), x_spec)
+    operation.result(x_spec, i_spec, src_spec)
+    backend = backends.serving(options.backend, container.home, x_spec.device)
+    if not hasattr(backend, "scatter"):
+        raise ValueError(
+            f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
+        )
+    if adds and x_spec.dtype.plain in WIDENED:
+        return _into(
+            container, operation.lower(container.apply(x, options.backend), *operands), out
+        )
+    kind = added_kind(x_spec.dtype) if adds else None
+    plan = plan_scatter(operation, x_spec, i_spec, src_spec)
+    if plan.count and _must_copy(container, plan, i, src, src_spec):
+        i = arrays.native_index(container, i)
+        src = operands[2] if src_spec is None else arrays.copy(container, src)
+        return scatter(container, operation, (x, i, src), options)
+    place = container.place(x)
+    if place:
+        backend.may_wait(*place)
+    result = _copy(container, backend, x, x_spec, plan.nbytes)
+    if not plan.count:
+        return _into(container, result, out)
+    if place:
+        if src_spec is None:
+            src = container.from_numpy(src.copy(), x)
+        addresses = container.address(result), container.address(src), container.address(i)
+        with container.device_context(x):
+            bad = backend.scatter(plan, *addresses, kind, *place)
+    else:
+        address = memory_address(src) if src_spec is None else container.address(src)
+        if hasattr(backend, "HOST_VIEWS"):
+            bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
+        else:
+            bad = backend.scatter(
+                plan, container.address(result), container.address(i), address, kind
+            )
+    if bad:
+        raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
+    return _into(container, result, out)
+
+
+def _must_copy(container: Any, plan: ScatterPlan, i: Any, src: Any, src_spec: Spec | None) -> bool:
+    """Whether no kernel can walk the index or src as they are."""
+    if plan.needs_copy or container.address(i) & plan.index_mask:
+        return True
+    mask = plan.itemsize - 1 if container.home == "cuda" else plan.item_mask
+    return bool(src_spec is not None and container.address(src) & mask)
+
+
+def _into(container: Any, result: Any, out: Any) -> Any:
+    """The result, or ``out`` with it: nothing is written to it before all has gone well."""
+    if out is None:
+        return result
+    arrays.assign(container, out, result)
+    return out
+
+
+def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:
+    """A C-contiguous copy of ``x``, by all cores if it is large and contiguous."""
+    is_plain = container.home == "cpu" and arrays.is_contiguous(spec)
+    if nbytes < recycle.SMALLEST or not is_plain or not hasattr(backend, "copy"):
+        return arrays.copy(container, x)
+    result = container.empty(spec.shape, x)
+    backend.copy(container.address(result), container.address(x), nbytes)
+    return result
+
+
+def _run_on_views(
+    container: Any,
+    backend: Any,
+    plan: ScatterPlan,
+    operands: tuple[Any, Any],
+    source: tuple[int, Any],
+    kind: str | None,
+) -> int:
+    """Run a backend that takes NumPy views, at the shape of the index."""
+    result, i = operands
+    items = bits_dtype(plan.itemsize) if kind is None else np.dtype(kind)
+    target = arrays.bits(container, result).reshape(plan.shape or (1,)).view(items)
+    index = view_memory(container.address(i), plan.index_shape, plan.index_strides, plan.index, i)
+    src = view_memory(source[0], plan.index_shape, plan.src_strides, items, source[1])
+    return int(backend.scatter(plan, target, index, src, kind))

@@ -1,0 +1,167 @@
+"""The kernels of a gather, by elements and by rows, and of a strided copy.
+
+A kernel takes addresses as uint64 and ``numbers``, a tuple of uint64; see
+:mod:`nbgather.kernels.cuda.positions` for the axes among them. ``memory`` is
+:mod:`nbgather.kernels.cuda.memory` or the simulator's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda
+
+from nbgather.kernels import scalar
+from nbgather.kernels.cuda.positions import make_offsets, u32, u64
+
+resolve = scalar.resolve
+
+#: Elements that a thread of ``gather_elements`` moves; the kernel has them written out.
+ELEMENTS_PER_THREAD = 4
+
+#: Where the axes begin among the ``numbers`` of each kernel. Before them stand the count of
+#: elements or rows, and for a gather the size of the dimension, the limit from which an index is
+#: bad (0: none is), the stride along the dimension, the 16 bytes to fill with as two halves, and
+#: for rows the vectors of a row.
+ELEMENTS_FIRST_AXIS, ROWS_FIRST_AXIS, COPY_FIRST_AXIS = 6, 7, 1
+
+
+def make_gather_elements(
+    memory: Any, axes: int, item: int, index: str, mode: int, from_end: bool, wide: bool
+) -> Any:
+    """Each thread moves ``ELEMENTS_PER_THREAD`` elements, a block's width apart."""
+    load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
+    load, store = memory.LOAD[f"u{item}"], memory.STORE[f"u{item}"]
+    offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, wide)
+    pair, filling = item == 16, mode == scalar.FILL
+
+    @memory.INLINE
+    def fill_value(numbers):
+        if pair:
+            return (u64(numbers[4]), u64(numbers[5]))
+        return u64(numbers[4])
+
+    def gather_elements(out, src, idx, flag, numbers):
+        count, size = u64(numbers[0]), u64(numbers[1])
+        limit, stride = u64(numbers[2]), u64(numbers[3])
+        threads = u64(cuda.blockDim.x)
+        n = u64(cuda.blockIdx.x) * threads * u64(ELEMENTS_PER_THREAD) + u64(cuda.threadIdx.x)
+        if n + u64(3) * threads < count:
+            # Four loads of the index in flight, then four of the input.
+            x0, i0, o0 = offsets(n, numbers)
+            x1, i1, o1 = offsets(n + threads, numbers)
+            x2, i2, o2 = offsets(n + u64(2) * threads, numbers)
+            x3, i3, o3 = offsets(n + u64(3) * threads, numbers)
+            j0 = resolve(load_index(u64(idx + i0)), size, mode, from_end)
+            j1 = resolve(load_index(u64(idx + i1)), size, mode, from_end)
+            j2 = resolve(load_index(u64(idx + i2)), size, mode, from_end)
+            j3 = resolve(load_index(u64(idx + i3)), size, mode, from_end)
+            if j0 < size and j1 < size and j2 < size and j3 < size:
+                v0 = load(u64(src + x0 + j0 * stride))
+                v1 = load(u64(src + x1 + j1 * stride))
+                v2 = load(u64(src + x2 + j2 * stride))
+                v3 = load(u64(src + x3 + j3 * stride))
+                store(u64(out + o0), v0)
+                store(u64(out + o1), v1)
+                store(u64(out + o2), v2)
+                store(u64(out + o3), v3)
+                return
+        for _ in range(ELEMENTS_PER_THREAD):
+            if n < count:
+                x, i, o = offsets(n, numbers)
+                j = resolve(load_index(u64(idx + i)), size, mode, from_end)
+                if j < size:
+                    store(u64(out + o), load(u64(src + x + j * stride)))
+                else:
+                    if filling:
+                        store(u64(out + o), fill_value(numbers))
+                    if limit != u64(0) and j >= limit:
+                        raise_flag(flag, u32(1))
+            n += threads
+
+    return gather_elements
+
+
+def make_gather_rows(
+    memory: Any,
+    axes: int,
+    width: int,
+    index: str,
+    mode: int,
+    from_end: bool,
+    wide: bool,
+    fill_row: bool,
+) -> Any:
+    """The threads of a block's x walk a row by vectors of ``width`` bytes, those of y the rows.
+
+    With ``fill_row`` the row at the address ``fill`` is filled in, else the 16 bytes in
+    ``numbers``.
+    """
+    load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
+    load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
+    offsets = make_offsets(memory, axes, ROWS_FIRST_AXIS, wide)
+    pair, filling = width == 16, mode == scalar.FILL
+
+    @memory.INLINE
+    def fill_value(offset, numbers):
+        if pair:
+            return (u64(numbers[4]), u64(numbers[5]))
+        half = u64(numbers[5]) if offset & u64(8) else u64(numbers[4])
+        return half >> ((offset & u64(7)) * u64(8))
+
+    def gather_rows(out, src, idx, flag, fill, numbers):
+        rows, size = u64(numbers[0]), u64(numbers[1])
+        limit, stride = u64(numbers[2]), u64(numbers[3])
+        vectors = u64(numbers[6])
+        row = u64(cuda.blockIdx.x) * u64(cuda.blockDim.y) + u64(cuda.threadIdx.y)
+        if row >= rows:
+            return
+        x, i, o = offsets(row, numbers)
+        j = resolve(load_index(u64(idx + i)), size, mode, from_end)
+        step = u64(cuda.blockDim.x) * u64(cuda.gridDim.y)
+        c = u64(cuda.blockIdx.y) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        nbytes = u64(width)
+        target = u64(out + o)
+        if j < size:
+            source = u64(src + x + j * stride)
+            while c + u64(3) * step < vectors:
+                c1 = c + step
+                c2 = c1 + step
+                c3 = c2 + step
+                v0 = load(source + c * nbytes)
+                v1 = load(source + c1 * nbytes)
+                v2 = load(source + c2 * nbytes)
+                v3 = load(source + c3 * nbytes)
+                store(target + c * nbytes, v0)
+                store(target + c1 * nbytes, v1)
+                store(target + c2 * nbytes, v2)
+                store(target + c3 * nbytes, v3)
+                c = c3 + step
+            while c < vectors:
+                store(target + c * nbytes, load(source + c * nbytes))
+                c += step
+        else:
+            if limit != u64(0) and j >= limit and c == u64(0):
+                raise_flag(flag, u32(1))
+            while filling and c < vectors:
+                if fill_row:
+                    store(target + c * nbytes, load(fill + c * nbytes))
+                else:
+                    store(target + c * nbytes, fill_value(c * nbytes, numbers))
+                c += step
+
+    return gather_rows
+
+
+def make_copy(memory: Any, axes: int, item: int, wide: bool) -> Any:
+    """A thread copies an item from one strided array to another of the same shape."""
+    load, store = memory.LOAD[f"u{item}"], memory.STORE[f"u{item}"]
+    offsets = make_offsets(memory, axes, COPY_FIRST_AXIS, wide)
+
+    def copy(out, src, numbers):
+        n = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        if n < u64(numbers[0]):
+            x, _, o = offsets(n, numbers)
+            store(u64(out + o), load(u64(src + x)))
+
+    return copy

@@ -1,0 +1,79 @@
+"""Groups of nodes that several graphs share, and what they are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from nbgather.onnx._build import TensorProto
+
+__all__ = ["GATHERS", "PAPER", "Nodes", "check_choice", "refuse", "take_rows"]
+
+PAPER = "He et al., Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377"
+
+#: The operators that can take rows.
+GATHERS = ("elements", "nd")
+
+
+class Nodes(Protocol):
+    """What graphs are written with.
+
+    A :class:`~nbgather.onnx._build.GraphBuilder` for a model of its own, or onnxscript's operators
+    for a part of what torch exports. Values of the graph go by their names.
+    """
+
+    def constant(self, value: np.ndarray | np.generic) -> Any:
+        """A constant, as an input of nodes."""
+
+    def int64(self, value: int | Sequence[int]) -> Any:
+        """An int64 constant: 0-d for a number, 1-d for a list."""
+
+    def op(self, kind: str, inputs: Sequence[Any], output: str, doc: str, **attributes: Any) -> str:
+        """Add a node with one output; the output's name."""
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[Any],
+        outputs: Sequence[str],
+        doc: str,
+        *,
+        name: str,
+        **attributes: Any,
+    ) -> list[str]:
+        """Add a node with several outputs; their names."""
+
+
+def check_choice(value: Any, what: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}: it must be one of {', '.join(map(repr, allowed))}")
+
+
+def refuse(g: Nodes, faults: str, output: str, doc: str) -> str:
+    """0 as [1], or a graph that fails where any of ``faults`` holds.
+
+    The number of faults is an index into a vector of one 0: any but 0 is out of bounds.
+    """
+    ones = g.op("Cast", [faults], f"{output}_ones", "1 for a fault.", to=TensorProto.INT64)
+    count = g.op("ReduceSum", [ones], f"{output}_count", "How many faults, as [1].", keepdims=1)
+    return g.op("Gather", [g.int64([0]), count], output, doc, axis=0)
+
+
+def take_rows(g: Nodes, rows: str, ids: str, output: str, gather: str, doc: str) -> None:
+    """``output[n, k] = rows[n, ids[n, k]]``; the ids are below 2**31."""
+    if gather == "nd":
+        column = g.op("Unsqueeze", [ids, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
+        g.op("GatherND", [rows, column], output, doc, batch_dims=1)
+        return
+    # GatherElements reads an index for each item, which is most of its traffic: int32 halves it.
+    narrow = g.op("Cast", [ids], f"{output}_ids32", "ids in 4 bytes.", to=TensorProto.INT32)
+    column = g.op("Unsqueeze", [narrow, g.int64([2])], f"{output}_ids", "ids as [N, K, 1].")
+    shape = g.op("Shape", [rows], f"{output}_from", "The shape of what is gathered from.")
+    width = g.op("Gather", [shape, g.int64([2])], f"{output}_width", "D as [1].", axis=0)
+    one = g.int64([1])
+    spread = g.op("Concat", [one, one, width], f"{output}_spread", "[1, 1, D].", axis=0)
+    indices = g.op("Expand", [column, spread], f"{output}_indices", "Each id D times.")
+    g.op("GatherElements", [rows, indices], output, doc, axis=1)

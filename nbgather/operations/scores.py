@@ -1,0 +1,160 @@
+"""Scores of masking strategies: the order in which a strategy keeps the tokens of a grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nbgather.operations import checks
+from nbgather.operations.base import FLOAT32, Apply, Operation, Spec, fresh
+from nbgather.operations.tokens import TokenNoise
+
+#: The scores of an order are its places, which float32 holds exactly up to here.
+MAX_TOKENS = 2**24
+#: What blocks can be drawn on: axes, tokens, tokens along an axis.
+MAX_BLOCK_AXES, MAX_BLOCK_TOKENS, MAX_BLOCK_SIDE = 4, 2**20, 2**16
+
+
+@dataclass(frozen=True)
+class Score(Operation):
+    """Each token's place in the order of a strategy: operand sample_ids `[N]`.
+
+    ``strategy`` is ``grid``, ``block`` or ``lines``, and ``numbers`` what it takes besides;
+    ``min_aspect`` is for blocks.
+    """
+
+    strategy: str
+    grid: tuple[int, ...]
+    numbers: tuple[int, int, int]
+    seed: int
+    epoch: int
+    min_aspect: float | None = None
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
+    sides: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return math.prod(self.grid)
+
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
+
+
+@dataclass(frozen=True)
+class Tube(Operation):
+    """The scores of a frame for all frames: operand sample_ids `[N]`.
+
+    ``spatial`` scores one frame: called as a strategy is, with the grid without its first side.
+    Without it a frame is scored by noise.
+    """
+
+    spatial: Any
+    grid: tuple[int, ...]
+    seed: int
+    epoch: int
+    backend: str | None = None
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
+    sides: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return math.prod(self.grid)
+
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        """What noise gives; a strategy of somebody's own may give another dtype."""
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        frame = self.grid[1:]
+        tokens = math.prod(frame)
+        if self.spatial is None:
+            scores = do.run(
+                TokenNoise(checks.bits64(self.seed, "seed"), self.epoch, tokens), *operands
+            )
+        else:
+            scores = self.spatial(
+                self.seed, *operands, frame, epoch=self.epoch, backend=self.backend
+            )
+            check_frame(scores, tokens)
+        return do.xp.tile(scores, (1, self.grid[0]))
+
+
+def check_frame(scores: Any, tokens: int) -> None:
+    """Whether a strategy gave the scores of a frame."""
+    if not hasattr(type(scores), "shape"):
+        kind = f"{type(scores).__module__}.{type(scores).__qualname__}"
+        raise TypeError(f"the spatial strategy's result is a {kind}: an array is needed")
+    shape = tuple(scores.shape)
+    if len(shape) != 2 or shape[1] != tokens:
+        raise ValueError(f"the spatial strategy gave shape {shape}: [N, {tokens}] is needed")
+
+
+def token_grid(value: Any) -> tuple[int, ...]:
+    sizes = checks.sizes(value, "grid")
+    if not sizes:
+        raise ValueError(f"grid is {value}: at least one side is needed")
+    if math.prod(sizes) > MAX_TOKENS:
+        raise ValueError(f"grid is {value}: at most 2**24 tokens can be scored")
+    return sizes
+
+
+def block_grid(value: Any) -> tuple[int, ...]:
+    sizes = token_grid(value)
+    if (
+        len(sizes) > MAX_BLOCK_AXES
+        or math.prod(sizes) > MAX_BLOCK_TOKENS
+        or max(sizes) > MAX_BLOCK_SIDE
+    ):
+        raise ValueError(
+            f"grid is {value}: block takes at most 4 axes, 2**20 tokens and 65536 along an axis"
+        )
+    return sizes
+
+
+def stride(value: Any) -> int:
+    number = checks.integer(value, "stride")
+    if not 1 <= number < 2**32:
+        raise ValueError(f"stride is {number}: it must be at least 1")
+    return number
+
+
+def areas(least: Any, most: Any, tokens: int) -> tuple[int, int]:
+    """The bounds of a block's area, in tokens."""
+    high = max(1, tokens * 2 // 5) if most is None else checks.integer(most, "max_area")
+    low = (
+        max(1, min(tokens * 4 // 49, high)) if least is None else checks.integer(least, "min_area")
+    )
+    if not 1 <= low <= high <= tokens:
+        raise ValueError(
+            f"min_area is {low} and max_area {high}:"
+            f" 1 <= min_area <= max_area <= {tokens} tokens is needed"
+        )
+    return low, high
+
+
+def aspect(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"min_aspect is {value!r}: a number is needed") from None
+    if not 1e-6 <= number <= 1:
+        raise ValueError(f"min_aspect is {number}: it must be above 0 and at most 1")
+    return number
+
+
+def axes(value: Any, ndim: int) -> tuple[int, ...]:
+    """Axes of a grid, negative ones counted from the end; None for all."""
+    if value is None:
+        return tuple(range(ndim))
+    many = value if isinstance(value, (tuple, list)) else (value,)
+    chosen = tuple(checks.integer(v, "axes") for v in many)
+    if not chosen or any(not -ndim <= d < ndim for d in chosen):
+        raise ValueError(f"axes is {value}: axes of a grid of {ndim} are needed, at least one")
+    return tuple(sorted({d % ndim for d in chosen}))

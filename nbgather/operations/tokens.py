@@ -1,0 +1,306 @@
+"""Noise, ranks and masks of tokens, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nbgather.operations import checks
+from nbgather.operations.base import (
+    BOOL,
+    FLOAT32,
+    INT64,
+    Apply,
+    Operation,
+    Spec,
+    Tuple,
+    batch_of_samples,
+    fresh,
+    known,
+    merge_samples,
+    split_samples,
+    to_front,
+)
+from nbgather.operations.indexing import GatherTokens, expand_ids, sum_to
+from nbgather.operations.keep import Keep
+from nbgather.operations.shapes import Shape
+
+
+@dataclass(frozen=True)
+class TokenNoise(Operation):
+    """Philox noise of samples: operand sample_ids `[N]`. ``seed`` is 64 bits, unsigned."""
+
+    seed: int
+    epoch: int
+    num_tokens: Any
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
+    sides: ClassVar[tuple[int, ...]] = (0,)
+
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return batch_of_samples(self, do, size, operands, axes)
+
+
+def token_noise(seed: Any, epoch: Any, num_tokens: Any) -> TokenNoise:
+    """The operation of a call's arguments."""
+    key, tokens = checks.bits64(seed, "seed"), checks.count(num_tokens, "num_tokens")
+    return TokenNoise(key, checks.epoch(epoch), tokens)
+
+
+@dataclass(frozen=True)
+class RankTokens(Operation):
+    """Ranks of scores `[N, L]`: (ids_keep, ids_restore, mask)."""
+
+    keep: Keep
+
+    names: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def result(self, scores: Spec) -> tuple[Spec, ...]:
+        checks.scores(scores, self.names[0])
+        samples, length = scores.shape
+        return ranks(self.keep.check(samples, length), samples, length, scores)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return batch_of_samples(self, do, size, operands, axes)
+
+
+@dataclass(frozen=True)
+class ChooseTokens(Operation):
+    """Ranks of the noise of samples: operand sample_ids `[N]`; results as of RankTokens."""
+
+    keep: Keep
+    seed: int
+    epoch: int
+    num_tokens: Any
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
+    sides: ClassVar[tuple[int, ...]] = (0,)
+
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        samples = ids.shape[0]
+        return ranks(self.keep.check(samples, self.num_tokens), samples, self.num_tokens, ids)
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        noise = do.run(TokenNoise(self.seed, self.epoch, self.num_tokens), *operands)
+        return do.run(RankTokens(self.keep), noise)
+
+
+def ranks(keep: Keep, samples: Any, length: Any, like: Spec) -> tuple[Spec, ...]:
+    """The specifications of (ids_keep, ids_restore, mask)."""
+    return (
+        fresh((samples, keep.of(length)), INT64, like),
+        fresh((samples, length), INT64, like),
+        fresh((samples, length), FLOAT32, like),
+    )
+
+
+@dataclass(frozen=True)
+class RandomMasking(Operation):
+    """Keep a part of each sample's tokens: operands (x `[N, L, ...]`, noise, sample_ids).
+
+    Either noise `[N, L]` is an operand, or a seed is given, with sample ids `[N]` or None for
+    0 to N-1. With neither a seed is to be drawn by who executes it.
+    """
+
+    keep: Keep
+    seed: int | None = None
+    epoch: int = 0
+
+    names: ClassVar[tuple[str, ...]] = ("x", "noise", "sample_ids")
+    sides: ClassVar[tuple[int, ...]] = (1, 2)
+
+    def result(self, x: Spec, noise: Spec | None, ids: Spec | None) -> tuple[Spec, ...]:
+        """Of (x_masked, mask, ids_restore), and valid where samples keep different numbers."""
+        self.check(x, noise, ids)
+        ids_keep, ids_restore, mask = ranks(self.keep, x.shape[0], x.shape[1], x)
+        x_masked = fresh((*ids_keep.shape, *x.shape[2:]), x.dtype, x)
+        if self.keep.counts is None:
+            return x_masked, mask, ids_restore
+        return x_masked, mask, ids_restore, fresh(ids_keep.shape, BOOL, x)
+
+    def check(self, x: Spec, noise: Spec | None, ids: Spec | None) -> None:
+        checks.tokens(x.shape)
+        checks.itemsize(x.dtype, "x")
+        self.check_source(x.shape, (x.shape[0], x.shape[1]), noise, ids)
+
+    def check_source(self, x: Shape, pair: Shape, noise: Spec | None, ids: Spec | None) -> None:
+        """Whether noise and ids fit `[N, L]` tokens of an operand of the shape ``x``."""
+        self.keep.check(*pair)
+        if noise is not None:
+            noise_shape(noise.shape, pair, x, self.names[0])
+            checks.scores(noise, "noise")
+        if ids is not None:
+            checks.sample_ids(ids.shape, ids.dtype.name)
+            ids_of(ids.shape, pair[0], self.names[0])
+
+    def choose(self, do: Apply, x: Any, length: Any, noise: Any, ids: Any) -> Any:
+        """Which tokens stay: (ids_keep, ids_restore, mask)."""
+        if noise is not None:
+            return do.run(RankTokens(self.keep), noise)
+        if ids is None:
+            ids = do.xp.arange(x.shape[0], dtype=do.xp.int64, device=x.device)
+        assert self.seed is not None  # drawn by who executes it, where it was not given
+        return do.run(ChooseTokens(self.keep, self.seed, self.epoch, length), ids)
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        x, noise, ids = operands
+        ids_keep, ids_restore, mask = self.choose(do, x, x.shape[1], noise, ids)
+        return do.run(GatherTokens(mode=self.fill_mode), x, ids_keep), mask, ids_restore
+
+    @property
+    def fill_mode(self) -> str:
+        """What the ids of kept tokens need: -1 stands behind those of a sample that keeps fewer."""
+        return "raise" if self.keep.counts is None else "fill"
+
+
+@dataclass(frozen=True)
+class RestoreTokens(GatherTokens):
+    """The decoder's unshuffle: operands (x_visible, ids_restore, mask_token).
+
+    The token is a number, or an array of the shape of one token.
+    """
+
+    mode: str = "fill"
+
+    names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token")
+    sides: ClassVar[tuple[int, ...]] = (1,)
+    values: ClassVar[tuple[int, ...]] = (2,)
+    differentiable: ClassVar[tuple[int, ...]] = (0, 2)
+
+    def shape(self, x: Shape, index: Shape) -> Shape:
+        result = super().shape(x, index)
+        if known(x[1]) and known(index[1]) and x[1] > index[1]:
+            raise ValueError(
+                f"x_visible has {x[1]} tokens (shape {x}) and ids_restore only"
+                f" {index[1]} (shape {index}): no more can be visible than there are"
+            )
+        return result
+
+    def result(self, x: Spec, index: Spec, token: Spec | None = None) -> tuple[Spec, ...]:
+        """``token`` is None where it is a number."""
+        if token is not None:
+            one_token(token.shape, x.shape[2:])
+        return super().result(x, index)
+
+    def transpose(
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+    ) -> Tuple:
+        x, _, token = specs
+        ids = operands[1]
+        to_x = None
+        if wanted[0]:
+            (to_x,) = super().transpose(do, cotangent, (x,), (None, ids), wanted[:1])
+        if not wanted[1] or token is None:
+            return to_x, None
+        removed = expand_ids(do, ids, tuple(cotangent.shape)) >= x.shape[1]
+        summed = do.xp.sum(do.xp.where(removed, cotangent, 0), axis=(0, 1), dtype=cotangent.dtype)
+        inner = token.shape[max(len(token.shape) - summed.ndim, 0) :]
+        padded = (1,) * (summed.ndim - len(inner)) + tuple(inner)
+        return to_x, do.xp.reshape(sum_to(do, summed, padded), token.shape)
+
+    def tangent(
+        self,
+        do: Apply,
+        tangents: tuple[Any, ...],
+        specs: tuple[Any, ...],
+        operands: tuple[Any, ...],
+    ) -> Any:
+        visible, _, token = tangents
+        if visible is None:
+            shape = specs[0].shape
+            visible = do.xp.zeros(shape, dtype=token.dtype, device=token.device)
+        return do.run(self, visible, operands[1], 0 if token is None else token)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        if axes[2] is not None:
+            raise ValueError("vmap over mask_token: one mask token for all is needed")
+        merged = [
+            merge_samples(do, to_front(do, a, axis, size))
+            for a, axis in zip(operands[:2], axes[:2], strict=True)
+        ]
+        return split_samples(do, do.run(self, *merged, operands[2]), size)
+
+
+@dataclass(frozen=True)
+class RestoreValidTokens(Operation):
+    """Restoring where not every visible token is one: operands as of RestoreTokens, and valid."""
+
+    names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token", "valid")
+    sides: ClassVar[tuple[int, ...]] = (1, 3)
+    values: ClassVar[tuple[int, ...]] = (2,)
+
+    def result(self, x: Spec, index: Spec, token: Spec | None, valid: Spec) -> tuple[Spec, ...]:
+        results = RestoreTokens().result(x, index, token)
+        valid_tokens(valid, x.shape)
+        return results
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        """What is no token is where the mask token goes."""
+        x, ids, token, valid = operands
+        xp, restore = do.xp, RestoreTokens()
+        visible = xp.reshape(valid, (*valid.shape, *(1,) * (x.ndim - 2)))
+        value = token
+        if not hasattr(type(token), "shape"):
+            value = xp.full((), token, dtype=x.dtype, device=x.device)
+        value = xp.astype(value, x.dtype)
+        return do.run(restore, xp.where(visible, x, value), ids, token)
+
+
+def one_source(noise: Any, seed: Any, sample_ids: Any) -> None:
+    """Scores are given as noise, or drawn by a seed for sample ids."""
+    if noise is not None and seed is not None:
+        raise ValueError("both noise and seed were given: give one of them")
+    if noise is not None and sample_ids is not None:
+        raise ValueError("sample_ids was given with noise: it goes with seed")
+    if seed is None and sample_ids is not None:
+        raise ValueError("sample_ids was given without seed: it goes with seed")
+
+
+def noise_shape(shape: Shape, pair: Shape, x: Shape, what: str) -> None:
+    """Whether noise has the shape `[N, L]` of the tokens."""
+    unlike = len(shape) != 2 or any(
+        known(n) and known(m) and n != m for n, m in zip(shape, pair, strict=True)
+    )
+    if unlike:
+        raise ValueError(f"noise has shape {shape} and {what} {x}: noise must be [N, L] = {pair}")
+
+
+def ids_of(shape: Shape, samples: Any, what: str) -> None:
+    """Whether there is one id for each sample."""
+    if len(shape) != 1 or (known(shape[0]) and known(samples) and shape[0] != samples):
+        raise ValueError(
+            f"sample_ids has shape {shape}: one id for each of the {samples} samples of {what} is"
+            " needed"
+        )
+
+
+def one_token(shape: Shape, inner: Shape) -> None:
+    """A mask token broadcasts to one token; leading dimensions of 1 do not count."""
+    sizes = shape
+    while len(sizes) > len(inner) and sizes[0] == 1:
+        sizes = sizes[1:]
+    paired = zip(reversed(sizes), reversed(inner), strict=False)
+    if len(sizes) > len(inner) or any(n not in (1, m) for n, m in paired):
+        raise ValueError(
+            f"mask_token has shape {shape}: it must broadcast to one token of shape {inner}"
+        )
+
+
+def castable_token(safe: bool, token_dtype: Any, dtype: Any) -> None:
+    if not safe:
+        raise TypeError(f"mask_token has dtype {token_dtype}: it must go into {dtype} without loss")
+
+
+def valid_tokens(valid: Spec, x: Shape) -> None:
+    """Whether ``valid`` says of each visible token whether it is one."""
+    if valid.dtype.plain not in ("bool", "b1"):
+        raise TypeError(f"valid has dtype {valid.dtype.name}: bool is needed")
+    if valid.shape != x[:2]:
+        raise ValueError(
+            f"valid has shape {valid.shape} and x_visible {x}: valid must be [N, K] = {x[:2]}"
+        )

@@ -1,0 +1,278 @@
+"""What :mod:`simulator` stands on: memory that checks every access, and threads that run in turn.
+
+A kernel runs as Python, all threads of a block in one thread of the host. A kernel without barriers
+is called once for each thread. One with barriers is compiled anew with ``yield`` in the place of
+``cuda.syncthreads()``: each thread is a generator that runs up to the barrier, and the block goes
+on when all have reached it. So nothing waits, nothing is left to chance, and a barrier that only
+some threads reach is an error. Threads run in ascending order in one block and in descending order
+in the next, so what depends on a barrier that is missing meets it unready in one of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import functools
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda as numba_cuda
+
+U64 = np.uint64
+_DTYPES = {f"{k}{n}": np.dtype(f"{k}{n}") for k in "ui" for n in (1, 2, 4, 8)}
+_DTYPES |= {"f4": np.dtype("f4"), "f8": np.dtype("f8")}
+#: The kinds that kernels load and store; ``u16`` is a pair of uint64.
+KINDS = (*_DTYPES, "u16")
+#: What memory holds before anything is written to it.
+POISON = 0xA5
+
+
+class Block:
+    """Memory from ``start`` up to ``end`` that may be touched, and views of it by kind."""
+
+    __slots__ = ("content", "end", "start", "views")
+
+    def __init__(self, start: int, content: np.ndarray) -> None:
+        self.start, self.end, self.content = start, start + content.nbytes, content
+        self.views: dict[str, tuple[int, np.ndarray]] = {}
+
+    def view(self, kind: str) -> tuple[int, np.ndarray]:
+        """The address of the first aligned item, and the items from it on."""
+        view = self.views.get(kind)
+        if view is None:
+            size = int(kind[1:])
+            skipped = -self.start % size
+            count = max(self.end - self.start - skipped, 0) // size
+            items = self.content[skipped : skipped + count * size]
+            items = items.view("u8").reshape(-1, 2) if kind == "u16" else items.view(_DTYPES[kind])
+            view = self.views[kind] = self.start + skipped, items
+        return view
+
+
+class Memory:
+    """Which addresses may be touched."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.blocks: dict[int, Block] = {}
+
+    def add(self, start: int, content: np.ndarray) -> Block:
+        """Allow access to uint8 ``content``, whose first byte is at ``start``."""
+        if start in self.blocks:
+            self.remove(self.blocks[start])
+        block = self.blocks[start] = Block(start, content)
+        bisect.insort(self.starts, start)
+        return block
+
+    def remove(self, block: Block) -> None:
+        """Allow access no longer."""
+        if self.blocks.get(block.start) is block:
+            del self.blocks[block.start]
+            self.starts.remove(block.start)
+            block.end = block.start  # whoever still holds it finds nothing in it
+
+    def clear(self) -> None:
+        for block in list(self.blocks.values()):
+            self.remove(block)
+
+    def block_of(self, address: int, nbytes: int) -> Block:
+        """The block in which an access lies whole."""
+        position = bisect.bisect_right(self.starts, address)
+        # Blocks may overlap: an array and a part of it that were added each by itself.
+        for start in reversed(self.starts[:position]):
+            block = self.blocks[start]
+            if address + nbytes <= block.end:
+                return block
+        raise AssertionError(f"an access of {nbytes} bytes at {address}: no array is there")
+
+    def read(self, address: int, nbytes: int) -> np.ndarray:
+        """A copy of some bytes."""
+        block = self.block_of(address, nbytes)
+        return block.content[address - block.start :][:nbytes].copy()
+
+
+memory = Memory()
+_NO_BLOCK = Block(0, np.empty(0, np.uint8))
+
+
+def _finder(kind: str) -> Callable[[Any], tuple[np.ndarray, int]]:
+    """A function from an address to all items of its block, and the position of the one at it."""
+    size = int(kind[1:])
+    block, first, items = _NO_BLOCK, 0, _NO_BLOCK.content
+
+    def find(address: Any) -> tuple[np.ndarray, int]:
+        nonlocal block, first, items
+        address = int(address)
+        if address % size:
+            raise AssertionError(f"an access of {size} bytes at {address}: it is not aligned")
+        if address < block.start or address + size > block.end:
+            block = memory.block_of(address, size)
+            first, items = block.view(kind)
+        return items, (address - first) // size
+
+    return find
+
+
+def _loader(kind: str) -> Callable[[Any], Any]:
+    find = _finder(kind)
+
+    def load(address: Any) -> Any:
+        items, position = find(address)
+        return items[position]
+
+    def load_pair(address: Any) -> Any:
+        items, position = find(address)
+        return tuple(items[position])
+
+    return load_pair if kind == "u16" else load
+
+
+def _storer(kind: str) -> Callable[[Any, Any], None]:
+    unsigned = kind.replace("i", "u")
+    find = _finder(unsigned)
+    low_bits = (1 << 8 * int(kind[1:])) - 1
+
+    def store(address: Any, value: Any) -> None:
+        items, position = find(address)
+        items[position] = int(value) & low_bits  # as a store does: the low bytes of what it gets
+
+    def store_as_it_is(address: Any, value: Any) -> None:
+        items, position = find(address)
+        items[position] = value
+
+    return store_as_it_is if kind[0] == "f" or kind == "u16" else store
+
+
+_load = {kind: _loader(kind) for kind in KINDS}
+#: The names of :mod:`nbgather.kernels.cuda.memory`.
+KERNEL_MEMORY = types.SimpleNamespace(
+    LOAD=_load,
+    READ=_load,
+    STORE={kind: _storer(kind) for kind in KINDS},
+    INLINE=lambda function: function,
+    AS_F4=lambda bits: np.uint32(bits).view(np.float32),
+    AS_F8=lambda bits: np.uint64(bits).view(np.float64),
+    MULTIPLY=lambda a, b: np.float32(a) * np.float32(b),
+    SUBTRACT=lambda a, b: np.float32(a) - np.float32(b),
+    DIVIDE=lambda a, b: np.float32(a) / np.float32(b),
+)
+
+
+class _Dim3:
+    __slots__ = ("x", "y", "z")
+
+    def __init__(self, x: int, y: int, z: int = 1) -> None:
+        self.x, self.y, self.z = x, y, z
+
+    def __str__(self) -> str:
+        return f"({self.x}, {self.y})"
+
+
+class _SharedMemory:
+    """The shared arrays of one block: one for each place in a kernel that asks for one."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, np.ndarray] = {}
+
+    def array(self, shape: int, dtype: Any) -> np.ndarray:
+        place = sys._getframe(1).f_lasti
+        if place not in self.arrays:
+            item = np.dtype(dtype.name)
+            self.arrays[place] = np.full(shape * item.itemsize, POISON, np.uint8).view(item)
+        return self.arrays[place]
+
+
+class _Cuda:
+    """What a kernel finds under the name ``cuda`` while it runs."""
+
+    def __init__(self, grid: tuple[int, int], block: tuple[int, int]) -> None:
+        self.gridDim, self.blockDim = _Dim3(*grid), _Dim3(*block)
+        self.blockIdx, self.threadIdx = _Dim3(0, 0, 0), _Dim3(0, 0, 0)
+        self.shared = _SharedMemory()
+
+    def syncthreads(self) -> None:
+        raise AssertionError("a barrier must be a statement of the kernel itself")
+
+
+class _BarriersToYields(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        if ast.unparse(node.value) == "cuda.syncthreads()":
+            node.value = ast.Yield(ast.Constant(node.lineno))
+        return node
+
+
+@functools.cache
+def _generator_code(code: types.CodeType) -> types.CodeType:
+    """The code of a kernel whose barriers yield the numbers of their lines."""
+    lines, first = inspect.getsourcelines(code)
+    kernel = ast.parse(textwrap.dedent("".join(lines))).body[0]
+    kernel = _BarriersToYields().visit(ast.increment_lineno(kernel, first - 1))
+    # Within a function that has what the kernel closes over, so that it closes over it too.
+    names = ", ".join(code.co_freevars)
+    module = ast.parse(f"def factory({names}): pass")
+    module.body[0].body = [kernel]
+    whole = compile(ast.fix_missing_locations(module), code.co_filename, "exec")
+    factory = next(c for c in whole.co_consts if isinstance(c, types.CodeType))
+    changed = next(c for c in factory.co_consts if isinstance(c, types.CodeType))
+    assert changed.co_freevars == code.co_freevars
+    return changed
+
+
+def _run_block(function: Any, arguments: Any, threads: list[tuple[int, int]], cuda: _Cuda) -> None:
+    """Every thread of a block up to its end, without barriers."""
+    for thread in threads:
+        cuda.threadIdx.x, cuda.threadIdx.y = thread
+        function(*arguments)
+
+
+def _run_block_by_barriers(
+    function: Any, arguments: Any, threads: list[tuple[int, int]], cuda: _Cuda
+) -> None:
+    """Every thread of a block up to the next barrier, until all have ended."""
+    running = [(thread, function(*arguments)) for thread in threads]
+    while True:
+        barriers: list[int | None] = []
+        for thread, generator in running:
+            cuda.threadIdx.x, cuda.threadIdx.y = thread
+            barriers.append(next(generator, None))
+        if len(set(barriers)) > 1:
+            counts = ", ".join(
+                f"{barriers.count(line)} {'have ended' if line is None else f'wait in line {line}'}"
+                for line in dict.fromkeys(barriers)
+            )
+            raise AssertionError(f"a barrier that not all threads reach: {counts}")
+        if barriers[0] is None:
+            return
+
+
+def run(
+    kernel: types.FunctionType,
+    grid: tuple[int, int],
+    block: tuple[int, int],
+    arguments: Any,
+    descending: bool = False,
+) -> None:
+    """Run a kernel as it would be launched; ``descending``: the order of the first block."""
+    cuda = _Cuda(grid, block)
+    names = {k: cuda if v is numba_cuda else v for k, v in kernel.__globals__.items()}
+    has_barriers = "syncthreads" in kernel.__code__.co_names
+    code = _generator_code(kernel.__code__) if has_barriers else kernel.__code__
+    function = types.FunctionType(code, names, kernel.__name__, None, kernel.__closure__)
+    run_block = _run_block_by_barriers if has_barriers else _run_block
+    threads = [(x, y) for y in range(block[1]) for x in range(block[0])]
+    with np.errstate(all="ignore"):  # numbers wrap around, as they are meant to
+        for cuda.blockIdx.y in range(grid[1]):
+            for cuda.blockIdx.x in range(grid[0]):
+                cuda.shared = _SharedMemory()
+                try:
+                    run_block(function, arguments, threads[::-1] if descending else threads, cuda)
+                except Exception as error:
+                    thread = f"thread {cuda.threadIdx} of block {cuda.blockIdx}"
+                    error.args = (f"{error}, while {thread} ran",)
+                    raise
+                descending = not descending
