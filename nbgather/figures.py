@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from nbgather import plotting
 from nbgather.explain import explain_gather, explain_inverse
 from nbgather.patches import patchify, unpatchify
+from nbgather.plotting import png_bytes
 
 __all__ = [
     "explain_gather",
@@ -21,12 +22,12 @@ __all__ = [
     "strategies_figure",
 ]
 
-#: The colour of what is removed, in the picture only: light enough to read as absent.
-REMOVED = 0.86
-#: What lies between patches that are laid out side by side.
-GAP = 1.0
+#: The grey of a removed patch, in the picture only: light enough to read as absent.
+REMOVED_GREY = 0.86
+#: The grey between patches that are laid out side by side.
+GAP_GREY = 1.0
 #: Frames of a video that are drawn.
-FRAMES = 8
+MAX_FRAMES = 8
 
 
 def masking_figure(
@@ -57,7 +58,7 @@ def masking_figure(
     Raises
     ------
     ModuleNotFoundError
-        matplotlib is not there.
+        matplotlib is not installed.
 
     Examples
     --------
@@ -72,34 +73,29 @@ def masking_figure(
     >>> len(figure.axes)
     4
     """
-    from matplotlib.figure import Figure
-
     height, width = photo.shape[1:]
     kept = x_masked.shape[0]
-    hidden = np.where(mask[:, None] == 1, REMOVED, patchify(photo[None], patch_size)[0])
+    hidden = np.where(mask[:, None] == 1, REMOVED_GREY, patchify(photo[None], patch_size)[0])
     panels = (
-        ("photo", _pixels(photo), f"{width} × {height} pixels, {mask.size} patches"),
+        ("photo", photo, f"{width} × {height} pixels, {mask.size} patches"),
         (
             "masked",
-            _pixels(_image(hidden, patch_size, (height, width))),
+            _image(hidden, patch_size, (height, width)),
             f"{int(mask.sum())} patches removed, {kept} visible",
         ),
         ("x_masked", _tiles(x_masked, patch_size, photo.shape[0]), "visible patches, by rank"),
         (
             "restored",
-            _pixels(_image(restored, patch_size, (height, width))),
+            _image(restored, patch_size, (height, width)),
             "put back by ids_restore, mean colour elsewhere",
         ),
     )
-    figure = Figure(figsize=(14, 4.2), dpi=120, layout="constrained")
-    for axes, (title, pixels, caption) in zip(figure.subplots(1, 4), panels, strict=True):
-        axes.imshow(pixels, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
-        axes.set_title(title, fontsize=13, fontweight="bold")
-        axes.set_xlabel(caption, fontsize=10, labelpad=8)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in axes.spines.values():
-            side.set_visible(False)
+    figure = plotting.new_figure(14, 4.2)
+    for axes, (title, image, caption) in zip(figure.subplots(1, 4), panels, strict=True):
+        plotting.show_pixels(axes, image)
+        axes.set_title(title, fontsize=plotting.TITLE_POINTS, fontweight="bold")
+        axes.set_xlabel(caption, fontsize=plotting.TEXT_POINTS, labelpad=8)
+        plotting.hide_frame(axes)
     return figure
 
 
@@ -129,7 +125,7 @@ def show_masking(
     ValueError
         A mask that does not fit the image.
     ModuleNotFoundError
-        matplotlib is not there.
+        matplotlib is not installed.
 
     Examples
     --------
@@ -142,26 +138,26 @@ def show_masking(
     >>> len(figure.axes)
     2
     """
-    from matplotlib.figure import Figure
-
     masked = _masked(image, mask, patch_size)
     if image.ndim == 3:
         panels = [[image, masked]]
     else:
-        shown = np.linspace(0, image.shape[1] - 1, min(image.shape[1], FRAMES)).round().astype(int)
+        shown = (
+            np.linspace(0, image.shape[1] - 1, min(image.shape[1], MAX_FRAMES)).round().astype(int)
+        )
         panels = [[pixels[:, t] for t in shown] for pixels in (image, masked)]
     rows, columns = len(panels), len(panels[0])
     width = 9.0 if columns > 1 else 4.5
     height = width / columns * image.shape[-2] / image.shape[-1] * rows + 0.8
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = plotting.new_figure(width, height)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(title, fontsize=plotting.HEADING_POINTS)
     for line, axes_line in zip(panels, figure.subplots(rows, columns, squeeze=False), strict=True):
         for pixels, axes in zip(line, axes_line, strict=True):
-            axes.imshow(_pixels(pixels), vmin=0, vmax=1, cmap="gray", interpolation="nearest")
+            plotting.show_pixels(axes, pixels)
             axes.set_axis_off()
     removed = int(mask.sum())
-    figure.supxlabel(f"{removed} of {mask.size} patches removed", fontsize=10)
+    figure.supxlabel(f"{removed} of {mask.size} patches removed", fontsize=plotting.TEXT_POINTS)
     return figure
 
 
@@ -188,7 +184,7 @@ def strategies_figure(
     ValueError
         A mask that does not fit the image.
     ModuleNotFoundError
-        matplotlib is not there.
+        matplotlib is not installed.
 
     Examples
     --------
@@ -198,20 +194,15 @@ def strategies_figure(
     >>> figure.axes[0].get_title()
     'all'
     """
-    from matplotlib.figure import Figure
-
     height = 12 / len(masks) * image.shape[1] / image.shape[2] + 0.6
-    figure = Figure(figsize=(12, height), dpi=120, layout="constrained")
+    figure = plotting.new_figure(12, height)
     every = figure.subplots(1, len(masks), squeeze=False)[0]
     for axes, (name, mask) in zip(every, masks.items(), strict=True):
-        pixels = _pixels(_masked(image, mask, patch_size))
-        axes.imshow(pixels, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
-        axes.set_title(name, fontsize=12)
-        axes.set_xlabel(f"{int(mask.sum())} of {mask.size} patches removed", fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in axes.spines.values():
-            side.set_visible(False)
+        plotting.show_pixels(axes, _masked(image, mask, patch_size))
+        axes.set_title(name, fontsize=plotting.HEADING_POINTS)
+        removed = f"{int(mask.sum())} of {mask.size} patches removed"
+        axes.set_xlabel(removed, fontsize=plotting.SMALL_POINTS)
+        plotting.hide_frame(axes)
     return figure
 
 
@@ -220,52 +211,22 @@ def _masked(image: np.ndarray, mask: np.ndarray, patch_size: int | tuple[int, ..
     patches = patchify(image[None], patch_size)[0]
     if mask.shape != patches.shape[:1]:
         raise ValueError(f"mask has shape {mask.shape}: [{len(patches)}] is needed, the patches")
-    hidden = np.where(mask[:, None] == 1, REMOVED, patches)
+    hidden = np.where(mask[:, None] == 1, REMOVED_GREY, patches)
     return unpatchify(hidden[None], patch_size, image.shape[1:])[0]
-
-
-def png_bytes(figure: Any) -> bytes:
-    """Render a figure as PNG, with nothing in it that changes from run to run.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        What to render.
-
-    Returns
-    -------
-    bytes
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> from nbgather.figures import png_bytes
-    >>> png_bytes(Figure())[1:4]
-    b'PNG'
-    """
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
 
 
 def _image(tokens: np.ndarray, patch_size: int, size: tuple[int, int]) -> np.ndarray:
     return unpatchify(tokens[None], patch_size, size)[0]
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
-    pixels = np.moveaxis(image, 0, -1)
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-
-
 def _tiles(tokens: np.ndarray, patch_size: int, channels: int) -> np.ndarray:
-    """Patches side by side in reading order, with a gap between them."""
-    kept = tokens.shape[0]
-    columns = max(math.ceil(math.sqrt(kept)), 1)
+    """Patches side by side in reading order, with a gap between them: an image ``[C, H, W]``."""
+    columns = max(math.ceil(math.sqrt(len(tokens))), 1)
     pitch = patch_size + max(patch_size // 8, 1)
     side = columns * pitch - (pitch - patch_size)
-    sheet = np.full((side, side, channels), GAP, np.float32)
+    sheet = np.full((channels, side, side), GAP_GREY, np.float32)
     for k, token in enumerate(tokens):
         top, left = k // columns * pitch, k % columns * pitch
         patch = token.reshape(patch_size, patch_size, channels)
-        sheet[top : top + patch_size, left : left + patch_size] = patch
-    return sheet[..., 0] if channels == 1 else sheet
+        sheet[:, top : top + patch_size, left : left + patch_size] = np.moveaxis(patch, -1, 0)
+    return sheet

@@ -10,11 +10,11 @@ from pathlib import Path
 def write(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write a file aside and rename it: no reader sees half of one, and a failure leaves the old.
 
-    The folder is made if it is not there. A device or a pipe is written to, never replaced.
+    A missing folder is created. A device or a pipe is written to, never replaced.
     """
     target = Path(path)
     if target.exists() and not target.is_file():
-        target.write_bytes(data)  # which a folder refuses by its name
+        target.write_bytes(data)  # a folder raises IsADirectoryError here
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

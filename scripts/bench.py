@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from nbgather import files  # noqa: E402
 from nbgather.apps.bench import check_readme, markdown, picture, run_all, update_readme  # noqa: E402
-from nbgather.apps.bench.rows import chosen  # noqa: E402
+from nbgather.apps.bench.rows import select_rows  # noqa: E402
 from nbgather.kernels.cpu import threads  # noqa: E402
 
 RESULTS = ROOT / "scripts" / "bench_cpu.json"
@@ -24,7 +24,7 @@ PICTURE = ROOT / "scripts" / "pictures" / "bench.png"
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    rows = chosen(options.rows)
+    rows = select_rows(options.rows)
     if not rows:
         raise SystemExit(f"no row matches {options.rows!r}: --list shows them")
     done = 0
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; the exit code: 0 done, 1 the README is stale."""
     options = _arguments().parse_args(arguments)
     if options.list:
-        for row in chosen(options.rows):
+        for row in select_rows(options.rows):
             print(f"{row.group:8} {row.name:24} {row.about}")
         return 0
     if options.check:

@@ -26,10 +26,10 @@ def main(out: str) -> None:
         # As `nbgather mask` does it.
         scores = strategies.random(seed, 1, (side, side), epoch=epoch)
         empty = np.empty((1, side * side, 0), np.uint8)
-        made = nbgather.random_masking(empty, ratio, noise=scores)
+        masked = nbgather.random_masking(empty, ratio, noise=scores)
         cases.append({
             "seed": str(seed), "epoch": epoch, "ratio": ratio, "patch": patch,
-            "mask": made.mask[0].astype(int).tolist(), "ids": made.ids_restore[0].tolist(),
+            "mask": masked.mask[0].astype(int).tolist(), "ids": masked.ids_restore[0].tolist(),
         })  # fmt: skip
     files.write(Path(out), json.dumps(cases).encode())
 

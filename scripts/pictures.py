@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nbgather import files, rank_tokens, strategies
-from nbgather.apps.demo import load_photo
+from nbgather.apps.photos import load_photo
 from nbgather.explain import explain_gather, worked_example
 from nbgather.figures import png_bytes, strategies_figure
 
@@ -24,10 +24,10 @@ def main() -> None:
         "grid": strategies.grid(3, 1, grid),
         "time_frequency": strategies.time_frequency(3, 1, grid),
     }
-    kept = {"grid": 49}
+    num_keep = {"grid": 49}
     masks: dict[str, np.ndarray] = {}
     for name, score in scores.items():
-        masks[name] = rank_tokens(score, kept.get(name, 78)).mask[0]
+        masks[name] = rank_tokens(score, num_keep.get(name, 78)).mask[0]
     pictures = {
         "strategies.png": strategies_figure(photo, masks, 16),
         "explain.png": explain_gather(*worked_example()).figure(),

@@ -12,7 +12,8 @@ import pytest
 
 from nbgather.apps import bench
 from nbgather.apps.bench import measure, report
-from nbgather.apps.bench.rows import COPY, Contest, Row, chosen
+from nbgather.apps.bench.contest import COPY, Contest, Row
+from nbgather.apps.bench.rows import select_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,7 +56,7 @@ def test_turns_alternate_and_the_shortest_and_middle_are_kept() -> None:
 
 
 def test_a_turn_warms_up_for_some_time() -> None:
-    clock, half = Clock(), measure.WARM / 2
+    clock, half = Clock(), measure.WARM_SECONDS / 2
     call = clock.work("a", half * 0.9, half * 0.9, half * 0.9, 7)
     times = bench.interleave({"a": call}, 1, clock=lambda: clock.now, rest=lambda seconds: None)
     assert times["a"] == (pytest.approx(7), pytest.approx(7))  # clock readings are subtracted
@@ -86,7 +87,7 @@ def test_a_contestant_with_other_bytes_is_refused() -> None:
         list(bench.run_rows([row], 1, 1e9))
 
 
-def made(ours: float, **peers: float) -> dict:
+def measured(ours: float, **peers: float) -> dict:
     seconds = {"nbgather": ours} | {k.replace("_out", " out="): v for k, v in peers.items()}
     return {
         "name": "r",
@@ -100,7 +101,7 @@ def made(ours: float, **peers: float) -> dict:
 
 
 def test_ratios_and_targets() -> None:
-    row = made(1.0, torch=4.0, jax=3.0, torch_out=2.0, nbgather_out=0.5)
+    row = measured(1.0, torch=4.0, jax=3.0, torch_out=2.0, nbgather_out=0.5)
     row["seconds"][COPY] = {"min": 0.5, "median": 0.5}
     assert report.best_peer(row) == ("jax", 3.0)
     assert report.best_peer(row, into=True) == ("torch out=", 2.0)
@@ -112,11 +113,11 @@ def test_ratios_and_targets() -> None:
         "torch": (4.0, 4.0, True),
         "copy": (2.0, 1.3, False),
     }
-    assert report.geometric_mean([made(1, torch=2), made(1, torch=8)]) == pytest.approx(4)
+    assert report.geometric_mean([measured(1, torch=2), measured(1, torch=8)]) == pytest.approx(4)
 
 
 def test_the_table_tells_what_was_not_reached() -> None:
-    text = bench.markdown({"facts": {"CPU": "x"}, "rows": [made(1.0, torch=3.0, jax=1.5)]})
+    text = bench.markdown({"facts": {"CPU": "x"}, "rows": [measured(1.0, torch=3.0, jax=1.5)]})
     assert "jax 1500.00 ms | 1.50 |" in text
     assert "≥ 2: **no, 1.50**" in text
     assert "torch ≥ 4: **no, 3.00**" in text
@@ -138,7 +139,10 @@ def test_the_readme_is_of_the_results(tmp_path: Path) -> None:
         bench.update_readme(copied, results)
 
 
-def test_the_script_from_rows_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_from_rows_to_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbgather.apps.bench.run.bandwidth", lambda rounds: 1e10)
     path = tmp_path / "results.json"
     assert script().main(["--rows", "tiny, NumPy", "--rounds", "1", "--json", str(path)]) == 0
     first = capsys.readouterr().out
@@ -152,6 +156,6 @@ def test_the_script_from_rows_to_json(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_rows_are_chosen_by_name_and_group() -> None:
-    assert {row.group for row in chosen("masking")} == {"masking"}
-    assert [row.name for row in chosen("DeBERTa")] == ["DeBERTa"]
-    assert len({row.name for row in bench.ROWS}) == len(chosen(None))
+    assert {row.group for row in select_rows("masking")} == {"masking"}
+    assert [row.name for row in select_rows("DeBERTa")] == ["DeBERTa"]
+    assert len({row.name for row in bench.ROWS}) == len(select_rows(None))

@@ -1,4 +1,4 @@
-"""What a failure is told as: a mistake of the user's, or a bug of ours."""
+"""What a failure is reported as: a mistake of the user's, or a bug of nbgather's."""
 
 from __future__ import annotations
 
@@ -16,27 +16,13 @@ from PIL import Image
 
 import nbgather
 from nbgather import files
-from nbgather.apps import cli, commands
-from nbgather.operations import checks, keep
-from nbgather.operations import patches as patch_rules
-from nbgather.operations.base import Operation
+from nbgather.apps import bench, cli, commands
 
 
-def run(*arguments: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str, str]:
-    """Exit status, output and error of a command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["nbgather", *map(str, arguments)])
-    code: Any = 0
+def raised_with_debug(monkeypatch: pytest.MonkeyPatch) -> Exception | None:
+    monkeypatch.setattr(sys, "argv", ["nbgather", "info", "--debug"])
     try:
         cli.main()
-    except SystemExit as ended:
-        code = ended.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def raised_with_debug(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Exception | None:
-    try:
-        run("info", "--debug", monkeypatch=monkeypatch, capsys=capsys)
     except Exception as error:
         return error
     return None
@@ -54,17 +40,25 @@ def asks_for_a_module(name: str) -> Callable[[], None]:
 
 
 def imports_a_name_that_is_not_there() -> None:
-    from nbgather.operations import nothing  # type: ignore[attr-defined]  # noqa: F401
+    from nbgather.files import nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def raised_by_the_package(statement: str) -> Callable[[], None]:
+    """What runs a ``raise`` as if it stood in a file of the package."""
+    code = compile(statement, str(Path(cli.__file__).parent / "x.py"), "exec")
+    return lambda: exec(code)
 
 
 BUGS: dict[str, Callable[[], Any]] = {
     "TypeError: unsupported operand": adds_a_number_to_nothing,
     # Ours, but where Python's own expression failed, and not a check.
-    "TypeError: 'int' object is not iterable": lambda: patch_rules.cut_sides((4,), 5),  # type: ignore[arg-type]
+    "TypeError: 'int' object is not iterable": lambda: bench.interleave(5, 1),  # type: ignore[arg-type]
     "os.PathLike": lambda: files.write(5, b""),  # type: ignore[arg-type]
     "ValueError: cannot reshape array of size 3": lambda: np.zeros(3).reshape(2, 2),
-    "IndexError: tuple index out of range": lambda: checks.tokens(()[0]),
-    "nbgather failed: NotImplementedError (this": lambda: Operation().result(),
+    "IndexError: tuple index out of range": lambda: ()[0],
+    "nbgather failed: NotImplementedError (this": raised_by_the_package(
+        "raise NotImplementedError"
+    ),
     "KeyError: 'no'": lambda: {}["no"],
     "AttributeError: 'NoneType' object": lambda: None.shape,  # type: ignore[attr-defined]
     "ZeroDivisionError: ": lambda: 1 // 0,
@@ -78,7 +72,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "index has dtype float64: an integer dtype": lambda: nbgather.gather(
         np.zeros(3), 0, np.zeros(3)
     ),
-    "mask_ratio is 2.0": lambda: keep.ratio(2.0),
+    "mask_ratio is 2.0": lambda: nbgather.random_masking(np.zeros((1, 4, 1)), 2.0),
     "index 4 at (0,) is out of bounds": lambda: nbgather.gather(np.zeros(3), 0, np.array([4])),
     "/no/such: No such file or directory": lambda: open("/no/such"),  # noqa: SIM115
     "this command needs surely_not_there: pip install": asks_for_a_module("surely_not_there.part"),
@@ -86,44 +80,43 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 }
 
 
-def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
     for text, bug in BUGS.items():
         monkeypatch.setattr(commands, "app", lambda prog_name, bug=bug: bug())
-        code, out, err = run("info", monkeypatch=monkeypatch, capsys=capsys)
+        code, out, err = command("info")
         assert (code, out) == (1, ""), text
         assert err.startswith("nbgather failed: "), err
         assert text in err
         assert "this is a bug of nbgather's; --debug shows the traceback" in err
         assert err.count("\n") == 1
-        assert raised_with_debug(monkeypatch, capsys) is not None
+        assert raised_with_debug(monkeypatch) is not None
 
 
-def test_a_mistake_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_mistake_is_told_as_one(monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
     for text, mistake in MISTAKES.items():
         monkeypatch.setattr(commands, "app", lambda prog_name, call=mistake: call())
-        code, out, err = run("info", monkeypatch=monkeypatch, capsys=capsys)
+        code, out, err = command("info")
         assert (code, out) == (2, ""), (text, err)
         assert err.startswith("error: "), err
         assert text in err
         assert err.count("\n") == 1
-        assert raised_with_debug(monkeypatch, capsys) is not None
+        assert raised_with_debug(monkeypatch) is not None
 
 
-def test_what_we_say_has_failed_is_neither(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_what_we_say_has_failed_is_neither(monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
     """As when onnxruntime fails in the midst of a run, or contestants of a benchmark differ."""
-    code = compile(
-        "raise RuntimeError('it failed')", str(Path(cli.__file__).parent / "x.py"), "exec"
-    )
-    monkeypatch.setattr(commands, "app", lambda prog_name: exec(code))
-    assert run("info", monkeypatch=monkeypatch, capsys=capsys) == (1, "", "error: it failed\n")
+    fail = raised_by_the_package("raise RuntimeError('it failed')")
+    monkeypatch.setattr(commands, "app", lambda prog_name: fail())
+    assert command("info") == (1, "", "error: it failed\n")
 
 
 def test_a_bug_inside_a_command(tmp_path: Path) -> None:
     """As a user sees it, in a process of its own."""
     code = """
 import sys
-from nbgather.apps import commands, cli
-commands.random_masking = lambda *args, **options: None + 1
+from nbgather.apps import cli
+from nbgather.apps.commands import masks
+masks.random_masking = lambda *args, **options: None + 1
 sys.argv = ["nbgather", "mask", *sys.argv[1:]]
 cli.main()
 """
@@ -168,7 +161,7 @@ cli.main()
 )  # fmt: skip
 def test_mistakes_of_everyday(
     arguments: tuple[Any, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: Any,
+    command: Any,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save("x.png")
@@ -178,7 +171,7 @@ def test_mistakes_of_everyday(
     np.save("text.npy", np.full((2, 2), "abc"))
     np.save("struct.npy", np.zeros((4, 8), [("a", "f4"), ("b", "f8")]))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    code, out, err = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    code, out, err = command(*arguments)
     assert (code, out) == (2, ""), err
     assert err.startswith("error: ")
     assert said in err
@@ -187,13 +180,13 @@ def test_mistakes_of_everyday(
 
 
 def test_a_chunk_larger_than_the_dataset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros((6, 8, 2), np.float32))
     for chunk in (10**13, 10**30):
         arguments = "mask-dataset", "x.npy", f"{chunk}.zarr", "--seed", 0, "--chunk", chunk
-        code, _, err = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+        code, _, err = command(*arguments)
         assert (code, err) == (0, "")
 
 

@@ -1,96 +1,134 @@
-"""The commands that no other file tests; and what each does with a user's mistake."""
+"""Each command once in a process of its own; and those that no other file tests."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nbgather
 from nbgather.apps import warmup
+from nbgather.apps.commands import app
+
+MODELS = Path(__file__).parents[1] / "onnx_models"
+
+#: For each command its arguments, and a part of what it prints; ``web`` is in test_web.py.
+SMOKE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "info": ((), f"nbgather         {nbgather.__version__}"),
+    "demo": (("--image", "photo.png", "--out", "out"), "compared bytes are equal"),
+    "mask": (("photo.png", "--size", 32), "wrote masked.png"),
+    "mask-dataset": (("x.npy", "out.zarr", "--seed", 0), "wrote out.zarr"),
+    "explain": ((), "out[1][1][3] = input[1][index[1][1][3]][3] = input[1][0][3] = 15"),
+    "bench": (("--rows", "tiny, NumPy", "--quick"), "| tiny, NumPy |"),
+    "warmup": ((), "groups of kernels are compiled in"),
+    "export": (("--only", "mae_restore.onnx"), "wrote onnx_models/mae_restore.onnx"),
+    "verify": ((MODELS / "mae_restore.onnx",), "cases equal to the reference"),
+}
 
 
-def run(*arguments: Any, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a command runs: a photo, a dataset, and files that are not what they say."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save("photo.png")
+    np.save("x.npy", np.zeros((6, 8, 2), np.float32))
+    for name in ("text.onnx", "text.png"):
+        Path(name).write_text("not what it says")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_each_command_in_a_process_of_its_own(name: str, folder: Path) -> None:
+    arguments, text = SMOKE[name]
+    if name == "warmup":  # what takes long is compiled here, where a slow machine may take longer
+        for _, step in warmup.steps():
+            step()
     done = subprocess.run(
-        [sys.executable, "-m", "nbgather", *map(str, arguments)],
-        capture_output=True, text=True, timeout=200, **options,
+        [sys.executable, "-m", "nbgather", name, *map(str, arguments)],
+        capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+    assert done.returncode == 0, done.stderr
+    assert text in done.stdout
 
 
-def test_info() -> None:
-    told = json.loads(run("info", "--json").stdout)
-    assert told["versions"]["nbgather"] == nbgather.__version__
-    assert told["threads"] >= 1
+def test_every_command_has_such_a_test() -> None:
+    names = {
+        registered.name or registered.callback.__name__.replace("_", "-")
+        for registered in app.registered_commands
+    }
+    assert names == {*SMOKE, "web"}
+
+
+def test_info(command: Any) -> None:
+    facts = json.loads(command("info", "--json").out)
+    assert facts["versions"]["nbgather"] == nbgather.__version__
+    assert facts["threads"] >= 1
     reasons = nbgather.backends.available()
-    assert {n: s["reason"] for n, s in told["backends"].items()} == reasons
-    text = run("info").stdout
+    assert {n: s["reason"] for n, s in facts["backends"].items()} == reasons
+    text = command("info").out
     for name, reason in reasons.items():
         assert f"backend {name}" in text
         assert reason is None or reason in text
 
 
-def test_explain(tmp_path: Path) -> None:
+def test_explain(command: Any, tmp_path: Path) -> None:
     arguments = "--input", "[[1,2],[3,4]]", "--dim", 1, "--index", "[[1,0]]"
     assert (
-        "out[0][1] = input[0][index[0][1]] = input[0][0] = 1" in run("explain", *arguments).stdout
+        "out[0][1] = input[0][index[0][1]] = input[0][0] = 1" in command("explain", *arguments).out
     )
-    assert "dim 0 fits" in run("explain", "--input", "[1,2]", "--output", "[2]").stdout
-    assert run("explain").stdout.count("index[") > 2
+    assert "dim 0 fits" in command("explain", "--input", "[1,2]", "--output", "[2]").out
+    assert command("explain").out.count("index[") > 2
     for kind, start in ((".svg", b"<svg"), (".html", b"<!doctype"), (".png", b"\x89PNG")):
-        run("explain", "--out", tmp_path / f"x{kind}")
+        assert command("explain", "--out", tmp_path / f"x{kind}").code == 0
         assert (tmp_path / f"x{kind}").read_bytes().startswith(start)
 
 
-def test_bench(tmp_path: Path) -> None:
+def test_bench(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbgather.apps.bench.run.bandwidth", lambda rounds: 1e10)
     paths = tmp_path / "b.json", tmp_path / "b.png"
-    done = run("bench", "--rows", "tiny, NumPy", "--quick", "--json", paths[0], "--png", paths[1])
-    assert "| tiny, NumPy |" in done.stdout
+    arguments = "--rows", "tiny, NumPy", "--quick", "--json", paths[0], "--png", paths[1]
+    done = command("bench", *arguments)
+    assert done.code == 0, done.err
+    assert "| tiny, NumPy |" in done.out
     (row,) = json.loads(paths[0].read_text())["rows"]
     assert row["seconds"]["numpy"]["min"] > 0
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
-def test_warmup_leaves_nothing_to_compile() -> None:
+def test_the_steps_of_warmup() -> None:
     names = [name for name, _ in warmup.steps()]
     assert len(names) == len(set(names)) == 14
-    for name, step in warmup.steps():
-        if name in ("gather float32, int64", "masking", "patches", "scatter", "strategies"):
-            step()
-    assert "groups of kernels are compiled in" in run("warmup").stdout
 
 
 @pytest.mark.parametrize(
     "words, position, offered",
     [("nbgather ma", 1, {"mask", "mask-dataset"}), ("nbgather mask x --strategy b", 4, {"block"})],
 )
-def test_the_shell_completes(words: str, position: int, offered: set[str]) -> None:
-    code = "from nbgather.apps.cli import main; main()"
-    env = {
-        **os.environ, "_NBGATHER_COMPLETE": "complete_bash", "COMP_WORDS": words,
-        "COMP_CWORD": str(position),
-    }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert set(done.stdout.split()) == offered, (done.stdout, done.stderr)
+def test_the_shell_completes(
+    words: str, position: int, offered: set[str], command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_NBGATHER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(position))
+    done = command()
+    assert set(done.out.split()) == offered, done
 
 
-def test_verify_for_a_program() -> None:
-    model = Path(__file__).parents[1] / "onnx_models" / "mae_masking.onnx"
-    told = json.loads(run("verify", model, "--json").stdout)
-    assert told["same"] is True
-    assert told["difference"] is None
-    assert told["cases"] > 100
+def test_verify_for_a_program(command: Any) -> None:
+    result = json.loads(command("verify", MODELS / "mae_masking.onnx", "--json").out)
+    assert result["same"] is True
+    assert result["difference"] is None
+    assert result["cases"] > 100
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, text",
     [
         (("explain", "--input", "[1,"), "--input is '[1,'"),
         (("explain", "--input", '["a"]', "--index", "[0]"), "nested lists of numbers"),
@@ -109,21 +147,19 @@ def test_verify_for_a_program() -> None:
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_nothing_written(
-    arguments: tuple[str, ...], said: str, tmp_path: Path
+    arguments: tuple[str, ...], text: str, folder: Path, command: Any
 ) -> None:
-    for name in ("text.onnx", "text.png"):
-        (tmp_path / name).write_text("not what it says")
-    before = sorted(p.name for p in tmp_path.iterdir())
-    done = run(*arguments, check=False, cwd=tmp_path)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert said in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
-    assert "Traceback" in run(*arguments, "--debug", check=False, cwd=tmp_path).stderr
+    before = sorted(p.name for p in folder.iterdir())
+    done = command(*arguments)
+    assert done.code == 2, done
+    assert text in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert sorted(p.name for p in folder.iterdir()) == before
+    assert "Traceback" in command(*arguments, "--debug").err
 
 
-def test_unknown_options_are_told_by_the_command_itself() -> None:
-    done = run("explain", "--colour", "red", check=False)
-    assert done.returncode == 2
-    assert "No such option" in done.stderr
+def test_unknown_options_are_told_by_the_command_itself(command: Any) -> None:
+    done = command("explain", "--colour", "red")
+    assert done.code == 2
+    assert "No such option" in done.err

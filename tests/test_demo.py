@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,14 @@ from PIL import Image
 
 import nbgather
 from nbgather.apps import cli, demo
+from nbgather.apps.photos import load_photo
 from nbgather.onnx import Session
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The command's exit status."""
-    monkeypatch.setattr(sys, "argv", ["nbgather", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
+@pytest.fixture(autouse=True)
+def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long calls take is shown, and no test's concern."""
+    monkeypatch.setattr(demo, "TIMING_SECONDS", 0.005)
 
 
 def picture(path: Path) -> np.ndarray:
@@ -47,10 +47,10 @@ def test_the_demos_files_are_whole(tmp_path: Path) -> None:
     demo.run_demo(out=tmp_path / "new" / "folder", seed=5, mask_ratio=0.6)
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == [demo.MODEL, demo.PICTURE]
-    patches = nbgather.patchify(demo.load_photo(), 16)
+    patches = nbgather.patchify(load_photo(), 16)
     want = nbgather.random_masking(patches, 0.6, seed=5)
-    made = Session(folder / demo.MODEL).run(x=patches, noise=nbgather.token_noise(5, 1, 196))
-    assert np.array_equal(made["ids_restore"], want.ids_restore)
+    outputs = Session(folder / demo.MODEL).run(x=patches, noise=nbgather.token_noise(5, 1, 196))
+    assert np.array_equal(outputs["ids_restore"], want.ids_restore)
     pixels = picture(folder / demo.PICTURE)
     assert pixels.shape[1] > 3 * pixels.shape[0]
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10_000
@@ -67,7 +67,7 @@ def test_the_demo_with_all_or_nothing_removed(ratio: float, tmp_path: Path) -> N
 def test_any_photo_becomes_a_square(size: tuple[int, int], mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("photo.tif" if mode in ("CMYK", "I;16") else "photo.png")
     Image.new(mode, size, 1).save(path)
-    photo = demo.load_photo(path)
+    photo = load_photo(path)
     assert photo.shape == (1, 3, 224, 224)
     assert photo.dtype == np.float32
     assert photo.min() >= 0
@@ -78,31 +78,31 @@ def test_a_photo_is_cut_in_its_middle(tmp_path: Path) -> None:
     pixels = np.zeros((100, 300, 3), np.uint8)
     pixels[:, 100:200] = 255
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    photo = demo.load_photo(tmp_path / "photo.png")
+    photo = load_photo(tmp_path / "photo.png")
     assert photo[..., 3:-3].min() == 1  # resizing looks over the edge
 
 
-def test_the_command(monkeypatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "demo", "--out", str(tmp_path), "--seed", "3", "--ratio", "0.5") == 0
-    out, err = capfd.readouterr()
-    assert "x_masked" in out
-    assert "compared bytes are equal" in out
-    assert str(tmp_path / demo.PICTURE) in out.replace("\n", "")
-    assert err == ""
+def test_the_command(command: Any, tmp_path: Path) -> None:
+    done = command("demo", "--out", tmp_path, "--seed", 3, "--ratio", 0.5)
+    assert done.code == 0
+    assert "x_masked" in done.out
+    assert "compared bytes are equal" in done.out
+    assert str(tmp_path / demo.PICTURE) in done.out.replace("\n", "")
+    assert done.err == ""
 
 
-def test_a_difference_is_exit_1(monkeypatch, tmp_path: Path, capfd) -> None:
+def test_a_difference_is_exit_1(command: Any, monkeypatch, tmp_path: Path) -> None:
     right = demo.random_masking
 
     def wrong(*args, **kwargs):
-        made = right(*args, **kwargs)
-        made.mask[0, 7] = 1 - made.mask[0, 7]
-        return made
+        masked = right(*args, **kwargs)
+        masked.mask[0, 7] = 1 - masked.mask[0, 7]
+        return masked
 
     monkeypatch.setattr(demo, "random_masking", wrong)
-    assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
-    out, _ = capfd.readouterr()
-    assert "DIFFERENT: mask" in out
+    done = command("demo", "--out", tmp_path)
+    assert done.code == 1
+    assert "DIFFERENT: mask" in done.out
 
 
 def _text(path: Path) -> Path:
@@ -133,18 +133,18 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_2(name: str, monkeypatch, tmp_path: Path, capfd) -> None:
+def test_a_mistake_is_one_line_and_exit_2(name: str, command: Any, tmp_path: Path) -> None:
     make, text = MISTAKES[name]
     target = tmp_path / "out"
     arguments = make(tmp_path)
     if "--out" not in arguments:
         arguments += ("--out", str(target))
-    assert run(monkeypatch, "demo", *arguments) == 2
-    out, err = capfd.readouterr()
-    assert text in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert "wrote" not in out
+    done = command("demo", *arguments)
+    assert done.code == 2
+    assert text in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert "wrote" not in done.out
     assert not target.exists() or not any(target.iterdir())
 
 
@@ -168,12 +168,12 @@ def test_a_missing_package_is_named(missing: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_help_and_version(monkeypatch, capfd) -> None:
-    assert run(monkeypatch, "--version") == 0
-    assert capfd.readouterr().out == f"nbgather {nbgather.__version__}\n"
-    assert run(monkeypatch, "demo", "--help") == 0
-    assert "--image" in capfd.readouterr().out
-    assert run(monkeypatch, "no-such-command") == 2
+def test_help_and_version(command: Any) -> None:
+    assert command("--version")[:2] == (0, f"nbgather {nbgather.__version__}\n")
+    done = command("demo", "--help")
+    assert done.code == 0
+    assert "--image" in done.out
+    assert command("no-such-command").code == 2
 
 
 # nbgather mask
@@ -198,16 +198,11 @@ def video(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_mask_command_draws_the_strategys_mask(
-    strategy: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    strategy: str, photo: Path, tmp_path: Path, command: Any
 ) -> None:
     out = tmp_path / "new" / "masked.png"
-    status = run(
-        monkeypatch,
-        *("mask", str(photo), "--strategy", strategy, "--ratio", "0.6", "--seed", "3"),
-        *("-o", str(out)),
-    )
-    assert status == 0
-    assert capsys.readouterr().out == f"wrote {out}\n"
+    arguments = "--strategy", strategy, "--ratio", 0.6, "--seed", 3, "-o", out
+    assert command("mask", photo, *arguments)[:2] == (0, f"wrote {out}\n")
     pixels = picture(out)
     grid = (1, 14, 14) if strategy == "tube" else (14, 14)
     scores = getattr(nbgather.strategies, strategy)(3, 1, grid)
@@ -221,7 +216,7 @@ def test_the_mask_command_draws_the_strategys_mask(
     height, width = np.flatnonzero(red[:, left[0]]), len(left)
     right = left[0] + (pixels.shape[1] - width) - 2 * left[0]
     cell = width / 14
-    found = np.array(
+    coloured = np.array(
         [
             [
                 red[int(height[0] + (r + 0.5) * cell), int(right + (c + 0.5) * cell)]
@@ -230,16 +225,15 @@ def test_the_mask_command_draws_the_strategys_mask(
             for r in range(14)
         ]
     )
-    assert (found == (mask == 0)).all()
+    assert (coloured == (mask == 0)).all()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_mask_command_on_a_video(
-    strategy: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str, video: Path, tmp_path: Path, command: Any
 ) -> None:
     out = tmp_path / "masked.png"
-    status = run(monkeypatch, "mask", str(video), "--strategy", strategy, "-o", str(out))
-    assert status == 0
+    assert command("mask", video, "--strategy", strategy, "-o", out).code == 0
     rows = picture(out)
     assert rows.shape[1] > rows.shape[0]  # four frames wide, two rows high
 
@@ -261,15 +255,15 @@ def test_the_mask_command_on_a_video(
     ],
 )
 def test_mistakes_with_the_mask_command(
-    arguments, text: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    arguments, text: str, photo: Path, tmp_path: Path, command: Any
 ) -> None:
     (tmp_path / "note.txt").write_text("no image")
     before = sorted(tmp_path.iterdir())
     filled = [a.format(photo=photo, text=tmp_path / "note.txt") for a in arguments]
     if "-o" not in filled:
         filled += ["-o", str(tmp_path / "out.png")]
-    assert run(monkeypatch, "mask", *filled) == 2
-    said = capsys.readouterr().err
-    assert text in " ".join(said.split()), said
-    assert "Traceback" not in said
+    done = command("mask", *filled)
+    assert done.code == 2
+    assert text in " ".join(done.err.split()), done.err
+    assert "Traceback" not in done.err
     assert sorted(tmp_path.iterdir()) == before

@@ -18,16 +18,16 @@ def test_each_output_cell_has_the_colour_of_its_source(shape: tuple[int, ...]) -
     x = np.arange(np.prod(shape)).reshape(shape)
     for dim in range(-len(shape), len(shape)):
         index = generator.integers(0, shape[dim], shape)
-        made = {p.title: p for p in explain_gather(x, dim, index)._panels}
+        panels = {p.title: p for p in explain_gather(x, dim, index)._panels}
         cells = {
-            title: {c.place: c for _, rows in p.slices for row in rows for c in row}
-            for title, p in made.items()
+            title: {c.position: c for _, rows in p.slices for row in rows for c in row}
+            for title, p in panels.items()
         }
         assert len({c.colour for c in cells["input"].values()}) == x.size
         by_text = {c.text: c.colour for c in cells["input"].values()}
-        for place, cell in cells["output"].items():
+        for position, cell in cells["output"].items():
             assert cell.colour == by_text[cell.text]  # every value of the input is another one
-            assert cells["index"][place].colour == cell.colour
+            assert cells["index"][position].colour == cell.colour
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -46,18 +46,18 @@ def test_the_formula_is_true(dim: int) -> None:
 
 
 def test_the_forms_agree() -> None:
-    made = explain_gather(*worked_example())
-    text = made.text()
-    assert re.sub(r"\x1b\[[0-9;]*m", "", made.text(colour=True)) == text
-    assert "\x1b[48;2;" in made.text(colour=True)
-    tree = ET.fromstring(made.svg())
+    explanation = explain_gather(*worked_example())
+    text = explanation.text()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", explanation.text(colour=True)) == text
+    assert "\x1b[48;2;" in explanation.text(colour=True)
+    tree = ET.fromstring(explanation.svg())
     drawn = [node.text for node in tree.iter() if node.tag.endswith("text")]
-    assert made.lines == drawn[-2:]
+    assert explanation.lines == drawn[-2:]
     written = re.findall(r"[\[<] *(\d+)[\]>] ?", re.sub(r"\w+\[\d\]", "", text.split("\n\n")[0]))
     assert sorted(written) == sorted(t for t in drawn if t and t.isdigit())
-    assert made._repr_svg_() == made.svg()
-    assert made.html().startswith("<!doctype html>")
-    assert len(made.figure().axes) == 3
+    assert explanation._repr_svg_() == explanation.svg()
+    assert explanation.html().startswith("<!doctype html>")
+    assert len(explanation.figure().axes) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 """What is run and not imported: the command line, the demo, the page, the bench.
 
-``commands`` has the commands, ``cli`` the way in.
+``cli`` is the way in and reports failures, ``commands`` are the commands, and ``demo``, ``bench``,
+``web``, ``info`` and ``warmup`` do their work; ``photos`` and ``published`` serve several of them.
 """

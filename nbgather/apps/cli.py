@@ -1,8 +1,8 @@
-"""The command line: ``nbgather COMMAND``; the commands themselves are in ``_commands``.
+"""The command line: ``nbgather COMMAND``; the commands themselves are in ``commands``.
 
 Exit status: 0 done; 1 a comparison found a difference, or what was asked for failed; 2 a mistake of
-the user's. Every failure is told in one line, a bug of ours as such; ``--debug`` shows the
-traceback.
+the user's. Every failure is reported in one line, a bug of nbgather's as such; ``--debug`` shows
+the traceback.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 __all__ = ["main"]
 
-#: What our checks raise on purpose, of arguments that do not fit.
-CHECKS = (ValueError, TypeError, IndexError)
+#: What a check of nbgather's raises of arguments that do not fit.
+CHECK_ERRORS = (ValueError, TypeError, IndexError)
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 
         commands.app(prog_name="nbgather")
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing may be flushed to it at exit either.
+        # The reader of the output has gone; nothing may be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -34,7 +34,7 @@ def main() -> None:
             raise
         mistake = is_mistake(error)
         if mistake or (isinstance(error, RuntimeError) and _raised_on_purpose(error)):
-            sys.stderr.write(f"error: {_line(error)}\n")
+            sys.stderr.write(f"error: {_message(error)}\n")
             sys.exit(2 if mistake else 1)
         text = ": ".join(filter(None, (type(error).__name__, _one_line(error))))
         sys.stderr.write(
@@ -47,20 +47,20 @@ def main() -> None:
 def is_mistake(error: Exception) -> bool:
     """Whether the arguments or the machine are at fault, rather than nbgather's code.
 
-    A TypeError of a check of ours tells the user what does not fit; one that Python or a library
-    raises of what we handed it tells of a bug.
+    A TypeError that a check raises says what does not fit; one that Python or a library raises of
+    what nbgather passed to it shows a bug.
     """
     if isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] != "nbgather"
     if isinstance(error, (OSError, MemoryError)):
         return True
-    return isinstance(error, CHECKS) and _raised_on_purpose(error)
+    return isinstance(error, CHECK_ERRORS) and _raised_on_purpose(error)
 
 
 def _raised_on_purpose(error: Exception) -> bool:
-    """Whether a ``raise`` of this package's made it, rather than an expression that went wrong."""
+    """Whether a ``raise`` of this package raised it, rather than an expression that failed."""
     step = error.__traceback__
-    if step is None or not str(error):  # without words it was for no user to see
+    if step is None or not str(error):  # an error without a message is not meant for users
         return False
     while step.tb_next is not None:
         step = step.tb_next
@@ -70,7 +70,7 @@ def _raised_on_purpose(error: Exception) -> bool:
     return dis.opname[code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
 
 
-def _line(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         return f"this command needs {package}: pip install 'nbgather[all]'"

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather import files
+from nbgather import figures, files
+from nbgather.apps.photos import load_photo
+from nbgather.apps.published import published_masking, published_restoring
 from nbgather.indexing import gather, infer_gather
 from nbgather.masking import random_masking, restore_tokens, token_noise
 from nbgather.patches import patchify
 
-__all__ = ["Comparison", "load_frames", "load_photo", "run_demo"]
+__all__ = ["Comparison", "run_demo"]
 
-IMAGE_SIZE = 224
+#: Pixels of a patch's side.
 PATCH_SIZE = 16
 MODEL = "mae_masking.onnx"
 PICTURE = "masking.png"
 PEERS = ("torch", "onnxruntime")
-#: Seconds to spend on timing one call; the first call, which compiles, is not timed.
-BUDGET = 0.1
+#: What is spent on timing one call; the first call, which compiles, is not timed.
+TIMING_SECONDS = 0.1
 
 
 class Comparison(NamedTuple):
@@ -57,82 +59,6 @@ class Comparison(NamedTuple):
         return all(count == self.nbytes for count in self.equal.values())
 
 
-def load_photo(path: str | os.PathLike[str] | None = None, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Read a photo, cut its middle square out, and resize it.
-
-    Parameters
-    ----------
-    path : path, optional
-        PNG, JPEG or whatever else Pillow reads; by default the photo among matplotlib's samples.
-    size : int
-        Pixels of each side of the result.
-
-    Returns
-    -------
-    array of float32, shape [1, 3, size, size]
-        Values 0 to 1.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is not an image that Pillow reads.
-
-    Examples
-    --------
-    >>> from nbgather.apps.demo import load_photo
-    >>> load_photo(size=32).shape
-    (1, 3, 32, 32)
-    """
-    return load_frames(path, size)[:, :, 0]
-
-
-def load_frames(path: str | os.PathLike[str] | None = None, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Read all the frames of a picture: one of a photo, several of an animated GIF.
-
-    Parameters
-    ----------
-    path, size
-        As in :func:`load_photo`.
-
-    Returns
-    -------
-    array of float32, shape [1, 3, T, size, size]
-        Values 0 to 1.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As in :func:`load_photo`.
-
-    Examples
-    --------
-    >>> from nbgather.apps.demo import load_frames
-    >>> load_frames(size=32).shape
-    (1, 3, 1, 32, 32)
-    """
-    from PIL import Image, ImageOps, ImageSequence
-
-    if path is None:
-        from matplotlib import cbook
-
-        path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
-    source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"there is no file {source}")
-    frames = []
-    try:
-        with Image.open(source) as opened:
-            for frame in ImageSequence.Iterator(opened):
-                photo = ImageOps.exif_transpose(frame).convert("RGB")
-                square = ImageOps.fit(photo, (size, size), Image.Resampling.BICUBIC)
-                frames.append(np.asarray(square, np.float32) / np.float32(255))
-    except Exception as error:  # Pillow's readers raise what they please on a broken file
-        raise ValueError(f"{source} cannot be read as an image: {error}") from error
-    return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))[None]
-
-
 def run_demo(
     image: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] = "nbgather_demo",
@@ -147,7 +73,7 @@ def run_demo(
     Parameters
     ----------
     image : path, optional
-        As in :func:`load_photo`.
+        As in :func:`nbgather.apps.photos.load_photo`.
     out : path
         The folder to write to.
     seed : int
@@ -173,7 +99,7 @@ def run_demo(
     ...     all(comparison.same for comparison in run_demo(out=folder))
     True
     """
-    from nbgather import figures, onnx
+    from nbgather import onnx
 
     folder = Path(out)
     photo = load_photo(image)
@@ -187,20 +113,18 @@ def run_demo(
     def by_kernels() -> tuple[np.ndarray, ...]:
         return tuple(random_masking(patches, mask_ratio, seed=seed))
 
-    def by_onnx() -> tuple[np.ndarray, ...]:
-        given = session.run(x=patches, noise=noise)
-        return given["x_masked"], given["mask"], given["ids_restore"]
-
-    def by_torch() -> tuple[np.ndarray, ...]:
-        return _paper_masking(patches, noise, mask_ratio)
-
+    x_masked, mask, ids_restore = by_kernels()
     masking_rows = _compare(
         "random_masking",
         ["x_masked", "mask", "ids_restore"],
         by_kernels,
-        {"torch": by_torch, "onnxruntime": by_onnx},
+        {
+            "torch": lambda: _paper_masking(patches, noise, x_masked.shape[1]),
+            "onnxruntime": lambda: _by_names(
+                session.run(x=patches, noise=noise), "x_masked", "mask", "ids_restore"
+            ),
+        },
     )
-    x_masked, mask, ids_restore = by_kernels()
     token = _mask_token(x_masked)
     restore = onnx.Session(onnx.restore_model())
     restored_rows = _compare(
@@ -208,9 +132,9 @@ def run_demo(
         ["restored"],
         lambda: (restore_tokens(x_masked, ids_restore, token),),
         {
-            "torch": lambda: (_paper_restore(x_masked, ids_restore, token),),
-            "onnxruntime": lambda: (
-                restore.run(x_visible=x_masked, ids_restore=ids_restore, mask_token=token)["x"],
+            "torch": lambda: (_paper_restoring(x_masked, ids_restore, token),),
+            "onnxruntime": lambda: _by_names(
+                restore.run(x_visible=x_masked, ids_restore=ids_restore, mask_token=token), "x"
             ),
         },
     )
@@ -218,6 +142,10 @@ def run_demo(
     figure = figures.masking_figure(photo[0], x_masked[0], mask[0], restored[0], PATCH_SIZE)
     files.write(folder / PICTURE, figures.png_bytes(figure))
     return [*_worked_examples(), *masking_rows, *restored_rows]
+
+
+def _by_names(outputs: Mapping[str, np.ndarray], *names: str) -> tuple[np.ndarray, ...]:
+    return tuple(outputs[name] for name in names)
 
 
 def _worked_examples() -> list[Comparison]:
@@ -260,9 +188,9 @@ def _search_dim1(x: np.ndarray, output: np.ndarray) -> np.ndarray:
     """The lowest index along dim 1 of a 3-d input, by comparing everything with everything."""
     import torch
 
-    source, wanted = torch.from_numpy(x), torch.from_numpy(output)
-    found = source.unsqueeze(1) == wanted.unsqueeze(2)
-    return found.to(torch.uint8).argmax(dim=2).numpy()
+    source, target = torch.from_numpy(x), torch.from_numpy(output)
+    equal = source.unsqueeze(1) == target.unsqueeze(2)
+    return equal.to(torch.uint8).argmax(dim=2).numpy()
 
 
 def _compare(
@@ -272,7 +200,7 @@ def _compare(
     peers: dict[str, Callable[[], tuple[np.ndarray, ...]]],
 ) -> list[Comparison]:
     """Run a call and its peers, and compare each of the arrays they give."""
-    given = ours()
+    results = ours()
     by_peer = {peer: run() for peer, run in peers.items()}
     seconds = {"nbgather": _shortest(ours)} | {peer: _shortest(run) for peer, run in peers.items()}
     return [
@@ -285,7 +213,7 @@ def _compare(
             {peer: _equal_bytes(array, arrays[k]) for peer, arrays in by_peer.items()},
             seconds if k == 0 else {},
         )
-        for k, (name, array) in enumerate(zip(names, given, strict=True))
+        for k, (name, array) in enumerate(zip(names, results, strict=True))
     ]
 
 
@@ -298,7 +226,7 @@ def _equal_bytes(a: np.ndarray, b: np.ndarray) -> int:
 
 def _shortest(call: Callable[[], Any]) -> float:
     call()
-    end, best = time.perf_counter() + BUDGET, float("inf")
+    end, best = time.perf_counter() + TIMING_SECONDS, float("inf")
     while (begun := time.perf_counter()) < end:
         call()
         best = min(best, time.perf_counter() - begun)
@@ -311,29 +239,19 @@ def _mask_token(x_masked: np.ndarray) -> np.ndarray:
     return np.tile(colour.astype(x_masked.dtype), x_masked.shape[2] // 3)
 
 
-def _paper_masking(x: np.ndarray, noise: np.ndarray, mask_ratio: float) -> tuple[np.ndarray, ...]:
-    """The paper's random_masking, on given noise and with a stable sort."""
+def _paper_masking(x: np.ndarray, noise: np.ndarray, num_keep: int) -> tuple[np.ndarray, ...]:
+    """The paper's random_masking, on noise that all share."""
     import torch
 
-    tokens, scores = torch.from_numpy(x), torch.from_numpy(noise)
-    n, length, width = tokens.shape
-    keep = int(length * (1 - mask_ratio))
-    ids_shuffle = torch.argsort(scores, dim=1, stable=True)
-    ids_restore = torch.argsort(ids_shuffle, dim=1)
-    ids_keep = ids_shuffle[:, :keep]
-    x_masked = torch.gather(tokens, 1, ids_keep.unsqueeze(-1).expand(-1, -1, width))
-    mask = torch.ones([n, length])
-    mask[:, :keep] = 0
-    mask = torch.gather(mask, 1, ids_restore)
-    return x_masked.numpy(), mask.numpy(), ids_restore.numpy()
+    outputs = published_masking(
+        torch.from_numpy(x), num_keep, noise=torch.from_numpy(noise), expand=True
+    )
+    return tuple(output.numpy() for output in outputs)
 
 
-def _paper_restore(x: np.ndarray, ids_restore: np.ndarray, token: np.ndarray) -> np.ndarray:
-    """The decoder's unshuffle as the paper's code has it."""
+def _paper_restoring(x: np.ndarray, ids_restore: np.ndarray, token: np.ndarray) -> np.ndarray:
     import torch
 
-    visible, ids = torch.from_numpy(x), torch.from_numpy(ids_restore)
-    missing = ids.shape[1] - visible.shape[1]
-    tokens = torch.from_numpy(token).expand(visible.shape[0], missing, -1)
-    joined = torch.cat([visible, tokens], dim=1)
-    return torch.gather(joined, 1, ids.unsqueeze(-1).expand(-1, -1, visible.shape[2])).numpy()
+    operands = (torch.from_numpy(array) for array in (x, ids_restore, token))
+    restored: np.ndarray = published_restoring(*operands).numpy()
+    return restored

@@ -1,9 +1,14 @@
-"""The benchmark: rows of work, contestants interleaved on the same arrays, and the report."""
+"""The benchmark: contestants interleaved on the same arrays, and the report.
 
-from nbgather.apps.bench.machine import run_all
+``contest`` says what a row is, the modules ``*_rows`` have them, ``rows`` is the table of all;
+``run`` compares and times them with ``measure``, and ``report`` makes the table and the picture.
+"""
+
+from nbgather.apps.bench.contest import Contest, Row
 from nbgather.apps.bench.measure import Timing, bandwidth, interleave, split_cost
 from nbgather.apps.bench.report import check_readme, markdown, picture, update_readme
-from nbgather.apps.bench.rows import ROWS, Contest, Row, run_rows
+from nbgather.apps.bench.rows import ROWS
+from nbgather.apps.bench.run import run_all, run_rows
 
 __all__ = [
     "ROWS",

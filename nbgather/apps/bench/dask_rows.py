@@ -51,8 +51,8 @@ def _masked_sum(x: Any, index: Any) -> Any:
         chunk = x.blocks[:, k]
 
         def part(a: Any, i: Any, start: int = int(start)) -> Any:
-            here = (i >= start) & (i < start + a.shape[1])
-            return np.where(here, np.take_along_axis(a, np.where(here, i - start, 0), 1), 0)
+            inside = (i >= start) & (i < start + a.shape[1])
+            return np.where(inside, np.take_along_axis(a, np.where(inside, i - start, 0), 1), 0)
 
         parts.append(
             da.map_blocks(
@@ -75,7 +75,7 @@ CONTESTANTS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def contest(name: str, folder: str) -> dict[str, float]:
-    """Compute one contestant in this process: seconds, and the peak above what was there before."""
+    """Compute one contestant in this process: seconds, and the peak above that at the start."""
     import time
 
     import dask
@@ -159,23 +159,23 @@ def run_dask(rounds: int, progress: Callable[[str], None] = lambda name: None) -
         _make(Path(name))
         for turn in range(rounds):
             names = list(CONTESTANTS)
-            for who in names[turn % len(names) :] + names[: turn % len(names)]:
-                progress(who)
+            for contestant in names[turn % len(names) :] + names[: turn % len(names)]:
+                progress(contestant)
                 code = (
                     "import json, sys; from nbgather.apps.bench.dask_rows import contest;"
                     " print(json.dumps(contest(*sys.argv[1:])))"
                 )
                 done = subprocess.run(
-                    [sys.executable, "-c", code, who, name], capture_output=True, text=True
+                    [sys.executable, "-c", code, contestant, name], capture_output=True, text=True
                 )
                 if done.returncode:
-                    raise RuntimeError(f"{who} failed: {done.stderr[-2000:]}")
-                got = json.loads(done.stdout)
-                old = best.setdefault(who, got)
-                if old["check"] != got["check"]:
-                    raise RuntimeError(f"{who} gives another result in another turn")
-                best[who] = {k: min(old[k], got[k]) for k in got}
-    checks = {got.pop("check") for got in best.values()}
+                    raise RuntimeError(f"{contestant} failed: {done.stderr[-2000:]}")
+                result = json.loads(done.stdout)
+                shortest = best.setdefault(contestant, result)
+                if shortest["check"] != result["check"]:
+                    raise RuntimeError(f"{contestant} gives another result in another turn")
+                best[contestant] = {k: min(shortest[k], result[k]) for k in result}
+    checks = {result.pop("check") for result in best.values()}
     if len(checks) > 1:
         raise RuntimeError(f"the contestants give different results: {checks}")
     return {"shape": SHAPE, "chunks": CHUNKS, "picked": PICKED, "contestants": best}
@@ -197,8 +197,8 @@ def dask_markdown(results: dict[str, Any]) -> str:
     --------
     >>> from nbgather.apps.bench.dask_rows import dask_markdown
     >>> times = {"nbgather, list": {"seconds": 1.0, "peak": 2.0**20}}
-    >>> made = {"shape": [2, 4], "chunks": [1, 2], "picked": 4, "contestants": times}
-    >>> print(dask_markdown(made).splitlines()[-1])
+    >>> results = {"shape": [2, 4], "chunks": [1, 2], "picked": 4, "contestants": times}
+    >>> print(dask_markdown(results).splitlines()[-1])
     | nbgather, list | 1.0 | 1 | 1.00 | 1.00 |
     """
     shape, chunks = (tuple(results[key]) for key in ("shape", "chunks"))
@@ -211,9 +211,10 @@ def dask_markdown(results: dict[str, Any]) -> str:
         "| | seconds | peak MiB | times our time | times our peak |",
         "|---|---|---|---|---|",
     ]
-    for name, got in results["contestants"].items():
+    for name, result in results["contestants"].items():
+        seconds, peak = result["seconds"], result["peak"]
         lines.append(
-            f"| {name} | {got['seconds']:.1f} | {got['peak'] / 2**20:.0f}"
-            f" | {got['seconds'] / ours['seconds']:.2f} | {got['peak'] / ours['peak']:.2f} |"
+            f"| {name} | {seconds:.1f} | {peak / 2**20:.0f}"
+            f" | {seconds / ours['seconds']:.2f} | {peak / ours['peak']:.2f} |"
         )
     return "\n".join(lines)

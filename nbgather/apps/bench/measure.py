@@ -11,12 +11,12 @@ import numpy as np
 
 __all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
 
-#: Seconds of rest before each turn: the threads of some contestants spin on for a while after
-#: theirs, and would take a core from the next one.
-REST = 0.03
-#: Seconds of calls that are not timed, at least one of them, at the start of each turn: a core and
-#: its memory take some milliseconds to come up to speed after a rest.
-WARM = 0.02
+#: Rest before each turn: the threads of some contestants spin on for a while after theirs, and
+#: would take a core from the next one.
+REST_SECONDS = 0.03
+#: Calls that are not timed, at least one of them, at the start of each turn: a core and its memory
+#: take some milliseconds to come up to speed after a rest.
+WARM_SECONDS = 0.02
 
 
 class Timing(NamedTuple):
@@ -72,10 +72,10 @@ def interleave(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             call = calls[name]
-            rest(REST)
+            rest(REST_SECONDS)
             begun = clock()
             call()
-            while clock() - begun < WARM:
+            while clock() - begun < WARM_SECONDS:
                 call()
             begun = clock()
             for _ in range(batch):
@@ -85,13 +85,15 @@ def interleave(
     return {name: Timing(min(t), statistics.median(t)) for name, t in taken.items()}
 
 
-def bandwidth(nbytes: int = 1 << 28) -> float:
+def bandwidth(nbytes: int = 1 << 28, rounds: int = 7) -> float:
     """Bytes per second of a copy by all cores, read and written bytes together.
 
     Parameters
     ----------
     nbytes : int
         The size of the block that is copied.
+    rounds : int
+        Turns of each way to copy it.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def bandwidth(nbytes: int = 1 << 28) -> float:
     Examples
     --------
     >>> from nbgather.apps.bench import bandwidth
-    >>> bandwidth(1 << 20) > 0
+    >>> bandwidth(1 << 20, rounds=1) > 0
     True
     """
     from nbgather.kernels.cpu import launch as cpu
@@ -111,21 +113,26 @@ def bandwidth(nbytes: int = 1 << 28) -> float:
         "numpy": lambda: np.copyto(target, source),
         "nbgather": lambda: cpu.copy(memory_address(target), memory_address(source), nbytes),
     }
-    return 2 * nbytes / min(t.min for t in interleave(calls, 7).values())
+    return 2 * nbytes / min(t.min for t in interleave(calls, rounds).values())
 
 
-def split_cost() -> dict[str, float]:
+def split_cost(rounds: int = 15) -> dict[str, float]:
     """Microseconds that splitting a call over two threads adds to it, by each way of doing it.
+
+    Parameters
+    ----------
+    rounds : int
+        Turns of each way.
 
     Returns
     -------
     dict of str to float
-        ``driver``, where numba's threading layer is safe, and ``pool``, the way out elsewhere.
+        ``driver``, where numba's threading layer is safe, and ``pool``, what runs elsewhere.
 
     Examples
     --------
     >>> from nbgather.apps.bench import split_cost
-    >>> sorted(split_cost())
+    >>> sorted(split_cost(rounds=1))
     ['driver', 'pool']
     """
     from nbgather.kernels.cpu import compiler, drivers, threads
@@ -133,10 +140,10 @@ def split_cost() -> dict[str, float]:
     from nbgather.kernels.memory import memory_address
 
     block, numbers = np.zeros(256, np.uint8), np.zeros(1, np.int64)
-    at = memory_address(block)
-    cpu.copy(at + 128, at, 128)
+    address = memory_address(block)
+    cpu.copy(address + 128, address, 128)
     kernel = compiler.once("copy", lambda: None)[0]
-    call = (kernel, at + 128, at, 0, 0, numbers)
+    call = (kernel, address + 128, address, 0, 0, numbers)
     serial = threads.serial()
     threads.threading_layer()
     driver = drivers.parallel()
@@ -145,5 +152,5 @@ def split_cost() -> dict[str, float]:
         "driver": lambda: driver(*call, 128, 2, 2),
         "pool": lambda: threads._run_on_pool(serial, call, 128, 2, 2),
     }
-    times = interleave(calls, 15, batch=200)
+    times = interleave(calls, rounds, batch=200)
     return {way: (times[way].min - times["serial"].min) * 1e6 for way in ("driver", "pool")}

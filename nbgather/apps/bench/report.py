@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nbgather import files
+from nbgather import files, plotting
+from nbgather.apps.bench.contest import COPY
 from nbgather.apps.bench.dask_rows import dask_markdown
-from nbgather.apps.bench.rows import COPY
 
 __all__ = ["check_readme", "markdown", "picture", "update_readme"]
 
-#: Between which marks a table stands in the README, by its name.
+#: The marks that a table stands between in the README, by its name.
 MARKS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("bench", "dask")}
 OURS, INTO, ALONE = "nbgather", "nbgather out=", "nbgather on 1 thread"
 
@@ -36,16 +36,16 @@ def ratio(row: dict[str, Any], into: bool = False) -> float | None:
 
 
 def reached(row: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
-    """For each target what was got, what was wanted, and whether that is enough."""
+    """For each target the ratio that was measured, the target, and whether that is enough."""
     ours = row["seconds"][OURS]["min"]
     results = {}
-    for name, wanted in row["targets"].items():
+    for name, target in row["targets"].items():
         if name == "copy":
             copied = row["seconds"].get(COPY)
             if copied is None:
                 continue
-            got = ours / copied["min"]
-            results[name] = (got, wanted, got <= wanted)
+            measured = ours / copied["min"]
+            results[name] = (measured, target, measured <= target)
             continue
         if name in ("best", "into"):
             value = ratio(row, name == "into")
@@ -53,7 +53,7 @@ def reached(row: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
             peer = row["seconds"].get(name)
             value = None if peer is None else peer["min"] / ours
         if value is not None:
-            results[name] = (value, wanted, value >= wanted)
+            results[name] = (value, target, value >= target)
     return results
 
 
@@ -71,10 +71,11 @@ def _time(seconds: float | None) -> str:
 
 def _targets(row: dict[str, Any]) -> str:
     texts = []
-    for name, (got, wanted, enough) in reached(row).items():
+    for name, (measured, target, enough) in reached(row).items():
         sign = "≤" if name == "copy" else "≥"
-        what = {"best": "", "into": "out= ", "copy": "copy "}.get(name, f"{name} ")
-        texts.append(f"{what}{sign} {wanted:.3g}: {'yes' if enough else f'**no, {got:.2f}**'}")
+        against = {"best": "", "into": "out= ", "copy": "copy "}.get(name, f"{name} ")
+        answer = "yes" if enough else f"**no, {measured:.2f}**"
+        texts.append(f"{against}{sign} {target:.3g}: {answer}")
     return "<br>".join(texts)
 
 
@@ -154,15 +155,11 @@ def picture(results: dict[str, Any]) -> bytes:
     >>> picture({"facts": {}, "rows": [row]})[1:4]
     b'PNG'
     """
-    from matplotlib.figure import Figure
-
-    from nbgather.figures import png_bytes
-
     rows = results["rows"][::-1]
-    figure = Figure(figsize=(10, 0.36 * len(rows) + 1.4), dpi=120, layout="constrained")
+    figure = plotting.new_figure(10, 0.36 * len(rows) + 1.4)
     axes = figure.subplots()
     ratios = [ratio(row) or 1.0 for row in rows]
-    colours = ["#2a7f62" if r >= 1 else "#c0504d" for r in ratios]
+    colours = [plotting.GOOD if r >= 1 else plotting.BAD for r in ratios]
     axes.barh([row["name"] for row in rows], [r - 1 for r in ratios], left=1, color=colours)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
@@ -175,10 +172,10 @@ def picture(results: dict[str, Any]) -> bytes:
     for k, (row, r) in enumerate(zip(rows, ratios, strict=True)):
         share = row["floor"] / row["seconds"][OURS]["min"]
         text = f" {r:.2f}× {best_peer(row)[0]}, {share:.0%} of the floor"
-        axes.text(max(r, 1), k, text, va="center", fontsize=8)
+        axes.text(max(r, 1), k, text, va="center", fontsize=plotting.LABEL_POINTS)
     axes.set_xlabel("times faster than the best peer (log scale)")
     axes.spines[["top", "right"]].set_visible(False)
-    return png_bytes(figure)
+    return plotting.png_bytes(figure)
 
 
 def _with_table(readme: str, results: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 const SIZE = 224;
 const REMOVED = 219; // the grey of `nbgather mask`: 0.86 of 255
 
-const at = (id) => document.getElementById(id);
+const element = (id) => document.getElementById(id);
 let session;
 let pixels; // RGBA of the square photo
 let running = false;
@@ -16,13 +16,13 @@ ort.env.wasm.numThreads = 1; // a plain server allows no more
 ort.env.logLevel = "fatal";
 
 function say(text, wrong = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("wrong", wrong);
+  element("status").textContent = text;
+  element("status").classList.toggle("wrong", wrong);
 }
 
 // A whole number within limits, as a BigInt; a RangeError tells what came.
 function whole(id, what, low, high) {
-  const text = at(id).value.trim();
+  const text = element(id).value.trim();
   if (!/^-?\d+$/.test(text) || BigInt(text) < low || BigInt(text) > high)
     throw new RangeError(`The ${what} is “${text}”: a whole number from ${low} to ${high} is needed.`);
   return BigInt(text);
@@ -32,15 +32,15 @@ function settings() {
   return {
     seed: whole("seed", "seed", -(2n ** 63n), 2n ** 64n - 1n),
     epoch: whole("epoch", "epoch", 0n, 2n ** 32n - 1n),
-    ratio: Number(at("ratio").value),
-    patch: Number(at("patch").value),
+    ratio: Number(element("ratio").value),
+    patch: Number(element("patch").value),
   };
 }
 
 // The middle square of a picture, SIZE pixels wide.
 function square(picture) {
   const side = Math.min(picture.width, picture.height);
-  const context = at("photo").getContext("2d", { willReadFrequently: true });
+  const context = element("photo").getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, SIZE, SIZE);
   context.imageSmoothingQuality = "high";
@@ -73,13 +73,13 @@ function drawPatch(image, token, p, left, top) {
 }
 
 // What is left of the photo, from the model's outputs alone.
-function drawMasked(made, p) {
-  const context = at("masked").getContext("2d");
+function drawMasked(outputs, p) {
+  const context = element("masked").getContext("2d");
   const image = context.createImageData(SIZE, SIZE);
   const width = p * p * 3;
-  made.ids_restore.data.forEach((rank, l) => {
-    const seen = made.mask.data[l] === 0;
-    const token = seen && made.x_masked.data.subarray(Number(rank) * width, (Number(rank) + 1) * width);
+  outputs.ids_restore.data.forEach((rank, l) => {
+    const seen = outputs.mask.data[l] === 0;
+    const token = seen && outputs.x_masked.data.subarray(Number(rank) * width, (Number(rank) + 1) * width);
     const grid = SIZE / p;
     drawPatch(image, token, p, (l % grid) * p, Math.floor(l / grid) * p);
   });
@@ -87,18 +87,18 @@ function drawMasked(made, p) {
 }
 
 // The visible patches side by side, by rank.
-function drawVisible(made, p) {
-  const kept = made.x_masked.dims[1];
+function drawVisible(outputs, p) {
+  const kept = outputs.x_masked.dims[1];
   const columns = Math.max(Math.ceil(Math.sqrt(kept)), 1);
   const gap = Math.max(Math.floor(p / 8), 1);
-  const canvas = at("visible");
+  const canvas = element("visible");
   canvas.width = canvas.height = columns * (p + gap) - gap;
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   const width = p * p * 3;
   for (let k = 0; k < kept; k++)
     drawPatch(
-      image, made.x_masked.data.subarray(k * width, (k + 1) * width), p,
+      image, outputs.x_masked.data.subarray(k * width, (k + 1) * width), p,
       (k % columns) * (p + gap), Math.floor(k / columns) * (p + gap),
     );
   context.putImageData(image, 0, 0);
@@ -116,7 +116,7 @@ async function draw() {
     const x = patchify(pixels, chosen.patch);
     const number = (kind, array) => new ort.Tensor(kind, array, []);
     const begun = performance.now();
-    const made = await session.run({
+    const outputs = await session.run({
       x,
       seed: number("int64", BigInt64Array.of(BigInt.asIntN(64, chosen.seed))),
       sample_ids: new ort.Tensor("int64", BigInt64Array.of(0n), [1]),
@@ -124,19 +124,21 @@ async function draw() {
       mask_ratio: number("float64", Float64Array.of(chosen.ratio)),
     });
     const taken = performance.now() - begun;
-    drawMasked(made, chosen.patch);
-    drawVisible(made, chosen.patch);
-    const [tokens, kept] = [x.dims[1], made.x_masked.dims[1]];
-    at("patches").textContent = `${tokens} patches of ${chosen.patch} × ${chosen.patch} pixels`;
-    at("removed").textContent = `${tokens - kept} patches removed`;
-    at("kept").textContent = kept === 1 ? "1 visible patch" : `${kept} visible patches, by rank`;
+    drawMasked(outputs, chosen.patch);
+    drawVisible(outputs, chosen.patch);
+    const [tokens, kept] = [x.dims[1], outputs.x_masked.dims[1]];
+    element("patches").textContent = `${tokens} patches of ${chosen.patch} × ${chosen.patch} pixels`;
+    element("removed").textContent = `${tokens - kept} patches removed`;
+    element("kept").textContent = kept === 1 ? "1 visible patch" : `${kept} visible patches, by rank`;
     const epoch = chosen.epoch ? ` --epoch ${chosen.epoch}` : "";
     const patch = chosen.patch === 16 ? "" : ` --patch ${chosen.patch}`;
-    at("command").textContent =
+    element("command").textContent =
       `nbgather mask PHOTO --ratio ${chosen.ratio} --seed ${chosen.seed}${epoch}${patch}`;
     say(`Computed here in ${taken.toFixed(1)} ms, by onnxruntime-web ${ort.env.versions.web}.`);
     // For whoever tests the page.
-    window.shown = { ...chosen, mask: Array.from(made.mask.data), ids: Array.from(made.ids_restore.data, Number) };
+    window.shown = {
+      ...chosen, mask: Array.from(outputs.mask.data), ids: Array.from(outputs.ids_restore.data, Number),
+    };
   } catch (error) {
     say(error instanceof RangeError ? error.message : `It failed: ${error}`, true);
   } finally {
@@ -153,7 +155,7 @@ async function take(file, name) {
     const picture = await createImageBitmap(file);
     pixels = square(picture);
     picture.close();
-    at("name").textContent = name;
+    element("name").textContent = name;
   } catch {
     say(`${name} cannot be read as an image.`, true);
     return;
@@ -161,25 +163,28 @@ async function take(file, name) {
   await draw();
 }
 
-at("file").addEventListener("change", () => at("file").files[0] && take(at("file").files[0], at("file").files[0].name));
+element("file").addEventListener("change", () => {
+  const [file] = element("file").files;
+  if (file) take(file, file.name);
+});
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
   window.addEventListener(kind, (event) => {
     event.preventDefault();
-    at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    element("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
     const file = kind === "drop" && event.dataTransfer.files[0];
     if (file) take(file, file.name);
   });
-at("controls").addEventListener("submit", (event) => event.preventDefault());
-at("controls").addEventListener("input", () => {
-  at("ratioShown").textContent = Number(at("ratio").value).toFixed(2);
+element("controls").addEventListener("submit", (event) => event.preventDefault());
+element("controls").addEventListener("input", () => {
+  element("ratioShown").textContent = Number(element("ratio").value).toFixed(2);
   draw();
 });
-at("next").addEventListener("click", () => {
+element("next").addEventListener("click", () => {
   try {
     const seed = whole("seed", "seed", -(2n ** 63n), 2n ** 64n - 1n);
-    at("seed").value = seed === 2n ** 64n - 1n ? 0n : seed + 1n;
+    element("seed").value = seed === 2n ** 64n - 1n ? 0n : seed + 1n;
   } catch {
-    at("seed").value = 0;
+    element("seed").value = 0;
   }
   draw();
 });

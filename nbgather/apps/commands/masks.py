@@ -1,0 +1,107 @@
+"""The commands ``mask`` and ``mask-dataset``: what a mask leaves of a photo, and of a dataset."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from nbgather import figures, files, strategies
+from nbgather.apps.commands.terminal import Debug, progress_bar
+from nbgather.apps.photos import load_frames
+from nbgather.masking import random_masking
+from nbgather.patches import patchify
+
+#: The largest side of a picture that is drawn, in a gigabyte or two of memory.
+MAX_SIDE_PIXELS = 4096
+
+
+class Strategy(str, enum.Enum):
+    """The names that --strategy takes."""
+
+    random = "random"
+    block = "block"
+    grid = "grid"
+    tube = "tube"
+    time_frequency = "time_frequency"
+
+
+def mask(
+    image: Annotated[Path, typer.Argument(help="A photo, or an animated GIF for a video.")],
+    strategy: Annotated[Strategy, typer.Option(help="Which patches go.")] = Strategy.random,
+    ratio: Annotated[float, typer.Option(help="The part of the patches to remove, 0 to 1.")] = 0.75,
+    seed: Annotated[int, typer.Option(help="The seed of the mask.")] = 0,
+    epoch: Annotated[int, typer.Option(help="The epoch: another one, another mask.")] = 0,
+    patch: Annotated[int, typer.Option(help="Pixels of a patch's side.")] = 16,
+    size: Annotated[
+        int, typer.Option(help="Pixels of the side of the square that is cut from the middle.")
+    ] = 224,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
+        "masked.png"
+    ),
+    debug: Debug = False,
+) -> None:
+    """Draw what a masking strategy leaves of a photo or video.
+
+    Of a photo, the tube strategy has one frame, whose mask is that of the random strategy.
+    """
+    if size < 1:
+        raise ValueError(f"--size is {size}: it must be at least 1")
+    if size > MAX_SIDE_PIXELS:
+        raise ValueError(f"--size is {size}: it must be at most {MAX_SIDE_PIXELS}")
+    video = load_frames(image, size)
+    photo = video.shape[2] == 1
+    pixels, sizes = (video[:, :, 0], (patch, patch)) if photo else (video, (1, patch, patch))
+    tokens = patchify(pixels, sizes).shape[1]
+    grid: tuple[int, ...] = (size // patch, size // patch)
+    if not photo or strategy == Strategy.tube:
+        grid = (video.shape[2], *grid)
+    scores = getattr(strategies, strategy.value)(seed, 1, grid, epoch=epoch)
+    # Only the mask is drawn: the tokens have no width.
+    masked = random_masking(np.empty((1, tokens, 0), np.uint8), ratio, noise=scores)
+    title = f"{strategy.value}, ratio {ratio:g}, seed {seed}" + (
+        f", epoch {epoch}" if epoch else ""
+    )
+    figure = figures.show_masking(pixels[0], masked.mask[0], sizes, title=title)
+    typer.echo(f"wrote {files.write(out, figures.png_bytes(figure))}")
+
+
+def mask_dataset(
+    source: Annotated[Path, typer.Argument(help="A .npy file or a zarr array, [N, ...].")],
+    target: Annotated[Path, typer.Argument(help="The zarr group to write.")],
+    seed: Annotated[int, typer.Option(help="The seed of the masks.")],
+    ratio: Annotated[float, typer.Option(help="The part of the tokens to remove, 0 to 1.")] = 0.75,
+    epoch: Annotated[int, typer.Option(help="The epoch: another one, other masks.")] = 0,
+    patch: Annotated[
+        int | None, typer.Option(help="Pixels of a patch's side, where the samples are images.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="What pixels are multiplied by, to float32.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(help="Samples in a chunk.")] = 256,
+    array: Annotated[str | None, typer.Option(help="The array in a zarr group.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Mask a dataset larger than memory; run again, it goes on where it was interrupted."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    from nbgather.dask.dataset import Progress
+    from nbgather.dask.dataset import mask_dataset as run
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with progress_bar(*columns) as bar:
+        task = bar.add_task("chunks")
+
+        def show(state: Progress) -> None:
+            bar.update(task, completed=state.done, total=state.chunks)
+
+        written = run(
+            source, target, ratio, seed=seed, epoch=epoch, patch_size=patch, scale=scale,
+            chunk=chunk, array=array, progress=show,
+        )  # fmt: skip
+    typer.echo(f"wrote {written}")
