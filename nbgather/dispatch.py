@@ -56,7 +56,7 @@ def execute(
             if operands[k] is not None and k:
                 ready[k] = _beside(container, first, names[0], operands[k], names[k])
         for k in operation.values:
-            if k not in operation.numbers or not is_number(operands[k]):
+            if k not in operation.may_be_numbers or not is_number(operands[k]):
                 require_same(container, first, names[0], operands[k], names[k])
         operands = tuple(ready)
     options = PLAIN

@@ -11,6 +11,7 @@ import torch
 from cases import DTYPES, INDEX_DTYPES, random_bits, rng, same
 
 import nbgather
+from nbgather.kernels.cpu import threads as cpu_threads
 
 BACKENDS = ("cpu", "reference", "torch")
 NUMBERS = ("bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64", "complex64")

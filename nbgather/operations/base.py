@@ -112,7 +112,7 @@ class Operation:
     #: Which operands carry values besides the first: of the same library and device.
     values: ClassVar[tuple[int, ...]] = ()
     #: Which of them may be a number instead.
-    numbers: ClassVar[tuple[int, ...]] = ()
+    may_be_numbers: ClassVar[tuple[int, ...]] = ()
     #: Which operands a gradient flows to by `transpose`; without any, through what `lower` gives.
     differentiable: ClassVar[tuple[int, ...]] = ()
     #: Whether `lower` is all there is: no kernel, and nothing to trace but what it is made of.

@@ -204,7 +204,7 @@ class Scatter(Operation):
     names: ClassVar[tuple[str, ...]] = ("input", "index", "src")
     sides: ClassVar[tuple[int, ...]] = (1,)
     values: ClassVar[tuple[int, ...]] = (2,)
-    numbers: ClassVar[tuple[int, ...]] = (2,)
+    may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
 
     def result(self, x: Spec, index: Spec, src: Spec | None) -> tuple[Spec, ...]:
@@ -274,7 +274,7 @@ class Scatter(Operation):
 class ScatterAdd(Scatter):
     """torch.scatter_add: the sums of one place in row-major order of the index."""
 
-    numbers: ClassVar[tuple[int, ...]] = ()
+    may_be_numbers: ClassVar[tuple[int, ...]] = ()
 
     def result(self, x: Spec, index: Spec, src: Spec | None) -> tuple[Spec, ...]:
         results = super().result(x, index, src)

@@ -170,7 +170,7 @@ class RestoreTokens(GatherTokens):
     names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token")
     sides: ClassVar[tuple[int, ...]] = (1,)
     values: ClassVar[tuple[int, ...]] = (2,)
-    numbers: ClassVar[tuple[int, ...]] = (2,)
+    may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
 
     def shape(self, x: Shape, index: Shape) -> Shape:
@@ -234,7 +234,7 @@ class RestoreValidTokens(Operation):
     names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token", "valid")
     sides: ClassVar[tuple[int, ...]] = (1, 3)
     values: ClassVar[tuple[int, ...]] = (2,)
-    numbers: ClassVar[tuple[int, ...]] = (2,)
+    may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
 
     def result(self, x: Spec, index: Spec, token: Spec | None, valid: Spec) -> tuple[Spec, ...]:
         results = RestoreTokens().result(x, index, token)
