@@ -178,8 +178,8 @@ def masked_patchify(
     >>> images = np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4)
     >>> nbgather.masked_patchify(images, 2, seed=0).x_masked.tolist()
     [[[0, 16, 32, 1, 17, 33, 4, 20, 36, 5, 21, 37]]]
-    >>> made = nbgather.masked_patchify(images, 2, seed=0, scale=1 / 255, mean=0.5, std=0.5)
-    >>> made.x_masked.dtype, made.x_masked.shape
+    >>> masked = nbgather.masked_patchify(images, 2, seed=0, scale=1 / 255, mean=0.5, std=0.5)
+    >>> masked.x_masked.dtype, masked.x_masked.shape
     (dtype('float32'), (1, 1, 12))
     """
     shape = dispatch.shape_of(images, "images")

@@ -299,7 +299,7 @@ class MaskingCollate:
         Returns
         -------
         sample_ids : Tensor of int64, shape [N]
-        made : MaskedTokens
+        result : MaskedTokens
             As :func:`nbgather.masked_patchify`.
 
         Raises
@@ -319,5 +319,5 @@ class MaskingCollate:
             sizes = patch_rules.patch_size(self.patch_size, tuple(batch.shape))
             grid = patch_rules.image_grid(tuple(batch.shape), sizes)
             choice = {"noise": self._score(self.seed, ids, grid, epoch=self.epoch)}
-        made = masked_patchify(batch, self.patch_size, self.mask_ratio, **choice, **self._affine)
-        return ids, made
+        result = masked_patchify(batch, self.patch_size, self.mask_ratio, **choice, **self._affine)
+        return ids, result

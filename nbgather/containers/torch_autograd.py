@@ -41,18 +41,18 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        operation, wanted = ctx.operation, ctx.needs_input_grad[3:]
+        operation, needed = ctx.operation, ctx.needs_input_grad[3:]
         places = operation.differentiable
         gradients = operation.transpose(
             ctx.container.apply(cotangents[0], ctx.options.backend),
             cotangents[0],
             ctx.specs,
             _operands(ctx),
-            tuple(wanted[k] for k in places),
+            tuple(needed[k] for k in places),
         )
         result = [None] * ctx.count
         for k, gradient in zip(places, gradients, strict=True):
-            result[k] = gradient if wanted[k] else None
+            result[k] = gradient if needed[k] else None
         return None, None, None, *result
 
     @staticmethod

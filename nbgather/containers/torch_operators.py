@@ -175,9 +175,9 @@ def _register(name: str, operator: _Operator) -> Any:
         operands: list[Any] = [None] * len(ctx.specs)
         for k, tensor in zip(ctx.side, ctx.saved_tensors, strict=True):
             operands[k] = tensor
-        wanted = tuple(ctx.needs_input_grad[places[k]] for k in operation.differentiable)
+        needed = tuple(ctx.needs_input_grad[places[k]] for k in operation.differentiable)
         do = _container.apply(cotangents[0])
-        gradients = operation.transpose(do, cotangents[0], ctx.specs, tuple(operands), wanted)
+        gradients = operation.transpose(do, cotangents[0], ctx.specs, tuple(operands), needed)
         result = [None] * ctx.arguments
         for k, gradient in zip(operation.differentiable, gradients, strict=True):
             result[places[k]] = gradient

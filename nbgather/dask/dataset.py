@@ -96,8 +96,8 @@ def mask_dataset(
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = pathlib.Path(name)
     ...     np.save(folder / "x.npy", np.zeros((10, 16, 4), np.float32))
-    ...     made = mask_dataset(folder / "x.npy", folder / "out.zarr", 0.75, seed=0, chunk=4)
-    ...     zarr.open_group(made, mode="r")["x_masked"].shape
+    ...     masked = mask_dataset(folder / "x.npy", folder / "out.zarr", 0.75, seed=0, chunk=4)
+    ...     zarr.open_group(masked, mode="r")["x_masked"].shape
     (10, 4, 4)
     """
     x = _source(Path(source), array)
@@ -118,24 +118,24 @@ def mask_dataset(
         progress(Progress(chunks, chunks))
         return folder
     group = _begun(folder, journal, x.shape[0], plan, chunk)
-    there = journal.done()
-    progress(Progress(len(there), chunks))
+    done = journal.done()
+    progress(Progress(len(done), chunks))
     for number in range(chunks):
-        if number in there:
+        if number in done:
             continue
         start, stop = number * chunk, min((number + 1) * chunk, x.shape[0])
         samples = np.ascontiguousarray(x[start:stop])
         ids = np.arange(start, stop, dtype=np.int64)
-        given: dict[str, Any] = {**options, "sample_ids": ids, "num_keep": plan.keep}
+        choice: dict[str, Any] = {**options, "sample_ids": ids, "num_keep": plan.keep}
         if patch_size is None:
-            made = nbgather.random_masking(samples, **given)
+            results = nbgather.random_masking(samples, **choice)
         else:
-            made = nbgather.masked_patchify(samples, plan.patch, scale=scale, **given)
-        for name, part in zip(ARRAYS, made, strict=True):
+            results = nbgather.masked_patchify(samples, plan.patch, scale=scale, **choice)
+        for name, part in zip(ARRAYS, results, strict=True):
             group[name][start:stop] = part
         journal.mark(number)  # only now is it done
-        there.add(number)
-        progress(Progress(len(there), chunks))
+        done.add(number)
+        progress(Progress(len(done), chunks))
     journal.complete(group)
     return folder
 
@@ -157,18 +157,18 @@ def _source(path: Path, name: str | None) -> Any:
         except ValueError as error:
             raise ValueError(f"{path} is no array of numbers in a .npy file: {error}") from None
     try:
-        found = zarr.open(str(path), mode="r")
+        source = zarr.open(str(path), mode="r")
     except Exception as error:  # zarr's readers raise what they please
         raise ValueError(f"{path} is no zarr array: {error}") from None
-    if name is not None and isinstance(found, zarr.Group):
-        if name not in found:
-            raise ValueError(f"{path} has no array {name!r}: there is {sorted(found.array_keys())}")
-        found = found[name]
-    if isinstance(found, zarr.Group):
+    if name is not None and isinstance(source, zarr.Group):
+        if name not in source:
+            raise ValueError(f"{path} has no array {name!r}: there is {sorted(source.array_keys())}")
+        source = source[name]
+    if isinstance(source, zarr.Group):
         raise ValueError(
-            f"{path} is a zarr group: name one of its arrays, {sorted(found.array_keys())}"
+            f"{path} is a zarr group: name one of its arrays, {sorted(source.array_keys())}"
         )
-    return found
+    return source
 
 
 class _Rows:

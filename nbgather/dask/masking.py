@@ -87,8 +87,8 @@ def random_masking(
     >>> import numpy as np
     >>> from nbgather.dask import random_masking
     >>> x = da.from_array(np.arange(64.0).reshape(4, 8, 2), chunks=(2, 3, 1))
-    >>> made = random_masking(x, 0.75, seed=1)
-    >>> made.x_masked.shape, made.mask.compute()[0].tolist()
+    >>> masked = random_masking(x, 0.75, seed=1)
+    >>> masked.x_masked.shape, masked.mask.compute()[0].tolist()
     ((4, 2, 2), [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
     """
     x = sides.samples(x, "x", 2)
@@ -140,8 +140,8 @@ def masked_patchify(
     >>> import dask.array as da
     >>> from nbgather.dask import masked_patchify
     >>> images = da.zeros((4, 3, 32, 32), chunks=(2, 1, 16, 16), dtype="uint8")
-    >>> made = masked_patchify(images, 8, 0.75, seed=0, scale=1 / 255)
-    >>> made.x_masked.shape, made.x_masked.chunks[0], made.x_masked.dtype
+    >>> masked = masked_patchify(images, 8, 0.75, seed=0, scale=1 / 255)
+    >>> masked.x_masked.shape, masked.x_masked.chunks[0], masked.x_masked.dtype
     ((4, 4, 192), (2, 2), dtype('float32'))
     """
     images = sides.samples(images, "images", 4)

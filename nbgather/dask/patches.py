@@ -36,8 +36,8 @@ def patchify(images: Any, patch_size: Any) -> Any:
     >>> import dask.array as da
     >>> from nbgather.dask import patchify
     >>> images = da.zeros((4, 3, 32, 32), chunks=(2, 1, 16, 16), dtype="uint8")
-    >>> made = patchify(images, 8)
-    >>> made.shape, made.chunks[0], made.dtype
+    >>> patches = patchify(images, 8)
+    >>> patches.shape, patches.chunks[0], patches.dtype
     ((4, 16, 192), (2, 2), dtype('uint8'))
     """
     images = sides.chunked(images, "images")

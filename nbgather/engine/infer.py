@@ -49,9 +49,9 @@ def infer_bits(x: np.ndarray, y: np.ndarray) -> list[GatherSolution]:
         return []
     solutions = []
     for d in fitting:
-        found = _along(*ranks, d)
-        if found is not None:
-            solutions.append(GatherSolution(d, found[0].reshape(shape), found[1]))
+        solution = _along(*ranks, d)
+        if solution is not None:
+            solutions.append(GatherSolution(d, solution[0].reshape(shape), solution[1]))
     return solutions
 
 
@@ -69,11 +69,11 @@ def _ranks(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] |
         (x0, y0, _), (x1, y1, count) = halves
         x, y = x0 * count + x1, y0 * count + y1
     values, inverse = np.unique(x, return_inverse=True)
-    at = np.searchsorted(values, y.reshape(-1))
-    at[at == values.size] = 0
-    if not np.array_equal(values[at], y.reshape(-1)):
+    position = np.searchsorted(values, y.reshape(-1))
+    position[position == values.size] = 0
+    if not np.array_equal(values[position], y.reshape(-1)):
         return None
-    return inverse.reshape(x.shape).astype(np.int64), at.reshape(y.shape), values.size
+    return inverse.reshape(x.shape).astype(np.int64), position.reshape(y.shape), values.size
 
 
 def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndarray, bool] | None:
@@ -84,15 +84,15 @@ def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndar
     size = x.shape[-1]
     lanes = x.size // size
     lane = np.arange(lanes, dtype=np.int64)[:, None] * distinct
-    have = (x.reshape(lanes, size) + lane).reshape(-1)
-    want = (y.reshape(lanes, -1) + lane).reshape(-1)
-    order = np.argsort(have, kind="stable")
-    have = have[order]
-    at = np.searchsorted(have, want)
-    at[at == have.size] = 0
-    if not np.array_equal(have[at], want):
+    keys = (x.reshape(lanes, size) + lane).reshape(-1)
+    sought = (y.reshape(lanes, -1) + lane).reshape(-1)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    position = np.searchsorted(keys, sought)
+    position[position == keys.size] = 0
+    if not np.array_equal(keys[position], sought):
         return None
-    index = (order[at] % size).reshape(y.shape)
-    after = np.minimum(at + 1, have.size - 1)
-    repeated = (after > at) & (have[after] == want)
+    index = (order[position] % size).reshape(y.shape)
+    following = np.minimum(position + 1, keys.size - 1)
+    repeated = (following > at) & (keys[following] == sought)
     return np.ascontiguousarray(np.moveaxis(index, -1, d)), not bool(repeated.any())

@@ -127,12 +127,12 @@ class Operation:
         self.result(*specs)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         """The cotangents of the operands that `differentiable` names, by other operations.
 
         ``operands`` holds what is not differentiable, None in the other places; ``specs`` is of
-        all of them. Of the cotangents those that are not ``wanted`` may be None.
+        all of them. Of the cotangents those that are not ``needed`` may be None.
         """
         raise NotImplementedError
 

@@ -99,7 +99,7 @@ class Gather(Operation):
         return Loop(self.shape(x.shape, index.shape), dim, size, x.strides, index.strides)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         shape = specs[0].shape
         return (self._scatter_back(do, cotangent, shape, self.axis(len(shape)), operands[1]),)
@@ -155,7 +155,7 @@ class TakeAlongAxis(Gather):
         return Loop(shape, dim, x.shape[dim], *strides)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         shape = specs[0].shape
         dim = self.axis(len(shape))
@@ -186,7 +186,7 @@ class GatherTokens(Gather):
         return Loop(shape, 1, x.shape[1], x.strides, strides)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         ids = expand_ids(do, operands[1], tuple(cotangent.shape))
         return (self._scatter_back(do, cotangent, specs[0].shape, 1, ids),)
@@ -222,12 +222,12 @@ class Scatter(Operation):
         return (fresh(x.shape, x.dtype, x),)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         index, src = operands[1], specs[2]
         return (
-            self._to_input(do, cotangent, index) if wanted[0] else None,
-            self._to_src(do, cotangent, index, src) if wanted[1] and src is not None else None,
+            self._to_input(do, cotangent, index) if needed[0] else None,
+            self._to_src(do, cotangent, index, src) if needed[1] and src is not None else None,
         )
 
     def _to_input(self, do: Apply, cotangent: Any, index: Any) -> Any:

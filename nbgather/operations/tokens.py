@@ -189,14 +189,14 @@ class RestoreTokens(GatherTokens):
         return super().result(x, index)
 
     def transpose(
-        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, wanted: tuple[bool, ...]
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         x, _, token = specs
         ids = operands[1]
         to_x = None
-        if wanted[0]:
-            (to_x,) = super().transpose(do, cotangent, (x,), (None, ids), wanted[:1])
-        if not wanted[1] or token is None:
+        if needed[0]:
+            (to_x,) = super().transpose(do, cotangent, (x,), (None, ids), needed[:1])
+        if not needed[1] or token is None:
             return to_x, None
         removed = expand_ids(do, ids, tuple(cotangent.shape)) >= x.shape[1]
         summed = do.xp.sum(do.xp.where(removed, cotangent, 0), axis=(0, 1), dtype=cotangent.dtype)

@@ -36,10 +36,10 @@ def _flat(nested: Any) -> Iterator[np.ndarray]:
 
 def _refuse(index: np.ndarray, size: int, call: Call, starts: tuple[int | None, ...]) -> None:
     """Raise the IndexError of the first bad index of a block, by its place in the whole."""
-    found = first_bad_index(index, size, call.from_end)
-    if found is None:
+    bad = first_bad_index(index, size, call.from_end)
+    if bad is None:
         return
-    position, value = found
+    position, value = bad
     place = np.unravel_index(position, index.shape)
     whole = ["?" if s is None else str(s + int(p)) for s, p in zip(starts, place, strict=True)]
     where = f"({whole[0]},)" if len(whole) == 1 else f"({', '.join(whole)})"
