@@ -162,7 +162,9 @@ def _source(path: Path, name: str | None) -> Any:
         raise ValueError(f"{path} is no zarr array: {error}") from None
     if name is not None and isinstance(source, zarr.Group):
         if name not in source:
-            raise ValueError(f"{path} has no array {name!r}: there is {sorted(source.array_keys())}")
+            raise ValueError(
+                f"{path} has no array {name!r}: there is {sorted(source.array_keys())}"
+            )
         source = source[name]
     if isinstance(source, zarr.Group):
         raise ValueError(

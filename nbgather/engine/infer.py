@@ -94,5 +94,5 @@ def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndar
         return None
     index = (order[position] % size).reshape(y.shape)
     following = np.minimum(position + 1, keys.size - 1)
-    repeated = (following > at) & (keys[following] == sought)
+    repeated = (following > position) & (keys[following] == sought)
     return np.ascontiguousarray(np.moveaxis(index, -1, d)), not bool(repeated.any())
