@@ -71,16 +71,17 @@ def choose_tokens(
     container: Any, operation: ChooseTokens, operands: tuple[Any, ...], options: Options
 ) -> Any:
     """(ids_keep, ids_restore, mask) by a seed, without making the noise."""
-    (ids,) = operands
-    spec = container.spec(ids)
+    x, ids = operands
+    spec = container.spec(x)
     backend = backends.serving(options.backend, container.home, spec.device)
     if not hasattr(backend, "masking"):
         return NotImplemented
-    operation.check(spec)
+    operation.check(spec, None if ids is None else container.spec(ids))
     pair = spec.shape[0], operation.num_tokens
-    ids_keep = container.empty((pair[0], operation.keep.of(pair[1])), ids, INT64)
-    call = _Call(container, backend, ids, pair, operation.keep)
-    draw = operation.seed, operation.epoch, arrays.int64_ids(container, ids)
+    ids_keep = container.empty((pair[0], operation.keep.of(pair[1])), x, INT64)
+    call = _Call(container, backend, x, pair, operation.keep)
+    sample_ids = None if ids is None else arrays.int64_ids(container, ids)
+    draw = operation.seed, operation.epoch, sample_ids
     mask, ids_restore = call.run(draw=draw, ids_keep=ids_keep)
     return ids_keep, ids_restore, mask
 
@@ -224,7 +225,12 @@ def _keep(
     """Keep a small masking by seed that went well."""
     keep = operation.keep
     kinds = {type(x)} if ids is None else {type(x), type(ids)}
-    if keep.counts is not None or not kinds <= container.exact_types or 0 in spec.shape[:2]:
+    if (
+        container.home != "cpu"
+        or keep.counts is not None
+        or not kinds <= container.exact_types
+        or 0 in spec.shape[:2]
+    ):
         return
     (samples, length), item = spec.shape[:2], spec.dtype.itemsize
     row, number = math.prod(spec.shape[2:]) * item, keep.of(length)

@@ -155,6 +155,11 @@ class Operation:
         raise NotImplementedError(f"{type(self).__name__} has no other form")
 
 
+def device_of(array: Any) -> Any:
+    """Where an array lies, in its library's own words; None where it has none."""
+    return getattr(array, "device", None)
+
+
 def to_front(do: Apply, array: Any, axis: int | None, size: int) -> Any:
     """An operand of a batch with the batch in front, broadcast where it has none."""
     if axis is None:

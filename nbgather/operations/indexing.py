@@ -13,6 +13,7 @@ from nbgather.operations.base import (
     Spec,
     Tuple,
     batch_of_samples,
+    device_of,
     fresh,
     known,
     to_front,
@@ -107,7 +108,7 @@ class Gather(Operation):
     def _scatter_back(self, do: Apply, cotangent: Any, shape: Shape, dim: int, index: Any) -> Any:
         """Add a cotangent to where its items came from, an array of ``shape``."""
         xp = do.xp
-        zeros = xp.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
+        zeros = xp.zeros(shape, dtype=cotangent.dtype, device=device_of(cotangent))
         if is_empty(shape) or is_empty(tuple(cotangent.shape)):
             return zeros
         size = shape[dim] if shape else 1
@@ -241,7 +242,7 @@ class Scatter(Operation):
             missing = n - read.shape[d]
             if not (known(missing) and missing == 0):
                 shape = (*read.shape[:d], missing, *read.shape[d + 1 :])
-                zeros = do.xp.zeros(shape, dtype=read.dtype, device=read.device)
+                zeros = do.xp.zeros(shape, dtype=read.dtype, device=device_of(read))
                 read = do.xp.concat([read, zeros], axis=d)
         return read
 
@@ -254,12 +255,12 @@ class Scatter(Operation):
     ) -> Any:
         to_input, _, to_src = tangents
         if to_input is None:
-            to_input = do.xp.zeros(specs[0].shape, dtype=to_src.dtype, device=to_src.device)
+            to_input = do.xp.zeros(specs[0].shape, dtype=to_src.dtype, device=device_of(to_src))
         if to_src is None:
             to_src = 0
             if specs[2] is not None:
                 shape = specs[2].shape
-                to_src = do.xp.zeros(shape, dtype=to_input.dtype, device=to_input.device)
+                to_src = do.xp.zeros(shape, dtype=to_input.dtype, device=device_of(to_input))
         return do.run(self, to_input, operands[1], to_src)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nbgather.operations import checks
-from nbgather.operations.base import BOOL, FLOAT32, Apply, Operation, Spec, fresh, known
+from nbgather.operations.base import BOOL, FLOAT32, Apply, Operation, Spec, device_of, fresh, known
 from nbgather.operations.indexing import GatherTokens
 from nbgather.operations.shapes import Shape
 from nbgather.operations.tokens import RandomMasking, ranks
@@ -127,7 +127,7 @@ class CutPatches(Operation):
         assert self.affine is not None
         xp, channels = do.xp, len(self.affine) // 2
         pixels = kept.shape[2] // channels
-        numbers = xp.asarray(self.affine, dtype=xp.float32, device=kept.device)
+        numbers = xp.asarray(self.affine, dtype=xp.float32, device=device_of(kept))
         mean = xp.tile(numbers[1 : 1 + channels], (pixels,))
         std = xp.tile(numbers[1 + channels :], (pixels,))
         normal = (xp.astype(kept, xp.float32) * numbers[0] - mean) / std

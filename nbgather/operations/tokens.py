@@ -15,6 +15,7 @@ from nbgather.operations.base import (
     Spec,
     Tuple,
     batch_of_samples,
+    device_of,
     fresh,
     known,
     merge_samples,
@@ -70,23 +71,31 @@ class RankTokens(Operation):
 
 @dataclass(frozen=True)
 class ChooseTokens(Operation):
-    """Ranks of the noise of samples: operand sample_ids `[N]`; results as of RankTokens."""
+    """Ranks of the noise of samples: operands (x `[N, ...]`, sample_ids); results as RankTokens.
+
+    The samples are those of ``x``, which is not looked at but for where it lies; without ids theirs
+    are 0 to N-1.
+    """
 
     keep: Keep
     seed: int
     epoch: int
     num_tokens: Any
 
-    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
-    sides: ClassVar[tuple[int, ...]] = (0,)
+    names: ClassVar[tuple[str, ...]] = ("x", "sample_ids")
+    sides: ClassVar[tuple[int, ...]] = (1,)
 
-    def result(self, ids: Spec) -> tuple[Spec, ...]:
-        checks.sample_ids(ids.shape, ids.dtype.name)
-        samples = ids.shape[0]
-        return ranks(self.keep.check(samples, self.num_tokens), samples, self.num_tokens, ids)
+    def result(self, x: Spec, ids: Spec | None) -> tuple[Spec, ...]:
+        samples = x.shape[0]
+        if ids is not None:
+            checks.sample_ids(ids.shape, ids.dtype.name)
+        return ranks(self.keep.check(samples, self.num_tokens), samples, self.num_tokens, x)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
-        noise = do.run(TokenNoise(self.seed, self.epoch, self.num_tokens), *operands)
+        x, ids = operands
+        if ids is None:
+            ids = do.xp.arange(x.shape[0], dtype=do.xp.int64, device=device_of(x))
+        noise = do.run(TokenNoise(self.seed, self.epoch, self.num_tokens), ids)
         return do.run(RankTokens(self.keep), noise)
 
 
@@ -142,10 +151,8 @@ class RandomMasking(Operation):
         """Which tokens stay: (ids_keep, ids_restore, mask)."""
         if noise is not None:
             return do.run(RankTokens(self.keep), noise)
-        if ids is None:
-            ids = do.xp.arange(x.shape[0], dtype=do.xp.int64, device=x.device)
         assert self.seed is not None  # drawn by who executes it, where it was not given
-        return do.run(ChooseTokens(self.keep, self.seed, self.epoch, length), ids)
+        return do.run(ChooseTokens(self.keep, self.seed, self.epoch, length), x, ids)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         x, noise, ids = operands
@@ -214,7 +221,7 @@ class RestoreTokens(GatherTokens):
         visible, _, token = tangents
         if visible is None:
             shape = specs[0].shape
-            visible = do.xp.zeros(shape, dtype=token.dtype, device=token.device)
+            visible = do.xp.zeros(shape, dtype=token.dtype, device=device_of(token))
         return do.run(self, visible, operands[1], 0 if token is None else token)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
@@ -248,7 +255,7 @@ class RestoreValidTokens(Operation):
         visible = xp.reshape(valid, (*valid.shape, *(1,) * (x.ndim - 2)))
         value = token
         if not hasattr(type(token), "shape"):
-            value = xp.full((), token, dtype=x.dtype, device=x.device)
+            value = xp.full((), token, dtype=x.dtype, device=device_of(x))
         value = xp.astype(value, x.dtype)
         return do.run(restore, xp.where(visible, x, value), ids, token)
 
