@@ -95,11 +95,7 @@ class CudaInterfaceContainer(CudaArrays):
         if library == "cupy":
             return importlib.import_module("array_api_compat.cupy")
         xp = sys.modules.get(library)
-        if not hasattr(xp, "where"):
-            raise TypeError(
-                f"{type(array).__module__} has no functions for its arrays: CuPy and torch do"
-            )
-        return xp
+        return xp if hasattr(xp, "where") else _Casts(type(array).__module__)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if isinstance(operation, Tube):  # scores are made where the samples are loaded
@@ -110,6 +106,29 @@ class CudaInterfaceContainer(CudaArrays):
                 f"a {type(operands[0]).__module__} array cannot be reshaped: CuPy's can"
             )
         return super().execute(operation, operands, options)
+
+
+class _Casts:
+    """What is left of a namespace where a library has none: casts, by the arrays' own method."""
+
+    int64, float32 = np.int64, np.float32
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+
+    def astype(self, array: Any, dtype: Any) -> Any:
+        """The values in another dtype."""
+        if not hasattr(array, "astype"):
+            raise TypeError(
+                f"an array of {self.library} cannot be cast to {np.dtype(dtype)}: CuPy's and"
+                " torch's can"
+            )
+        return array.astype(dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(
+            f"{self.library} has no function {name!r} for its arrays: CuPy and torch have"
+        )
 
 
 class _Numba:

@@ -15,7 +15,7 @@ from nbgather.engine.plan import plan_gather
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
 from nbgather.operations.base import Options, Spec
-from nbgather.operations.indexing import Gather
+from nbgather.operations.indexing import Gather, GatherTokens
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import RestoreTokens
 
@@ -69,7 +69,8 @@ def _gather(
         return _gather_copies(container, operation, operands, row, options)
     is_checked = plan.limit >= 0
     if place and is_checked:
-        is_checked = backend.may_wait(*place, needed=row is None)
+        is_trusted = isinstance(operation, GatherTokens) and operation.trusted
+        is_checked = not is_trusted and backend.may_wait(*place, needed=row is None)
     result = container.empty(plan.shape, x) if out is None else out
     out_address = container.address(result)
     if out_address & item_mask:

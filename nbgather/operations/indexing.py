@@ -171,6 +171,8 @@ class GatherTokens(Gather):
     """Whole tokens of each sample: operands (x `[N, L, ...]`, ids `[N, K]`)."""
 
     dim: int = 1
+    #: Whether the ids are known to be in bounds, so that nothing waits for a device to say so.
+    trusted: bool = False
 
     names: ClassVar[tuple[str, ...]] = ("x", "ids")
 

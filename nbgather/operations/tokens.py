@@ -157,7 +157,11 @@ class RandomMasking(Operation):
     def lower(self, do: Apply, *operands: Any) -> Any:
         x, noise, ids = operands
         ids_keep, ids_restore, mask = self.choose(do, x, x.shape[1], noise, ids)
-        return do.run(GatherTokens(mode=self.fill_mode), x, ids_keep), mask, ids_restore
+        return (
+            do.run(GatherTokens(mode=self.fill_mode, trusted=True), x, ids_keep),
+            mask,
+            ids_restore,
+        )
 
     @property
     def fill_mode(self) -> str:
