@@ -57,7 +57,8 @@ def _gather(
         x_name, i_name = operation.names[:2]
         out_spec = check_out(container, out, [(x_name, x, x_spec), (i_name, i, i_spec)])
         check_match(out_spec, operation.result(x_spec, i_spec)[0])
-    plan = plan_gather(replace(operation, fill_value=0), x_spec, i_spec, out_spec)
+    rule = replace(operation, fill_value=0) if operation.mode == "fill" else operation
+    plan = plan_gather(rule, x_spec, i_spec, out_spec)
     backend = backends.serving(options.backend, container.home, x_spec.device)
     if plan.count == 0:
         return container.empty(plan.shape, x) if out is None else out
