@@ -8,7 +8,7 @@ import numpy as np
 def resolve_positions(
     index: np.ndarray, size: int, mode: str, from_end: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resolve an index into positions along a dimension, and tell which values were in bounds.
+    """Resolve an index into positions along a dimension.
 
     Parameters
     ----------
@@ -31,8 +31,7 @@ def resolve_positions(
     if size == 0:
         return np.zeros(index.shape, np.int64), np.zeros(index.shape, bool)
     if index.dtype == np.uint64:
-        # int64 does not hold all values. Those that it does not are beyond every size, and so is
-        # the largest that it does; modulo the size they are reduced first.
+        # Values above the largest int64 are beyond every size, and so is that one.
         largest = np.uint64(2**63 - 1)
         index = index % np.uint64(size) if mode == "wrap" else np.minimum(index, largest)
     values = index.astype(np.int64, copy=False)
