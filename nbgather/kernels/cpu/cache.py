@@ -41,7 +41,7 @@ SOURCES = (
 KEPT_FOLDERS = 5
 KEPT_BYTES = 256 << 20
 
-#: numba's settings that change the machine code and that none of the versions tells.
+#: numba's settings that change the machine code.
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
 _CHECKSUM_BYTES = 32
 _SUFFIX = ".nbc"
@@ -86,7 +86,7 @@ def _user_folder() -> Path:
 
 
 def _checksum(name: str, payload: bytes) -> bytes:
-    # The name stands for what was compiled, so a file under another's name does not pass either.
+    # With the name, which is a digest of what was compiled: a renamed file must not pass either.
     return hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_CHECKSUM_BYTES).digest()
 
 
@@ -138,7 +138,7 @@ def trim(own: Path) -> None:
                 with contextlib.suppress(OSError):
                     (path / name).unlink()
             with contextlib.suppress(OSError):
-                path.rmdir()  # not if a file that is not ours is in it
+                path.rmdir()  # which fails if it contains other files
 
 
 def _others_by_use(own: Path) -> list[Path]:
@@ -198,7 +198,7 @@ class KernelCache(NullCache):
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:
-            return None  # an environment that none of the versions tells apart: compile anew
+            return None  # stored in an environment that differs in something the key lacks
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function, if it can be kept."""

@@ -58,10 +58,10 @@ def _compile(
 
 
 def _renamed(function: FunctionType, suffix: str) -> FunctionType:
-    """The same function under a name of its own, from which numba makes the symbol to link.
+    """The same function under a unique name, from which numba makes the symbol to link.
 
-    numba tells variants apart by a number that counts within one process; two that were compiled by
-    different processes, and are both loaded from the cache, must not have one symbol.
+    numba numbers the variants of a function within one process. Two that were compiled by different
+    processes can have the same number, and a third process loads both from the cache.
     """
     copy = FunctionType(
         function.__code__,

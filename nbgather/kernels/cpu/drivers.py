@@ -18,7 +18,7 @@ from nbgather.kernels.cpu.intrinsics import call_range, call_small, int64_at, ta
 
 U = np.uint64
 
-#: Positions in the block of numbers that a small call is given; `call_small` reads the first four.
+#: The block of int64 numbers that a small call takes; `call_small` reads the first four.
 SMALL_CALL = ("kernel", "aux", "args", "count", "item_mask", "index_mask")
 ITEM_MASK, INDEX_MASK = (SMALL_CALL.index(name) for name in ("item_mask", "index_mask"))
 #: What `small_objects` returns, with nothing done, if an address is not aligned.
@@ -100,11 +100,11 @@ def _compile_small() -> Any:
 def small_objects() -> Any | None:
     """The driver of a small call by objects: ``(id(result), id(input), id(index), call)``.
 
-    The three are NumPy arrays, exactly of that type, that the caller holds and has checked: a
-    result of its own making, and an input and an index of the layout that ``call`` was planned for.
-    Their addresses are read from the objects themselves, which saves the caller three reads through
-    ctypes. It returns what the kernel does, or :data:`UNALIGNED`. None on an interpreter whose
-    arrays do not keep their address where the C API says.
+    The three must be NumPy arrays, of exactly that type, that the caller references: a result that
+    it allocated, an input and an index of the layout that ``call`` was planned for. Their addresses
+    are read from the objects, which saves the caller three reads through ctypes. The driver returns
+    what the kernel does, or :data:`UNALIGNED`. None on an interpreter whose arrays do not have
+    their address where the C API says.
     """
     return compiler.once("small objects", _compile_small_objects) if memory.DATA_OFFSET else None
 

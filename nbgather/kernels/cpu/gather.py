@@ -10,7 +10,7 @@ axis has a length and three strides: input, index, output. ``nt`` is 1 if the ou
 for any cache, and is written with non-temporal stores. ``W`` is the width of a panel.
 
 All arithmetic on positions is in uint64, since numba adds wraparound code to signed subscripts; a
-negative stride is right there too, modulo 2**64.
+negative stride is right as well, modulo 2**64.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ INDEX_PREFETCH_ROWS = 4
 #: How far ahead of its copy a row of the input is prefetched, and how much of it at most.
 INPUT_PREFETCH_ROWS = 3
 INPUT_PREFETCH_BYTES = 1024
-#: Where the number of outer axes stands in ``args``.
+#: The position of the number of outer axes in ``args``.
 OUTER = 13
 
 resolve = scalar.resolve

@@ -25,7 +25,7 @@ SET, ADD, ANY = range(3)
 #: Lanes that are walked in turns. A sum depends on the one before it in the same lane, so sums of
 #: several lanes overlap; the order within a lane stays the same.
 INTERLEAVED_LANES = 4
-#: Where the number of outer axes stands in ``args``.
+#: The position of the number of outer axes in ``args``.
 OUTER = 9
 
 

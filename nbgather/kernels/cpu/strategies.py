@@ -84,7 +84,7 @@ def grid_keys(keys, length, args, sample, epoch, k0, k1):
             coordinate = rest % size
             rest = rest // size
             word = word_of(sample, epoch, k0, k1, STREAM_GRID, U(d))
-            # Below the side too, so that no lattice lies outside the grid.
+            # Below the size too, so that no lattice is outside the grid.
             phase = below(word, min(stride, size))
             if coordinate % stride != phase:
                 on_lattice = False
