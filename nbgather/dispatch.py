@@ -28,13 +28,17 @@ _exact_get = registry.exact.get
 _entries = memo.entries
 
 
-def recall(head: Any, x: Any, side: Any, *values: Any) -> Any:
-    """Repeat a small call whose like went well before; None to go the whole way."""
+def recall(kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any = None) -> Any:
+    """Repeat a small call whose like went well before; None to go the whole way.
+
+    ``kind`` is the operation's class; ``first`` and ``second`` are the dimension and the mode of a
+    gather, or the ratio and the number of a masking, whose ``values`` are the seed and the epoch.
+    """
     container = _exact_get(type(x))
     if container is None:
         return None
     try:
-        return container.recall(_entries, head, x, side, values)
+        return container.recall(_entries, kind, first, second, x, side, values)
     except TypeError:
         return None  # a mode that cannot be hashed
 

@@ -96,7 +96,7 @@ def gather(
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
     if out is None and backend is None:
-        result = dispatch.recall((Gather, dim, mode), input, index)
+        result = dispatch.recall(Gather, dim, mode, input, index)
         if result is not None:
             return result
     operation = Gather(dim, mode, dispatch.fill_value(mode, fill_value))
@@ -169,7 +169,7 @@ def take_along_axis(
     elif type(axis) is not int:
         axis = checks.integer(axis, "axis")
     if out is None and backend is None:
-        result = dispatch.recall((TakeAlongAxis, axis, mode), arr, indices)
+        result = dispatch.recall(TakeAlongAxis, axis, mode, arr, indices)
         if result is not None:
             return result
     operation = TakeAlongAxis(axis, mode, dispatch.fill_value(mode, fill_value))
@@ -218,7 +218,7 @@ def gather_tokens(
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
     if out is None and backend is None:
-        result = dispatch.recall((GatherTokens, 1, mode), x, ids)
+        result = dispatch.recall(GatherTokens, 1, mode, x, ids)
         if result is not None:
             return result
     operation = GatherTokens(1, mode, dispatch.fill_value(mode, fill_value))

@@ -250,8 +250,7 @@ def _recall(x: Any, sample_ids: Any, mask_ratio: Any, num_keep: Any, seed: int, 
         return None
     if not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32):
         return None
-    head = RandomMasking, mask_ratio, num_keep
-    return dispatch.recall(head, x, sample_ids, seed, epoch)
+    return dispatch.recall(RandomMasking, mask_ratio, num_keep, x, sample_ids, (seed, epoch))
 
 
 def restore_tokens(

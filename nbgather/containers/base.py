@@ -151,12 +151,12 @@ class Container:
     # Small calls that are repeated; see nbgather.engine.memo
 
     def recall(
-        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
     ) -> Any:
         """Repeat a small call whose like went well before; None to go the whole way."""
         return None
 
-    def small_key(self, head: Any, x: Any, side: Any) -> Any:
+    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
         """All that a small call depends on but its values; None where none may be repeated."""
         return None
 

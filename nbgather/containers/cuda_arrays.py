@@ -30,11 +30,11 @@ class CudaArrays(Container):
         return self.from_numpy(array, like)
 
     def recall(
-        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
     ) -> Any:
         return None
 
-    def small_key(self, head: Any, x: Any, side: Any) -> Any:
+    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
         return None
 
     def constant(self, array: np.ndarray, like: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from nbgather.containers.base import Container
 from nbgather.engine import recycle
 from nbgather.engine.memo import SmallGather, SmallMasking
-from nbgather.kernels.memory import bits_dtype, memory_address
+from nbgather.kernels.memory import DATA_OFFSET, bits_dtype, memory_address
 from nbgather.operations.base import DType, Spec
 from nbgather.operations.tokens import castable_token
 
@@ -97,28 +97,58 @@ class NumpyContainer(Container):
         return importlib.import_module("array_api_compat.numpy")
 
     def recall(
-        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
     ) -> Any:
         # Whatever else has a shape, strides and a dtype need not have its memory where an ndarray
         # has it, or may mean more than its memory says. ``x`` is an ndarray exactly.
         key: Any
         if type(side) is _ndarray:
-            key = head, x.shape, x.strides, x.dtype, side.shape, side.strides, side.dtype
+            key = (
+                kind,
+                first,
+                second,
+                x.shape,
+                x.strides,
+                x.dtype,
+                side.shape,
+                side.strides,
+                side.dtype,
+            )
         elif side is None:
-            key = head, x.shape, x.strides, x.dtype
+            key = kind, first, second, x.shape, x.strides, x.dtype
         else:
             return None
         call = entries.get(key)
-        return None if call is None else call(x, side, *values)
+        if call is None:
+            return None
+        return call(x, side) if values is None else call(x, side, *values)
 
-    def small_key(self, head: Any, x: np.ndarray, side: Any) -> Any:
+    def small_key(self, kind: Any, first: Any, second: Any, x: np.ndarray, side: Any) -> Any:
         if side is None:
-            return head, x.shape, x.strides, x.dtype
-        return head, x.shape, x.strides, x.dtype, side.shape, side.strides, side.dtype
+            return kind, first, second, x.shape, x.strides, x.dtype
+        return (
+            kind,
+            first,
+            second,
+            x.shape,
+            x.strides,
+            x.dtype,
+            side.shape,
+            side.strides,
+            side.dtype,
+        )
 
     def small_gather(self, call: SmallGather, like: np.ndarray) -> Callable[..., Any]:
-        run, numbers, shape, dtype = call.run, call.numbers_address, call.shape, like.dtype
-        empty, item_mask, index_mask = np.empty, call.item_mask, call.index_mask
+        numbers, shape, dtype, empty = call.numbers_address, call.shape, like.dtype, np.empty
+        if DATA_OFFSET is not None:
+            by_objects = call.backend.small_objects()
+
+            def repeat_objects(x: np.ndarray, index: np.ndarray, call: SmallGather = call) -> Any:
+                result = empty(shape, dtype)
+                return None if by_objects(id(result), id(x), id(index), numbers) else result
+
+            return repeat_objects
+        run, item_mask, index_mask = call.backend.small(), call.item_mask, call.index_mask
 
         def repeat(x: np.ndarray, index: np.ndarray, call: SmallGather = call) -> Any:
             source, positions = memory_address(x), memory_address(index)

@@ -16,8 +16,10 @@ from nbgather.operations.indexing import Gather
 
 #: Items of a gather up to which torch's own operator is as fast as a kernel behind a call of ours.
 MAX_TORCH_ITEMS = 512
-#: What torch.gather leaves the bits of as they are, and their bytes; of float16 it does not.
-_KEPT_BY_TORCH = {torch.float32: 4, torch.float64: 8}
+#: What torch.gather leaves the bits of as they are; of float16 it does not.
+_KEPT_BY_TORCH = frozenset((torch.float32, torch.float64))
+#: The types whose state is known: exactly these, not what derives from them.
+_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 
 _int64 = torch.int64
 _from_numpy, _torch_gather, _empty = torch.from_numpy, torch.gather, np.empty
@@ -27,39 +29,53 @@ _LOW64 = 0xFFFFFFFFFFFFFFFF
 class SmallTorchCalls(Container):
     """How plain tensors repeat a small call."""
 
-    exact_types = frozenset((torch.Tensor, torch.nn.Parameter))
+    exact_types = _TYPES
 
     def recall(
-        self, entries: dict[Any, Any], head: Any, x: Any, side: Any, values: tuple[Any, ...]
+        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
     ) -> Any:
         # Exact types only: ``x`` has one of `exact_types`.
-        if is_dynamo_compiling() or (side is not None and type(side) not in self.exact_types):
+        if (side is not None and type(side) not in _TYPES) or is_dynamo_compiling():
             return None
-        if head[0] is Gather and head[2] == "raise" and side.dtype is _int64:
-            itemsize = _KEPT_BY_TORCH.get(x.dtype)
-            if itemsize is not None:
-                result = _gather_by_torch(x, head[1], side, itemsize)
-                if result is not None:
-                    return result
+        if kind is Gather and second == "raise":
+            # By torch itself, where a call costs more than the kernel saves. Its operator is right
+            # in every mode, transform and kind of AD, and for every lazy view; its node of the
+            # graph costs a tenth of one written in Python. What it cannot see is that memory is
+            # gone.
+            try:
+                if (
+                    side.dtype is _int64
+                    and x.dtype in _KEPT_BY_TORCH
+                    and side.numel() <= MAX_TORCH_ITEMS
+                    and x.is_cpu
+                    and side.is_cpu
+                    and x.is_contiguous()
+                    and side.is_contiguous()
+                    and x.untyped_storage().nbytes() >= x.nbytes + x.storage_offset() * x.itemsize
+                    and side.untyped_storage().nbytes() >= side.nbytes + side.storage_offset() * 8
+                ):
+                    return _torch_gather(x, first, side)
+            except (RuntimeError, IndexError):
+                pass  # no plain memory, or an error for which we have words of our own
         if not at_rest():
             return None
         try:
-            call = entries.get(self.small_key(head, x, side))
+            call = entries.get(self.small_key(kind, first, second, x, side))
             if call is None or wants_grad(x):
                 return None
-            return call(x, side, *values)
+            return call(x, side) if values is None else call(x, side, *values)
         except RuntimeError:
             return None  # a tensor without plain memory
 
-    def small_key(self, head: Any, x: Any, side: Any) -> Any:
+    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
         if side is None:
-            return (head, x.shape, x.dtype) if x.is_contiguous() else None
+            return (kind, first, second, x.shape, x.dtype) if x.is_contiguous() else None
         if x.is_contiguous() and side.is_contiguous():
-            return head, x.shape, x.dtype, side.shape, side.dtype
+            return kind, first, second, x.shape, x.dtype, side.shape, side.dtype
         return None
 
     def small_gather(self, call: SmallGather, like: Any) -> Callable[..., Any]:
-        run, numbers, shape = call.run, call.numbers_address, call.shape
+        run, numbers, shape = call.backend.small(), call.numbers_address, call.shape
         dtype = _numpy_dtype(like.dtype)
         item_mask, index_mask = call.item_mask, call.index_mask
         item, nbytes = call.itemsize, call.input_nbytes
@@ -123,26 +139,3 @@ def _plain_address(array: Any, itemsize: int, nbytes: int) -> int:
     ):
         return 0
     return int(array.data_ptr())  # 0 where the storage has no memory
-
-
-def _gather_by_torch(x: Any, dim: int, index: Any, itemsize: int) -> Any:
-    """A gather by torch itself, where a call costs more than the kernel saves; None otherwise.
-
-    Its operator is right in every mode, transform and kind of AD, and for every lazy view; its node
-    of the graph costs a tenth of one written in Python. What it cannot see is that memory is gone.
-    """
-    try:
-        items = index.numel()
-        if (
-            items <= MAX_TORCH_ITEMS
-            and x.is_cpu
-            and index.is_cpu
-            and x.is_contiguous()
-            and index.is_contiguous()
-            and x.untyped_storage().nbytes() >= (x.numel() + x.storage_offset()) * itemsize
-            and index.untyped_storage().nbytes() >= (items + index.storage_offset()) * 8
-        ):
-            return _torch_gather(x, dim, index)
-    except (RuntimeError, IndexError):
-        pass  # no plain memory, or an error for which we have words of our own
-    return None

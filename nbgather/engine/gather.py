@@ -118,16 +118,16 @@ def _keep(
     """Keep a small call that went well."""
     if type(x[0]) not in container.exact_types or type(i[0]) not in container.exact_types:
         return
-    call = backend.small_call(plan)
-    if call is None:
+    numbers = backend.small_call(plan)
+    if numbers is None:
         return
-    run, numbers = call
     small = memo.SmallGather(
-        run, memory_address(numbers), plan.shape, plan.item_mask, plan.index_mask, plan.itemsize,
+        backend, memory_address(numbers), plan.shape, plan.item_mask, plan.index_mask,
+        plan.itemsize,
         _nbytes(x[1]), plan.index_mask + 1, _nbytes(i[1]), (plan, numbers),
     )  # fmt: skip
     head = type(operation), operation.dim, operation.mode
-    memo.keep(container.small_key(head, x[0], i[0]), container.small_gather(small, x[0]))
+    memo.keep(container.small_key(*head, x[0], i[0]), container.small_gather(small, x[0]))
 
 
 def _nbytes(spec: Spec) -> int:

@@ -246,4 +246,4 @@ def _keep(
         math.prod(spec.shape) * item, numbers,
     )  # fmt: skip
     head = RandomMasking, keep.ratio, keep.number
-    memo.keep(container.small_key(head, x, ids), container.small_masking(small, x))
+    memo.keep(container.small_key(*head, x, ids), container.small_masking(small, x))

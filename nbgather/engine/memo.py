@@ -22,7 +22,7 @@ entries: dict[Any, Any] = {}
 class SmallGather(NamedTuple):
     """All of a gather on the calling thread but its three addresses."""
 
-    run: Any
+    backend: Any  # with the drivers that repeat it
     numbers_address: int
     shape: tuple[int, ...]
     item_mask: int

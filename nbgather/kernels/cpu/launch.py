@@ -70,17 +70,21 @@ def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
     return threads.run(kernel, out, src, idx, aux, plan.args, plan.count, plan.work)
 
 
-def small_call(plan: GatherPlan) -> tuple[Any, np.ndarray] | None:
-    """How to repeat a planned gather at the least cost; None if it runs on several threads.
+def small_call(plan: GatherPlan) -> np.ndarray | None:
+    """The numbers that repeat a planned gather at the least cost; None if it takes several threads.
 
-    A function of the addresses of result, input and index and of the numbers that come with it,
-    which `threads.small_objects` takes as well. Both refer to the plan's memory: keep it.
+    :func:`small` takes their address, and :func:`small_objects`. They refer to the plan's memory:
+    keep it.
     """
     if plan.kernel is None or threads.splits(plan.work):
         return None
     masks = plan.item_mask, plan.index_mask
     numbers = plan.kernel, memory_address(_UNUSED), memory_address(plan.args), plan.count, *masks
-    return threads.small(), np.array(numbers, np.int64)
+    return np.array(numbers, np.int64)
+
+
+#: What repeats a small gather, by three addresses, or by three NumPy arrays' ids.
+small, small_objects = threads.small, threads.small_objects
 
 
 def gather_chunks(
