@@ -485,8 +485,8 @@ class TestGatherTokens:
             nbgather.gather_tokens(np.zeros((2, 5)), np.zeros((3, 1), int))
 
 
-#: Dtypes of input and index that are drawn. Each pair is a kernel of each mode to compile: one dtype
-#: of each size, two of the index, each with some other; the tables above have more.
+#: Dtypes of input and index that are drawn. Each pair is a kernel of each mode to compile: one of
+#: each item size, two of the index, each with some other; the tables above have more.
 DRAWN = (
     ("uint8", "int64"),
     ("float16", "int8"),
