@@ -1,7 +1,8 @@
-"""What many tests share: the backends that can run here, and the command line in this process."""
+"""What many tests share: backends that can run here, the command line, tests run on request."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,3 +54,30 @@ def command(
         return Finished(code, *capfd.readouterr())
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-large", action="store_true", help="run the tests marked large as well")
+
+
+def _runs_large(config: pytest.Config) -> bool:
+    # The environment reaches the tests through scripts/test and its arguments alike.
+    return config.getoption("--run-large") or os.environ.get("NBGATHER_RUN_LARGE", "0") != "0"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if _runs_large(config):
+        return "tests marked large: run"
+    return (
+        "tests marked large: left out, for they take gigabytes or compile every combination"
+        " (--run-large or NBGATHER_RUN_LARGE=1 runs them)"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _runs_large(config):
+        return
+    large = [item for item in items if item.get_closest_marker("large")]
+    if large:
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if not item.get_closest_marker("large")]

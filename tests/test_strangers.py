@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 #: What is said of a bad argument.
 OWN = ("TypeError", "ValueError", "IndexError", "AxisError")
@@ -30,8 +32,7 @@ CANNOT = [
 Outcomes = dict[str, dict[str, str]]
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
+def run_both() -> Outcomes:
     program = Path(__file__).with_name("strangers.py")
     children = {
         heat: subprocess.Popen(
@@ -48,6 +49,18 @@ def outcomes() -> Outcomes:
         results[heat] = dict(json.loads(line) for line in printed.splitlines())
         assert child.returncode == 0, (heat, list(results[heat])[-1:], errors[-2000:])
     return results
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What both programs printed; they are run once, whichever of pytest's workers asks first."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_both()
+    file = tmp_path_factory.getbasetemp().parent / "strangers.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_text(json.dumps(run_both()))
+    return json.loads(file.read_text())
 
 
 @pytest.mark.timeout(700)

@@ -1,0 +1,228 @@
+"""Imports point down: the contracts of pyproject.toml hold, and each of them can fail."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "nbgather"
+
+#: Packages that an import inside a function keeps unloaded until they are needed, and why.
+UNLOADED = {
+    "PIL": "an extra; the command line alone reads pictures",
+    "cuda": "an extra; it looks for a driver when it is loaded",
+    "cupy": "never a dependency; its arrays bring it",
+    "dask": "an extra, and slow to load",
+    "jax": "never a dependency; its arrays bring it",
+    "matplotlib": "an extra, and slow to load",
+    "ml_dtypes": "an extra; models of bfloat16 alone need it",
+    "numba": "slow to load, and its CUDA looks for a driver then",
+    "onnx": "an extra, and slow to load",
+    "onnxruntime": "an extra, and slow to load",
+    "onnxscript": "never a dependency of what is installed; torch.onnx.export brings it",
+    "resource": "not on Windows",
+    "rich": "an extra; progress bars alone need it",
+    "torch": "an extra, and slow to load",
+    "typer": "an extra; the command line alone needs it",
+    "zarr": "an extra, and slow to load",
+}
+
+#: Modules of the package itself that are imported inside a function: (who, whom), and why.
+OWN = {
+    ("nbgather.apps.bench.dask_rows", "nbgather.dask"): "loads dask",
+    ("nbgather.apps.bench.measure", "nbgather.kernels.cpu.compiler"): "loads numba",
+    ("nbgather.apps.bench.measure", "nbgather.kernels.cpu.launch"): "loads numba",
+    ("nbgather.apps.bench.measure", "nbgather.kernels.cpu.threads"): "loads numba",
+    ("nbgather.apps.bench.report", "nbgather.figures"): "loads matplotlib",
+    ("nbgather.apps.bench.rows", "nbgather.onnx"): "loads onnx",
+    (
+        "nbgather.apps.cli",
+        "nbgather.apps.commands",
+    ): "loads typer and rich, or says how to get them",
+    ("nbgather.apps.commands", "nbgather.apps.bench"): "a command's own: --help stays quick",
+    ("nbgather.apps.commands", "nbgather.apps.bench.rows"): "a command's own: --help stays quick",
+    ("nbgather.apps.commands", "nbgather.apps.warmup"): "loads numba",
+    ("nbgather.apps.commands", "nbgather.apps.web"): "a command's own: --help stays quick",
+    ("nbgather.apps.commands", "nbgather.dask.dataset"): "loads dask",
+    ("nbgather.apps.commands", "nbgather.kernels.cpu.threads"): "loads numba",
+    ("nbgather.apps.commands", "nbgather.onnx"): "loads onnx",
+    ("nbgather.apps.commands", "nbgather.onnx.verify"): "loads onnx; it is the function",
+    ("nbgather.apps.demo", "nbgather.onnx"): "loads onnx",
+    ("nbgather.apps.info", "nbgather.kernels.cpu.gather"): "loads numba",
+    ("nbgather.apps.info", "nbgather.kernels.cpu.threads"): "loads numba",
+    ("nbgather.apps.web", "nbgather.onnx"): "loads onnx",
+    ("nbgather.kernels.cuda.driver", "nbgather.kernels.cuda.memory"): "loads numba.cuda",
+}
+
+
+class Import(NamedTuple):
+    """An import statement inside a function."""
+
+    module: str  # that holds it
+    line: int
+    imported: str
+
+
+def module_name(path: Path, package: Path) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_in_functions(package: Path) -> Iterator[Import]:
+    """Every import within a function or method of a package's modules."""
+    modules = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    for module, path in modules.items():
+        statements = {
+            statement
+            for function in ast.walk(ast.parse(path.read_text(), str(path)))
+            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+            for statement in ast.walk(function)
+            if isinstance(statement, (ast.Import, ast.ImportFrom))
+        }
+        for statement in sorted(statements, key=lambda s: s.lineno):
+            if isinstance(statement, ast.Import):
+                names = [alias.name for alias in statement.names]
+            else:
+                # `from a import b` imports a.b where that is a module, and a otherwise. In our
+                # own package that is looked up; for others the longer name is the better one.
+                base = statement.module or ""
+                longer = [f"{base}.{alias.name}" for alias in statement.names]
+                ours = base.partition(".")[0] == package.name
+                names = [base if ours and name not in modules else name for name in longer]
+                assert not statement.level, f"{path}:{statement.lineno} is a relative import"
+            for name in names:
+                yield Import(module, statement.lineno, name)
+
+
+def reason_of(found: Import) -> str | None:
+    """Why an import may stand inside a function, or None where it may not."""
+    own = OWN.get((found.module, found.imported))
+    if own is not None:
+        return own
+    parts = found.imported.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return next((UNLOADED[prefix] for prefix in prefixes if prefix in UNLOADED), None)
+
+
+def test_imports_inside_functions_have_a_reason() -> None:
+    strays = [found for found in imports_in_functions(PACKAGE) if reason_of(found) is None]
+    assert not strays, "\n".join(f"{s.module}:{s.line} imports {s.imported}" for s in strays)
+
+
+def test_no_reason_outlives_its_import() -> None:
+    pairs = {(found.module, found.imported) for found in imports_in_functions(PACKAGE)}
+    assert set(OWN) <= pairs, set(OWN) - pairs
+
+
+def test_a_stray_import_is_seen(tmp_path: Path) -> None:
+    package = tmp_path / "nbgather"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "other.py").write_text("class A:\n    def f(self):\n        import json\n")
+    (package / "own.py").write_text("def f():\n    from nbgather import other\n    import torch\n")
+    (package / "top.py").write_text("import json\nfrom nbgather import other\n")
+    assert [(*found, reason_of(found) is None) for found in imports_in_functions(package)] == [
+        ("nbgather.other", 3, "json", True),
+        ("nbgather.own", 2, "nbgather.other", True),
+        ("nbgather.own", 3, "torch", False),
+    ]
+
+
+# The contracts of import-linter
+
+
+def lint(folder: Path) -> tuple[int, str]:
+    """What ``lint-imports`` says of the package in a folder, and its exit status."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--no-cache", "--config", "pyproject.toml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(folder), "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def copy_to(folder: Path) -> Path:
+    """A copy of the package and its contracts, to be broken."""
+    shutil.copytree(PACKAGE, folder / "nbgather", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def test_the_contracts_hold(tmp_path: Path) -> None:
+    status, text = lint(copy_to(tmp_path))
+    assert status == 0, text
+    assert "3 kept, 0 broken" in text
+
+
+#: What breaks a contract: where a line is added, the line, and what is said of it.
+BREAKS = {
+    "operations call dispatch": (
+        "operations/__init__.py", "import nbgather.dispatch",
+        ("Imports point down", "nbgather.operations -> nbgather.dispatch"),
+    ),
+    "inside a function": (
+        "kernels/__init__.py", "def f():\n    import nbgather.dispatch",
+        ("Imports point down", "nbgather.kernels -> nbgather.dispatch"),
+    ),
+    "the engine knows a container": (
+        "engine/__init__.py", "from nbgather import containers",
+        ("Imports point down", "nbgather.engine -> nbgather.containers"),
+    ),
+    "torch knows dask": (
+        "torch.py", "import nbgather.dask",
+        ("Imports point down", "nbgather.torch -> nbgather.dask"),
+    ),
+    "a container calls a public function": (
+        "containers/__init__.py", "from nbgather import gather",
+        ("does not call them back", "nbgather.containers -> nbgather"),
+    ),
+    "operations know torch": (
+        "operations/__init__.py", "import torch",
+        ("know no array library", "nbgather.operations -> torch"),
+    ),
+    "operations know dask by way of another module": (
+        "results.py", "import dask.array",
+        ("know no array library", "nbgather.results -> dask"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What is said of a package in which everything of ``BREAKS`` was done."""
+    folder = copy_to(tmp_path_factory.mktemp("broken"))
+    for file, line, _ in [
+        *BREAKS.values(),
+        ("operations/__init__.py", "import nbgather.results", ()),
+    ]:
+        with (folder / "nbgather" / file).open("a") as module:
+            module.write(f"\n{line}\n")
+    status, text = lint(folder)
+    assert status == 1, text
+    assert "0 kept, 3 broken" in text
+    return text[text.index("Broken contracts") :]
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_forbidden_is_named(broken: str, name: str) -> None:
+    contract, line = BREAKS[name][2]
+    said = broken[broken.index(contract) :]
+    assert line in said, broken
+
+
+def test_a_module_in_no_layer_is_named(tmp_path: Path) -> None:
+    (copy_to(tmp_path) / "nbgather" / "stray.py").touch()
+    status, text = lint(tmp_path)
+    assert status == 1, text
+    assert "nbgather.stray" in text
