@@ -16,8 +16,8 @@ import nbgather
 from nbgather import dispatch
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cpu import threads
-from nbgather.operations.indexing import Gather
 from nbgather.kernels.plans import STREAM_BYTES
+from nbgather.operations.indexing import Gather
 
 DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
 Draw = Callable[[np.random.Generator, str], Case]
@@ -38,7 +38,7 @@ def _across(generator: np.random.Generator, dtype: str, shape: tuple, length: in
 
 def _streamed(dtype: str, lanes: int) -> int:
     """How long the dimension must be for an output a little larger than the caches keep."""
-    return STREAM * 9 // 8 // (np.dtype(dtype).itemsize * lanes)
+    return STREAM_BYTES * 9 // 8 // (np.dtype(dtype).itemsize * lanes)
 
 
 FORMS: dict[str, tuple[str, Draw]] = {
@@ -103,7 +103,7 @@ def test_each_form_equals_torch(name: str, dtype: str) -> None:
 def test_outputs_written_past_the_caches(name: str, dtype: str) -> None:
     form, case = build(name, dtype)
     assert form_of(case) == form
-    assert case.index.size * case.input.itemsize >= STREAM
+    assert case.index.size * case.input.itemsize >= STREAM_BYTES
     same(nbgather.gather(*case), expected(case))
     out = np.empty(case.index.size + 5, case.input.dtype)[5:].reshape(case.index.shape)
     nbgather.gather(*case, out=out)

@@ -76,7 +76,7 @@ class NumpyContainer(Container):
         nbytes = kind.itemsize
         for n in shape:
             nbytes *= n
-        if nbytes < recycle.SMALLEST:
+        if nbytes < recycle.MIN_BYTES:
             return np.empty(shape, kind)
         return recycle.empty(nbytes).view(kind).reshape(shape)
 

@@ -120,7 +120,7 @@ class TorchContainer(SmallTorchCalls):
     def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
         kind = like.dtype if dtype is None else torch_dtype(dtype)
         nbytes = math.prod(shape) * kind.itemsize
-        if nbytes < recycle.SMALLEST:
+        if nbytes < recycle.MIN_BYTES:
             return torch.empty(shape, dtype=kind, device="cpu")
         return _from_numpy(recycle.empty(nbytes)).view(kind).reshape(shape)
 

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from nbgather.kernels import forks
+from nbgather.kernels.cuda import driver as cuda_driver
 
 
 class Backend(NamedTuple):
@@ -100,7 +101,5 @@ def available() -> dict[str, str | None]:
             "NUMBA_DISABLE_JIT is set, and its kernels are compiled: unset it, or give"
             " backend='reference'"
         )
-    from nbgather.kernels.cuda import driver as cuda_driver
-
     reasons["cuda"] = cuda_driver.why_not()
     return reasons

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbgather.kernels.plans import STREAM, GatherPlan, ScatterPlan
+from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
 from nbgather.operations.base import Spec, contiguous_strides
 from nbgather.operations.indexing import Gather, Scatter
 from nbgather.operations.tokens import RestoreTokens
@@ -133,7 +133,7 @@ def _lay_out(
     numbers = [plan.size, plan.limit, along // unit]
     for axis in (inner, second):
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
-    numbers += [int(plan.nbytes >= STREAM), plan.width, len(rest)]
+    numbers += [int(plan.nbytes >= STREAM_BYTES), plan.width, len(rest)]
     for axis in rest:
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)

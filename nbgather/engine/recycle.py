@@ -20,7 +20,6 @@ import numpy as np
 
 #: Smaller results are left to the C library's allocator, which is as fast for them.
 MIN_BYTES = 1 << 20
-SMALLEST = MIN_BYTES  # the name that nbgather._arrays and nbgather._run import
 #: The limit of the memory kept, unless the environment sets it.
 DEFAULT_LIMIT_BYTES = 1 << 28
 #: Results start at a cache line, as non-temporal stores require.

@@ -92,7 +92,7 @@ def _into(container: Any, result: Any, out: Any) -> Any:
 def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:
     """A C-contiguous copy of ``x``, by all cores if it is large and contiguous."""
     is_plain = container.home == "cpu" and arrays.is_contiguous(spec)
-    if nbytes < recycle.SMALLEST or not is_plain or not hasattr(backend, "copy"):
+    if nbytes < recycle.MIN_BYTES or not is_plain or not hasattr(backend, "copy"):
         return arrays.copy(container, x)
     result = container.empty(spec.shape, x)
     backend.copy(container.address(result), container.address(x), nbytes)

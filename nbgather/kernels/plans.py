@@ -6,7 +6,6 @@ import numpy as np
 
 #: An output from this size up is written with non-temporal stores, since no cache would hold it.
 STREAM_BYTES = 1 << 25
-STREAM = STREAM_BYTES  # the name that nbgather._plan imports
 
 
 class GatherPlan:

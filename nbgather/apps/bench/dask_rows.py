@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,6 @@ CONTESTANTS: dict[str, Callable[[Any, Any], Any]] = {
 
 def contest(name: str, folder: str) -> dict[str, float]:
     """Compute one contestant in this process: seconds, and the peak above that at the start."""
-    import time
-
     import dask
     import dask.array as da
 

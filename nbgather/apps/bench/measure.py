@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbgather.kernels.memory import memory_address
+
 __all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
 
 #: Rest before each turn: the threads of some contestants spin on for a while after theirs, and
@@ -106,7 +108,6 @@ def bandwidth(nbytes: int = 1 << 28, rounds: int = 7) -> float:
     True
     """
     from nbgather.kernels.cpu import launch as cpu
-    from nbgather.kernels.memory import memory_address
 
     source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
     calls = {
@@ -137,7 +138,6 @@ def split_cost(rounds: int = 15) -> dict[str, float]:
     """
     from nbgather.kernels.cpu import compiler, drivers, threads
     from nbgather.kernels.cpu import launch as cpu
-    from nbgather.kernels.memory import memory_address
 
     block, numbers = np.zeros(256, np.uint8), np.zeros(1, np.int64)
     address = memory_address(block)
