@@ -66,7 +66,7 @@ def execute(
     options = PLAIN
     if out is not None or backend is not None:
         options = Options(out, backend)
-        if out is not None:
+        if out is not None and container.takes_out:
             _require_same_library(container, out)
     return container.execute(operation, operands, options)
 

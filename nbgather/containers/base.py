@@ -28,6 +28,8 @@ class Container:
     name: ClassVar[str]
     #: The backend that serves them.
     home: ClassVar[str] = "cpu"
+    #: Whether a result can be written into an array that was given.
+    takes_out: ClassVar[bool] = True
     #: Whether NumPy's arrays may say where items are: index, ids, noise, counts.
     takes_numpy: ClassVar[bool] = False
     #: The types that a small call is repeated for: exactly these, not what derives from them.
@@ -129,7 +131,7 @@ class Container:
     def with_seed(self, operation: Operation, operands: tuple[Any, ...]) -> Operation:
         """A masking with a seed drawn where it needs one; any other operation as it is."""
         if isinstance(operation, RandomMasking) and operation.seed is None and operands[1] is None:
-            return replace(operation, seed=self.draw_seed())
+            return replace(operation, seed=self.draw_seed() & (2**64 - 1))
         return operation
 
     def apply(self, array: Any, backend: str | None = None) -> Apply:
@@ -172,7 +174,7 @@ class Container:
 class HostViews(Container):
     """Arrays of a library that NumPy can view: computed by NumPy's container, and handed back."""
 
-    takes_numpy = True
+    takes_numpy, takes_out = True, False
     #: NumPy's container.
     numpy: Container
 

@@ -58,6 +58,9 @@ class NumpyContainer(Container):
     name = "NumPy"
     exact_types = frozenset((np.ndarray,))
 
+    def serves(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)  # a scalar has no memory to read
+
     def locate(self, array: Any, what: str) -> Container:
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(

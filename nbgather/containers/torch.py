@@ -241,7 +241,7 @@ class TorchContainer(SmallTorchCalls):
             raise ValueError("out requires grad: gradients cannot flow into out")
         if not any(map(wants_grad, operands)) or options.lower:
             return self.run(self, operation, operands, options)
-        if not operation.differentiable:
+        if operation.differentiable_parts:
             return self.run(self, operation, operands, options._replace(lower=True))
         if not any(wants_grad(operands[k]) for k in operation.differentiable):
             return self.run(self, operation, operands, options)

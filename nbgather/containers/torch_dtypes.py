@@ -8,15 +8,11 @@ import torch
 
 from nbgather.operations.base import DType
 
-_dtypes: dict[Any, DType] = {}
-
 
 def describe(dtype: torch.dtype) -> DType:
     """What is known of a torch dtype."""
     result = _dtypes.get(dtype)
-    if result is None:
-        result = _dtypes[dtype] = _describe(dtype)
-    return result
+    return _describe(dtype) if result is None else result
 
 
 def _describe(dtype: torch.dtype) -> DType:
@@ -33,3 +29,14 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     """The torch dtype of a name."""
     result: torch.dtype = getattr(torch, dtype.name)
     return result
+
+
+def _all_dtypes() -> dict[Any, DType]:
+    """Every dtype of numbers: nothing is added later, where a trace would have seen it missing."""
+    kinds = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+    refused = ("q", "bits")
+    plain = [d for d in kinds if not str(d).removeprefix("torch.").startswith(refused)]
+    return {dtype: _describe(dtype) for dtype in plain}
+
+
+_dtypes = _all_dtypes()

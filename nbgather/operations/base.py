@@ -113,8 +113,10 @@ class Operation:
     values: ClassVar[tuple[int, ...]] = ()
     #: Which of them may be a number instead.
     may_be_numbers: ClassVar[tuple[int, ...]] = ()
-    #: Which operands a gradient flows to by `transpose`; without any, through what `lower` gives.
+    #: Which operands a gradient flows to by `transpose`.
     differentiable: ClassVar[tuple[int, ...]] = ()
+    #: Whether a gradient flows through what `lower` gives instead.
+    differentiable_parts: ClassVar[bool] = False
     #: Whether `lower` is all there is: no kernel, and nothing to trace but what it is made of.
     composed: ClassVar[bool] = False
 

@@ -103,6 +103,7 @@ class CutPatches(Operation):
     padded: bool = False
 
     names: ClassVar[tuple[str, ...]] = ("images", "ids_keep")
+    differentiable_parts: ClassVar[bool] = True
 
     def result(self, images: Spec, ids: Spec) -> tuple[Spec, ...]:
         checks.itemsize(images.dtype, "images")

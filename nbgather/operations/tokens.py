@@ -122,6 +122,7 @@ class RandomMasking(Operation):
 
     names: ClassVar[tuple[str, ...]] = ("x", "noise", "sample_ids")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
+    differentiable_parts: ClassVar[bool] = True
 
     def result(self, x: Spec, noise: Spec | None, ids: Spec | None) -> tuple[Spec, ...]:
         """Of (x_masked, mask, ids_restore), and valid where samples keep different numbers."""
@@ -243,6 +244,7 @@ class RestoreValidTokens(Operation):
     """Restoring where not every visible token is one: operands as of RestoreTokens, and valid."""
 
     names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token", "valid")
+    differentiable_parts: ClassVar[bool] = True
     sides: ClassVar[tuple[int, ...]] = (1, 3)
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)

@@ -46,7 +46,7 @@ class DaskContainer(Container):
     """Dask arrays of any chunks."""
 
     name = "Dask"
-    takes_numpy = True
+    takes_numpy, takes_out = True, False
 
     def serves(self, array: Any) -> bool:
         return isinstance(array, da.Array)
