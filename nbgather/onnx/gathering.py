@@ -12,6 +12,7 @@ from nbgather.onnx._build import (
     dtype_name,
 )
 from nbgather.operations import checks
+from nbgather.operations.indexing import Gather
 
 __all__ = ["gather_model"]
 
@@ -75,9 +76,10 @@ def gather_model(
     g = GraphBuilder(
         f"gather_dim{axis}", f"torch.gather along dim {axis}.", opset=opset, ir_version=ir_version
     )
-    g.input("data", data_type, [f"d{k}" for k in range(ndim)], "What is gathered from.")
-    shape = [f"i{k}" for k in range(ndim)]
-    g.input("indices", index_type, shape, f"Positions along dim {axis}.")
+    data, indices = ([f"{letter}{k}" for k in range(ndim)] for letter in "di")
+    shape = list(Gather(axis).shape(tuple(data), tuple(indices)))
+    g.input("data", data_type, data, "What is gathered from.")
+    g.input("indices", index_type, indices, f"Positions along dim {axis}.")
     g.op("GatherElements", ["data", "indices"], "output", "The chosen elements.", axis=axis)
     g.output("output", data_type, shape, "The chosen elements.")
     return g.finish({"dim": str(axis)})

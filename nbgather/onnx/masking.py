@@ -18,7 +18,10 @@ from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, ta
 from nbgather.onnx._noise import OLDEST_SEEDED_OPSET, PHILOX_PAPER, seeded_bits
 from nbgather.onnx._ranking import rank_nodes
 from nbgather.operations import keep
-from nbgather.operations.keep import kept_tokens
+from nbgather.operations.base import FLOAT32, Spec
+from nbgather.operations.indexing import GatherTokens
+from nbgather.operations.keep import Keep, kept_tokens
+from nbgather.operations.tokens import ranks
 
 __all__ = ["masking_model"]
 
@@ -142,12 +145,16 @@ def masking_model(
         gather=gather,
         ids_keep=ids_keep,
     )
+    # The operations' own rules, on the names of sizes.
+    kept, restore, mask = ranks(Keep(number="K"), "N", "L", Spec(("N", "L"), (), FLOAT32))
     if with_x:
-        g.output("x_masked", x_type, ["N", "K", "D"], "The visible tokens, lowest score first.")
-    g.output("mask", "float32", ["N", "L"], "0 keep, 1 remove.")
-    g.output("ids_restore", "int64", ["N", "L"], "The rank of each token.")
+        shape = list(GatherTokens().shape(("N", "L", "D"), kept.shape))
+        g.output("x_masked", x_type, shape, "The visible tokens, lowest score first.")
+    g.output("mask", mask.dtype.name, list(mask.shape), "0 keep, 1 remove.")
+    g.output("ids_restore", restore.dtype.name, list(restore.shape), "The rank of each token.")
     if ids_keep:
-        g.output("ids_keep", "int64", ["N", "K"], "The kept tokens, lowest score first.")
+        text = "The kept tokens, lowest score first."
+        g.output("ids_keep", kept.dtype.name, list(kept.shape), text)
     metadata = {"mask_ratio": "input" if ratio_input else repr(ratio), "source": PAPER}
     return g.finish(metadata | ({"noise": f"Philox4x32-10, {PHILOX_PAPER}"} if seeded else {}))
 

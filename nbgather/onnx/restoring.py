@@ -6,6 +6,7 @@ from typing import Any
 
 from nbgather.onnx._build import GraphBuilder, ModelProto, check_versions, dtype_name
 from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, take_rows
+from nbgather.operations.tokens import RestoreTokens
 
 __all__ = ["restore_model"]
 
@@ -64,7 +65,8 @@ def restore_model(
     g.input("mask_token", x_type, ["D"], "What stands in for a removed token.")
 
     restore_nodes(g, gather)
-    g.output("x", x_type, ["N", "L", "D"], "Every token in its place.")
+    shape = list(RestoreTokens().shape(("N", "K", "D"), ("N", "L")))
+    g.output("x", x_type, shape, "Every token in its place.")
     return g.finish({"source": PAPER})
 
 

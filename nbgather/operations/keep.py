@@ -30,7 +30,7 @@ class Keep:
     """
 
     ratio: float | None = None
-    number: int | None = None
+    number: Any = None
     counts: tuple[int, ...] | None = None
 
     def of(self, length: Any) -> Any:
