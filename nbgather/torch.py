@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from nbgather import strategies
-from nbgather.containers import registry, torch_operators
+from nbgather.containers import registry, torch_calls
 from nbgather.engine.run import run
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
@@ -172,7 +172,7 @@ class RandomMasking(torch.nn.Module):
         if self._score is None:
             if torch.compiler.is_compiling():
                 return MaskedTokens(
-                    *torch_operators.seeded_masking(
+                    *torch_calls.seeded_masking(
                         x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
                     )
                 )
@@ -187,7 +187,7 @@ class RandomMasking(torch.nn.Module):
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
-        seed = int(torch_operators.drawn_seed())
+        seed = int(torch_calls.drawn_seed())
         ids = torch.arange(x.shape[0], device=x.device)
         scores = self._score(seed, ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)

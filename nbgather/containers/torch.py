@@ -16,7 +16,7 @@ import array_api_compat.torch
 import numpy as np
 import torch
 
-from nbgather.containers import registry, torch_autograd, torch_operators
+from nbgather.containers import registry, torch_autograd, torch_calls, torch_operators
 from nbgather.containers.base import Container, Run
 from nbgather.containers.numpy import one_token
 from nbgather.containers.torch_dtypes import describe, torch_dtype
@@ -199,7 +199,7 @@ class TorchContainer(SmallTorchCalls):
         return value
 
     def draw_seed(self) -> int:
-        return int(torch_operators.drawn_seed().item())
+        return int(torch_calls.drawn_seed().item())
 
     def resolve(self, operand: Any) -> Any:
         """The value of a lazy view, whose memory is not its value; anything else as it is."""
@@ -233,8 +233,8 @@ class TorchContainer(SmallTorchCalls):
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed:
             return self._compose(operation, operands, options)
-        if self.traces(operands, watched=torch_operators.has_operator(operation)):
-            return torch_operators.call(self, operation, operands, options)
+        if self.traces(operands, watched=torch_calls.has_operator(operation)):
+            return torch_calls.call(self, operation, operands, options)
         operation = self.with_seed(operation, operands)
         operands = tuple(map(self.resolve, operands))
         if options.out is not None and wants_grad(options.out):

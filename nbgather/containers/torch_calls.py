@@ -1,0 +1,179 @@
+"""What a call becomes where torch traces it: operators, under the checks of the eager call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nbgather.containers.torch_operators import (
+    OPS,
+    fake_spec,
+    random_masking,
+    seeded_noise,
+)
+from nbgather.operations import checks
+from nbgather.operations.base import Operation, Options
+from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.infer import InferGather
+from nbgather.operations.keep import Keep
+from nbgather.operations.patches import MaskedPatchify
+from nbgather.operations.scores import Score
+from nbgather.operations.tokens import (
+    RandomMasking,
+    RankTokens,
+    RestoreTokens,
+    TokenNoise,
+    castable_token,
+    one_token,
+)
+
+
+def drawn_seed() -> Any:
+    """A seed from torch's generator of the CPU, as a tensor."""
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+
+def seeded_masking(
+    x: Any, mask_ratio: float, seed: Any, epoch: Any, ids: Any, number: int | None
+) -> tuple[Any, ...]:
+    """A masking whose seed and epoch are tensors, so that a graph serves every epoch."""
+    ratio = mask_ratio if number is None else None
+    operation = RandomMasking(Keep(ratio=ratio, number=number), seed=0)
+    operation.check(fake_spec(x), None, fake_spec(ids))
+    noise = seeded_noise(seed, epoch, ids, x.shape[1])
+    return _call_masking(operation, (x, noise, None))
+
+
+# What a call becomes where torch traces it
+
+_REFUSALS = {
+    InferGather: "infer_gather cannot be traced by torch: call it outside",
+    Score: "a strategy cannot be traced by torch: score the tokens outside, and give them as noise",
+}
+
+
+def has_operator(operation: Operation) -> bool:
+    """Whether torch's modes can see an operation."""
+    return type(operation) not in _REFUSALS
+
+
+def call(container: Any, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+    """A call by its operator, or by those it is made of, under the checks of the eager one."""
+    if options.out is not None or options.backend is not None:
+        raise ValueError(
+            "out= or backend= was given where torch traces the call (torch.compile, torch.export,"
+            " torch.func): neither is an operator's"
+        )
+    refusal = _REFUSALS.get(type(operation))
+    if refusal is not None:
+        raise NotImplementedError(refusal)
+    if isinstance(operation, RandomMasking):
+        return _call_random_masking(container, operation, operands)
+    caller = _CALLERS.get(type(operation))
+    if caller is not None:
+        return caller(operation, operands)
+    operation.check(*map(fake_spec, operands))
+    return operation.lower(container.apply(operands[0]), *operands)
+
+
+def _call_random_masking(container: Any, operation: Any, operands: tuple[Any, ...]) -> Any:
+    x, noise, ids = operands
+    operation.check(*map(fake_spec, operands))
+    if noise is None:
+        length = x.shape[1]
+        if isinstance(operation, MaskedPatchify):
+            length = operation.tokens(tuple(x.shape))
+        if ids is None:
+            ids = torch.arange(x.shape[0], device=x.device)
+        if operation.seed is None:
+            zero = torch.zeros((), dtype=torch.int64, device="cpu")
+            noise = seeded_noise(drawn_seed(), zero + operation.epoch, ids, length)
+        else:
+            noise = OPS["token_noise"](
+                checks.signed64(operation.seed), ids, length, epoch=operation.epoch
+            )
+        operands = x, noise, None
+    if type(operation) is RandomMasking:
+        return _call_masking(operation, operands)
+    results = operation.lower(container.apply(x), *operands)
+    return _with_valid(operation, results, x)
+
+
+def _call_masking(operation: RandomMasking, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, noise, _ = operands
+    keep = operation.keep
+    if keep.ratio is not None:
+        return tuple(random_masking(x, noise, keep.ratio)[:3])
+    ids_keep, ids_restore, mask = _call_ranks(RankTokens(keep), (noise,))
+    x_masked = OPS["gather_tokens"](x, ids_keep, mode=operation.fill_mode)
+    return _with_valid(operation, (x_masked, mask, ids_restore), x)
+
+
+def _with_valid(operation: RandomMasking, results: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
+    if operation.keep.counts is None:
+        return results
+    return *results, _valid(operation.keep, x.device)
+
+
+def _valid(keep: Keep, device: Any) -> Any:
+    """Which slots hold a token where each sample keeps a number of its own: bool `[N, max K]`."""
+    numbers = torch.tensor(keep.counts, dtype=torch.int64, device=device)[:, None]
+    return torch.arange(keep.of(0), device=device) < numbers
+
+
+def _call_ranks(operation: RankTokens, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    (scores,) = operands
+    operation.check(fake_spec(scores))
+    keep = operation.keep
+    ids_keep, ids_restore, mask = OPS["rank_tokens"](scores, keep.of(scores.shape[1]))
+    if keep.counts is None:
+        return ids_keep, ids_restore, mask
+    numbers = torch.tensor(keep.counts, dtype=torch.int64, device=scores.device)[:, None]
+    ids_keep = torch.where(_valid(keep, scores.device), ids_keep, -1)
+    return ids_keep, ids_restore, (ids_restore >= numbers).to(torch.float32)
+
+
+def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
+    x, index, src = operands
+    if not isinstance(src, torch.Tensor):
+        src = torch.full_like(index, src, dtype=x.dtype)
+    name = "scatter_add" if isinstance(operation, ScatterAdd) else "scatter"
+    return OPS[name](x, operation.dim, index, src)
+
+
+def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
+    x, ids, token = operands
+    inner = tuple(x.shape[2:])
+    operation.shape(tuple(x.shape), tuple(ids.shape))
+    if isinstance(token, torch.Tensor):
+        castable_token(_can_cast(token.dtype, x.dtype), token.dtype, x.dtype)
+        one_token(tuple(token.shape), inner)
+        token = token.to(x.dtype)
+        while token.ndim > len(inner):
+            token = token[0]
+    else:
+        token = torch.full((), token, dtype=x.dtype, device=x.device)
+    return OPS["restore_tokens"](x, ids, token.expand(inner))
+
+
+@torch.compiler.assume_constant_result
+def _can_cast(dtype: Any, other: Any) -> bool:
+    return torch.can_cast(dtype, other)
+
+
+_CALLERS: dict[type[Operation], Callable[..., Any]] = {
+    Gather: lambda o, p: OPS["gather"](p[0], o.dim, p[1], mode=o.mode, fill_value=o.fill_value),
+    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](
+        *p, o.dim, mode=o.mode, fill_value=o.fill_value
+    ),
+    GatherTokens: lambda o, p: OPS["gather_tokens"](*p, mode=o.mode, fill_value=o.fill_value),
+    Scatter: _call_scatter,
+    ScatterAdd: _call_scatter,
+    TokenNoise: lambda o, p: OPS["token_noise"](
+        checks.signed64(o.seed), *p, o.num_tokens, epoch=o.epoch
+    ),
+    RankTokens: _call_ranks,
+    RestoreTokens: _call_restore,
+}
