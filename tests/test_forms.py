@@ -69,7 +69,7 @@ def build(name: str, dtype: str) -> tuple[str, Case]:
 def form_of(case: Case, mode: str = "raise") -> str:
     container = dispatch.container_of(case.input, "input")
     specs = container.spec(case.input), container.spec(case.index)
-    return plan_gather(Gather(case.dim, mode), *specs, None).form
+    return plan_gather(Gather, case.dim, mode, *specs, None).form
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -68,6 +68,14 @@ class Container:
         """A new C-contiguous array beside ``like``, of its dtype or another."""
         raise NotImplementedError
 
+    def copy(self, array: Any) -> Any:
+        """A C-contiguous copy of the same bits."""
+        raise NotImplementedError
+
+    def assign(self, target: Any, source: Any) -> None:
+        """Copy the items of an array into another of the same shape and dtype."""
+        raise NotImplementedError
+
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
         """A NumPy array as one of this library, beside ``like``."""
         raise NotImplementedError

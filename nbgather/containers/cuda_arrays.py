@@ -9,6 +9,7 @@ import numpy as np
 
 from nbgather.containers.base import Container
 from nbgather.containers.numpy import NumpyContainer
+from nbgather.engine import arrays
 
 #: Small arrays of numbers on a device, by their bytes and where they are. Nothing of a caller's.
 _constants: dict[tuple[Any, ...], Any] = {}
@@ -25,6 +26,14 @@ class CudaArrays(Container):
     def host(self) -> Container:
         """NumPy's container, for what is made on the host."""
         return NumpyContainer(self.run)
+
+    def copy(self, array: Any) -> Any:
+        result = self.empty(self.spec(array).shape, array)
+        self.assign(result, array)
+        return result
+
+    def assign(self, target: Any, source: Any) -> None:
+        arrays.copy_on_device(self, target, source)
 
     def side(self, array: np.ndarray, like: Any) -> Any:
         return self.from_numpy(array, like)

@@ -52,6 +52,11 @@ def one_token(broadcast: Any, token: Any, inner: tuple[int, ...]) -> Any:
     return broadcast(token, inner)
 
 
+@functools.lru_cache(maxsize=1)
+def _namespace() -> Any:
+    return importlib.import_module("array_api_compat.numpy")
+
+
 class NumpyContainer(Container):
     """NumPy arrays in the host's memory."""
 
@@ -62,7 +67,7 @@ class NumpyContainer(Container):
         return isinstance(array, np.ndarray)  # a scalar has no memory to read
 
     def locate(self, array: Any, what: str) -> Container:
-        if isinstance(array, np.ma.MaskedArray):
+        if type(array) is not _ndarray and isinstance(array, np.ma.MaskedArray):
             raise TypeError(
                 f"{what} is a masked array: its mask would be lost; pass {what}.filled(...) or"
                 f" {what}.data"
@@ -83,6 +88,12 @@ class NumpyContainer(Container):
             return np.empty(shape, kind)
         return recycle.empty(nbytes).view(kind).reshape(shape)
 
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array, order="C", copy=True, subok=False)
+
+    def assign(self, target: np.ndarray, source: np.ndarray) -> None:
+        target[...] = source
+
     def from_numpy(self, array: np.ndarray, like: Any) -> np.ndarray:
         return array
 
@@ -97,7 +108,7 @@ class NumpyContainer(Container):
         return bool(array.flags.writeable)
 
     def namespace(self, array: Any) -> Any:
-        return importlib.import_module("array_api_compat.numpy")
+        return _namespace()
 
     def recall(
         self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any

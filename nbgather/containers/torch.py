@@ -103,7 +103,10 @@ class TorchContainer(SmallTorchCalls):
         """Refuse a tensor whose storage was freed or made smaller under it, as FSDP does."""
         if not array.numel():
             return
-        reach = array.storage_offset() + sum(s * (n - 1) for n, s in zip(shape, strides))
+        if array.is_contiguous():
+            reach = array.storage_offset() + array.numel() - 1
+        else:
+            reach = array.storage_offset() + sum(s * (n - 1) for n, s in zip(shape, strides))
         try:
             needed, nbytes = (reach + 1) * array.itemsize, array.untyped_storage().nbytes()
         except NotImplementedError as error:  # what a transform of torch.func made has none
@@ -123,6 +126,12 @@ class TorchContainer(SmallTorchCalls):
         if nbytes < recycle.MIN_BYTES:
             return torch.empty(shape, dtype=kind, device="cpu")
         return _from_numpy(recycle.empty(nbytes)).view(kind).reshape(shape)
+
+    def copy(self, array: Any) -> Any:
+        return array.detach().clone(memory_format=torch.contiguous_format)
+
+    def assign(self, target: Any, source: Any) -> None:
+        target.copy_(source)
 
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
         return _from_numpy(array)

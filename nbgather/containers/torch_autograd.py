@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nbgather.containers.torch_dtypes import fake_spec
 from nbgather.operations.base import Operation, Options
 
 
@@ -34,9 +35,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_forward(*side.values())
         ctx.side, ctx.count = tuple(side), len(operands)
         ctx.container, ctx.operation, ctx.options = container, operation, options
-        ctx.specs = tuple(
-            container.spec(o) if isinstance(o, torch.Tensor) else None for o in operands
-        )
+        ctx.specs = tuple(map(fake_spec, operands))
         return container.run(container, operation, operands, options)
 
     @staticmethod

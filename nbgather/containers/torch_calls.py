@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from nbgather.containers.torch_dtypes import fake_spec
 from nbgather.containers.torch_operators import (
     OPS,
-    fake_spec,
     random_masking,
     seeded_noise,
 )

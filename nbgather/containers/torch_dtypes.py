@@ -1,4 +1,4 @@
-"""Torch's dtypes by name, and back."""
+"""What is known of torch's dtypes, and of tensors that may have no memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nbgather.operations.base import DType
+from nbgather.operations.base import DType, Spec
 
 
 def describe(dtype: torch.dtype) -> DType:
@@ -40,3 +40,10 @@ def _all_dtypes() -> dict[Any, DType]:
 
 
 _dtypes = _all_dtypes()
+
+
+def fake_spec(tensor: Any) -> Any:
+    """What is known of a tensor that may have no memory; None for what is none."""
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    return Spec(tuple(tensor.shape), (), describe(tensor.dtype), str(tensor.device))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nbgather.containers.torch_dtypes import describe, torch_dtype
+from nbgather.containers.torch_dtypes import fake_spec, torch_dtype
 from nbgather.operations import checks
 from nbgather.operations.base import PLAIN, Apply, Operation, Spec, batch_of_samples
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
@@ -116,13 +116,6 @@ def install(container: Any) -> None:
     """Let the operators be executed by the engine that a container was made with."""
     global _container
     _container = container
-
-
-def fake_spec(tensor: Any) -> Any:
-    """What is known of a tensor that may have no memory; None for what is none."""
-    if not isinstance(tensor, torch.Tensor):
-        return None
-    return Spec(tuple(tensor.shape), (), describe(tensor.dtype), str(tensor.device))
 
 
 def _fake(like: Any, spec: Spec) -> Any:

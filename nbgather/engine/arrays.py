@@ -50,34 +50,24 @@ def is_contiguous(spec: Spec) -> bool:
     return spec.strides == contiguous_strides(spec.shape, spec.dtype.itemsize)
 
 
-def assign(container: Any, target: Any, source: Any) -> None:
-    """Copy the bits of an array into another of the same shape and dtype."""
+def copy_on_device(container: Any, target: Any, source: Any) -> None:
+    """Copy the items of an array on a GPU into another of the same shape and dtype, by a kernel."""
     spec = container.spec(source)
     if not math.prod(spec.shape):
         return
-    if container.home != "cuda":
-        bits(container, target)[...] = bits(container, source)
-        return
-    strides = container.spec(target).strides
     with container.device_context(source):
         backends.get("cuda").copy(
-            container.address(target), container.address(source), spec.shape, strides,
-            spec.strides, spec.dtype.itemsize, *container.place(source),
+            container.address(target), container.address(source), spec.shape,
+            container.spec(target).strides, spec.strides, spec.dtype.itemsize,
+            *container.place(source),
         )  # fmt: skip
-
-
-def copy(container: Any, array: Any) -> Any:
-    """A C-contiguous copy of the same bits."""
-    result = container.empty(tuple(container.spec(array).shape), array)
-    assign(container, result, array)
-    return result
 
 
 def native_index(container: Any, index: Any) -> Any:
     """An index that kernels can walk: aligned, C-contiguous, in this machine's byte order."""
     spec = container.spec(index)
     if spec.dtype.native:
-        return copy(container, index)
+        return container.copy(index)
     if container.home != "cpu":
         raise TypeError(f"an array of dtype {spec.dtype.name} came: a GPU has another byte order")
     code = np.dtype(spec.dtype.integer)
@@ -95,7 +85,7 @@ def int64_ids(container: Any, ids: Any) -> Any:
         values = integers(container, ids).astype(np.int64, order="C")
         return container.from_numpy(values, ids)
     if spec.dtype.integer in ("i8", "u8"):
-        return copy(container, ids)
+        return container.copy(ids)
     xp = container.namespace(ids)
     return xp.astype(ids, xp.int64)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nbgather.engine import arrays, backends, memo
 from nbgather.engine.bad_index import raise_bad_index
-from nbgather.engine.out import check_match, check_out
-from nbgather.engine.plan import plan_gather
+from nbgather.engine.out import check_out
+from nbgather.engine.plan import plan_gather, results_of
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
 from nbgather.operations.base import Options, Spec
@@ -37,7 +36,7 @@ def restore(
     spec = container.spec(x)
     inner = spec.shape[2:]
     is_array = hasattr(type(token), "shape") and not isinstance(token, np.generic)
-    operation.result(spec, container.spec(ids), container.spec(token) if is_array else None)
+    results_of(operation, spec, container.spec(ids), container.spec(token) if is_array else None)
     if is_array:
         row = container.token_row(token, inner, x)
     else:
@@ -51,14 +50,12 @@ def _gather(
     """``row`` is what restoring fills with: bits, or an array of one token."""
     x, i = operands
     x_spec, i_spec = container.spec(x), container.spec(i)
-    operation.check_dtypes(x_spec, i_spec)
     out, out_spec = options.out, None
     if out is not None:
         x_name, i_name = operation.names[:2]
         out_spec = check_out(container, out, [(x_name, x, x_spec), (i_name, i, i_spec)])
-        check_match(out_spec, operation.result(x_spec, i_spec)[0])
-    rule = replace(operation, fill_value=0) if operation.mode == "fill" else operation
-    plan = plan_gather(rule, x_spec, i_spec, out_spec)
+    kind: Any = type(operation)
+    plan = plan_gather(kind, operation.dim, operation.mode, x_spec, i_spec, out_spec)
     backend = backends.serving(options.backend, container.home, x_spec.device)
     if plan.count == 0:
         return container.empty(plan.shape, x) if out is None else out
@@ -138,11 +135,11 @@ def _gather_copies(
     container: Any, operation: Gather, operands: tuple[Any, ...], row: Any, options: Options
 ) -> Any:
     """For strides or addresses that no kernel can walk: gather between plain copies."""
-    x, i = arrays.copy(container, operands[0]), arrays.native_index(container, operands[1])
+    x, i = container.copy(operands[0]), arrays.native_index(container, operands[1])
     result = _gather(container, operation, (x, i), row, options._replace(out=None))
     if options.out is None:
         return result
-    arrays.assign(container, options.out, result)
+    container.assign(options.out, result)
     return options.out
 
 

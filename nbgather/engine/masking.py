@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.engine import arrays, backends, memo
+from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
@@ -49,7 +50,7 @@ def rank_tokens(
     """(ids_keep, ids_restore, mask) of scores."""
     (scores,) = operands
     spec = container.spec(scores)
-    operation.check(spec)
+    results_of(operation, spec)
     samples, length = spec.shape
     backend = backends.serving(options.backend, container.home, spec.device)
     number = operation.keep.of(length)
@@ -207,8 +208,8 @@ def _ready_scores(container: Any, scores: Any) -> Any:
     if container.home != "cpu":
         if spec.dtype.itemsize == 2:
             xp = container.namespace(scores)
-            return xp.astype(arrays.copy(container, scores), xp.float32)
-        return scores if arrays.is_contiguous(spec) else arrays.copy(container, scores)
+            return xp.astype(container.copy(scores), xp.float32)
+        return scores if arrays.is_contiguous(spec) else container.copy(scores)
     bits = arrays.bits(container, scores)
     if not spec.dtype.native:
         bits = bits.byteswap()

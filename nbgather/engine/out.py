@@ -24,11 +24,7 @@ def check_out(container: Any, out: Any, operands: list[tuple[str, Any, Spec]]) -
     if not container.is_writable(out):
         raise ValueError("out is read-only: it must be writable")
     spec: Spec = container.spec(out)
-    if _overlaps_itself(spec.shape, spec.strides, spec.dtype.itemsize):
-        raise ValueError(
-            f"out overlaps itself (shape {spec.shape}, strides {spec.strides} bytes): every element"
-            " must have a place of its own"
-        )
+    _check_distinct(spec)
     low, high = _extent(spec)
     start = container.address(out)
     for name, array, its_spec in operands:
@@ -66,6 +62,16 @@ def _extent(spec: Spec) -> tuple[int, int]:
         return 0, 0
     steps = [s * (n - 1) for n, s in zip(spec.shape, spec.strides, strict=True)]
     return sum(min(s, 0) for s in steps), sum(max(s, 0) for s in steps) + spec.dtype.itemsize
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_distinct(spec: Spec) -> None:
+    """Refuse an ``out`` that overlaps itself."""
+    if _overlaps_itself(spec.shape, spec.strides, spec.dtype.itemsize):
+        raise ValueError(
+            f"out overlaps itself (shape {spec.shape}, strides {spec.strides} bytes): every element"
+            " must have a place of its own"
+        )
 
 
 def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:

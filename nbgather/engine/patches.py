@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends
+from nbgather.engine import backends
+from nbgather.engine.plan import results_of
 from nbgather.operations.base import FLOAT32, Options
 from nbgather.operations.patches import CutPatches, image_grid
 
@@ -21,7 +22,7 @@ def cut_patches(
     backend = backends.serving(options.backend, container.home, spec.device)
     if not hasattr(backend, "patches"):
         return NotImplemented
-    (result_spec,) = operation.result(spec, container.spec(ids_keep))
+    (result_spec,) = results_of(operation, spec, container.spec(ids_keep))
     affine, sizes = operation.affine, operation.patch_size
     item = spec.dtype.itemsize
     unaligned = container.address(images) % item or any(s % item for s in spec.strides)
@@ -60,7 +61,7 @@ def cut_patches(
 
 def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:
     """A contiguous copy, in this machine's byte order where pixels are computed with."""
-    images = arrays.copy(container, images)
+    images = container.copy(images)
     if in_native_order and not container.spec(images).dtype.native:
         xp = container.namespace(images)
         images = xp.astype(images, images.dtype.newbyteorder("="))

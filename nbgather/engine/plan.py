@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nbgather.engine.out import check_match
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
-from nbgather.operations.base import Spec, contiguous_strides
+from nbgather.operations.base import Operation, Spec, contiguous_strides
 from nbgather.operations.indexing import Gather, Scatter
 from nbgather.operations.tokens import RestoreTokens
 
@@ -59,12 +60,21 @@ def _merge(axes: Sequence[Axis]) -> list[Axis]:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_gather(operation: Gather, x: Spec, i: Spec, out: Spec | None) -> GatherPlan:
-    """Plan a gather whose dtypes were checked; its fill value does not enter.
+def results_of(operation: Operation, *specs: Spec | None) -> tuple[Spec, ...]:
+    """What an operation says of its results, asked once for each layout of its operands."""
+    return operation.result(*specs)
 
-    The shapes are checked by :meth:`nbgather.operations.indexing.Gather.loop`.
-    """
+
+@functools.lru_cache(maxsize=4096)
+def plan_gather(
+    kind: type[Gather], dim: int, mode: str, x: Spec, i: Spec, out: Spec | None
+) -> GatherPlan:
+    """Check the operands of a gather by its rules, and plan it; its fill value does not enter."""
+    operation = kind(dim, mode)
+    operation.check_dtypes(x, i)
     loop = operation.loop(x, i)
+    if out is not None:
+        check_match(out, Spec(loop.shape, (), x.dtype))
     plan = GatherPlan()
     plan.index = i.dtype.integer or ""
     plan.mode, plan.from_end = operation.mode, operation.from_end
@@ -184,10 +194,11 @@ def _stage(
 
 @functools.lru_cache(maxsize=4096)
 def plan_scatter(operation: Scatter, x: Spec, i: Spec, src: Spec | None) -> ScatterPlan:
-    """Plan a scatter whose operands were checked; without ``src`` one item is the source.
+    """Check the operands of a scatter by its rules, and plan it.
 
-    The result is C-contiguous.
+    Without ``src`` one item is the source. The result is C-contiguous.
     """
+    operation.result(x, i, src)
     item = x.dtype.itemsize
     plan = ScatterPlan()
     plan.index = i.dtype.integer or ""

@@ -32,7 +32,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         named = [("input", x, x_spec), ("index", i, i_spec)]
         named += [] if src_spec is None else [("src", src, src_spec)]
         check_match(check_out(container, out, named), x_spec)
-    operation.result(x_spec, i_spec, src_spec)
+    plan = plan_scatter(operation, x_spec, i_spec, src_spec)
     backend = backends.serving(options.backend, container.home, x_spec.device)
     if not hasattr(backend, "scatter"):
         raise ValueError(
@@ -43,10 +43,9 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             container, operation.lower(container.apply(x, options.backend), *operands), out
         )
     kind = added_kind(x_spec.dtype) if adds else None
-    plan = plan_scatter(operation, x_spec, i_spec, src_spec)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
-        src = operands[2] if src_spec is None else arrays.copy(container, src)
+        src = operands[2] if src_spec is None else container.copy(src)
         return scatter(container, operation, (x, i, src), options)
     place = container.place(x)
     if place:
@@ -85,7 +84,7 @@ def _into(container: Any, result: Any, out: Any) -> Any:
     """The result, or ``out`` with it: nothing is written to it before all has gone well."""
     if out is None:
         return result
-    arrays.assign(container, out, result)
+    container.assign(out, result)
     return out
 
 
@@ -93,7 +92,7 @@ def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:
     """A C-contiguous copy of ``x``, by all cores if it is large and contiguous."""
     is_plain = container.home == "cpu" and arrays.is_contiguous(spec)
     if nbytes < recycle.MIN_BYTES or not is_plain or not hasattr(backend, "copy"):
-        return arrays.copy(container, x)
+        return container.copy(x)
     result = container.empty(spec.shape, x)
     backend.copy(container.address(result), container.address(x), nbytes)
     return result
