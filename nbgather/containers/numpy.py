@@ -101,6 +101,7 @@ class NumpyContainer(Container):
         return item_bits(like.dtype, value, what)
 
     def token_row(self, token: Any, inner: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+        token = np.asarray(token)  # a matrix has two dimensions whatever is taken of it
         castable_token(np.can_cast(token.dtype, like.dtype, "safe"), token.dtype, like.dtype)
         return np.array(one_token(np.broadcast_to, token, inner), like.dtype, order="C")
 
