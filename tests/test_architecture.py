@@ -102,23 +102,25 @@ def imports_in_functions(package: Path) -> Iterator[Import]:
                 yield Import(module, statement.lineno, name)
 
 
-def reason_of(found: Import) -> str | None:
+def reason_of(statement: Import) -> str | None:
     """Why an import may stand inside a function, or None where it may not."""
-    own = OWN.get((found.module, found.imported))
+    own = OWN.get((statement.module, statement.imported))
     if own is not None:
         return own
-    parts = found.imported.split(".")
+    parts = statement.imported.split(".")
     prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
     return next((UNLOADED[prefix] for prefix in prefixes if prefix in UNLOADED), None)
 
 
 def test_imports_inside_functions_have_a_reason() -> None:
-    strays = [found for found in imports_in_functions(PACKAGE) if reason_of(found) is None]
+    strays = [
+        statement for statement in imports_in_functions(PACKAGE) if reason_of(statement) is None
+    ]
     assert not strays, "\n".join(f"{s.module}:{s.line} imports {s.imported}" for s in strays)
 
 
 def test_no_reason_outlives_its_import() -> None:
-    pairs = {(found.module, found.imported) for found in imports_in_functions(PACKAGE)}
+    pairs = {(statement.module, statement.imported) for statement in imports_in_functions(PACKAGE)}
     assert set(OWN) <= pairs, set(OWN) - pairs
 
 
@@ -129,7 +131,9 @@ def test_a_stray_import_is_seen(tmp_path: Path) -> None:
     (package / "other.py").write_text("class A:\n    def f(self):\n        import json\n")
     (package / "own.py").write_text("def f():\n    from nbgather import other\n    import torch\n")
     (package / "top.py").write_text("import json\nfrom nbgather import other\n")
-    assert [(*found, reason_of(found) is None) for found in imports_in_functions(package)] == [
+    assert [
+        (*statement, reason_of(statement) is None) for statement in imports_in_functions(package)
+    ] == [
         ("nbgather.other", 3, "json", True),
         ("nbgather.own", 2, "nbgather.other", True),
         ("nbgather.own", 3, "torch", False),
