@@ -227,12 +227,12 @@ def test_strategies_that_are_refused_when_the_graph_is_built() -> None:
 
 
 def test_the_tasks_can_be_sent() -> None:
-    made = (
+    arrays = (
         nbgather.patchify(da.zeros((4, 3, 4, 4), chunks=2), 2),
         strategies.tube(0, da.arange(4, chunks=2), GRID, spatial=strategies.block),
         strategies.block(0, da.arange(4, chunks=2), GRID),
     )
-    for lazy in made:
+    for lazy in arrays:
         same(pickle.loads(pickle.dumps(lazy)).compute(), lazy.compute())
 
 
@@ -320,11 +320,11 @@ def test_noise_for_many_ids_is_cut_into_chunks() -> None:
 def test_noise_of_any_kind(kind: str) -> None:
     x = random_bits(rng(kind), (5, 8, 3), "f4")
     noise = (rng(kind).integers(0, 2**10, (5, 8)) / 2**10).astype("f8")
-    given: Any = {
+    value: Any = {
         "list": noise.tolist(), "NumPy": noise, "float16": noise.astype("f2"),
         "swapped": noise.astype(">f4"), "Dask": da.from_array(noise, 3),
     }[kind]  # fmt: skip
-    got = nd.random_masking(da.from_array(x, 2), 0.5, noise=given)
+    got = nd.random_masking(da.from_array(x, 2), 0.5, noise=value)
     for a, b in zip(got, nbgather.random_masking(x, 0.5, noise=noise), strict=True):
         same(a.compute(), b)
 
@@ -350,9 +350,9 @@ def test_noise_that_is_refused_when_the_graph_is_built() -> None:
 @pytest.mark.parametrize("chunks", [1, (2, 3), 5])
 def test_a_count_for_each_sample(kind: str, chunks: Any) -> None:
     counts = np.array([0, 1, 2, 3, 4]) if kind == "range" else np.array([5, 0, 2, 8, 1])
-    given = range(5) if kind == "range" else SIDES[kind](counts)
+    keep = range(5) if kind == "range" else SIDES[kind](counts)
     x = random_bits(rng(kind), (5, 8, 3), "f4")
-    got = nbgather.random_masking(da.from_array(x, (chunks, 8, 3)), seed=1, num_keep=given)
+    got = nbgather.random_masking(da.from_array(x, (chunks, 8, 3)), seed=1, num_keep=keep)
     want = nbgather.random_masking(x, seed=1, num_keep=counts)
     assert type(got) is type(want)
     for a, b in zip(got, want, strict=True):
@@ -362,7 +362,7 @@ def test_a_count_for_each_sample(kind: str, chunks: Any) -> None:
     images = random_bits(rng(kind), (5, 3, 4, 8), "u1")
     options: Any = {"noise": rng(kind).random((5, 8)), "scale": 0.5, "mean": 3.0}
     lazy = da.from_array(images, (chunks, 2, 3, 3))
-    padded = nbgather.masked_patchify(lazy, 2, num_keep=given, **options)
+    padded = nbgather.masked_patchify(lazy, 2, num_keep=keep, **options)
     for a, b in zip(
         padded, nbgather.masked_patchify(images, 2, num_keep=counts, **options), strict=True
     ):

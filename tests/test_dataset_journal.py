@@ -37,10 +37,10 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, target: Path, **options: Any) -> list[Progress]:
-    told: list[Progress] = []
-    given: dict[str, Any] = {"seed": 5, "chunk": 4, "progress": told.append, **options}
-    assert mask_dataset(source, target, 0.5, **given) == target
-    return told
+    states: list[Progress] = []
+    settings: dict[str, Any] = {"seed": 5, "chunk": 4, "progress": states.append, **options}
+    assert mask_dataset(source, target, 0.5, **settings) == target
+    return states
 
 
 def check(target: Path) -> None:
@@ -60,8 +60,8 @@ def check(target: Path) -> None:
 
 
 def test_a_listing_does_not_warn(source: Path, tmp_path: Path) -> None:
-    told = run(source, tmp_path / "y.zarr")
-    assert told == [Progress(n, CHUNKS) for n in range(CHUNKS + 1)]
+    states = run(source, tmp_path / "y.zarr")
+    assert states == [Progress(n, CHUNKS) for n in range(CHUNKS + 1)]
     check(tmp_path / "y.zarr")
 
 
@@ -126,12 +126,12 @@ def test_a_beginning_that_was_cut_short(
 ) -> None:
     target, create, left = tmp_path / "y.zarr", zarr.Group.create_array, [count]
 
-    def made(group: Any, *args: Any, **options: Any) -> Any:
+    def counted(group: Any, *args: Any, **options: Any) -> Any:
         left[0] -= 1
         return create(group, *args, **options) if left[0] >= 0 else stop()
 
     with monkeypatch.context() as patched:
-        patched.setattr(zarr.Group, "create_array", made)
+        patched.setattr(zarr.Group, "create_array", counted)
         patched.setattr("nbgather.files.write", stop)
         with pytest.raises(Stopped):
             run(source, target)

@@ -84,7 +84,7 @@ def test_what_is_refused_is_refused_in_our_words(outcomes: Outcomes) -> None:
         kind = text.partition(":")[0]
         if not kind.endswith(("Error", "Exception", "Interrupt")):
             continue
-        expected = [told for kind_of, told in (*FOREIGN, *CANNOT) if label.endswith(kind_of)]
+        expected = [text_of for kind_of, text_of in (*FOREIGN, *CANNOT) if label.endswith(kind_of)]
         if not (kind in OWN and len(text) > 20) and not any(map(text.startswith, expected)):
             others[label] = text
     assert not others

@@ -217,15 +217,15 @@ def fake(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 def gradient(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Results, and the gradients of whatever is floating."""
-    given = [a.clone().requires_grad_() if a.is_floating_point() else a for a in args]
-    made = call(*given)
-    results = made if isinstance(made, tuple) else (made,)
+    operands = [a.clone().requires_grad_() if a.is_floating_point() else a for a in args]
+    result = call(*operands)
+    results = result if isinstance(result, tuple) else (result,)
     loss = sum((r**2).sum() for r in results if r.requires_grad)
     if not isinstance(loss, torch.Tensor):
         return tuple(r.detach() for r in results)
-    wanted = [g for g in given if g.requires_grad]
-    grads = torch.autograd.grad(loss, wanted, allow_unused=True)
-    zeros = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wanted)]
+    inputs = [g for g in operands if g.requires_grad]
+    grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+    zeros = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, inputs)]
     return (*(r.detach() for r in results), *zeros)
 
 
