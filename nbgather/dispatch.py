@@ -20,7 +20,8 @@ from nbgather.operations import checks
 from nbgather.operations.base import PLAIN, Operation, Options
 from nbgather.operations.tokens import ids_of
 
-_NUMPY = registry.load(registry.MODULES["numpy"], run)
+registry.hand_down(run)
+_NUMPY = registry.load(registry.MODULES["numpy"])
 #: What fills an array of text, times or structs.
 _SCALARS = (str, bytes, tuple, np.generic, datetime.date, datetime.timedelta)
 
@@ -45,7 +46,7 @@ def recall(kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any = 
 
 def container_of(array: Any, what: str) -> Container:
     """The container of an array; ``what`` names the argument in the TypeError."""
-    return registry.find(array, what, run)
+    return registry.find(array, what)
 
 
 def execute(
@@ -53,7 +54,7 @@ def execute(
 ) -> Any:
     """Execute an operation on operands as they came to a public function."""
     first, names = operands[0], operation.names
-    container = registry.find(first, names[0], run)
+    container = registry.find(first, names[0])
     if len(operands) > 1:
         ready = list(operands)
         for k in operation.sides:
@@ -72,14 +73,14 @@ def execute(
 
 
 def _require_same_library(container: Container, out: Any) -> None:
-    other = registry.find(out, "out", run)
+    other = registry.find(out, "out")
     if other is not container:
         raise TypeError(f"out is a {other.name} array and the operands are {container.name} ones")
 
 
 def require_same(container: Container, array: Any, what: str, other: Any, other_what: str) -> None:
     """Refuse an operand with values that is of another library or device: both are named."""
-    second = registry.find(other, other_what, run)
+    second = registry.find(other, other_what)
     if container is second and container.home == "cpu":
         return
     if container.name != second.name:
@@ -105,7 +106,7 @@ def _beside(container: Container, array: Any, what: str, other: Any, other_what:
         return container.side_sequence(other, lambda: from_sequence(other, other_what), array)
     if container is _NUMPY and kind is np.ndarray:
         return other
-    second = registry.find(other, other_what, run)
+    second = registry.find(other, other_what)
     if second is _NUMPY and second is not container and container.takes_numpy:
         if container.home != "cpu":
             raise TypeError(
@@ -126,7 +127,9 @@ def flat(array: Any, what: str) -> Any:
     """An array with one dimension."""
     container = container_of(array, what)
     container.shape(array)
-    return array.reshape(-1)
+    if hasattr(array, "reshape"):
+        return array.reshape(-1)
+    return container.namespace(array).reshape(array, (-1,))
 
 
 def shape_of(array: Any, what: str) -> tuple[Any, ...]:
@@ -176,7 +179,7 @@ def scalar(value: Any, what: str) -> Any:
     if not hasattr(type(value), "shape"):
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(f"{what} is a {kind}: a scalar is needed")
-    container = registry.find(value, what, run)
+    container = registry.find(value, what)
     if tuple(value.shape) != ():
         raise TypeError(f"{what} has shape {tuple(value.shape)}: a scalar is needed")
     if container.home != "cpu":
@@ -188,7 +191,7 @@ def host_counts(value: Any, what: str) -> Any:
     """Counts as Python's or NumPy's numbers, also where a library's array on the CPU holds them."""
     if value is None or isinstance(value, np.generic) or not hasattr(type(value), "shape"):
         return value
-    container = registry.find(value, what, run)
+    container = registry.find(value, what)
     if container.home != "cpu":
         raise TypeError(f"{what} is on {container.device(value)}: counts on the host are needed")
     return container.host_integers(value, what)

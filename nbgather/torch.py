@@ -23,7 +23,6 @@ import torch
 
 from nbgather import strategies
 from nbgather.containers import registry, torch_calls
-from nbgather.engine.run import run
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
 from nbgather.operations import patches as patch_rules
@@ -33,7 +32,7 @@ from nbgather.patches import masked_patchify
 __all__ = ["MaskingCollate", "RandomMasking"]
 
 #: The container of tensors, whose module registers the operators, with the engine behind them.
-_CONTAINER = registry.load(registry.MODULES["torch"], run)
+_CONTAINER = registry.load(registry.MODULES["torch"])
 
 Strategy = Callable[..., Any]
 

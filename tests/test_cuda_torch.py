@@ -45,7 +45,7 @@ class Pretender(TorchCudaContainer):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    registry.find(torch.zeros(1), "x", run)
+    registry.find(torch.zeros(1), "x")
     container = Pretender(run)
     monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
     monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "jax", "dask", "cupy", "matplotlib", "numba", "PIL")
+HEAVY = (
+    "torch", "onnx", "onnxruntime", "jax", "dask", "cupy", "matplotlib", "numba", "PIL",
+    "array_api_compat", "array_api_strict",
+)  # fmt: skip
 
 
 def python(code: str) -> str:
@@ -26,7 +29,7 @@ def test_the_import_brings_in_nothing_heavy() -> None:
     assert brought_in("import nbgather") == []
 
 
-@pytest.mark.parametrize("package", ["numba", "onnx", "matplotlib"])
+@pytest.mark.parametrize("package", ["numba", "onnx", "matplotlib", "array_api_strict"])
 def test_that_test_can_fail(package: str) -> None:
     assert package in brought_in(f"import nbgather, {package}")
 

@@ -69,3 +69,24 @@ def test_the_exporters_name_the_operator_too() -> None:
     )  # fmt: skip
     assert program is not None
     assert "torch_translation_table" in nbgather.torch.__doc__
+
+
+@pytest.mark.parametrize("torch_first", [False, True])
+def test_the_first_call_of_a_process_may_be_a_compiled_one(torch_first: bool) -> None:
+    """The container of tensors is loaded while torch traces."""
+    imports = ("import torch", "import nbgather")
+    program = "\n".join(
+        [
+            *(imports if torch_first else imports[::-1]),
+            "def call(x, noise, index):",
+            "    masked = nbgather.random_masking(x, 0.5, noise=noise)",
+            "    return nbgather.gather(x, 1, index), *masked",
+            "compiled = torch.compile(call, fullgraph=True, backend='aot_eager')",
+            "x, noise = torch.rand(2, 4, 3), torch.rand(2, 4)",
+            "arguments = x, noise, torch.zeros(2, 1, 3, dtype=torch.int64)",
+            "results = zip(compiled(*arguments), call(*arguments), strict=True)",
+            "print(all(torch.equal(a, b) for a, b in results))",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr[-2000:]

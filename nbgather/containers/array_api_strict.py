@@ -10,10 +10,11 @@ from typing import Any
 import array_api_strict
 import numpy as np
 
-from nbgather.containers.base import HostViews, Run
+from nbgather.containers.base import Container, HostViews, Run
 from nbgather.containers.numpy import NumpyContainer
 
 _Array = type(array_api_strict.zeros(()))
+_CPU = array_api_strict.zeros(()).device
 
 
 class ArrayApiStrictContainer(HostViews):
@@ -24,6 +25,17 @@ class ArrayApiStrictContainer(HostViews):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.numpy = NumpyContainer(run)
+
+    def serves(self, kind: type) -> bool:
+        return issubclass(kind, _Array)
+
+    def locate(self, array: Any, what: str) -> Container:
+        if array.device != _CPU:
+            raise TypeError(
+                f"{what} is an array-api-strict array on {array.device}: one on its CPU device is"
+                " needed"
+            )
+        return self
 
     def view(self, array: Any) -> Any:
         return np.asarray(array) if isinstance(array, _Array) else array

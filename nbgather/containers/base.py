@@ -44,8 +44,8 @@ class Container:
         """The container for where this array lies; a TypeError where there is none."""
         return self
 
-    def serves(self, array: Any) -> bool:
-        """Whether an array of the library is one that can be served; else it is refused."""
+    def serves(self, kind: type) -> bool:
+        """Whether a type of the library is one of arrays that can be served; else it is refused."""
         return True
 
     def spec(self, array: Any) -> Spec:

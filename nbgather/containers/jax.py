@@ -24,8 +24,8 @@ class JaxContainer(HostViews):
         super().__init__(run)
         self.numpy = NumpyContainer(run)
 
-    def serves(self, array: Any) -> bool:
-        return isinstance(array, jax.Array)
+    def serves(self, kind: type) -> bool:
+        return issubclass(kind, (jax.Array, jax.core.Tracer))
 
     def locate(self, array: Any, what: str) -> Container:
         if isinstance(array, jax.core.Tracer):

@@ -63,8 +63,8 @@ class NumpyContainer(Container):
     name = "NumPy"
     exact_types = frozenset((np.ndarray,))
 
-    def serves(self, array: Any) -> bool:
-        return isinstance(array, np.ndarray)  # a scalar has no memory to read
+    def serves(self, kind: type) -> bool:
+        return issubclass(kind, np.ndarray)  # a scalar has no memory to read
 
     def locate(self, array: Any, what: str) -> Container:
         if type(array) is not _ndarray and isinstance(array, np.ma.MaskedArray):

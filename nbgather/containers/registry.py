@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from nbgather.containers.base import Container, Run
 
@@ -42,40 +42,70 @@ REMEDIES = {
 #: Containers by module, and by the exact types that a small call is repeated for.
 _containers: dict[str, Container] = {}
 exact: dict[type, Container] = {}
+#: What executes operations: handed down by :mod:`nbgather.dispatch`.
+_engine: list[Run] = []
 
 
-def find(array: Any, what: str, run: Run) -> Container:
+def hand_down(run: Run) -> None:
+    """Let every container hand its operations to this engine."""
+    _engine[:] = [run]
+
+
+def find(array: Any, what: str) -> Container:
     """The container of an array; a TypeError that names the argument where none serves it."""
-    container = exact.get(type(array))
+    kind = type(array)
+    container = exact.get(kind)
     if container is None:
-        container = _find(array, what, run)
-        if type(array) in container.exact_types:
-            exact[type(array)] = container
+        module = _module_of(kind)
+        if module is None:
+            if not hasattr(array, "__cuda_array_interface__"):
+                _refuse(array, what)
+            load(CUDA_INTERFACE)
+            module = CUDA_INTERFACE
+        container = _containers[module]
+        if kind in container.exact_types:
+            exact[kind] = container
     return container.locate(array, what)
 
 
-def load(module: str, run: Run) -> Container:
+def load(module: str) -> Container:
     """The one container of a module, made with the engine that it hands operations to."""
     container = _containers.get(module)
     if container is None:
-        container = _containers[module] = importlib.import_module(module).SERVES(run)
+        container = _containers[module] = importlib.import_module(module).SERVES(_engine[0])
     return container
 
 
-def _find(array: Any, what: str, run: Run) -> Container:
-    roots = [c.__module__.partition(".")[0] for c in type(array).__mro__]
-    for root in roots:
+def _module_of(kind: type) -> str | None:
+    """The module with the container of a type, by the library that it comes from; it is loaded."""
+    for root in _roots(kind):
         module = MODULES.get(root)
-        if module is not None and root in sys.modules:
-            container = load(module, run)
-            if container.serves(array):
-                return container
-    if hasattr(array, "__cuda_array_interface__"):
-        return load(CUDA_INTERFACE, run)
-    kind = f"{type(array).__module__}.{type(array).__qualname__}"
-    remedy = next((REMEDIES[r] for r in roots if r in REMEDIES), None)
+        if module is not None and root in sys.modules and load(module).serves(kind):
+            return module
+    return None
+
+
+# torch.compile, which cannot import a module, runs this while it traces and takes the name for a
+# constant. The mark is what torch.compiler.assume_constant_result sets, without a need of torch.
+_module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _roots(kind: type) -> list[str]:
+    return [c.__module__.partition(".")[0] for c in kind.__mro__]
+
+
+def _refuse(array: Any, what: str) -> NoReturn:
+    """The TypeError of an array that nobody serves, which says how to hand its data over."""
+    kind = type(array)
+    if any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in kind.__mro__):
+        raise TypeError(
+            f"{what} is a {kind.__module__}.{kind.__qualname__}, which derives from torch.Tensor: a"
+            f" plain tensor is needed, as {what}.as_subclass(torch.Tensor) is where its data is all"
+            " there is to it"
+        )
+    remedy = next((REMEDIES[r] for r in _roots(kind) if r in REMEDIES), None)
     hint = "" if remedy is None else f" ({remedy.format(what=what)})"
     raise TypeError(
-        f"{what} is a {kind}: an array of NumPy, torch, JAX, Dask, CuPy or numba.cuda is"
-        f" needed{hint}"
+        f"{what} is a {kind.__module__}.{kind.__qualname__}: an array of NumPy, torch, JAX, Dask,"
+        f" CuPy or numba.cuda is needed{hint}"
     )

@@ -56,13 +56,12 @@ class TorchContainer(SmallTorchCalls):
         super().__init__(run)
         torch_operators.install(self)
 
-    def serves(self, array: Any) -> bool:
+    def serves(self, kind: type) -> bool:
         # What torch makes of tensors to trace them; any other subclass is somebody's own.
-        kind = type(array)
         return kind in self.exact_types or kind.__module__.startswith("torch._subclasses")
 
     def locate(self, array: Any, what: str) -> Container:
-        return registry.load(registry.TORCH_CUDA, self.run) if array.is_cuda else self
+        return registry.load(registry.TORCH_CUDA) if array.is_cuda else self
 
     # An array
 
@@ -145,7 +144,7 @@ class TorchContainer(SmallTorchCalls):
             raise ValueError(message) from None
         if not (dtype.is_floating_point or dtype.is_complex) and item.item() != value:
             raise ValueError(message)
-        return arrays.bits(registry.load(registry.MODULES["torch"], self.run), item).copy()
+        return arrays.bits(registry.load(registry.MODULES["torch"]), item).copy()
 
     def token_row(self, token: Any, inner: tuple[int, ...], like: Any) -> Any:
         castable = torch.can_cast(token.dtype, like.dtype)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from nbgather.containers import registry
-from nbgather.engine.run import run
 from nbgather.onnx._build import onnx
 from nbgather.onnx._nodes import take_rows
 from nbgather.onnx._noise import seeded_noise
@@ -242,7 +241,7 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     import onnxscript  # noqa: F401
     import torch
 
-    registry.load(registry.MODULES["torch"], run)  # which defines the operators
+    registry.load(registry.MODULES["torch"])  # which defines the operators
     ops = torch.ops.nbgather
     return {
         ops.gather.default: _gather,

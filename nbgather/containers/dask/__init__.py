@@ -48,8 +48,8 @@ class DaskContainer(Container):
     name = "Dask"
     takes_numpy, takes_out = True, False
 
-    def serves(self, array: Any) -> bool:
-        return isinstance(array, da.Array)
+    def serves(self, kind: type) -> bool:
+        return issubclass(kind, da.Array)
 
     def device(self, array: Any) -> str:
         return "a Dask cluster"

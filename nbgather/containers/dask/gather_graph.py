@@ -27,7 +27,7 @@ from nbgather.operations.base import Spec
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 from nbgather.operations.shapes import gather_shapes, needs_position
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nbgather.dask")
 
 #: Bytes of the sources of one output block from which they are not brought together.
 BUDGET = "512 MiB"

@@ -13,7 +13,7 @@ from nbgather.containers.dask import blocks, sides
 from nbgather.operations.base import Operation
 from nbgather.operations.patches import Patchify, Unpatchify, image_grid
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nbgather.dask")
 
 
 def patchify(operation: Patchify, images: Any) -> Any:

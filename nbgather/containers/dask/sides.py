@@ -13,7 +13,7 @@ from nbgather.containers import sequences
 from nbgather.operations import checks
 from nbgather.operations.tokens import ids_of
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nbgather.dask")
 
 
 def is_known(size: Any) -> bool:
