@@ -58,7 +58,7 @@ def execute(
     if len(operands) > 1:
         ready = list(operands)
         for k in operation.sides:
-            if operands[k] is not None and k:
+            if operands[k] is not None or k not in operation.optional:
                 ready[k] = _beside(container, first, names[0], operands[k], names[k])
         for k in operation.values:
             if k not in operation.may_be_numbers or not is_number(operands[k]):
@@ -126,7 +126,7 @@ def beside(array: Any, what: str, other: Any, other_what: str) -> Any:
 def flat(array: Any, what: str) -> Any:
     """An array with one dimension."""
     container = container_of(array, what)
-    container.shape(array)
+    container.require_strided(array)
     if hasattr(array, "reshape"):
         return array.reshape(-1)
     return container.namespace(array).reshape(array, (-1,))

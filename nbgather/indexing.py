@@ -164,7 +164,7 @@ def take_along_axis(
     """
     if axis is None:
         arr, indices = dispatch.flat(arr, "arr"), dispatch.beside(arr, "arr", indices, "indices")
-        flat_indices(len(indices.shape))
+        flat_indices(len(dispatch.shape_of(indices, "indices")))
         axis = 0
     elif type(axis) is not int:
         axis = checks.integer(axis, "axis")

@@ -14,7 +14,7 @@ import nbgather
 
 def main() -> None:
     installed = {d.name for d in importlib.metadata.distributions()} - {"pip", "setuptools"}
-    assert installed == {"nbgather", "numba", "llvmlite", "numpy"}, installed
+    assert installed == {"nbgather", "numba", "llvmlite", "numpy", "array-api-compat"}, installed
     generator = np.random.default_rng(0)
     x = generator.random((8, 50, 12), np.float32)
     index = generator.integers(0, 50, (8, 20, 12))

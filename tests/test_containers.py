@@ -340,7 +340,7 @@ MEANINGFUL: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "jagged": (
         lambda: nested(torch.jagged),
-        "{} is a torch.nested._internal.nested_tensor.NestedTensor: an array of NumPy, torch,",
+        "{} is a torch.nested._internal.nested_tensor.NestedTensor, which derives from torch",
     ),
 }
 

@@ -56,6 +56,10 @@ class Container:
         """The shape of an array, traced or not."""
         return tuple(array.shape)
 
+    def require_strided(self, array: Any) -> None:
+        """Refuse an array that its library cannot reshape, or whose memory is gone."""
+        self.spec(array)
+
     def device(self, array: Any) -> str:
         """Where an array lies, for a message."""
         return self.spec(array).device
@@ -154,7 +158,7 @@ class Container:
         """Run an operation on operands that are all of this library."""
         if operation.composed:
             for operand in operands:
-                self.spec(operand)
+                self.require_strided(operand)
             return operation.lower(self.apply(operands[0], options.backend), *operands)
         return self.run(self, self.with_seed(operation, operands), operands, options)
 

@@ -180,7 +180,13 @@ class TorchContainer(SmallTorchCalls):
         return self.side(array(), like)
 
     def host_scalar(self, array: Any) -> Any:
-        return self.resolve(array).item()
+        if self.traces((array,)):
+            raise TypeError(
+                "a tensor whose value torch does not know came for a scalar: a number is needed"
+            )
+        array = self.resolve(array)
+        self.spec(array)
+        return array.item()
 
     def host_integers(self, array: Any, what: str) -> np.ndarray:
         if self.traces((array,)):
@@ -258,14 +264,17 @@ class TorchContainer(SmallTorchCalls):
             raise ValueError(f"{which} requires grad: gradients cannot flow through out=")
         return torch_autograd.apply(self, operation, operands, options)
 
+    def require_strided(self, array: Any) -> None:
+        if array.is_nested:
+            raise TypeError("a nested torch tensor came: a padded one is needed")
+        in_transform = is_compiling() or current_transform() is not None
+        if not in_transform and self._is_plain(array) and not array.is_meta:
+            self.locate(array, "").spec(self.resolve(array))
+
     def _compose(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         """By the namespace's functions, which torch traces and differentiates itself."""
         for operand in operands:
-            if operand.is_nested:
-                raise TypeError("a nested torch tensor came: a padded one is needed")
-            in_transform = is_compiling() or current_transform() is not None
-            if not in_transform and self._is_plain(operand) and not operand.is_meta:
-                self.spec(self.resolve(operand))
+            self.require_strided(operand)
         return operation.lower(self.apply(operands[0], options.backend), *operands)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
@@ -158,17 +159,26 @@ def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
     return OPS["restore_tokens"](x, ids, token.expand(inner))
 
 
+def _number(value: Any) -> Any:
+    """A scalar as Python's, which is what an operator takes."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 @torch.compiler.assume_constant_result
 def _can_cast(dtype: Any, other: Any) -> bool:
     return torch.can_cast(dtype, other)
 
 
 _CALLERS: dict[type[Operation], Callable[..., Any]] = {
-    Gather: lambda o, p: OPS["gather"](p[0], o.dim, p[1], mode=o.mode, fill_value=o.fill_value),
-    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](
-        *p, o.dim, mode=o.mode, fill_value=o.fill_value
+    Gather: lambda o, p: OPS["gather"](
+        p[0], o.dim, p[1], mode=o.mode, fill_value=_number(o.fill_value)
     ),
-    GatherTokens: lambda o, p: OPS["gather_tokens"](*p, mode=o.mode, fill_value=o.fill_value),
+    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](
+        *p, o.dim, mode=o.mode, fill_value=_number(o.fill_value)
+    ),
+    GatherTokens: lambda o, p: OPS["gather_tokens"](
+        *p, mode=o.mode, fill_value=_number(o.fill_value)
+    ),
     Scatter: _call_scatter,
     ScatterAdd: _call_scatter,
     TokenNoise: lambda o, p: OPS["token_noise"](

@@ -37,7 +37,7 @@ class SmallTorchCalls(Container):
         # Exact types only: ``x`` has one of `exact_types`.
         if (side is not None and type(side) not in _TYPES) or is_dynamo_compiling():
             return None
-        if kind is Gather and second == "raise":
+        if kind is Gather and second == "raise" and side is not None:
             # By torch itself, where a call costs more than the kernel saves. Its operator is right
             # in every mode, transform and kind of AD, and for every lazy view; its node of the
             # graph costs a tenth of one written in Python. What it cannot see is that memory is

@@ -13,7 +13,16 @@ A backend is a module with these functions, on memory that has been checked:
     Fill ``out`` float32 `[N, L]` with each token's place in the order of a strategy.
 
 ``cpu`` takes addresses, ``cuda`` addresses on a device and the place to run at, the others NumPy
-views of the host's memory (``HOST_VIEWS``).
+views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it says in ``DOES``:
+
+``scatter``
+    ``scatter(plan, ...)`` of a :class:`nbgather.kernels.plans.ScatterPlan`.
+``copy``
+    Copying a block of memory by all cores.
+``masking``
+    Noise, ranks, mask and tokens in one pass, instead of ``rank_tokens``.
+``patches``
+    Cutting kept patches out of images.
 """
 
 from __future__ import annotations

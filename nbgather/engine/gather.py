@@ -13,7 +13,7 @@ from nbgather.engine.out import check_out
 from nbgather.engine.plan import plan_gather, results_of
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
-from nbgather.operations.base import Options, Spec
+from nbgather.operations.base import Options, Spec, is_array
 from nbgather.operations.indexing import Gather, GatherTokens
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import RestoreTokens
@@ -35,9 +35,10 @@ def restore(
     x, ids, token = operands
     spec = container.spec(x)
     inner = spec.shape[2:]
-    is_array = hasattr(type(token), "shape") and not isinstance(token, np.generic)
-    results_of(operation, spec, container.spec(ids), container.spec(token) if is_array else None)
-    if is_array:
+    results_of(
+        operation, spec, container.spec(ids), container.spec(token) if is_array(token) else None
+    )
+    if is_array(token):
         row = container.token_row(token, inner, x)
     else:
         row = container.number_row(token, inner, x)
@@ -85,7 +86,7 @@ def _gather(
                 plan, out_address, x_address, i_address, *place, is_checked, fill,
                 0 if row is None else container.address(row),
             )  # fmt: skip
-    elif hasattr(backend, "HOST_VIEWS"):
+    elif backend.HOST_VIEWS:
         bad = _run_on_views(container, backend, plan, (result, x, i), fill, row)
     else:
         aux = _UNUSED_ADDRESS

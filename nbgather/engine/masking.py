@@ -55,7 +55,7 @@ def rank_tokens(
     backend = backends.serving(options.backend, container.home, spec.device)
     number = operation.keep.of(length)
     ids_keep = container.empty((samples, number), scores, INT64)
-    if hasattr(backend, "masking"):
+    if "masking" in backend.DOES:
         call = _Call(container, backend, scores, (samples, length), operation.keep)
         mask, ids_restore = call.run(scores=scores, ids_keep=ids_keep)
         return ids_keep, ids_restore, mask
@@ -75,7 +75,7 @@ def choose_tokens(
     x, ids = operands
     spec = container.spec(x)
     backend = backends.serving(options.backend, container.home, spec.device)
-    if not hasattr(backend, "masking"):
+    if "masking" not in backend.DOES:
         return NotImplemented
     operation.check(spec, None if ids is None else container.spec(ids))
     pair = spec.shape[0], operation.num_tokens
@@ -101,7 +101,7 @@ def random_masking(
     backend = backends.serving(options.backend, container.home, spec.device)
     (samples, length), inner, item = spec.shape[:2], spec.shape[2:], spec.dtype.itemsize
     number, row = operation.keep.of(length), math.prod(inner) * item
-    in_one = hasattr(backend, "masking")
+    in_one = "masking" in backend.DOES
     in_one = in_one and spec.strides[2:] == contiguous_strides(inner, item)
     if in_one and container.home == "cuda":
         in_one = backend.masks_in_one(length, number, row)

@@ -20,7 +20,7 @@ def cut_patches(
     images, ids_keep = operands
     spec = container.spec(images)
     backend = backends.serving(options.backend, container.home, spec.device)
-    if not hasattr(backend, "patches"):
+    if "patches" not in backend.DOES:
         return NotImplemented
     (result_spec,) = results_of(operation, spec, container.spec(ids_keep))
     affine, sizes = operation.affine, operation.patch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.engine import gather, infer, masking, patches, scatter, scores
-from nbgather.operations.base import Operation, Options
+from nbgather.operations.base import Operation, Options, is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
 from nbgather.operations.patches import CutPatches
@@ -58,7 +58,7 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     if executor is not None:
         result = executor(container, operation, operands, options)
     if result is NotImplemented:
-        specs = [container.spec(o) if hasattr(type(o), "shape") else None for o in operands]
+        specs = [container.spec(o) if is_array(o) else None for o in operands]
         operation.check(*specs)
         result = operation.lower(container.apply(operands[0], options.backend), *operands)
         if isinstance(operation, RandomMasking):

@@ -12,7 +12,7 @@ from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan import plan_scatter
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import Options, Spec
+from nbgather.operations.base import Options, Spec, is_array
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 
 
@@ -20,7 +20,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     """Scatter ``src`` into a copy of the input; ScatterAdd sums into it."""
     x, i, src = operands
     x_spec, i_spec = container.spec(x), container.spec(i)
-    is_number = not hasattr(type(src), "shape") or isinstance(src, np.generic)
+    is_number = not is_array(src)
     adds = isinstance(operation, ScatterAdd)
     src_spec = None
     if is_number:
@@ -34,7 +34,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         check_match(check_out(container, out, named), x_spec)
     plan = plan_scatter(operation, x_spec, i_spec, src_spec)
     backend = backends.serving(options.backend, container.home, x_spec.device)
-    if not hasattr(backend, "scatter"):
+    if "scatter" not in backend.DOES:
         raise ValueError(
             f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
         )
@@ -61,7 +61,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             bad = backend.scatter(plan, *addresses, kind, *place)
     else:
         address = memory_address(src) if src_spec is None else container.address(src)
-        if hasattr(backend, "HOST_VIEWS"):
+        if backend.HOST_VIEWS:
             bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
         else:
             bad = backend.scatter(
@@ -91,7 +91,7 @@ def _into(container: Any, result: Any, out: Any) -> Any:
 def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:
     """A C-contiguous copy of ``x``, by all cores if it is large and contiguous."""
     is_plain = container.home == "cpu" and arrays.is_contiguous(spec)
-    if nbytes < recycle.MIN_BYTES or not is_plain or not hasattr(backend, "copy"):
+    if nbytes < recycle.MIN_BYTES or not is_plain or "copy" not in backend.DOES:
         return container.copy(x)
     result = container.empty(spec.shape, x)
     backend.copy(container.address(result), container.address(x), nbytes)

@@ -11,9 +11,11 @@ from nbgather.kernels.views import positions
 from nbgather.kernels.views.reference import strategy, token_noise
 from nbgather.onnx import Session, gather_model, masking_model
 
-__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "strategy", "token_noise"]
+__all__ = ["DOES", "HOST_VIEWS", "gather", "rank_tokens", "strategy", "token_noise"]
 
+#: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = True
+DOES: frozenset[str] = frozenset()
 
 
 @functools.lru_cache(maxsize=32)

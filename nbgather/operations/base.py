@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 Tuple = tuple[Any, ...]
 
 
@@ -62,6 +64,11 @@ def known(size: Any) -> bool:
     return isinstance(size, int)
 
 
+def is_array(value: Any) -> bool:
+    """Whether an operand is an array of some library, and not a number or nothing."""
+    return hasattr(type(value), "shape") and not isinstance(value, np.generic)
+
+
 class Options(NamedTuple):
     """How a call is executed: where the result goes, which backend computes it.
 
@@ -109,6 +116,8 @@ class Operation:
     names: ClassVar[tuple[str, ...]] = ()
     #: Which operands only say where items are, or how many: a list or a NumPy array will do.
     sides: ClassVar[tuple[int, ...]] = ()
+    #: Which operands may be None.
+    optional: ClassVar[tuple[int, ...]] = ()
     #: Which operands carry values besides the first: of the same library and device.
     values: ClassVar[tuple[int, ...]] = ()
     #: Which of them may be a number instead.

@@ -17,6 +17,7 @@ from nbgather.operations.base import (
     batch_of_samples,
     device_of,
     fresh,
+    is_array,
     known,
     merge_samples,
     split_samples,
@@ -84,6 +85,7 @@ class ChooseTokens(Operation):
 
     names: ClassVar[tuple[str, ...]] = ("x", "sample_ids")
     sides: ClassVar[tuple[int, ...]] = (1,)
+    optional: ClassVar[tuple[int, ...]] = (1,)
 
     def result(self, x: Spec, ids: Spec | None) -> tuple[Spec, ...]:
         samples = x.shape[0]
@@ -122,6 +124,7 @@ class RandomMasking(Operation):
 
     names: ClassVar[tuple[str, ...]] = ("x", "noise", "sample_ids")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
+    optional: ClassVar[tuple[int, ...]] = (1, 2)
     differentiable_parts: ClassVar[bool] = True
 
     def result(self, x: Spec, noise: Spec | None, ids: Spec | None) -> tuple[Spec, ...]:
@@ -260,7 +263,7 @@ class RestoreValidTokens(Operation):
         xp, restore = do.xp, RestoreTokens()
         visible = xp.reshape(valid, (*valid.shape, *(1,) * (x.ndim - 2)))
         value = token
-        if not hasattr(type(token), "shape"):
+        if not is_array(token):
             value = xp.full((), token, dtype=x.dtype, device=device_of(x))
         value = xp.astype(value, x.dtype)
         return do.run(restore, xp.where(visible, x, value), ids, token)

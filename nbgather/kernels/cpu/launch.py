@@ -19,6 +19,10 @@ from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
 
+#: What is asked of a backend; see nbgather.engine.backends.
+HOST_VIEWS = False
+DOES = frozenset(("copy", "masking", "patches", "scatter"))
+
 INDEX_TYPES = {
     "i1": types.int8,
     "i2": types.int16,

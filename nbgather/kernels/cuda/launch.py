@@ -24,6 +24,10 @@ from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
 from nbgather.kernels.cuda.masking import MAX_FUSED_TOKENS, RANKING_THREADS
 from nbgather.kernels.plans import GatherPlan, ScatterPlan
 
+#: What is asked of a backend; see nbgather.engine.backends.
+HOST_VIEWS = False
+DOES = frozenset(("masking", "patches", "scatter"))
+
 #: What compiles and launches: the driver, or a simulator.
 driver: Any = cuda_driver
 

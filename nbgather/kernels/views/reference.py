@@ -12,7 +12,9 @@ import numpy as np
 
 from nbgather.kernels.plans import GatherPlan, ScatterPlan
 
+#: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = True
+DOES = frozenset(("scatter",))
 
 
 def position(value: int, size: int, mode: str, from_end: bool) -> int | None:

@@ -9,9 +9,11 @@ from nbgather.kernels.plans import GatherPlan, ScatterPlan
 from nbgather.kernels.views import positions
 from nbgather.kernels.views.reference import strategy, token_noise
 
-__all__ = ["HOST_VIEWS", "gather", "rank_tokens", "scatter", "strategy", "token_noise"]
+__all__ = ["DOES", "HOST_VIEWS", "gather", "rank_tokens", "scatter", "strategy", "token_noise"]
 
+#: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = True
+DOES = frozenset(("scatter",))
 
 
 def _copied(array: np.ndarray) -> np.ndarray:
