@@ -128,11 +128,7 @@ class Gather(Operation):
         return do.run(replace(self, fill_value=0), tangents[0], operands[1])
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        ndim = operands[0].ndim - (axes[0] is not None)
-        if ndim == 0:
-            raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
-        moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
-        return do.run(replace(self, dim=self.dim % ndim + 1), *moved)
+        return _batch_off_dim(self, do, size, operands, axes)
 
 
 @dataclass(frozen=True)
@@ -266,11 +262,7 @@ class Scatter(Operation):
         return do.run(self, to_input, operands[1], to_src)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        ndim = operands[0].ndim - (axes[0] is not None)
-        if ndim == 0:
-            raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
-        moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
-        return do.run(replace(self, dim=self.dim % ndim + 1), *moved)
+        return _batch_off_dim(self, do, size, operands, axes)
 
 
 @dataclass(frozen=True)
@@ -294,6 +286,17 @@ class ScatterAdd(Scatter):
         xp = do.xp
         wide = do.run(self, xp.astype(x, xp.float32), index, xp.astype(src, xp.float32))
         return xp.astype(wide, x.dtype)
+
+
+def _batch_off_dim(
+    operation: Gather | Scatter, do: Apply, size: int, operands: Tuple, axes: Tuple
+) -> Any:
+    """The batching rule of operations along a dimension: a batch is one more, in front."""
+    ndim = operands[0].ndim - (axes[0] is not None)
+    if ndim == 0:
+        raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
+    moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
+    return do.run(replace(operation, dim=operation.dim % ndim + 1), *moved)
 
 
 def added_kind(dtype: DType) -> str:
