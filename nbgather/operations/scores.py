@@ -16,8 +16,27 @@ MAX_TOKENS = 2**24
 MAX_BLOCK_AXES, MAX_BLOCK_TOKENS, MAX_BLOCK_SIDE = 4, 2**20, 2**16
 
 
+class ScoresOfIds:
+    """What operations share that score the tokens of a grid by sample ids: float32 `[N, L]`."""
+
+    grid: tuple[int, ...]
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
+    sides: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return math.prod(self.grid)
+
+    def result(self, ids: Spec) -> tuple[Spec, ...]:
+        """A strategy of somebody's own may give another dtype."""
+        checks.sample_ids(ids.shape, ids.dtype.name)
+        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
+
+
 @dataclass(frozen=True)
-class Score(Operation):
+class Score(ScoresOfIds, Operation):
     """Each token's place in the order of a strategy: operand sample_ids `[N]`.
 
     ``strategy`` is ``grid``, ``block`` or ``lines``, and ``numbers`` what it takes besides;
@@ -31,21 +50,9 @@ class Score(Operation):
     epoch: int
     min_aspect: float | None = None
 
-    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
-    sides: ClassVar[tuple[int, ...]] = (0,)
-
-    @property
-    def num_tokens(self) -> int:
-        """L."""
-        return math.prod(self.grid)
-
-    def result(self, ids: Spec) -> tuple[Spec, ...]:
-        checks.sample_ids(ids.shape, ids.dtype.name)
-        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
-
 
 @dataclass(frozen=True)
-class Tube(Operation):
+class Tube(ScoresOfIds, Operation):
     """The scores of a frame for all frames: operand sample_ids `[N]`.
 
     ``spatial`` scores one frame: called as a strategy is, with the grid without its first side.
@@ -57,19 +64,6 @@ class Tube(Operation):
     seed: int
     epoch: int
     backend: str | None = None
-
-    names: ClassVar[tuple[str, ...]] = ("sample_ids",)
-    sides: ClassVar[tuple[int, ...]] = (0,)
-
-    @property
-    def num_tokens(self) -> int:
-        """L."""
-        return math.prod(self.grid)
-
-    def result(self, ids: Spec) -> tuple[Spec, ...]:
-        """What noise gives; a strategy of somebody's own may give another dtype."""
-        checks.sample_ids(ids.shape, ids.dtype.name)
-        return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         frame = self.grid[1:]
