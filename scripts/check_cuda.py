@@ -185,6 +185,11 @@ def _maskings() -> list[Kernel]:
     return kernels
 
 
+def all_kernels() -> list[Kernel]:
+    """One of each kind of kernel, and what differs most within a kind."""
+    return [*_gathers(), *_scatters(), *_maskings()]
+
+
 def _tool(name: str) -> str:
     """A tool of the CUDA toolkit, from its wheels or the PATH."""
     from cuda import pathfinder
@@ -195,10 +200,19 @@ def _tool(name: str) -> str:
     return str(path)
 
 
-def _facts(kernel: Kernel, cc: tuple[int, int], folder: Path) -> dict[str, int]:
-    """What ptxas says of a kernel, and what is in its machine code."""
+def ptx_of(kernel: Kernel, cc: tuple[int, int] = ARCHITECTURES[0]) -> str:
+    """A kernel as PTX.
+
+    It is compiled for the oldest architecture and assembled for each: the texts for both are the
+    same but for the target and the names, which tests/test_cuda_driver.py checks, and numba takes a
+    second for each.
+    """
     function = kernel.make(cuda_driver.memory())
-    ptx = cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+    return cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+
+
+def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[str, int]:
+    """What ptxas says of a kernel, and what is in its machine code."""
     parameters = len(re.findall(r"\.param \.\w+ \w+_param_\d+", ptx.split("{", 1)[0]))
     source, image = folder / "kernel.ptx", folder / "kernel.cubin"
     source.write_text(ptx)
@@ -249,14 +263,15 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
 
 def main() -> int:
     """Check all kernels; the exit code."""
-    every = [*_gathers(), *_scatters(), *_maskings()]
+    every = all_kernels()
     header = f"{'kernel':46} {'arch':6} regs shared  code ld128 st128 calls"
     print(header)
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         for kernel in every:
+            ptx = ptx_of(kernel)
             for cc in ARCHITECTURES:
-                facts = _facts(kernel, cc, Path(name))
+                facts = _facts(kernel, ptx, cc, Path(name))
                 problems = _wrong(kernel, facts)
                 bad += bool(problems)
                 print(

@@ -48,8 +48,11 @@ def test_numpy_work_leaves_cuda_alone() -> None:
     assert python(code).strip() == "False"
 
 
-def shortest(code: str, enough: float) -> float:
-    """The shortest of a few runs, each timed by itself; the first warms disk and caches."""
+def least(code: str, enough: float) -> float:
+    """The least that a few runs print, each in its own process; the first warms disk and caches.
+
+    They print seconds of CPU, since a wall clock would time the rest of the suite too.
+    """
     python(code)
     best = float("inf")
     for _ in range(6):
@@ -61,19 +64,19 @@ def shortest(code: str, enough: float) -> float:
 
 def test_the_import_takes_under_half_a_second() -> None:
     code = (
-        "import time; begun = time.perf_counter()\n"
+        "import time; begun = time.process_time()\n"
         "import nbgather\n"
-        "print(time.perf_counter() - begun)"
+        "print(time.process_time() - begun)"
     )
-    assert shortest(code, 0.5) < 0.5
+    assert least(code, 0.5) < 0.5
 
 
 def test_the_first_gather_on_a_warm_cache_takes_under_a_second() -> None:
     code = (
         "import numpy as np, nbgather, time\n"
         "x, index = np.zeros((2, 3, 4), np.float32), np.zeros((2, 2, 4), np.int64)\n"
-        "begun = time.perf_counter()\n"
+        "begun = time.process_time()\n"
         "nbgather.gather(x, 1, index)\n"
-        "print(time.perf_counter() - begun)"
+        "print(time.process_time() - begun)"
     )
-    assert shortest(code, 1) < 1
+    assert least(code, 1) < 1
