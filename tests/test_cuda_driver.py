@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
@@ -87,3 +91,22 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
 
 def _minor(arguments: tuple[Any, ...]) -> bool:
     return "MINOR" in arguments[0].name
+
+
+@pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter staged, set u4"])
+def test_the_text_for_one_architecture_is_that_for_the_other(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """scripts/check_cuda.py compiles a kernel once and assembles it for both."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import check_cuda
+
+    (kernel,) = (k for k in check_cuda.all_kernels() if k.name == name)
+
+    def text(cc: tuple[int, int]) -> str:
+        numbered = re.sub(r"\.target sm_\d+", ".target", check_cuda.ptx_of(kernel, cc))
+        return re.sub(r"_Z\w+(\$\w+)*|_cudapy_smem_\d+", "NAME", numbered)
+
+    oldest, newest = map(text, check_cuda.ARCHITECTURES)
+    assert "NAME" in oldest
+    assert oldest == newest

@@ -15,18 +15,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbgather.engine.out import check_match
+from nbgather.kernels import machine
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
 from nbgather.operations.base import Operation, Spec, contiguous_strides
 from nbgather.operations.indexing import Gather, Scatter
 from nbgather.operations.tokens import RestoreTokens
 
-#: Shortest run of bytes that is worth a memcpy of its own; below it, items go one by one.
-MIN_ROW_BYTES = 16
+#: The shortest rows, in bytes, that are copied as such on a GPU; shorter ones go item by item.
+MIN_DEVICE_ROW_BYTES = 16
+#: Rows of so many bytes are moved as one item on the host.
+ITEM_NBYTES = (1, 2, 4, 8, 16)
 CACHE_LINE_BYTES = 64
 #: Bytes of a panel, which a core's second-level cache must hold beside the index and the output.
-PANEL_BYTES = 1 << 20
+PANEL_BYTES = machine.second_level_bytes()
 #: Bytes of input that are as near where they lie as in a copy.
-CACHED_BYTES = 1 << 18
+CACHED_BYTES = PANEL_BYTES // 4
 #: Bytes of a step along the gathered dimension that leaves the page.
 PAGE_BYTES = 1 << 12
 
@@ -95,12 +98,12 @@ def plan_gather(
         plan.input_strides = loop.input_strides
         if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
             plan.input_strides = contiguous_strides(x.shape, plan.itemsize)
-        _lay_out(plan, strides, i.dtype.itemsize, restores)
+        _lay_out(plan, strides, i.dtype.itemsize, restores, x.device)
     return plan
 
 
 def _lay_out(
-    plan: GatherPlan, out_strides: tuple[int, ...], index_size: int, always_rows: bool
+    plan: GatherPlan, out_strides: tuple[int, ...], index_size: int, always_rows: bool, device: str
 ) -> None:
     """Merge the loop's axes, choose its form, and write down the kernel's integers."""
     item = plan.itemsize
@@ -122,24 +125,61 @@ def _lay_out(
     run = inner.i == 0 and inner.x == item and inner.o == item
     if always_rows:
         plan.needs_copy |= not (run and len(row) == 1)
-    rows = always_rows or (run and inner.n * item >= MIN_ROW_BYTES)
-    if rows:
-        unit = 1  # rows are counted and walked in bytes
-        plan.form, plan.row = "rows", inner.n
-        axes[-1] = inner = Axis(inner.n * item, 1, 0, 1)
-        plan.count *= item
-        plan.item_mask = 0
+    least = MIN_DEVICE_ROW_BYTES if device.startswith("cuda") else 2 * item
+    plan.as_items, plan.row, plan.row_nbytes = None, 0, 0
+    if always_rows or (run and inner.n * item >= least):
+        nbytes = inner.n * item
+        _write_rows(plan, axes, along, index_size)
+        if nbytes in ITEM_NBYTES and not plan.needs_copy:
+            plan.as_items = _rows_as_items(plan, axes[:-1], along, index_size)
     else:
-        unit = item
-        plan.form, plan.row = _element_form(inner, along, item, index_size), 0
-        plan.item_mask = min(item, 8) - 1  # 16-byte items are moved as two words
-        plan.needs_copy |= along % item != 0 or any(a.x % item or a.o % item for a in axes)
+        _write_items(plan, axes, along, index_size)
+
+
+def _write_rows(plan: GatherPlan, axes: list[Axis], along: int, index_size: int) -> None:
+    """Rows are counted and walked in bytes."""
+    inner = axes[-1]
+    plan.form, plan.row, plan.row_nbytes = "rows", inner.n, inner.n * plan.itemsize
+    plan.item_mask = 0
+    plan.work = plan.nbytes
+    plan.count *= plan.itemsize
+    _write(plan, [*axes[:-1], Axis(plan.row_nbytes, 1, 0, 1)], along, 1, index_size)
+
+
+def _write_items(plan: GatherPlan, axes: list[Axis], along: int, index_size: int) -> None:
+    item = plan.itemsize
+    plan.form = _element_form(axes[-1], along, item, index_size)
+    plan.item_mask = min(item, 8) - 1  # 16-byte items are moved as two words
+    plan.needs_copy |= along % item != 0 or any(a.x % item or a.o % item for a in axes)
+    second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
+    _stage(plan, axes[-1], second, along, item, index_size)
+    plan.work = plan.nbytes + plan.nbytes // item * index_size
+    _write(plan, axes, along, item, index_size)
+
+
+def _rows_as_items(
+    plan: GatherPlan, axes: list[Axis], along: int, index_size: int
+) -> GatherPlan | None:
+    """The plan of rows as items of so many bytes, if their strides allow it."""
+    item = plan.row_nbytes
+    if along % item or any(a.x % item or a.o % item for a in axes):
+        return None
+    wide = GatherPlan()
+    for name in GatherPlan.__slots__:
+        if hasattr(plan, name):
+            setattr(wide, name, getattr(plan, name))
+    wide.itemsize, wide.row, wide.row_nbytes = item, 0, 0
+    wide.count = plan.count // item
+    _write_items(wide, axes, along, index_size)
+    return wide
+
+
+def _write(plan: GatherPlan, axes: list[Axis], along: int, unit: int, index_size: int) -> None:
+    """The kernel's integers, from strides in bytes to those in units and indices."""
     plan.index_mask = index_size - 1
     plan.needs_copy |= any(a.i % index_size for a in axes)
-    second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
+    inner, second = axes[-1], axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
     rest = axes[-3::-1] if len(axes) > 2 else []
-    if not rows:
-        _stage(plan, inner, second, along, item, index_size)
     numbers = [plan.size, plan.limit, along // unit]
     for axis in (inner, second):
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
@@ -148,7 +188,6 @@ def _lay_out(
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)
     plan.args.flags.writeable = False
-    plan.work = plan.nbytes + (0 if rows else plan.nbytes // item * index_size)
 
 
 def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbgather.kernels import machine
+
 #: An output from this size up is written with non-temporal stores, since no cache would hold it.
-STREAM_BYTES = 1 << 25
+STREAM_BYTES = machine.last_level_bytes()
 
 
 class GatherPlan:
@@ -25,8 +27,11 @@ class GatherPlan:
         The kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
     width : int
         Of a panel or a group of lanes, in items; else 0.
-    row : int
-        Items in a row of the form ``rows``, else 0.
+    row, row_nbytes : int
+        Items and bytes in a row of the form ``rows``, else 0.
+    as_items : GatherPlan or None
+        Of the form ``rows``: the same gather by elements, each of which is a row. It asks for more
+        of the addresses.
     args, count, work, nbytes : ndarray, int, int, int
         The kernel's integers, the length of its range, the bytes it moves, those of the result.
     item_mask, index_mask : int
@@ -39,6 +44,7 @@ class GatherPlan:
 
     __slots__ = (
         "args",
+        "as_items",
         "count",
         "dim",
         "form",
@@ -55,6 +61,7 @@ class GatherPlan:
         "nbytes",
         "needs_copy",
         "row",
+        "row_nbytes",
         "shape",
         "size",
         "width",
@@ -62,6 +69,7 @@ class GatherPlan:
     )
 
     args: np.ndarray
+    as_items: GatherPlan | None
     count: int
     dim: int
     form: str
@@ -78,6 +86,7 @@ class GatherPlan:
     nbytes: int
     needs_copy: bool
     row: int
+    row_nbytes: int
     shape: tuple[int, ...]
     size: int
     width: int

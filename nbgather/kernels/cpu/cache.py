@@ -34,8 +34,9 @@ from numba.core.serialize import dumps
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../scalar.py", "chunks.py", "drivers.py", "gather.py", "intrinsics.py", "masking.py",
-    "patches.py", "scatter.py", "strategies.py",
+    "../scalar.py", "blocks.py", "chunks.py", "drivers.py", "gather.py", "gather_rows.py",
+    "gather_staged.py", "intrinsics.py", "masking.py", "patches.py", "scatter.py", "strategies.py",
+    "variants.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5
@@ -44,7 +45,8 @@ KEPT_BYTES = 256 << 20
 #: numba's settings that change the machine code.
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
 _CHECKSUM_BYTES = 32
-_SUFFIX = ".nbc"
+#: Of every file in the folder.
+SUFFIX = ".nbc"
 _FOLDER_NAME = re.compile(r"[0-9a-f]{32}")
 
 
@@ -157,7 +159,7 @@ def _files(path: Path) -> Iterator[tuple[str, int]]:
     """Names and sizes of kernels' files in a folder, unfinished ones too."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(path):
-            if _SUFFIX in entry.name:
+            if SUFFIX in entry.name:
                 with contextlib.suppress(OSError):
                     yield entry.name, entry.stat(follow_symlinks=False).st_size
 
@@ -173,7 +175,9 @@ class KernelCache(NullCache):
     """The cache of one function, as numba's compilers use it; `NullCache` keeps nothing."""
 
     def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
-        closure = [cell.cell_contents for cell in function.__closure__ or ()]
+        closure = repr([cell.cell_contents for cell in function.__closure__ or ()])
+        if " at 0x" in closure:
+            raise ValueError(f"{closure}: a kernel is known by the values that it closes over")
         code = function.__module__, function.__qualname__, closure, sorted(options.items())
         #: A digest of what is compiled: the sources, the function, its closure, numba's options.
         self.variant = _digest(f"{source_digest()} {code!r}")
@@ -185,7 +189,7 @@ class KernelCache(NullCache):
         versions = *python, numba.__version__, llvmlite.__version__
         key = self.variant, str(signature), codegen.magic_tuple(), versions, settings
         directory = folder()
-        return directory and directory / f"{self._name}-{_digest(repr(key))}{_SUFFIX}"
+        return directory and directory / f"{self._name}-{_digest(repr(key))}{SUFFIX}"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled function, or None if it has to be compiled."""

@@ -1,4 +1,4 @@
-"""The gather kernels. Each returns 0, or another number when an index was out of bounds.
+"""The kernel that gathers element by element; it returns 0 if no index was out of bounds.
 
 The layout of ``args``, as :class:`nbgather.kernels.plans.GatherPlan` holds it::
 
@@ -21,18 +21,22 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.intrinsics import (
-    address,
-    allocate,
-    copy_bytes,
-    fence,
+from nbgather.kernels.cpu.blocks import (
+    BLOCK_ITEMS,
+    VECTOR,
     gather_block,
     gather_narrow_block,
-    prefetch,
-    release,
-    stream_line,
+    lane_offsets,
+    next_short_rows,
+    offsets_in_two_rows,
+    start_short_rows,
 )
-from nbgather.kernels.scalar import FILL, RAISE
+from nbgather.kernels.cpu.intrinsics import (
+    address,
+    fence,
+    prefetch,
+)
+from nbgather.kernels.scalar import FILL, RAISE, WRAP
 
 U = np.uint64
 
@@ -40,12 +44,8 @@ U = np.uint64
 LITTLE_ENDIAN = sys.byteorder == "little"
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
-#: How far ahead of its use the index is prefetched, in elements of a run and in rows of a panel.
+#: How far ahead of its use the index is prefetched by the kernels that gather by an instruction.
 INDEX_PREFETCH_ITEMS = 128
-INDEX_PREFETCH_ROWS = 4
-#: How far ahead of its copy a row of the input is prefetched, and how much of it at most.
-INPUT_PREFETCH_ROWS = 3
-INPUT_PREFETCH_BYTES = 1024
 #: The position of the number of outer axes in ``args``.
 OUTER = 13
 
@@ -73,14 +73,13 @@ def outer_offset(args, first, operand, q):
 
 
 @njit(inline="always")
-def gather_one(out, o, src, x, value, size, along, aux, mode, from_end):
-    """Gather one element; 1 if its index was out of bounds."""
+def gather_one(out, o, src, x, value, size, limit, along, aux, mode, from_end):
+    """Gather one element; 1 if its index was not below ``limit``."""
     j = resolve(value, size, mode, from_end)
-    bad = U(0)
+    bad = U(1) if j >= limit else U(0)
     inside = True
     if mode == RAISE:
-        if j >= size:
-            bad = U(1)
+        if bad:
             j = U(0)
     elif mode == FILL:
         inside = j < size
@@ -96,69 +95,118 @@ def until_line(out, o, itemsize):
 
 
 @njit(inline="always")
-def gather_run(out, o, src, x, idx, i, n, size, along, step, aux, mode, from_end, itemsize, nt):
+def gather_run(
+    out, o, src, x, idx, i, n, b, B, step, jump, size, limit, along, aux, mode, from_end, itemsize,
+    method, streams, block, block_across, narrow_block,
+):  # fmt: skip
     """Gather ``n`` elements whose indices and outputs are contiguous; not 0 if an index was bad.
 
-    16 at a time where one instruction gathers them.
+    They are those of rows of ``B``, from place ``b`` of the first: in the input an element is
+    ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time.
     """
     bad = U(0)
     k = U(0)
-    if (itemsize == 4 or itemsize == 8) and (mode == RAISE or mode == FILL):
-        if (address(out) + o * U(itemsize)) & U(63):
-            nt = U(0)  # a scalar loop up to the next line costs more than the stores save
-        fill = U(1) if mode == FILL else U(0)
-        while k + U(16) <= n:
-            prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS))
-            prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS + 8))
-            flags = gather_block(
-                out, o + k, src, x + k * step, idx, i + k, size, along, step, aux, fill,
-                U(from_end), nt,
-            )  # fmt: skip
-            if mode == RAISE:
-                bad |= flags
-            k += U(16)
-            if nt == U(0) and k < n and k + U(16) > n:
-                k = n - U(16)  # repeats a few elements: cheaper than the remainder one by one
-    else:
-        narrow = LITTLE_ENDIAN and itemsize <= 2 and (mode == RAISE or mode == FILL)
-        if narrow and step == U(0) and along == U(1) and size * U(itemsize) >= U(4):
-            fill = U(1) if mode == FILL else U(0)
-            while k + U(16) <= n:
-                prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS))
-                prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS + 8))
-                flags = gather_narrow_block(
-                    out, o + k, src, x, idx, i + k, size, aux, fill, U(from_end)
-                )
-                if mode == RAISE:
-                    bad |= flags
-                k += U(16)
-        while k + U(8) <= n:
-            prefetch(idx, i + k + U(2 * INDEX_PREFETCH_ITEMS))
-            for t in range(8):
-                e = k + U(t)
-                bad |= gather_one(
-                    out, o + e, src, x + e * step, idx[i + e], size, along, aux, mode, from_end
-                )
-            k += U(8)
-    while k < n:
-        bad |= gather_one(
-            out, o + k, src, x + k * step, idx[i + k], size, along, aux, mode, from_end
-        )
-        k += U(1)
-    return bad
+    items = U(BLOCK_ITEMS)
+    in_blocks = mode != WRAP and size > U(0) and n >= items
+    # Elements go one by one up to the first line that is streamed, and where no block is full.
+    single_end = U(0) if in_blocks else n
+    if streams and in_blocks:
+        single_end = min(until_line(out, o, U(itemsize)), n)
+    while True:
+        while k < single_end:
+            bad |= gather_one(
+                out, o + k, src, x, idx[i + k], size, limit, along, aux, mode, from_end
+            )
+            k += U(1)
+            b += U(1)
+            x += step
+            if b == B:
+                b = U(0)
+                x += jump
+        if k == n:
+            return bad
+        single_end = n
+        lanes = lane_offsets()
+        if B >= items:
+            is_narrow = LITTLE_ENDIAN and itemsize <= 2 and method == VECTOR
+            is_narrow = is_narrow and along == U(1) and step == U(0)
+            is_narrow = is_narrow and size * U(itemsize) >= U(4)
+            while k < n:
+                start = k
+                end = k + min(n - k, B - b)
+                while k + items <= end:
+                    if method == VECTOR:
+                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS))
+                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS + 8))
+                    if is_narrow:
+                        bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
+                    else:
+                        bad |= block(
+                            out, o + k, src, x + (k - start) * step, idx, i + k, size, limit,
+                            along, step, aux,
+                        )  # fmt: skip
+                    k += items
+                b += k - start
+                x += (k - start) * step
+                if k == n:
+                    break
+                if k + items > n:
+                    # Repeats a few elements: cheaper than the remainder one by one.
+                    back = k + items - n
+                    k -= back
+                    x -= back * step
+                    if b < back:
+                        b += B
+                        x -= jump
+                    b -= back
+                offsets_in_two_rows(lanes, step, B - b, jump)
+                bad |= block_across(out, o + k, src, x, idx, i + k, size, limit, along, lanes, aux)
+                k += items
+                b += items
+                x += items * step
+                if b >= B:
+                    b -= B
+                    x += jump
+        else:
+            start = k
+            rows = items // B
+            places = items - rows * B
+            start_short_rows(lanes, b, B, step, jump)
+            while k + items <= n:
+                bad |= block_across(out, o + k, src, x, idx, i + k, size, limit, along, lanes, aux)
+                next_short_rows(lanes, B, places, items * step + rows * jump, jump)
+                k += items
+            rows = (b + k - start) // B
+            x += (k - start) * step + rows * jump
+            b += k - start - rows * B
 
 
-def make_gather(mode, from_end, form, itemsize):
+def make_blocks(mode, from_end, method, streams):
+    """What moves sixteen items: within a row, across rows, and of 1 or 2 bytes by vectors."""
+    return (
+        gather_block(mode, from_end, method, False, streams),
+        gather_block(mode, from_end, method, True, False),
+        gather_narrow_block(mode, from_end),
+    )
+
+
+def make_gather(mode, from_end, itemsize, method, streams, form):
     """The kernel that goes element by element along the innermost axis."""
+
+    block, block_across, narrow_block = make_blocks(mode, from_end, method, streams)
 
     def gather_elements(out, src, idx, aux, args, lo, hi):
         size = U(args[0])
+        limit = U(args[1])
         along = U(args[2])
         B = args[3]
         xb, ib, ob = U(args[4]), U(args[5]), U(args[6])
         M = args[7]
         nt = U(args[11])
         step = U(1) if form == MIDDLE else U(0)
+        # Rows that follow each other in index and output are one run.
+        joined = form != STRIDED and args[9] == B and args[10] == B
+        jump = U(args[8]) - U(B) * step
         bad = U(0)
         p = lo
         while p < hi:
@@ -169,7 +217,7 @@ def make_gather(mode, from_end, form, itemsize):
             i0 = outer_offset(args, OUTER, 2, q)
             o0 = outer_offset(args, OUTER, 3, q)
             while m < M and p < hi:
-                n = min(B - b, hi - p)
+                n = min((M - m) * B - b if joined else B - b, hi - p)
                 x = U(x0 + m * args[8])
                 i = U(i0 + m * args[9])
                 o = U(o0 + m * args[10])
@@ -177,196 +225,21 @@ def make_gather(mode, from_end, form, itemsize):
                     for k in range(U(b), U(b + n)):
                         bad |= gather_one(
                             out, o + k * ob, src, x + k * xb, idx[i + k * ib],
-                            size, along, aux, mode, from_end,
+                            size, limit, along, aux, mode, from_end,
                         )  # fmt: skip
                 else:
                     f = U(b)
                     bad |= gather_run(
-                        out, o + f, src, x + f * step, idx, i + f, U(n),
-                        size, along, step, aux, mode, from_end, itemsize, nt,
+                        out, o + f, src, x + f * step, idx, i + f, U(n), f, U(B), step, jump,
+                        size, limit, U(1) if form == LAST else along, aux, mode, from_end, itemsize,
+                        method, streams,
+                        block, block_across, narrow_block,
                     )  # fmt: skip
                 p += n
                 b = np.int64(0)
-                m += 1
+                m = M if joined else m + 1
         if nt:
             fence()
-        return np.int64(bad != U(0))
+        return np.int64(bad != U(0) and args[1] >= 0)
 
     return gather_elements
-
-
-def make_panel_gather(mode, from_end, itemsize):
-    """The kernel for a dimension with a large stride: a panel of W neighbours at a time.
-
-    B is contiguous in input, index and output, M runs along the gathered dimension. A panel of the
-    input is first copied into a buffer that the second-level cache holds: read in place, its rows
-    would compete for the same few sets of that cache, and each index would touch another page. One
-    position of the range is one panel of one outer position. Panels start at cache lines of the
-    output, so there is one more than B / W, and the first may be empty.
-    """
-
-    def gather_panels(out, src, idx, aux, args, lo, hi):
-        size = U(args[0])
-        along = U(args[2])
-        B = U(args[3])
-        M = U(args[7])
-        im, om = U(args[9]), U(args[10])
-        nt = U(args[11])
-        W = U(args[12])
-        panels = (B + W - U(1)) // W + U(1)
-        buffer = allocate(src, size * W * U(itemsize))
-        staged = address(buffer) != U(0)
-        bad = U(0)
-        for p in range(U(lo), U(hi)):
-            q = p // panels
-            x = U(outer_offset(args, OUTER, 1, np.int64(q)))
-            i = U(outer_offset(args, OUTER, 2, np.int64(q)))
-            o = U(outer_offset(args, OUTER, 3, np.int64(q)))
-            head = min(until_line(out, o, U(itemsize)), W) % W
-            c = p - q * panels
-            end = min(head + c * W, B)
-            b = U(0) if c == U(0) else min(head + (c - U(1)) * W, B)
-            n = end - b
-            if n == U(0):
-                continue
-            if staged:
-                for j in range(size):
-                    for k in range(n):
-                        buffer[j * W + k] = src[x + j * along + b + k]
-            for m in range(M):
-                row = i + m * im + b
-                ahead = row + U(INDEX_PREFETCH_ROWS) * im
-                for k in range(U(0), n, U(8)):
-                    prefetch(idx, ahead + k)
-                if staged:
-                    bad |= gather_run(
-                        out, o + m * om + b, buffer, U(0), idx, row, n,
-                        size, W, U(1), aux, mode, from_end, itemsize, nt,
-                    )  # fmt: skip
-                else:
-                    bad |= gather_run(
-                        out, o + m * om + b, src, x + b, idx, row, n,
-                        size, along, U(1), aux, mode, from_end, itemsize, nt,
-                    )  # fmt: skip
-        if staged:
-            release(buffer)
-        if nt:
-            fence()
-        return np.int64(bad != U(0))
-
-    return gather_panels
-
-
-def make_lane_gather(mode, from_end, itemsize):
-    """The kernel for a dimension that is innermost in index and output, but not in the input.
-
-    W neighbouring lanes of the input at a time are first copied so that each is contiguous: a cache
-    line of the input is then read once, not once for every index. One position of the range is W
-    lanes of one outer position.
-    """
-
-    def gather_lanes(out, src, idx, aux, args, lo, hi):
-        size = U(args[0])
-        along = U(args[2])
-        B = U(args[3])
-        M = U(args[7])
-        xm, im, om = U(args[8]), U(args[9]), U(args[10])
-        nt = U(args[11])
-        W = U(args[12])
-        groups = (M + W - U(1)) // W
-        # One cache line of padding, so that lanes of a power of two use different cache sets.
-        lane = size + U(64) // U(itemsize)
-        buffer = allocate(src, lane * W * U(itemsize))
-        staged = address(buffer) != U(0)
-        bad = U(0)
-        for p in range(U(lo), U(hi)):
-            q = p // groups
-            x = U(outer_offset(args, OUTER, 1, np.int64(q)))
-            i = U(outer_offset(args, OUTER, 2, np.int64(q)))
-            o = U(outer_offset(args, OUTER, 3, np.int64(q)))
-            first = (p - q * groups) * W
-            last = min(first + W, M)
-            if staged:
-                for j in range(size):
-                    for m in range(first, last):
-                        buffer[(m - first) * lane + j] = src[x + j * along + m * xm]
-            for m in range(first, last):
-                if staged:
-                    bad |= gather_run(
-                        out, o + m * om, buffer, (m - first) * lane, idx, i + m * im, B,
-                        size, U(1), U(0), aux, mode, from_end, itemsize, nt,
-                    )  # fmt: skip
-                else:
-                    bad |= gather_run(
-                        out, o + m * om, src, x + m * xm, idx, i + m * im, B,
-                        size, along, U(0), aux, mode, from_end, itemsize, nt,
-                    )  # fmt: skip
-        if staged:
-            release(buffer)
-        if nt:
-            fence()
-        return np.int64(bad != U(0))
-
-    return gather_lanes
-
-
-@njit(inline="always")
-def copy_row(out, o, src, x, count, nt):
-    """Copy bytes: memcpy, or with ``nt`` non-temporal stores line by line."""
-    if nt and count >= U(256):
-        head = (U(64) - (address(out) + o)) & U(63)
-        copy_bytes(out, o, src, x, head)
-        k = head
-        while k + U(64) <= count:
-            stream_line(out, o + k, src, x + k)
-            k += U(64)
-        copy_bytes(out, o + k, src, x + k, count - k)
-    else:
-        copy_bytes(out, o, src, x, count)
-
-
-def make_gather_rows(mode, from_end):
-    def gather_rows(out, src, idx, aux, args, lo, hi):
-        # B is the bytes of a row, strides of input and output are in bytes, each row has one index.
-        # Unless `limit` is -1, an index must be below it; a row whose index is not below `size` is
-        # filled from aux.
-        size = U(args[0])
-        limit = args[1]
-        along = U(args[2])
-        B = args[3]
-        M = args[7]
-        nt = U(args[11])
-        bad = U(0)
-        p = lo
-        while p < hi:
-            q = p // (B * M)
-            m = (p - q * B * M) // B
-            b = p - q * B * M - m * B
-            x0 = outer_offset(args, OUTER, 1, q)
-            i0 = outer_offset(args, OUTER, 2, q)
-            o0 = outer_offset(args, OUTER, 3, q)
-            while m < M and p < hi:
-                later = m + INPUT_PREFETCH_ROWS
-                if later < M:
-                    # A prefetch may have any address, so the index needs no check.
-                    ahead = U(idx[U(i0 + later * args[9])]) * along + U(x0 + later * args[8])
-                    for line in range(U(0), min(U(B), U(INPUT_PREFETCH_BYTES)), U(64)):
-                        prefetch(src, ahead + line)
-                count = min(B, b + hi - p) - b
-                j = resolve(idx[U(i0 + m * args[9])], size, mode, from_end)
-                to = U(o0 + m * args[10] + b)
-                if j < size:
-                    copy_row(out, to, src, U(x0 + m * args[8] + b) + j * along, U(count), nt)
-                else:
-                    if limit >= 0 and j >= U(limit):
-                        bad += U(1)
-                    if mode == FILL:
-                        copy_bytes(out, to, aux, U(b), U(count))
-                p += count
-                b = np.int64(0)
-                m += 1
-        if nt:
-            fence()
-        return np.int64(bad)
-
-    return gather_rows

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 
-#: Items that `gather_block` moves at once.
-BLOCK_ITEMS = 16
 #: Bytes of a cache line.
 LINE_BYTES = 64
 
 
-def _at(builder, pointer, offset, kind):
+def at(builder, pointer, offset, kind):
     """The address ``offset`` items into ``pointer``, as a pointer to ``kind``."""
     return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
 
 
-def _stream(builder, store):
-    """Make a store non-temporal; its address must be the start of a cache line."""
-    store.align = LINE_BYTES
+def stream(builder, store, nbytes=LINE_BYTES):
+    """Make a store non-temporal; its address must be a multiple of its bytes, or start a line."""
+    store.align = min(nbytes, LINE_BYTES)
     store.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
 
 
@@ -87,6 +88,49 @@ def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
     return signature, codegen
 
 
+def named(name: str) -> Any:
+    """An intrinsic that is one of several made by a function.
+
+    By its name the cache of kernels knows which a kernel was compiled with.
+    """
+
+    def decorate(function: Any) -> Any:
+        function.__name__ = name
+        return intrinsic(function)
+
+    return decorate
+
+
+@functools.cache
+def copy_overlapping(width: int) -> Any:
+    """Copy ``count`` bytes, from ``width`` to twice as many, between two byte pointers.
+
+    By two moves of ``width`` bytes, which overlap unless ``count`` is twice as many.
+    """
+
+    @named(f"copy_overlapping_{width}")
+    def copy(typingctx, dst, dst_offset, src, src_offset, count):
+        signature = types.void(dst, types.uint64, src, types.uint64, types.uint64)
+
+        def codegen(context, builder, sig, values):
+            dst, dst_offset, src, src_offset, count = values
+            kind = ir.VectorType(ir.IntType(8), width)
+            last = builder.sub(count, _I64(width))
+            starts = (_I64(0), last)
+            loaded = [
+                builder.load(at(builder, src, builder.add(src_offset, k), kind)) for k in starts
+            ]
+            for value, k in zip(loaded, starts, strict=True):
+                value.align = 1
+                store = builder.store(value, at(builder, dst, builder.add(dst_offset, k), kind))
+                store.align = 1
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return copy
+
+
 @intrinsic
 def stream_line(typingctx, dst, dst_offset, src, src_offset):
     """Copy a cache line with a non-temporal store, between byte pointers; ``dst`` starts a line."""
@@ -94,9 +138,9 @@ def stream_line(typingctx, dst, dst_offset, src, src_offset):
 
     def codegen(context, builder, sig, values):
         line = ir.VectorType(_I64, LINE_BYTES // 8)
-        loaded = builder.load(_at(builder, values[2], values[3], line))
+        loaded = builder.load(at(builder, values[2], values[3], line))
         loaded.align = 1
-        _stream(builder, builder.store(loaded, _at(builder, values[0], values[1], line)))
+        stream(builder, builder.store(loaded, at(builder, values[0], values[1], line)))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -153,6 +197,7 @@ int64_at = _pointer_to(types.int64)
 uint64_at = _pointer_to(types.uint64)
 uint32_at = _pointer_to(types.uint32)
 float32_at = _pointer_to(types.float32)
+uint8_at = _pointer_to(types.uint8)
 
 
 @intrinsic
@@ -179,134 +224,3 @@ def release(typingctx, pointer):
         return context.get_dummy_value()
 
     return types.void(pointer), codegen
-
-
-def _splat(builder, value, kind):
-    vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
-    zeros = ir.Constant(ir.VectorType(_I32, BLOCK_ITEMS), [0] * BLOCK_ITEMS)
-    return builder.shuffle_vector(vector, ir.Constant(kind, ir.Undefined), zeros)
-
-
-_LANES = ir.VectorType(_I64, BLOCK_ITEMS)
-_ZEROS = ir.Constant(_LANES, [0] * BLOCK_ITEMS)
-
-
-def _block_of_indices(builder, idx, i, signed, size, from_end):
-    """Sixteen indices as positions, 0 for those out of bounds, and which were in bounds."""
-    index = builder.load(_at(builder, idx, i, ir.VectorType(idx.type.pointee, BLOCK_ITEMS)))
-    index.align = idx.type.pointee.width // 8
-    if index.type.element.width < 64:
-        index = (builder.sext if signed else builder.zext)(index, _LANES)
-    limit = _splat(builder, size, _LANES)
-    if signed:
-        back = builder.icmp_signed("<", index, _ZEROS)
-        counted = builder.select(back, builder.add(index, limit), index)
-        index = builder.select(builder.icmp_unsigned("!=", from_end, _I64(0)), counted, index)
-    inside = builder.icmp_unsigned("<", index, limit)
-    return builder.select(inside, index, _ZEROS), inside
-
-
-def _gather_at(builder, base, offset, item):
-    """The items at so many bytes from an address."""
-    kind = ir.VectorType(item, BLOCK_ITEMS)
-    pointers = builder.inttoptr(
-        builder.add(_splat(builder, base, _LANES), offset),
-        ir.VectorType(item.as_pointer(), BLOCK_ITEMS),
-    )
-    flags = ir.VectorType(_I1, BLOCK_ITEMS)
-    gather = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(kind, [pointers.type, _I32, flags, kind]),
-        f"llvm.masked.gather.v{BLOCK_ITEMS}i{item.width}.v{BLOCK_ITEMS}p0",
-    )
-    every, undefined = ir.Constant(flags, [1] * BLOCK_ITEMS), ir.Constant(kind, ir.Undefined)
-    return builder.call(gather, [pointers, _I32(1), every, undefined])
-
-
-def _filled(builder, items, inside, aux, fill):
-    """With ``fill``, the items whose index was in bounds and ``aux[0]`` for the others."""
-    value = builder.select(inside, items, _splat(builder, builder.load(aux), items.type))
-    return builder.select(builder.icmp_unsigned("!=", fill, _I64(0)), value, items)
-
-
-def _flags(builder, inside):
-    """A bit for every index that was out of bounds."""
-    return builder.zext(builder.bitcast(builder.not_(inside), ir.IntType(BLOCK_ITEMS)), _I64)
-
-
-@intrinsic
-def gather_block(typingctx, out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt):
-    """``out[o + k] = src[x + idx[i + k] * along + k * step]`` for k below 16.
-
-    Items of 4 or 8 bytes; for others it does nothing. An index that is not below ``size`` reads
-    ``src[x + k * step]``, which always exists, and gives ``aux[0]`` if ``fill``. With
-    ``from_end`` a negative index counts from the end. With ``nt``, ``out[o]`` is the start of a
-    cache line and the store is non-temporal. The result is not 0 if an index was out of bounds.
-    """
-    integer = types.uint64
-    signature = integer(
-        out, integer, src, integer, idx, integer, integer, integer, integer, aux, *[integer] * 3
-    )
-
-    def codegen(context, builder, sig, values):
-        (out, o, src, x, idx, i, size, along, step, aux, fill, from_end, nt) = values
-        item = src.type.pointee
-        if item not in (_I32, _I64):
-            return _I64(0)
-        width = item.width // 8
-        signed = sig.args[4].dtype.signed
-        index, inside = _block_of_indices(builder, idx, i, signed, size, from_end)
-        lanes = ir.Constant(_LANES, list(range(BLOCK_ITEMS)))
-        position = builder.add(
-            builder.mul(index, _splat(builder, along, _LANES)),
-            builder.mul(_splat(builder, step, _LANES), lanes),
-        )
-        base = builder.ptrtoint(builder.gep(src, [x]), _I64)
-        offset = builder.mul(position, ir.Constant(_LANES, [width] * BLOCK_ITEMS))
-        items = _gather_at(builder, base, offset, item)
-        items = _filled(builder, items, inside, aux, fill)
-        target = _at(builder, out, o, items.type)
-        with builder.if_else(builder.icmp_unsigned("!=", nt, _I64(0))) as (then, otherwise):
-            with then:
-                _stream(builder, builder.store(items, target))
-            with otherwise:
-                builder.store(items, target).align = width
-        return _flags(builder, inside)
-
-    return signature, codegen
-
-
-@intrinsic
-def gather_narrow_block(typingctx, out, o, src, x, idx, i, size, aux, fill, from_end):
-    """``out[o + k] = src[x + idx[i + k]]`` for k below 16, of items of 1 or 2 bytes.
-
-    For others it does nothing. No instruction gathers such items, so 4 bytes are read that contain
-    the item and end no later than ``src[x + size]``; the lane must have at least 4 bytes. Apart
-    from that it is as `gather_block`.
-    """
-    integer = types.uint64
-    signature = integer(out, integer, src, integer, idx, integer, integer, aux, integer, integer)
-
-    def codegen(context, builder, sig, values):
-        (out, o, src, x, idx, i, size, aux, fill, from_end) = values
-        item = src.type.pointee
-        if item not in (ir.IntType(8), ir.IntType(16)):
-            return _I64(0)
-        width = item.width // 8
-        signed = sig.args[4].dtype.signed
-        index, inside = _block_of_indices(builder, idx, i, signed, size, from_end)
-        last = _splat(builder, builder.sub(size, _I64(4 // width)), _LANES)
-        beyond = builder.icmp_unsigned(">", index, last)
-        start = builder.select(beyond, last, index)
-        base = builder.ptrtoint(builder.gep(src, [x]), _I64)
-        offset = builder.mul(start, ir.Constant(_LANES, [width] * BLOCK_ITEMS))
-        words = _gather_at(builder, base, offset, _I32)
-        widths = ir.Constant(_LANES, [item.width] * BLOCK_ITEMS)
-        bits = builder.mul(builder.sub(index, start), widths)
-        words = builder.lshr(words, builder.trunc(bits, words.type))
-        items = builder.trunc(words, ir.VectorType(item, BLOCK_ITEMS))
-        items = _filled(builder, items, inside, aux, fill)
-        builder.store(items, _at(builder, out, o, items.type)).align = width
-        return _flags(builder, inside)
-
-    return signature, codegen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,10 @@ from numba import types
 
 from nbgather.kernels import scalar
 from nbgather.kernels.cpu import chunks as chunk_kernels
-from nbgather.kernels.cpu import compiler, threads
+from nbgather.kernels.cpu import compiler, threads, variants
 from nbgather.kernels.cpu import gather as gather_kernels
+from nbgather.kernels.cpu import gather_rows as row_kernels
+from nbgather.kernels.cpu import gather_staged as staged_kernels
 from nbgather.kernels.cpu import masking as masking_kernels
 from nbgather.kernels.cpu import patches as patch_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
@@ -37,6 +38,11 @@ INDEX_TYPES = {
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
 
+#: Rows shorter than this are copied by moves of their own; longer ones by memcpy.
+SMALL_ROW_BYTES = 128
+#: The position in a plan's integers of whether its result is written past the caches.
+STREAMS = 11
+
 _FORMS = {
     "last": gather_kernels.LAST,
     "middle": gather_kernels.MIDDLE,
@@ -47,31 +53,50 @@ _FORMS = {
 def _gather_kernel(plan: GatherPlan) -> int:
     """The address of the kernel for a plan, compiled if it is not yet."""
     mode, from_end, item = scalar.MODES.index(plan.mode), plan.from_end, plan.itemsize
-    make: Callable[[], Callable[..., Any]]
+    make: Any
+    traits: tuple[Any, ...] = mode, from_end
     if plan.form == "rows":
         item = 1
-        make = lambda: gather_kernels.make_gather_rows(mode, from_end)  # noqa: E731
-    elif plan.form == "panel":
-        make = lambda: gather_kernels.make_panel_gather(mode, from_end, item)  # noqa: E731
-    elif plan.form == "lanes":
-        make = lambda: gather_kernels.make_lane_gather(mode, from_end, item)  # noqa: E731
+        make = row_kernels.make_gather_rows
+        if _are_small(plan):
+            make = row_kernels.make_gather_small_rows
+            traits = *traits, 1 << (plan.row_nbytes.bit_length() - 1)
     else:
-        form = _FORMS[plan.form]
-        make = lambda: gather_kernels.make_gather(mode, from_end, form, item)  # noqa: E731
+        streams = bool(plan.args[STREAMS]) and item < 16
+        traits = *traits, item, variants.method(item, plan.work), streams
+        make = staged_kernels.make_lane_gather
+        if plan.form == "panel":
+            make = staged_kernels.make_panel_gather
+        elif plan.form != "lanes":
+            make = gather_kernels.make_gather
+            traits = *traits, _FORMS[plan.form]
     bits = compiler.BITS[item]
 
     def build() -> tuple[int, Any]:
-        return compiler.range_kernel(make(), bits, bits, INDEX_TYPES[plan.index], bits)
+        return compiler.range_kernel(make(*traits), bits, bits, INDEX_TYPES[plan.index], bits)
 
-    return compiler.once(("gather", plan.form, item, plan.index, mode, from_end), build)[0]
+    return compiler.once((plan.form, plan.index, traits), build)[0]
+
+
+def _are_small(plan: GatherPlan) -> bool:
+    """Whether the kernel of small rows takes a plan's rows."""
+    return plan.form == "rows" and plan.row_nbytes < SMALL_ROW_BYTES
+
+
+def _planned(plan: GatherPlan, addresses: int) -> GatherPlan:
+    """The plan by elements where rows are such and lie where elements must."""
+    items = plan.as_items
+    return plan if items is None or addresses & items.item_mask else items
 
 
 def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
     """Gather by addresses; the number of bad indices."""
+    plan = _planned(plan, out | src | aux)
     kernel = plan.kernel
     if kernel is None:
         kernel = plan.kernel = _gather_kernel(plan)
-    return threads.run(kernel, out, src, idx, aux, plan.args, plan.count, plan.work)
+    count = plan.count // plan.row_nbytes if _are_small(plan) else plan.count
+    return threads.run(kernel, out, src, idx, aux, plan.args, count, plan.work)
 
 
 def small_call(plan: GatherPlan) -> np.ndarray | None:
@@ -80,10 +105,12 @@ def small_call(plan: GatherPlan) -> np.ndarray | None:
     :func:`small` takes their address, and :func:`small_objects`. They refer to the plan's memory:
     keep it.
     """
+    plan = _planned(plan, 0)
     if plan.kernel is None or threads.splits(plan.work):
         return None
     masks = plan.item_mask, plan.index_mask
-    numbers = plan.kernel, memory_address(_UNUSED), memory_address(plan.args), plan.count, *masks
+    count = plan.count // plan.row_nbytes if _are_small(plan) else plan.count
+    numbers = plan.kernel, memory_address(_UNUSED), memory_address(plan.args), count, *masks
     return np.array(numbers, np.int64)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.gather import INPUT_PREFETCH_BYTES, INPUT_PREFETCH_ROWS, copy_row
+from nbgather.kernels.cpu.gather_rows import INPUT_PREFETCH_BYTES, INPUT_PREFETCH_ROWS, copy_row
 from nbgather.kernels.cpu.intrinsics import (
     address,
     allocate,

@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nbgather.kernels.cpu.gather import copy_row, outer_offset
+from nbgather.kernels.cpu.gather import outer_offset
+from nbgather.kernels.cpu.gather_rows import copy_row
 from nbgather.kernels.cpu.intrinsics import fence
 
 U = np.uint64

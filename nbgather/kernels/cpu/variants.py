@@ -1,0 +1,181 @@
+"""Which way to move items is the fastest on this processor: measured once, and kept.
+
+The ways of :mod:`nbgather.kernels.cpu.blocks` give the same bits. A large call whose items are of a
+size that was not measured yet measures it, in a few milliseconds beside the compilation; a small
+call never does, and takes the default meanwhile. What was measured is kept with the kernels, in a
+file for this processor, and is read by the next process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.core.registry import cpu_target
+
+from nbgather.kernels import forks, machine
+from nbgather.kernels.cpu import cache, compiler, drivers
+from nbgather.kernels.cpu.blocks import BLOCK_ITEMS, METHODS, SINGLE, VECTOR, gather_block
+from nbgather.kernels.memory import memory_address
+from nbgather.kernels.scalar import RAISE
+
+U = np.uint64
+
+#: Sizes of items in bytes that are moved in more than one way.
+MEASURED_ITEMS = (1, 2, 4, 8)
+#: Moved where nothing was measured.
+DEFAULT = SINGLE
+#: Bytes of work of a call that may measure first.
+MEASURE_MIN_BYTES = 1 << 23
+#: What is measured: rows gathered from rows of as many items, each way so many times in turn.
+ROWS, ROW_ITEMS, ROUNDS = 256, 512, 8
+
+
+class Choice(NamedTuple):
+    """A way that was chosen, and seconds of the measurement for each that could be."""
+
+    method: int
+    seconds: dict[str, float]
+
+
+_choices: dict[int, Choice] = {}
+
+
+def method(itemsize: int, work: int = 0) -> int:
+    """The way to move items of a size in a call that moves so many bytes.
+
+    Raises
+    ------
+    ValueError
+        ``NBGATHER_VARIANT`` is no way there is.
+    """
+    forced = _forced()
+    if itemsize not in MEASURED_ITEMS:
+        return SINGLE
+    if forced is not None:
+        return forced
+    choice = _choices.get(itemsize)
+    if choice is None:
+        choice = _known().get(itemsize)
+        if choice is None and work < MEASURE_MIN_BYTES:
+            return DEFAULT
+        if choice is None:
+            choice = measured(itemsize)
+        _choices[itemsize] = choice
+    return choice.method
+
+
+def _forced() -> int | None:
+    name = os.environ.get("NBGATHER_VARIANT", "")
+    if not name:
+        return None
+    if name not in METHODS:
+        raise ValueError(f"NBGATHER_VARIANT is {name!r}: it must be one of {', '.join(METHODS)}")
+    return METHODS.index(name)
+
+
+def choices() -> dict[int, Choice]:
+    """What was chosen on this processor so far, by the size of items in bytes."""
+    return {**_known(), **_choices}
+
+
+def measured(itemsize: int) -> Choice:
+    """Measure the ways to move items of a size, and keep the fastest."""
+    with forks.lock:
+        choice = _measure(itemsize)
+        _choices[itemsize] = choice
+        with contextlib.suppress(OSError):  # a folder that cannot be written
+            _keep({**_known(), itemsize: choice})
+        return choice
+
+
+def _measure(itemsize: int) -> Choice:
+    kernels = {
+        name: _probe(itemsize, number)
+        for number, name in enumerate(METHODS)
+        if itemsize >= 4 or number != VECTOR
+    }
+    # Odd multiples give every position once, far apart.
+    items = np.arange(ROWS * ROW_ITEMS, dtype=np.uint64)
+    index = (items % U(ROW_ITEMS) * U(211) % U(ROW_ITEMS)).astype(np.int64)
+    source = items.astype(f"u{itemsize}")
+    result = np.empty_like(source)
+    args = np.zeros(1, np.int64)
+    pointers = [memory_address(a) for a in (result, source, index, source)]
+    run = drivers.serial()
+    seconds = dict.fromkeys(kernels, float("inf"))
+    for _ in range(ROUNDS):
+        for name, kernel in kernels.items():
+            begun = time.perf_counter()
+            run(kernel, *pointers, args, 0, ROWS)
+            seconds[name] = min(seconds[name], time.perf_counter() - begun)
+    fastest = min(seconds, key=lambda name: seconds[name])
+    return Choice(METHODS.index(fastest), seconds)
+
+
+def _probe(itemsize: int, method: int) -> int:
+    """The address of the compiled kernel that gathers rows in one way."""
+    bits = compiler.BITS[itemsize]
+
+    def build() -> tuple[int, Any]:
+        return compiler.range_kernel(_make_probe(method), bits, bits, types.int64, bits)
+
+    return int(compiler.once(("probe", itemsize, method), build)[0])
+
+
+def _make_probe(method: int) -> Any:
+    """The kernel that gathers rows, by one way to move sixteen items."""
+    block = gather_block(RAISE, False, method, False, False)
+
+    def probe(out, src, idx, aux, args, lo, hi):
+        bad = U(0)
+        for row in range(U(lo), U(hi)):
+            first = row * U(ROW_ITEMS)
+            for k in range(U(0), U(ROW_ITEMS), U(BLOCK_ITEMS)):
+                bad |= block(
+                    out, first + k, src, first, idx, first + k, U(ROW_ITEMS), U(ROW_ITEMS), U(1),
+                    U(0), aux,
+                )  # fmt: skip
+        return np.int64(bad)
+
+    return probe
+
+
+def _path() -> Path | None:
+    """The file of this processor; it is named by all that decides which way is the fastest."""
+    traits = cpu_target.target_context.codegen().magic_tuple(), machine.processor()
+    text = repr((traits, sorted(machine.cache_sizes().items())))
+    digest = hashlib.blake2s(text.encode(), digest_size=16).hexdigest()
+    folder = cache.folder()
+    return folder and folder / f"variants-{digest}{cache.SUFFIX}"
+
+
+def _known() -> dict[int, Choice]:
+    """What another process measured; nothing where the file is missing or damaged."""
+    path = _path()
+    payload = None if path is None else cache.read(path)
+    if payload is None:
+        return {}
+    try:
+        stored = json.loads(payload)
+        return {
+            int(item): Choice(METHODS.index(name), {str(k): float(v) for k, v in seconds.items()})
+            for item, (name, seconds) in stored.items()
+            if int(item) in MEASURED_ITEMS
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(choices: dict[int, Choice]) -> None:
+    path = _path()
+    if path is not None:
+        stored = {item: (METHODS[c.method], c.seconds) for item, c in sorted(choices.items())}
+        cache.write(path, json.dumps(stored).encode())
