@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
     parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
+    parser.add_argument(
+        "--surface", nargs="*", type=int, metavar=("N", "SEED"),
+        help="time N random cases (40) of each function, of this SEED (0), instead of the rows",
+    )  # fmt: skip
+    parser.add_argument("--only", help="with --surface: these functions, commas between them")
+    parser.add_argument("--without", help="with --surface: leave these libraries out, e.g. jax")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument(
         "--update-readme", action="store_true", help="make the README's table and picture anew"
@@ -73,6 +79,42 @@ def _dask(options: argparse.Namespace) -> int:
     return 0
 
 
+def _counter(total: int) -> Callable[[str], None]:
+    """Counts on one line of a terminal; elsewhere a line for every function."""
+    done: list[str] = []
+
+    def count(name: str) -> None:
+        new = name not in done
+        done.append(name)
+        if sys.stderr.isatty():
+            end = "\n" if len(done) == total else ""
+            print(f"\r[{len(done)}/{total}] {name:20}", end=end, file=sys.stderr, flush=True)
+        elif new:
+            print(f"[{len(done)}/{total}] {name}", file=sys.stderr, flush=True)
+
+    return count
+
+
+def _surface(options: argparse.Namespace) -> int:
+    """Time random cases of every function; a report of its own."""
+    from nbgather.apps.bench.surface import run_surface, select_functions, surface_text
+
+    count, seed = (*options.surface, *(40, 0)[len(options.surface) :])[:2]
+    if options.from_json:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        functions = select_functions(options.only)
+        progress = _counter(count * len(functions))
+        without = tuple((options.without or "").split(",")) if options.without else ()
+        results = run_surface(
+            count, seed, functions, threads=options.threads, without=without, progress=progress
+        )
+    if options.json:
+        files.write(options.json, (json.dumps(results, indent=1) + "\n").encode())
+    print(surface_text(results))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; the exit code: 0 done, 1 the README is stale."""
     options = _arguments().parse_args(arguments)
@@ -87,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if fresh else 1
     if options.dask:
         return _dask(options)
+    if options.surface is not None:
+        return _surface(options)
     source = options.from_json or (RESULTS if options.update_readme and not options.json else None)
     results = json.loads(source.read_text(encoding="utf-8")) if source else _measure(options)
     if options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -52,19 +53,24 @@ def run_all(
     >>> results["facts"]["threads"], len(results["rows"])
     ('1', 1)
     """
-    before = os.environ.get("NBGATHER_NUM_THREADS")
-    os.environ["NBGATHER_NUM_THREADS"] = str(threads)
-    try:
-        import torch
-
-        torch.set_num_threads(threads)
-    except ImportError:
-        pass
-    try:
+    with on_threads(threads):
         copy = bandwidth(rounds=min(rounds, 7))
         results = list(run_rows(rows, rounds, copy, progress))
         facts = machine_facts(threads, copy, split_cost(rounds=min(rounds, 15)))
         return {"facts": facts, "rows": results}
+
+
+@contextlib.contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    """So many threads for nbgather and torch."""
+    before = os.environ.get("NBGATHER_NUM_THREADS")
+    os.environ["NBGATHER_NUM_THREADS"] = str(threads)
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         if before is None:
             del os.environ["NBGATHER_NUM_THREADS"]
