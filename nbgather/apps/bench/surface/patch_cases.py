@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ def patchify_case(rng: Generator) -> Case:
     x = values(rng, (drawn.samples, drawn.channels, *drawn.sides), drawn.dtype)
     return _rearranged(
         drawn, x, drawn.split, drawn.order, drawn.tokens,
-        lambda o: nbgather.patchify(o, drawn.patch),
+        nbgather.patchify, (drawn.patch,),
     )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def unpatchify_case(rng: Generator) -> Case:
     shape = (drawn.samples, drawn.channels, *drawn.sides)
     return _rearranged(
         drawn, patches, split, _inverse(drawn.order), shape,
-        lambda o: nbgather.unpatchify(o, drawn.patch, drawn.sides),
+        nbgather.unpatchify, (drawn.patch, drawn.sides),
     )  # fmt: skip
 
 
@@ -110,12 +111,13 @@ def _rearranged(
     order: tuple[int, ...],
     shape: tuple[int, ...],
     ours: Callable[..., Any],
+    sizes: tuple[Any, ...],
 ) -> Case:
     """A case that moves every pixel once; ``order`` is that of the axes of ``split``.
 
     The job is memory of its own: where nothing changes places, reshape alone would give a view.
     """
-    operands: dict[str, Any] = {"numpy": x}
+    operands: dict[str, Any] = {"numpy": (x, *sizes)}
     peers: dict[str, Call] = {
         "numpy": lambda: x.reshape(split).transpose(order).copy().reshape(shape)
     }
@@ -123,7 +125,7 @@ def _rearranged(
         import torch
 
         (tensor,) = tensors(x)
-        operands["torch"] = tensor
+        operands["torch"] = (tensor, *sizes)
         whole = torch.contiguous_format
         peers["torch"] = lambda: (
             tensor.view(split).permute(order).clone(memory_format=whole).view(shape)
@@ -134,7 +136,7 @@ def _rearranged(
         drawn.words(),
         drawn.patch[-1],
         Traffic(0, x.nbytes, x.nbytes, x.size // drawn.patch[-1], x.nbytes),
-        calls_of(ours, operands, {}),
+        calls_of(ours, operands),
         peers,
     )
 
@@ -159,7 +161,7 @@ def masked_patchify_case(rng: Generator) -> Case:
 
     def masked(name: str) -> Call:
         images, scores = operands[name], noises[name]
-        return lambda: nbgather.masked_patchify(images, drawn.patch, ratio, noise=scores, **affine)
+        return partial(nbgather.masked_patchify, images, drawn.patch, ratio, noise=scores, **affine)
 
     read = samples * kept * width * x.itemsize
     written = (read * 4 if affine else read) + 12 * noise.size

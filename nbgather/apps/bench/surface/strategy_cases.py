@@ -32,7 +32,7 @@ def strategies_case(rng: Generator) -> Case:
     if name == "tube" or (name != "time_frequency" and rng.random() < 0.25):
         grid = (log_uniform(rng, 2, MOST_FRAMES), *grid)
     ids = np.sort(rng.integers(0, 1_000_000, samples))
-    operands: dict[str, Any] = {"numpy": ids}
+    operands: dict[str, Any] = {"numpy": (1, ids, grid)}
     peers: dict[str, Call] = {}
     if name in RECIPES:
         bits = np.random.Generator(np.random.Philox(1))
@@ -42,7 +42,7 @@ def strategies_case(rng: Generator) -> Case:
     if installed("torch"):
         import torch
 
-        operands["torch"] = tensors(ids)[0]
+        operands["torch"] = (1, *tensors(ids), grid)
         if name in RECIPES:
             peers["torch"] = RECIPES[name](torch, torch.rand, samples, grid)
     strategy, length = getattr(strategies, name), math.prod(grid)
@@ -50,7 +50,7 @@ def strategies_case(rng: Generator) -> Case:
         f"{name}, {samples} ids, grid {list(grid)}",
         length,
         Traffic(ids.nbytes, 0, 4 * samples * length, samples * length, 4 * length),
-        calls_of(lambda i: strategy(1, i, grid), operands, {}),
+        calls_of(strategy, operands),
         peers,
         "shape",
     )
