@@ -12,6 +12,7 @@ import numpy as np
 from nbgather.apps.bench.contest import COPY, Call, Contest, Row
 from nbgather.apps.bench.machine import machine_facts
 from nbgather.apps.bench.measure import bandwidth, interleave, split_cost
+from nbgather.apps.bench.operands import with_64_bits
 from nbgather.kernels.cpu.threads import limit_threads
 
 __all__ = ["run_all", "run_rows"]
@@ -53,7 +54,7 @@ def run_all(
     >>> results["facts"]["threads"], len(results["rows"])
     ('1', 1)
     """
-    with on_threads(threads):
+    with on_threads(threads), with_64_bits():
         copy = bandwidth(rounds=min(rounds, 7))
         results = list(run_rows(rows, rounds, copy, progress))
         facts = machine_facts(threads, copy, split_cost(rounds=min(rounds, 15)))
@@ -133,6 +134,7 @@ def _timed(row: Row, contest: Contest, rounds: int, copy_bandwidth: float) -> di
     if contest.into is not None:
         calls["nbgather out="] = contest.into
         calls.update({f"{name} out=": call for name, call in contest.peers_into.items()})
+    calls |= contest.narrow
     times = interleave(calls, rounds, batch=contest.batch)
     result: dict[str, Any] = {
         "name": row.name,
@@ -158,6 +160,7 @@ def _compare(name: str, contest: Contest) -> None:
     """Refuse a contestant that does other work."""
     want = _bits(contest.ours())
     calls = contest.peers | {f"{n} out=": c for n, c in contest.peers_into.items()}
+    calls |= contest.narrow
     if contest.into is not None:
         calls["nbgather out="] = contest.into
     for peer, call in calls.items():

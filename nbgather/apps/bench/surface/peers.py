@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,10 @@ import numpy as np
 from nbgather.apps.bench.contest import Call
 from nbgather.apps.bench.operands import installed, onnx_session
 
-__all__ = ["jax_call", "onnx_calls", "tensors", "with_64_bits"]
+__all__ = ["jax_call", "onnx_calls", "tensors"]
 
 #: What GatherElements and its like exist for; the others are no peers.
 ONNX_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8")
-
-
-@contextlib.contextmanager
-def with_64_bits() -> Iterator[None]:
-    """JAX with int64 and float64, so that nobody has an index of half the bytes."""
-    if not installed("jax"):
-        yield
-        return
-    import jax
-
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 def jax_call(function: Callable[..., Any], *operands: np.ndarray) -> Call:

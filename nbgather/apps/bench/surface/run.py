@@ -10,14 +10,17 @@ import numpy as np
 from nbgather.apps.bench.contest import Call
 from nbgather.apps.bench.machine import machine_facts
 from nbgather.apps.bench.measure import bandwidth, split_cost
+from nbgather.apps.bench.operands import with_64_bits
 from nbgather.apps.bench.run import on_threads
 from nbgather.apps.bench.surface.case import Case
 from nbgather.apps.bench.surface.draws import generator_of
 from nbgather.apps.bench.surface.functions import FUNCTIONS
-from nbgather.apps.bench.surface.peers import with_64_bits
 from nbgather.apps.bench.surface.race import race
 
-__all__ = ["run_surface"]
+__all__ = ["DEFAULT_COUNT", "run_surface"]
+
+#: Cases of each function that a run of a few minutes has.
+DEFAULT_COUNT = 40
 
 #: What peers raise of operands that they do not serve.
 REFUSALS = (NotImplementedError, RuntimeError, TypeError, ValueError)
