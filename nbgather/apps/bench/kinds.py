@@ -16,8 +16,7 @@ from nbgather.apps.bench.surface.summary import (
 )
 from nbgather.apps.bench.surface.summary import geometric_mean as mean_of
 
-__all__ = ["Kind", "kinds_markdown", "load_kinds", "rows_document", "surface_document",
-           "surface_markdown"]  # fmt: skip
+__all__ = ["Kind", "kinds_markdown", "surface_markdown"]
 
 #: What the files of a kind are called behind its name.
 ROWS, SURFACE = ".json", ".surface.json"

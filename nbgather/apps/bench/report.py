@@ -7,15 +7,7 @@ from typing import Any
 
 from nbgather.apps.bench.contest import COPY, NARROW
 
-__all__ = [
-    "best_peer",
-    "geometric_mean",
-    "markdown",
-    "narrow_ratio",
-    "ratio",
-    "reached",
-    "time_text",
-]
+__all__ = ["markdown"]
 
 OURS, INTO, ALONE = "nbgather", "nbgather out=", "nbgather on 1 thread"
 

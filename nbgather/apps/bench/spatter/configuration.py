@@ -63,7 +63,18 @@ class Configuration:
 
 
 def shipped_files() -> dict[str, Path]:
-    """The files that come with the package, by name."""
+    """The files that come with the package, by name.
+
+    Returns
+    -------
+    dict of str to path
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench.spatter import shipped_files
+    >>> sorted(shipped_files())
+    ['mostly-stride-1', 'random', 'uniform']
+    """
     return {path.stem: path for path in sorted(FILES.glob("*.json"))}
 
 

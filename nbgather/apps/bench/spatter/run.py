@@ -17,7 +17,7 @@ from nbgather.apps.bench.operands import copy_call
 from nbgather.apps.bench.run import on_threads
 from nbgather.apps.bench.spatter.configuration import Configuration
 
-__all__ = ["calls_of", "run_spatter", "spatter_markdown"]
+__all__ = ["run_spatter", "spatter_markdown"]
 
 COPY = "copy"
 #: How the index of a gather is given: one number for each item, or the pattern once, expanded over

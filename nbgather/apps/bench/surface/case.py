@@ -9,8 +9,6 @@ from typing import Any
 
 from nbgather.apps.bench.contest import Call
 
-__all__ = ["Case", "Traffic", "calls_of"]
-
 
 @dataclass(frozen=True)
 class Traffic:

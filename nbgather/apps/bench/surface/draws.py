@@ -9,18 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "FEWEST_ITEMS",
-    "MOST_ITEMS",
-    "Generator",
-    "choice",
-    "cut",
-    "generator_of",
-    "indices",
-    "log_uniform",
-    "values",
-]
-
 Generator = np.random.Generator
 
 #: Items of the smallest and the largest operand.

@@ -25,8 +25,6 @@ from nbgather.apps.bench.surface.token_cases import (
     token_noise_case,
 )
 
-__all__ = ["FUNCTIONS", "select_functions"]
-
 #: What draws a case of each function, in the order of the report.
 FUNCTIONS: dict[str, Callable[[Generator], Case]] = {
     "gather": gather_case,
@@ -52,6 +50,12 @@ def select_functions(only: str | None) -> list[str]:
     ------
     ValueError
         A name that is none of them.
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench.surface import select_functions
+    >>> select_functions("scatter,gather")
+    ['gather', 'scatter']
     """
     if not only:
         return list(FUNCTIONS)

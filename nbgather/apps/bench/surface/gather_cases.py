@@ -24,8 +24,6 @@ from nbgather.apps.bench.surface.draws import (
 )
 from nbgather.apps.bench.surface.peers import jax_call, onnx_calls, tensors
 
-__all__ = ["DTYPES", "ORDERS", "along", "gather_case", "gather_tokens_case", "take_along_axis_case"]
-
 DTYPES = {"float32": 2, "float64": 1, "int64": 1, "float16": 1, "uint8": 1, "int32": 1}
 INDEX_DTYPES = {"int64": 3, "int32": 1}
 ORDERS = {"random": 1, "sorted": 1, "argsort": 1, "few": 1}

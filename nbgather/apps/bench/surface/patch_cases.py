@@ -17,8 +17,6 @@ from nbgather.apps.bench.surface.draws import MOST_ITEMS, Generator, choice, log
 from nbgather.apps.bench.surface.peers import jax_call, tensors
 from nbgather.apps.bench.surface.token_cases import numpy_ranks, torch_ranks
 
-__all__ = ["masked_patchify_case", "patchify_case", "unpatchify_case"]
-
 PATCH_SIDES = {1: 1, 2: 2, 4: 3, 8: 3, 14: 2, 16: 5, 32: 1}
 CHANNELS = {1: 2, 3: 5, 4: 1, 64: 1}
 

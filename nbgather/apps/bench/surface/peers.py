@@ -11,8 +11,6 @@ import numpy as np
 from nbgather.apps.bench.contest import Call
 from nbgather.apps.bench.operands import installed, onnx_session
 
-__all__ = ["jax_call", "onnx_calls", "tensors"]
-
 #: What GatherElements and its like exist for; the others are no peers.
 ONNX_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8")
 

@@ -14,8 +14,6 @@ from nbgather.apps.bench.surface.draws import MOST_ITEMS, Generator, values
 from nbgather.apps.bench.surface.gather_cases import DTYPES, along, in_words, row_of
 from nbgather.apps.bench.surface.peers import jax_call, onnx_calls, tensors
 
-__all__ = ["scatter_add_case", "scatter_case"]
-
 ADDED_DTYPES = {"float32": 3, "float64": 1, "int64": 1, "int32": 1}
 
 

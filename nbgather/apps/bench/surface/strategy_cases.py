@@ -19,8 +19,6 @@ from nbgather.apps.bench.surface.case import Case, Traffic, calls_of
 from nbgather.apps.bench.surface.draws import Generator, choice, log_uniform
 from nbgather.apps.bench.surface.peers import tensors
 
-__all__ = ["strategies_case"]
-
 MOST_SAMPLES, MOST_SIDE, MOST_FRAMES = 256, 32, 16
 
 

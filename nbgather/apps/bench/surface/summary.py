@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nbgather.apps.bench.surface.bounds import bound_of
 
-__all__ = ["Call", "calls_of_results", "geometric_mean", "share_below", "surface_text"]
+__all__ = ["surface_text"]
 
 #: Below this, ours or the best peer's, a call is its own overhead.
 SMALL_SECONDS = 3e-6

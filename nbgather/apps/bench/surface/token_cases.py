@@ -15,8 +15,6 @@ from nbgather.apps.bench.surface.case import Case, Traffic, calls_of
 from nbgather.apps.bench.surface.draws import MOST_ITEMS, Generator, choice, log_uniform, values
 from nbgather.apps.bench.surface.peers import jax_call, tensors
 
-__all__ = ["random_masking_case", "rank_tokens_case", "restore_tokens_case", "token_noise_case"]
-
 MOST_SAMPLES, MOST_TOKENS, MOST_WIDTH = 630, 10_000, 1250
 SCORES = {"random": 4, "ties": 1, "sorted": 1}
 
@@ -64,7 +62,7 @@ def _jax_ranks(scores: Any) -> tuple[Any, Any]:
 
 def rank_tokens_case(rng: Generator) -> Case:
     """``rank_tokens`` of scores; the peers sort."""
-    samples, length = _sizes(rng, MOST_ITEMS // 4)
+    samples, length = _sizes(rng, MOST_ITEMS // 10)
     dtype = choice(rng, {"float32": 5, "float64": 1, "float16": 1})
     order = choice(rng, SCORES)
     kept = int(rng.integers(0, length + 1))
@@ -132,7 +130,7 @@ def token_noise_case(rng: Generator) -> Case:
 
 def random_masking_case(rng: Generator) -> Case:
     """``random_masking`` by a seed or of noise that is there, against the paper's recipe."""
-    samples, length = _sizes(rng, MOST_ITEMS // 4)
+    samples, length = _sizes(rng, MOST_ITEMS // 10)
     width = max(1, min(log_uniform(rng, 1, MOST_WIDTH), MOST_ITEMS // (samples * length)))
     dtype = choice(rng, {"float32": 5, "float16": 1, "float64": 1})
     ratio = float(rng.uniform(0.1, 0.95))
@@ -233,7 +231,7 @@ def _jax_masking(kept: int) -> Callable[..., Any]:
 
 def restore_tokens_case(rng: Generator) -> Case:
     """``restore_tokens``: a decoder's unshuffle, by joining and gathering elsewhere."""
-    samples, length = _sizes(rng, MOST_ITEMS // 4)
+    samples, length = _sizes(rng, MOST_ITEMS // 10)
     width = max(1, min(log_uniform(rng, 1, MOST_WIDTH), MOST_ITEMS // (samples * length)))
     width = 1 if rng.random() < 0.1 else width
     dtype = choice(rng, {"float32": 5, "float16": 1, "float64": 1})
