@@ -155,10 +155,8 @@ def parse_configuration(entry: Any) -> Configuration:
     for pattern, delta in ((gathered, gather_delta), (scattered, scatter_delta)):
         if pattern is not None and int(pattern.max()) + delta * (count - 1) > MOST_INDEX:
             raise ValueError("the last pattern reaches further than 2**40")
-    name = values.get("name") or _name(values, kernel)
-    return Configuration(
-        str(name)[:60], kernel, gathered, scattered, gather_delta, scatter_delta, count
-    )
+    name = " ".join(str(values.get("name") or _name(values, kernel)).split()).replace("|", "/")
+    return Configuration(name[:60], kernel, gathered, scattered, gather_delta, scatter_delta, count)
 
 
 def _cut(indices: np.ndarray, values: dict[str, Any]) -> np.ndarray:
