@@ -209,6 +209,17 @@ def test_calls_move_what_spatter_moves(entry: dict[str, Any]) -> None:
         assert np.array_equal(np.ravel(call()), expected(entry)), name
 
 
+def test_patterns_of_patterns_are_put_together_and_cut() -> None:
+    entry = {"pattern": [9, 7, 8], "kernel": "MultiGather", "pattern-gather": [2, 0]}
+    one = parse_configuration(entry)
+    assert (one.gathered.tolist(), one.scattered) == ([8, 9], None)
+    entry = {"pattern": [9, 7, 8], "kernel": "MultiScatter", "pattern-scatter": [1]}
+    one = parse_configuration(entry)
+    assert (one.gathered, one.scattered.tolist()) == (None, [7])
+    one = parse_configuration({"pattern": [50, 3, 7, 1], "boundary": 8, "pattern-size": 3})
+    assert one.gathered.tolist() == [2, 3, 7]
+
+
 def test_bytes_are_those_that_spatter_counts() -> None:
     both = parse_configuration(
         {"kernel": "sg", "pattern-gather": "1,2", "pattern-scatter": "0,3", "count": 10}

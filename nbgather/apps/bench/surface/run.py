@@ -47,7 +47,7 @@ def run_surface(
     functions : sequence of str
         Whose cases.
     threads : int
-        For nbgather, torch and onnxruntime.
+        For nbgather, torch and onnxruntime; JAX takes every core.
     seconds : float
         For the turns of one case.
     without : sequence of str
