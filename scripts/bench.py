@@ -1,40 +1,65 @@
-"""Time nbgather against its peers; the README's table and picture are made from the JSON."""
+"""Time nbgather against its peers; the README's tables and pictures are made from the JSON files.
+
+``--keep`` writes what was measured to scripts/bench, one file for each kind of CPU and table, and
+``--update-readme`` makes the README, the documentation's page and the pictures of all files there.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nbgather import files  # noqa: E402
-from nbgather.apps.bench import check_readme, markdown, picture, run_all, update_readme  # noqa: E402
+from nbgather.apps.bench import check_tables, markdown, picture, run_all, update_tables  # noqa: E402
+from nbgather.apps.bench.dask_rows import dask_markdown, run_dask  # noqa: E402
+from nbgather.apps.bench.kinds import (  # noqa: E402
+    kinds_markdown,
+    load_kinds,
+    rows_document,
+    surface_document,
+    surface_markdown,
+)
+from nbgather.apps.bench.machine import cpu_kind  # noqa: E402
 from nbgather.apps.bench.rows import select_rows  # noqa: E402
+from nbgather.apps.bench.surface import (  # noqa: E402
+    DEFAULT_COUNT,
+    run_surface,
+    select_functions,
+    surface_json,
+    surface_map,
+    surface_text,
+)
 from nbgather.kernels.cpu import threads  # noqa: E402
 
-RESULTS = ROOT / "scripts" / "bench_cpu.json"
+KEPT = ROOT / "scripts" / "bench"
 DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
 README = ROOT / "README.md"
-PICTURE = ROOT / "scripts" / "pictures" / "bench.png"
+PAGE = ROOT / "scripts" / "docs" / "speed.md"
+PICTURES = ROOT / "scripts" / "pictures"
+#: The worst calls of each function and size class that the documentation lists.
+WORST_SHOWN = 3
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    rows = select_rows(options.rows)
-    if not rows:
-        raise SystemExit(f"no row matches {options.rows!r}: --list shows them")
-    done = 0
+def _counter(total: int) -> Callable[[str], None]:
+    """Counts on one line of a terminal; elsewhere a line whenever the name changes."""
+    done: list[str] = []
 
-    def progress(name: str) -> None:
-        nonlocal done
-        done += 1
-        print(f"[{done}/{len(rows)}] {name}", file=sys.stderr, flush=True)
+    def count(name: str) -> None:
+        new = name not in done
+        done.append(name)
+        if sys.stderr.isatty():
+            end = "\n" if len(done) == total else ""
+            print(f"\r[{len(done)}/{total}] {name:24}", end=end, file=sys.stderr, flush=True)
+        elif new:
+            print(f"[{len(done)}/{total}] {name}", file=sys.stderr, flush=True)
 
-    return run_all(rows, 1 if options.quick else options.rounds, options.threads, progress)
+    return count
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -46,31 +71,111 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
     parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
+    parser.add_argument(
+        "--surface", nargs="*", type=int, metavar=("N", "SEED"),
+        help=f"time N random calls ({DEFAULT_COUNT}) of each function, of this SEED (0), instead",
+    )  # fmt: skip
+    parser.add_argument("--only", help="with --surface: these functions, commas between them")
+    parser.add_argument("--without", help="with --surface: leave these libraries out, e.g. jax")
+    parser.add_argument("--png", type=Path, help="draw the ratios here")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument(
-        "--update-readme", action="store_true", help="make the README's table and picture anew"
+        "--keep", action="store_true", help="keep the results as those of this kind of CPU"
     )
     parser.add_argument(
-        "--check", action="store_true", help="exit 1 if the README's table is not of the JSON"
+        "--update-readme", action="store_true",
+        help="make the tables and pictures anew, of what is kept; alone it times nothing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true", help="exit 1 if a table is not of what is kept"
     )
     return parser
 
 
-def _dask(options: argparse.Namespace) -> int:
-    """Time nbgather.dask; a table of its own."""
-    from nbgather.apps.bench.dask_rows import dask_markdown, run_dask
+def _tables() -> dict[Path, dict[str, str]]:
+    """The tables of each document, made of what is kept."""
+    kinds = load_kinds(KEPT)
+    dask = dask_markdown(json.loads(DASK_RESULTS.read_text(encoding="utf-8")))
+    maps = "../pictures/surface_{kind}.png"
+    return {
+        README: {
+            "bench": kinds_markdown(kinds), "surface": surface_markdown(kinds), "dask": dask
+        },
+        PAGE: {
+            "rows": rows_document(kinds), "surface": surface_document(kinds, maps, WORST_SHOWN)
+        },
+    }  # fmt: skip
 
+
+def _update() -> None:
+    """Make every table and picture anew."""
+    for document, tables in _tables().items():
+        update_tables(document, tables)
+    kinds = load_kinds(KEPT)
+    runs = {kind.title: kind.rows for kind in kinds if kind.rows is not None}
+    files.write(PICTURES / "bench.png", picture(runs))
+    for kind in kinds:
+        if kind.surface is not None:
+            files.write(PICTURES / f"surface_{kind.name}.png", surface_map(kind.surface))
+
+
+def _dask(options: argparse.Namespace) -> None:
+    """Time nbgather.dask; a table of its own."""
     results = run_dask(
         1 if options.quick else min(options.rounds, 3),
         lambda name: print(name, file=sys.stderr, flush=True),
     )
-    if options.json or options.update_readme:
+    if options.json or options.keep:
         text = json.dumps(results, indent=1) + "\n"
         files.write(options.json or DASK_RESULTS, text.encode())
-    if options.update_readme:
-        update_readme(README, results)
     print(dask_markdown(results))
-    return 0
+
+
+def _surface(options: argparse.Namespace) -> None:
+    """Time random calls of every function."""
+    count, seed = (*options.surface, *(DEFAULT_COUNT, 0)[len(options.surface) :])[:2]
+    if options.keep and (options.only or options.without):
+        raise SystemExit("--keep is of all functions and peers: without --only and --without")
+    if options.from_json:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        functions = select_functions(options.only)
+        results = run_surface(
+            count, seed, functions,
+            threads=options.threads,
+            without=options.without.split(",") if options.without else (),
+            progress=_counter(count * len(functions)),
+        )  # fmt: skip
+    _write(options, surface_json(results), "surface.json")
+    if options.png:
+        files.write(options.png, surface_map(results))
+    print(surface_text(results))
+
+
+def _rows(options: argparse.Namespace) -> None:
+    """Time the rows of the table."""
+    if options.keep and (options.rows or options.quick):
+        raise SystemExit("--keep is of all rows and turns: without --rows and --quick")
+    if options.from_json:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        rows = select_rows(options.rows)
+        if not rows:
+            raise SystemExit(f"no row matches {options.rows!r}: --list shows them")
+        rounds = 1 if options.quick else options.rounds
+        results = run_all(rows, rounds, options.threads, _counter(len(rows)))
+    _write(options, (json.dumps(results, indent=1) + "\n").encode(), "json")
+    if options.png:
+        files.write(options.png, picture({results["facts"].get("CPU", ""): results}))
+    print(markdown(results))
+
+
+def _write(options: argparse.Namespace, content: bytes, suffix: str) -> None:
+    """Write results where they are wanted; those of another machine are not kept as this one's."""
+    if options.json:
+        files.write(options.json, content)
+    if options.keep and not options.from_json:
+        files.write(KEPT / f"{cpu_kind()}.{suffix}", content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,20 +186,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.group:8} {row.name:24} {row.about}")
         return 0
     if options.check:
-        stored = (json.loads(p.read_text(encoding="utf-8")) for p in (RESULTS, DASK_RESULTS))
-        fresh = all(check_readme(README, results) for results in stored)
-        print("the README's table is", "up to date" if fresh else "stale: --update-readme")
+        fresh = all(check_tables(document, tables) for document, tables in _tables().items())
+        print("the tables are", "up to date" if fresh else "stale: --update-readme")
         return 0 if fresh else 1
+    timed = options.keep or options.json or options.from_json or options.rows
     if options.dask:
-        return _dask(options)
-    source = options.from_json or (RESULTS if options.update_readme and not options.json else None)
-    results = json.loads(source.read_text(encoding="utf-8")) if source else _measure(options)
-    if options.json:
-        files.write(options.json, (json.dumps(results, indent=1) + "\n").encode())
+        _dask(options)
+    elif options.surface is not None:
+        _surface(options)
+    elif timed or not options.update_readme:
+        _rows(options)
     if options.update_readme:
-        update_readme(README, results)
-        files.write(PICTURE, picture(results))
-    print(markdown(results))
+        _update()
     return 0
 
 

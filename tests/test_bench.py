@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nbgather.apps import bench
-from nbgather.apps.bench import measure, report
-from nbgather.apps.bench.contest import COPY, Contest, Row
+from nbgather.apps.bench import kinds, machine, measure, report
+from nbgather.apps.bench.contest import COPY, NARROW, Contest, Row
 from nbgather.apps.bench.rows import select_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,14 +52,14 @@ def test_turns_alternate_and_the_shortest_and_middle_are_kept() -> None:
         rest=lambda seconds: None,
     )
     assert clock.order == "aabb" + "bbaa" + "aabb"  # the first call of a turn is not timed
-    assert times == {"a": (1, 3), "b": (2, 2)}
+    assert times == {"a": (1, 3, 5), "b": (2, 2, 8)}
 
 
 def test_a_turn_warms_up_for_some_time() -> None:
     clock, half = Clock(), measure.WARM_SECONDS / 2
     call = clock.work("a", half * 0.9, half * 0.9, half * 0.9, 7)
     times = bench.interleave({"a": call}, 1, clock=lambda: clock.now, rest=lambda seconds: None)
-    assert times["a"] == (pytest.approx(7), pytest.approx(7))  # clock readings are subtracted
+    assert times["a"] == (pytest.approx(7),) * 3  # clock readings are subtracted
 
 
 def test_short_calls_are_timed_in_batches() -> None:
@@ -68,7 +68,7 @@ def test_short_calls_are_timed_in_batches() -> None:
     times = bench.interleave(
         {"a": call}, 2, batch=10, clock=lambda: clock.now, rest=lambda seconds: None
     )
-    assert times["a"] == (0.5, 0.5)
+    assert times["a"] == (0.5, 0.5, 0.5)
 
 
 def row_of(ours, peer, **options) -> Row:
@@ -84,6 +84,9 @@ def test_a_contestant_with_other_bytes_is_refused() -> None:
             list(bench.run_rows([row_of(lambda: zeros, lambda w=wrong: w)], 1, 1e9))
     row = row_of(lambda: zeros, lambda: zeros, into=lambda: zeros + 1)
     with pytest.raises(RuntimeError, match="nbgather out= gives another"):
+        list(bench.run_rows([row], 1, 1e9))
+    row = row_of(lambda: zeros, lambda: zeros, narrow={"x": lambda: zeros + 1})
+    with pytest.raises(RuntimeError, match="x gives another"):
         list(bench.run_rows([row], 1, 1e9))
 
 
@@ -123,20 +126,61 @@ def test_the_table_tells_what_was_not_reached() -> None:
     assert "torch ≥ 4: **no, 3.00**" in text
 
 
+def test_one_in_ten_turns_is_left_out_of_the_slow_one() -> None:
+    turns = [float(k) for k in range(1, 12)]
+    assert measure._timing(turns) == (1, 6, 10)
+    assert measure._timing([2.0]) == (2, 2, 2)
+
+
+def test_who_has_half_the_index_is_no_peer() -> None:
+    row = measured(1.0, torch=4.0)
+    assert report.narrow_ratio(row) is None
+    for name, seconds in (("jax", 3.0), ("nbgather", 2.0)):
+        row["seconds"][f"{name}{NARROW}"] = {"min": seconds}
+    assert report.best_peer(row) == ("torch", 4.0)
+    assert report.narrow_ratio(row) == 1.5
+    assert "| 1.50 |" in bench.markdown({"facts": {}, "rows": [row]})
+
+
+def test_the_kind_of_a_cpu_is_a_name_for_files() -> None:
+    zen = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+    assert machine.cpu_kind(f"{zen}\nvendor_id\t: GenuineIntel\n") == "amd-25-17"
+    assert machine.cpu_kind("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n") == "arm-0x41-0xd40"
+    assert machine.cpu_kind("vendor_id : Some/One\n") == "some_one"
+    assert machine.cpu_kind("")
+
+
+def test_each_kind_has_a_column_and_old_files_lack_rows(tmp_path: Path) -> None:
+    old, new = measured(1.0, torch=4.0, jax=2.0), measured(1.0, torch=3.0)
+    new["seconds"][f"jax{NARROW}"] = {"min": 2.0}
+    runs = {"old": [old], "new": [new | {"name": "s"}, new]}
+    for name, rows in runs.items():
+        text = json.dumps({"facts": {"CPU": f"An(R) {name} CPU", "kind": name}, "rows": rows})
+        (tmp_path / f"{name}.json").write_text(text)
+    loaded = kinds.load_kinds(tmp_path)
+    assert [kind.title for kind in loaded] == ["An new (new)", "An old (old)"]
+    lines = kinds.kinds_markdown(loaded).splitlines()
+    assert lines[0] == "|  |  | An new (new) | An old (old) |"
+    assert lines[2:4] == [
+        "| s | x | **3.00** torch |  |",
+        "| r | x | **3.00** torch | **2.00** jax |",
+    ]
+    assert lines[-1] == "On An old (old) JAX's index was int32 in every row."
+    assert kinds.surface_markdown(loaded) == ""
+    assert bench.picture({kind.title: kind.rows for kind in loaded}).startswith(b"\x89PNG")
+
+
 def test_the_readme_is_of_the_results(tmp_path: Path) -> None:
-    results = json.loads((ROOT / "scripts" / "bench_cpu.json").read_text(encoding="utf-8"))
-    dask = json.loads((ROOT / "scripts" / "bench_dask.json").read_text(encoding="utf-8"))
-    assert bench.check_readme(ROOT / "README.md", dask), "scripts/bench.py --dask --update-readme"
-    assert bench.check_readme(ROOT / "README.md", results), "scripts/bench.py --update-readme"
+    assert script().main(["--check"]) == 0, "scripts/bench.py --update-readme"
     copied = tmp_path / "README.md"
     copied.write_bytes((ROOT / "README.md").read_bytes())
-    results["rows"][0]["seconds"]["nbgather"]["min"] *= 2
-    assert not bench.check_readme(copied, results)
-    bench.update_readme(copied, results)
-    assert bench.check_readme(copied, results)
+    tables = {"bench": "other", "dask": "tables"}
+    assert not bench.check_tables(copied, tables)
+    bench.update_tables(copied, tables)
+    assert bench.check_tables(copied, tables)
     copied.write_text("no marks")
     with pytest.raises(ValueError, match="no place for the table"):
-        bench.update_readme(copied, results)
+        bench.update_tables(copied, tables)
 
 
 def test_the_script_from_rows_to_json(

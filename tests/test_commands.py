@@ -105,6 +105,25 @@ def test_bench(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_of_random_calls(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbgather.apps.bench.surface.run.bandwidth", lambda rounds: 1e10)
+    paths = tmp_path / "s.json", tmp_path / "s.png"
+    arguments = "--surface", "--count", 2, "--only", "token_noise", "--json", paths[0]
+    done = command("bench", *arguments, "--png", paths[1], "--threads", 1)
+    assert done.code == 0, done.err
+    assert "| token_noise |" in done.out
+    assert [case["function"] for case in json.loads(paths[0].read_text())["cases"]] == [
+        "token_noise"
+    ] * 2
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    for wrong in (("--only", "gather"), ("--surface", "--only", "x"), ("--surface", "--seed", -1)):
+        done = command("bench", *wrong)
+        assert done.code == 2
+        assert done.err.startswith("error: ")
+
+
 def test_the_steps_of_warmup_have_names() -> None:
     names = [name for name, _ in warmup.steps()]
     assert len(names) == len(set(names)) == 14

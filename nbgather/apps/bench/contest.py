@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["COPY", "Call", "Contest", "Row"]
+__all__ = ["COPY", "NARROW", "Call", "Contest", "Row"]
 
 Call = Callable[[], Any]
 
 #: What the copy of as many bytes is called.
 COPY = "nbgather copy of as many bytes"
+#: What the names end with of calls that have half the index bytes of the others.
+NARROW = ", int32 index"
 
 
 @dataclass
@@ -30,6 +32,9 @@ class Contest:
         The others' calls with ``out=``.
     nbytes : int
         Bytes that must be moved: index read, source touched, result written.
+    narrow : dict of str to callable
+        The same calls with an int32 index where the others have int64: nbgather's and those of
+        peers that have no other unless they are told. The names end with ``NARROW``.
     batch : int
         Calls in a turn.
     copied : callable, optional
@@ -45,6 +50,7 @@ class Contest:
     nbytes: int
     into: Call | None = None
     peers_into: dict[str, Call] = field(default_factory=dict)
+    narrow: dict[str, Call] = field(default_factory=dict)
     batch: int = 1
     copied: Call | None = None
     random: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import nbgather
-from nbgather.apps.bench.contest import Call, Contest, Row
+from nbgather.apps.bench.contest import NARROW, Call, Contest, Row
 from nbgather.apps.bench.operands import copy_call, floats, generator, installed, onnx_session
 
 __all__ = ["GATHER_ROWS", "SCATTER_ROWS"]
@@ -22,8 +22,14 @@ def _gather_contest(x: np.ndarray, dim: int, index: np.ndarray, *, batch: int = 
         peers["torch"], into["torch"] = _torch_gather(x, dim, narrow, out)
         if expanded:
             peers["torch.index_select"] = _torch_index_select(x, index)
+    int32_index: dict[str, Call] = {}
     if installed("jax"):
         peers["jax"] = _jax_gather(x, dim, narrow)
+        if index.dtype == np.int64:  # jax has no other index than int32 unless it is told
+            small = narrow.astype(np.int32)
+            ours = np.broadcast_to(small, index.shape)
+            int32_index[f"nbgather{NARROW}"] = lambda: nbgather.gather(x, dim, ours)
+            int32_index[f"jax{NARROW}"] = _jax_gather(x, dim, small)
     if installed("onnxruntime") and not expanded and x.flags.c_contiguous:
         peers["onnxruntime"] = _onnxruntime_gather(x, dim, index)
     index_bytes = narrow.nbytes
@@ -35,6 +41,7 @@ def _gather_contest(x: np.ndarray, dim: int, index: np.ndarray, *, batch: int = 
         nbytes,
         lambda: nbgather.gather(x, dim, index, out=out),
         into,
+        int32_index,
         batch,
         # An index that is not expanded is read as well: its bytes are to be moved too.
         copy_call(out.nbytes if expanded else nbytes // 2),

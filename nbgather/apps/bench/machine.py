@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 
 
@@ -13,6 +14,7 @@ def machine_facts(threads: int, copy: float, split: dict[str, float]) -> dict[st
     versions = {p: _version(p) for p in ("numba", "numpy", "torch", "jax", "onnxruntime")}
     return {
         "CPU": _cpu(),
+        "kind": cpu_kind(),
         "cores": str(os.cpu_count()),
         "threads": str(threads),
         "copy bandwidth": f"{copy / 1e9:.1f} GB/s",
@@ -22,11 +24,36 @@ def machine_facts(threads: int, copy: float, split: dict[str, float]) -> dict[st
     }
 
 
-def _cpu() -> str:
+def cpu_kind(text: str | None = None) -> str:
+    """The kind of the CPU as a file's name: its maker, family and model.
+
+    ``text`` is that of ``/proc/cpuinfo``; this machine's by default.
+    """
+    known = _cpuinfo(text)
+    maker = known.get("vendor_id", "")
+    parts = [MAKERS.get(maker, maker), known.get("cpu family", ""), known.get("model", "")]
+    if not maker:  # as Arm's kernels have it
+        parts = [known.get(key, "") for key in ("CPU implementer", "CPU part")]
+        parts = ["arm", *parts] if all(parts) else [platform.machine() or "unknown"]
+    name = "-".join(part for part in parts if part)
+    return re.sub(r"[^a-z0-9-]+", "_", name.lower())
+
+
+#: What the makers of x86-64 call themselves.
+MAKERS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+
+
+def _cpuinfo(text: str | None = None) -> dict[str, str]:
+    """What is said of the first core."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
+    if text is None:
+        text = info.read_text() if info.exists() else ""
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu() -> str:
+    return _cpuinfo().get("model name") or platform.processor()
 
 
 def _version(package: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import nbgather
 from nbgather.apps.bench.contest import Contest, Row
-from nbgather.apps.bench.operands import copy_call, floats
+from nbgather.apps.bench.operands import compiled, copy_call, floats
 from nbgather.apps.published import published_masking, published_restoring
 
 __all__ = ["MASKING_ROWS"]
@@ -27,6 +28,7 @@ def _masking(shape: tuple[int, ...], ratio: float = 0.75) -> Contest:
         {
             "published": lambda: published_masking(tx, kept),
             "expand": lambda: published_masking(tx, kept, expand=True),
+            **compiled(partial(published_masking, num_keep=kept, expand=True), tx),
         },
         2 * n * kept * width * 4 + n * length * 12,
         batch=20 if n == 1 else 1,
@@ -48,7 +50,7 @@ def _mask_only() -> Contest:
     x = np.empty((4096, 196, 0), np.float32)
     return Contest(
         lambda: nbgather.random_masking(x, 0.75, seed=1)[1:],
-        {"published": recipe},
+        {"published": recipe, **compiled(recipe)},
         4096 * 196 * 12,
         random=True,
     )
@@ -64,7 +66,10 @@ def _restore() -> Contest:
 
     return Contest(
         lambda: nbgather.restore_tokens(visible, ids, token),
-        {"published": lambda: published_restoring(tv, ti, tt)},
+        {
+            "published": lambda: published_restoring(tv, ti, tt),
+            **compiled(published_restoring, tv, ti, tt),
+        },
         visible.nbytes + ids.nbytes + x.nbytes,
     )
 

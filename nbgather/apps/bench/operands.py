@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,36 @@ def copy_call(nbytes: int) -> Call:
     """A call that copies so many bytes by all cores."""
     source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
     return lambda: cpu.copy(memory_address(target), memory_address(source), nbytes)
+
+
+@contextlib.contextmanager
+def with_64_bits() -> Iterator[None]:
+    """JAX with int64 and float64, so that nobody has an index of half the bytes."""
+    if not installed("jax"):
+        yield
+        return
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def compiled(recipe: Callable[..., Any], *operands: Any) -> dict[str, Call]:
+    """A recipe of torch's, compiled and warm; none where there is no compiler to do it."""
+    import torch
+
+    call = partial(torch.compile(recipe, dynamic=False), *operands)
+    try:
+        with torch.no_grad():
+            call()
+    except Exception as error:  # whatever a compiler that is missing or old raises
+        print(f"torch.compile does not work here: {type(error).__name__}", file=sys.stderr)
+        return {}
+    return {"compiled": call}
 
 
 def onnx_session(model: Any) -> Any:

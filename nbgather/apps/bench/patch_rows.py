@@ -8,7 +8,7 @@ import numpy as np
 
 import nbgather
 from nbgather.apps.bench.contest import Call, Contest, Row
-from nbgather.apps.bench.operands import generator
+from nbgather.apps.bench.operands import compiled, generator
 from nbgather.apps.published import published_masking
 
 __all__ = ["PATCH_ROWS"]
@@ -41,9 +41,10 @@ def _masked_patches(normalise: bool) -> Contest:
         m, s = (torch.tensor(v).repeat(256) for v in (mean, std))
         return (x.float() * (1 / 255) - m) / s, mask, ids_restore
 
-    peers: dict[str, Call] = {"torch": first}
+    peers: dict[str, Call] = {"torch": first, **({} if normalise else compiled(first))}
     if normalise:
         peers = {"torch, normalised first": first, "torch, normalised last": last}
+        peers |= compiled(last)
     return Contest(
         lambda: nbgather.masked_patchify(images, 16, seed=1, **affine),
         peers,

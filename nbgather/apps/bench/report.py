@@ -1,29 +1,28 @@
-"""The report: a Markdown table and a picture, both made from the results alone."""
+"""The report of one run: ratios, and a Markdown table, made from the results alone."""
 
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
-from nbgather import files, plotting
-from nbgather.apps.bench.contest import COPY
-from nbgather.apps.bench.dask_rows import dask_markdown
+from nbgather.apps.bench.contest import COPY, NARROW
 
-__all__ = ["check_readme", "markdown", "picture", "update_readme"]
+__all__ = ["markdown"]
 
-#: The marks that a table stands between in the README, by its name.
-MARKS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("bench", "dask")}
 OURS, INTO, ALONE = "nbgather", "nbgather out=", "nbgather on 1 thread"
 
 
 def best_peer(row: dict[str, Any], into: bool = False) -> tuple[str, float]:
-    """The fastest peer and its shortest time; ``into``: those that write to ``out=`` too."""
+    """The fastest peer and its shortest time; ``into``: those that write to ``out=`` too.
+
+    Who has half the index bytes is no peer.
+    """
     peers = {
         name: t["min"]
         for name, t in row["seconds"].items()
-        if not name.startswith("nbgather") and (into or not name.endswith("out="))
+        if not name.startswith("nbgather")
+        and not name.endswith(NARROW)
+        and (into or not name.endswith("out="))
     }
     name, seconds = min(peers.items(), key=lambda item: item[1])
     return name, float(seconds)
@@ -33,6 +32,12 @@ def ratio(row: dict[str, Any], into: bool = False) -> float | None:
     """How many times faster than the best peer; None where there is no such call."""
     ours = row["seconds"].get(INTO if into else OURS)
     return None if ours is None else best_peer(row, into)[1] / ours["min"]
+
+
+def narrow_ratio(row: dict[str, Any]) -> float | None:
+    """Both with an int32 index: jax's own width, and ours beside it."""
+    jax, ours = (row["seconds"].get(f"{name}{NARROW}") for name in ("jax", OURS))
+    return None if jax is None or ours is None else float(jax["min"] / ours["min"])
 
 
 def reached(row: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
@@ -63,10 +68,17 @@ def geometric_mean(rows: list[dict[str, Any]]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def _time(seconds: float | None) -> str:
+def time_text(seconds: float | None) -> str:
+    """Microseconds or milliseconds; nothing of None."""
     if seconds is None:
         return ""
     return f"{seconds * 1e6:.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
+
+
+def _spread(taken: dict[str, float]) -> str:
+    """The shortest time, and behind it the middle and the slow one."""
+    slow = [time_text(taken[key]) for key in ("median", "p90") if key in taken]
+    return f"{time_text(taken['min'])} ({', '.join(slow)})"
 
 
 def _targets(row: dict[str, Any]) -> str:
@@ -102,27 +114,27 @@ def markdown(results: dict[str, Any]) -> str:
     """
     facts = results["facts"]
     lines = [
-        "Shortest of the interleaved turns, the same arrays for all, "
-        + ", ".join(f"{key} {value}" for key, value in facts.items())
-        + ".",
+        "Shortest of the interleaved turns (behind ours: median, 90 % of them), the same arrays for"
+        " all, " + ", ".join(f"{key} {value}" for key, value in facts.items()) + ".",
         "",
-        "| | | nbgather | with out= | best peer | ratio | out= | of the floor | 1 → 2 threads"
-        " | to reach |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| | | nbgather | with out= | best peer | ratio | out= | jax, int32 index | of the floor"
+        " | 1 → all threads | to reach |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results["rows"]:
         peer, seconds = best_peer(row)
         ours, into = row["seconds"][OURS]["min"], row["seconds"].get(INTO)
         alone = row["seconds"].get(ALONE)
-        into_ratio = ratio(row, into=True)
+        into_ratio, narrow = ratio(row, into=True), narrow_ratio(row)
         cells = [
             row["name"],
             row["about"],
-            _time(ours),
-            _time(into and into["min"]),
-            f"{peer} {_time(seconds)}",
+            _spread(row["seconds"][OURS]),
+            time_text(into and into["min"]),
+            f"{peer} {time_text(seconds)}",
             f"{seconds / ours:.2f}",
             "" if into_ratio is None else f"{into_ratio:.2f}",
+            "" if narrow is None else f"{narrow:.2f}",
             f"{row['floor'] / ours:.0%}",
             "" if alone is None else f"{alone['min'] / ours:.2f}",
             _targets(row),
@@ -132,117 +144,3 @@ def markdown(results: dict[str, Any]) -> str:
         mean = geometric_mean([row for row in results["rows"] if row["group"] == group])
         lines += ["", f"Geometric mean over the {group} rows: {mean:.2f} times the best peer."]
     return "\n".join(lines)
-
-
-def picture(results: dict[str, Any]) -> bytes:
-    """The ratios as a PNG: a bar a row on a log scale, with 1.0 marked.
-
-    Parameters
-    ----------
-    results : dict
-        What ``scripts/bench.py --json`` writes.
-
-    Returns
-    -------
-    bytes
-
-    Examples
-    --------
-    >>> from nbgather.apps.bench import picture
-    >>> times = {"nbgather": {"min": 1e-3, "median": 2e-3}, "torch": {"min": 3e-3, "median": 3e-3}}
-    >>> row = {"name": "r", "group": "gather", "about": "x", "bytes": 8, "floor": 5e-4,
-    ...        "seconds": times, "targets": {"best": 1.0}}
-    >>> picture({"facts": {}, "rows": [row]})[1:4]
-    b'PNG'
-    """
-    rows = results["rows"][::-1]
-    figure = plotting.new_figure(10, 0.36 * len(rows) + 1.4)
-    axes = figure.subplots()
-    ratios = [ratio(row) or 1.0 for row in rows]
-    colours = [plotting.GOOD if r >= 1 else plotting.BAD for r in ratios]
-    axes.barh([row["name"] for row in rows], [r - 1 for r in ratios], left=1, color=colours)
-    axes.set_xscale("log")
-    axes.axvline(1, color="black", linewidth=1)
-    low, high = min(0.4, *ratios), max(2.0, *ratios)
-    axes.set_xlim(low * 0.9, high * 5)
-    axes.set_ylim(-0.8, len(rows) - 0.2)
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if low * 0.9 <= t <= high * 1.5]
-    axes.set_xticks(ticks, [f"{t:g}×" for t in ticks])
-    axes.minorticks_off()
-    for k, (row, r) in enumerate(zip(rows, ratios, strict=True)):
-        share = row["floor"] / row["seconds"][OURS]["min"]
-        text = f" {r:.2f}× {best_peer(row)[0]}, {share:.0%} of the floor"
-        axes.text(max(r, 1), k, text, va="center", fontsize=plotting.LABEL_POINTS)
-    axes.set_xlabel("times faster than the best peer (log scale)")
-    axes.spines[["top", "right"]].set_visible(False)
-    return plotting.png_bytes(figure)
-
-
-def _with_table(readme: str, results: dict[str, Any]) -> str:
-    dask = "contestants" in results
-    table, name = (dask_markdown(results), "dask") if dask else (markdown(results), "bench")
-    begin, end = MARKS[name]
-    if begin not in readme or end not in readme:
-        raise ValueError(f"the README has no place for the table: {begin} and {end} are needed")
-    before, _, rest = readme.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table}\n{end}{after}"
-
-
-def update_readme(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
-    """Put the table between its marks in a README.
-
-    Parameters
-    ----------
-    path : path
-        The README.
-    results : dict
-        What ``scripts/bench.py --json`` writes.
-
-    Raises
-    ------
-    ValueError
-        The marks are missing.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from nbgather.apps.bench import check_readme, update_readme
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "README.md"
-    ...     _ = path.write_text("<!-- bench:begin --><!-- bench:end -->")
-    ...     update_readme(path, {"facts": {}, "rows": []})
-    ...     check_readme(path, {"facts": {}, "rows": []})
-    True
-    """
-    target = Path(path)
-    text = _with_table(target.read_text(encoding="utf-8"), results)
-    files.write(target, text.encode())
-
-
-def check_readme(path: str | os.PathLike[str], results: dict[str, Any]) -> bool:
-    """Whether a README has the table of these results.
-
-    Parameters
-    ----------
-    path : path
-        The README.
-    results : dict
-        What ``scripts/bench.py --json`` writes.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from nbgather.apps.bench import check_readme
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "README.md"
-    ...     _ = path.write_text("<!-- bench:begin -->old<!-- bench:end -->")
-    ...     check_readme(path, {"facts": {}, "rows": []})
-    False
-    """
-    text = Path(path).read_text(encoding="utf-8")
-    return _with_table(text, results) == text

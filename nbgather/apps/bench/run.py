@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from nbgather.apps.bench.contest import COPY, Call, Contest, Row
 from nbgather.apps.bench.machine import machine_facts
 from nbgather.apps.bench.measure import bandwidth, interleave, split_cost
+from nbgather.apps.bench.operands import with_64_bits
 from nbgather.kernels.cpu.threads import limit_threads
 
 __all__ = ["run_all", "run_rows"]
@@ -52,19 +54,24 @@ def run_all(
     >>> results["facts"]["threads"], len(results["rows"])
     ('1', 1)
     """
-    before = os.environ.get("NBGATHER_NUM_THREADS")
-    os.environ["NBGATHER_NUM_THREADS"] = str(threads)
-    try:
-        import torch
-
-        torch.set_num_threads(threads)
-    except ImportError:
-        pass
-    try:
+    with on_threads(threads), with_64_bits():
         copy = bandwidth(rounds=min(rounds, 7))
         results = list(run_rows(rows, rounds, copy, progress))
         facts = machine_facts(threads, copy, split_cost(rounds=min(rounds, 15)))
         return {"facts": facts, "rows": results}
+
+
+@contextlib.contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    """So many threads for nbgather and torch."""
+    before = os.environ.get("NBGATHER_NUM_THREADS")
+    os.environ["NBGATHER_NUM_THREADS"] = str(threads)
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         if before is None:
             del os.environ["NBGATHER_NUM_THREADS"]
@@ -127,6 +134,7 @@ def _timed(row: Row, contest: Contest, rounds: int, copy_bandwidth: float) -> di
     if contest.into is not None:
         calls["nbgather out="] = contest.into
         calls.update({f"{name} out=": call for name, call in contest.peers_into.items()})
+    calls |= contest.narrow
     times = interleave(calls, rounds, batch=contest.batch)
     result: dict[str, Any] = {
         "name": row.name,
@@ -152,6 +160,7 @@ def _compare(name: str, contest: Contest) -> None:
     """Refuse a contestant that does other work."""
     want = _bits(contest.ours())
     calls = contest.peers | {f"{n} out=": c for n, c in contest.peers_into.items()}
+    calls |= contest.narrow
     if contest.into is not None:
         calls["nbgather out="] = contest.into
     for peer, call in calls.items():

@@ -1,7 +1,8 @@
 """The commands, by typer and rich: one module for each subject, and here the table of them all.
 
 ``demo``, ``masks``, ``gathers`` and ``models`` do the work that nbgather is for, ``machine`` tells
-of the machine it does it on, ``page`` serves the page; ``terminal`` is what they share.
+of the machine it does it on, ``bench`` how fast it is, ``page`` serves the page; ``terminal`` is
+what they share.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 import nbgather
-from nbgather.apps.commands import demo, gathers, machine, masks, models, page
+from nbgather.apps.commands import bench, demo, gathers, machine, masks, models, page
 
 app = typer.Typer(
     help="Gather along an axis, and token masking for masked autoencoders.",
@@ -44,7 +45,7 @@ for command in (
     masks.mask,
     masks.mask_dataset,
     gathers.explain,
-    machine.bench,
+    bench.bench,
     machine.warmup,
     models.export,
     models.verify,
