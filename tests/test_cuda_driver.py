@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from cuda.bindings import driver as cuda_driver
@@ -20,6 +18,8 @@ from cuda.bindings import driver as cuda_driver
 import nbgather
 from nbgather.kernels.cuda import driver as our_driver
 from nbgather.kernels.cuda import gather
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_without_a_gpu_one_line_says_what_is_missing() -> None:

@@ -56,8 +56,10 @@ OWN = {
     ("nbgather.apps.commands.models", "nbgather.onnx.verify"): "loads onnx; it is the function",
     ("nbgather.apps.commands.page", "nbgather.apps.web"): "one command's: --help stays quick",
     ("nbgather.apps.demo", "nbgather.onnx"): "loads onnx",
+    ("nbgather.apps.info", "nbgather.kernels.cpu.blocks"): "loads numba",
     ("nbgather.apps.info", "nbgather.kernels.cpu.cache"): "loads numba",
     ("nbgather.apps.info", "nbgather.kernels.cpu.threads"): "loads numba",
+    ("nbgather.apps.info", "nbgather.kernels.cpu.variants"): "loads numba",
     ("nbgather.apps.web.server", "nbgather.onnx"): "loads onnx",
     ("nbgather.kernels.cuda.driver", "nbgather.kernels.cuda.memory"): "loads numba.cuda",
 }

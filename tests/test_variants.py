@@ -28,6 +28,7 @@ def _forget() -> None:
     plan_gather.cache_clear()
     memo.entries.clear()
     variants._choices.clear()
+    variants._read.clear()
 
 
 @pytest.fixture(params=blocks.METHODS)

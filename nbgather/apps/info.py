@@ -8,6 +8,7 @@ from typing import Any
 
 import nbgather
 from nbgather.engine import backends, recycle
+from nbgather.kernels import machine
 
 #: Packages whose version a report of a problem needs.
 PACKAGES = (
@@ -17,7 +18,7 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
-    from nbgather.kernels.cpu import cache, threads
+    from nbgather.kernels.cpu import blocks, cache, threads, variants
 
     available = backends.available()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}
@@ -37,4 +38,10 @@ def facts() -> dict[str, Any]:
         "threading layer": threads.threading_layer(),
         "recycled bytes": str(recycle.limit()),
         "kernel cache": str(cache.folder()),
+        "processor": machine.processor(),
+        "caches": {str(level): nbytes for level, nbytes in machine.cache_sizes().items()},
+        "gather variants": {
+            str(item): {"chosen": blocks.METHODS[choice.method], "seconds": choice.seconds}
+            for item, choice in sorted(variants.choices().items())
+        },
     }

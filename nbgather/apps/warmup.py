@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 import nbgather
+from nbgather.kernels.cpu import variants
 
 Step = tuple[str, Callable[[], Any]]
 
 
 def steps() -> list[Step]:
     """The calls and their names: small arrays, so shaped that each kernel is used."""
-    result: list[Step] = []
+    result: list[Step] = [("the fastest way to move items", _variants)]
     for dtype in ("uint8", "float16", "float32", "float64", "complex128"):
         for index in ("int64", "int32"):
             result.append((f"gather {dtype}, {index}", functools.partial(_gathers, dtype, index)))
@@ -26,6 +27,11 @@ def steps() -> list[Step]:
         ("strategies", _strategies),
     ]
     return result
+
+
+def _variants() -> None:
+    for itemsize in variants.MEASURED_ITEMS:
+        variants.measured(itemsize)
 
 
 def _gathers(dtype: str, index_dtype: str) -> None:

@@ -32,6 +32,13 @@ def info(
             console.print(state["reason"], markup=False)
     for name in ("threads", "threading layer", "recycled bytes", "kernel cache", "platform"):
         console.print(f"{name:16} {known[name]}", markup=False)
+    caches = ", ".join(f"L{level} {n >> 10} KiB" for level, n in known["caches"].items())
+    console.print(f"{'processor':16} {known['processor']}; {caches or 'caches not known'}")
+    for item, variant in known["gather variants"].items():
+        times = ", ".join(f"{name} {1e6 * t:.0f}" for name, t in variant["seconds"].items())
+        console.print(f"{f'gather {item} B':16} {variant['chosen']} (µs: {times})", markup=False)
+    if not known["gather variants"]:
+        console.print(f"{'gather variants':16} not measured yet: nbgather warmup does it")
 
 
 def warmup(debug: Debug = False) -> None:

@@ -46,6 +46,8 @@ class Choice(NamedTuple):
 
 
 _choices: dict[int, Choice] = {}
+#: Folders whose file this process has read: once is enough, other than before it writes.
+_read: set[Path] = set()
 
 
 def method(itemsize: int, work: int = 0) -> int:
@@ -63,12 +65,15 @@ def method(itemsize: int, work: int = 0) -> int:
         return forced
     choice = _choices.get(itemsize)
     if choice is None:
-        choice = _known().get(itemsize)
-        if choice is None and work < MEASURE_MIN_BYTES:
+        folder = cache.folder()
+        if folder is not None and folder not in _read:
+            _choices.update(_known())
+            _read.add(folder)
+            choice = _choices.get(itemsize)
+    if choice is None:
+        if work < MEASURE_MIN_BYTES:
             return DEFAULT
-        if choice is None:
-            choice = measured(itemsize)
-        _choices[itemsize] = choice
+        choice = measured(itemsize)
     return choice.method
 
 
