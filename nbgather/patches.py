@@ -182,6 +182,14 @@ def masked_patchify(
     >>> masked.x_masked.dtype, masked.x_masked.shape
     (dtype('float32'), (1, 1, 12))
     """
+    if backend is None and scale is mean is std is None:
+        kind = _masked_kind(patch_size)
+        if kind is not None:
+            result = dispatch.recall_masking(
+                kind, mask_ratio, num_keep, (images, noise, sample_ids, seed, epoch)
+            )
+            if result is not None:
+                return MaskedTokens(*result)
     shape = dispatch.shape_of(images, "images")
     sizes = sizes_of(patch_size, shape)
     sample_ids = dispatch.ids_beside(sample_ids, shape[0], "images")
@@ -193,3 +201,12 @@ def masked_patchify(
     operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
     results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
+
+
+def _masked_kind(patch_size: Any) -> tuple[Any, ...] | None:
+    """What small masked patches are kept under, besides what they keep."""
+    if type(patch_size) is int:
+        return MaskedPatchify, int, patch_size, int, patch_size
+    if type(patch_size) is tuple and all(type(n) is int for n in patch_size):
+        return dispatch.head(MaskedPatchify, *patch_size)
+    return None

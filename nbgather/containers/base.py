@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nbgather.engine.memo import SmallGather, SmallMasking
 from nbgather.operations.base import Apply, DType, Operation, Options, Spec
 from nbgather.operations.tokens import RandomMasking
 
@@ -164,22 +163,20 @@ class Container:
 
     # Small calls that are repeated; see nbgather.engine.memo
 
-    def recall(
-        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
-    ) -> Any:
+    def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         """Repeat a small call whose like went well before; None to go the whole way."""
         return None
 
-    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
-        """All that a small call depends on but its values; None where none may be repeated."""
-        return None
+    def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
+        """How an array is told apart: its kind, a number for its dtype, its strides.
 
-    def small_gather(self, call: SmallGather, like: Any) -> Callable[..., Any]:
-        """What repeats a gather: a function of (x, index)."""
+        None where none of the library's can be.
+        """
         raise NotImplementedError
 
-    def small_masking(self, call: SmallMasking, like: Any) -> Callable[..., Any]:
-        """What repeats a masking by seed: a function of (x, sample_ids, seed, epoch)."""
+    def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
+        """What makes a result: a callable and its arguments that give a NumPy array, and what makes
+        the library's array of that, or None."""
         raise NotImplementedError
 
 
