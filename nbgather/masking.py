@@ -321,4 +321,4 @@ def _recall_restoring(x: Any, ids: Any, token: Any) -> Any:
     kind = type(token)
     if kind is float or kind is int:
         return dispatch.recall(dispatch.head(RestoreTokens, token), x, ids)
-    return dispatch.recall((RestoreTokens, None), x, ids, token)
+    return dispatch.recall((RestoreTokens,), x, ids, token)

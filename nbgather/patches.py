@@ -52,6 +52,11 @@ def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
     >>> nbgather.patchify(images, 2).tolist()
     [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
     """
+    head = _head(Patchify, patch_size)
+    if head is not None:
+        result = dispatch.recall(head, images)
+        if result is not None:
+            return result
     shape = dispatch.shape_of(images, "images")
     return dispatch.execute(Patchify(sizes_of(patch_size, shape)), images)
 
@@ -87,6 +92,11 @@ def unpatchify(
     >>> bool((nbgather.unpatchify(nbgather.patchify(images, 2), 2, 4) == images).all())
     True
     """
+    head = _head(Unpatchify, patch_size, image_size)
+    if head is not None:
+        result = dispatch.recall(head, patches)
+        if result is not None:
+            return result
     sides = sides_of(image_size)
     return dispatch.execute(Unpatchify(sizes_of(patch_size, (0, 0, *sides)), sides), patches)
 
@@ -183,10 +193,10 @@ def masked_patchify(
     (dtype('float32'), (1, 1, 12))
     """
     if backend is None and scale is mean is std is None:
-        kind = _masked_kind(patch_size)
-        if kind is not None:
+        head = _head(MaskedPatchify, patch_size)
+        if head is not None:
             result = dispatch.recall_masking(
-                kind, mask_ratio, num_keep, (images, noise, sample_ids, seed, epoch)
+                head, mask_ratio, num_keep, (images, noise, sample_ids, seed, epoch)
             )
             if result is not None:
                 return MaskedTokens(*result)
@@ -203,10 +213,13 @@ def masked_patchify(
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
 
 
-def _masked_kind(patch_size: Any) -> tuple[Any, ...] | None:
-    """What small masked patches are kept under, besides what they keep."""
-    if type(patch_size) is int:
-        return MaskedPatchify, int, patch_size, int, patch_size
-    if type(patch_size) is tuple and all(type(n) is int for n in patch_size):
-        return dispatch.head(MaskedPatchify, *patch_size)
-    return None
+def _head(kind: type, *sizes: Any) -> tuple[Any, ...] | None:
+    """What small calls are kept under: the sizes of each side; None where they are no plain ints."""
+    words: list[Any] = [kind]
+    for size in sizes:
+        sides = size if type(size) is tuple else (size, size)
+        for n in sides:
+            if type(n) is not int:
+                return None
+            words += (int, n)
+    return tuple(words)

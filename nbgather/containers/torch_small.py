@@ -10,10 +10,10 @@ import torch
 from nbgather.containers import torch_memory
 from nbgather.containers.base import Container, Run
 from nbgather.containers.torch_dtypes import describe, torch_dtype
-from nbgather.containers.torch_state import is_dynamo_compiling
+from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling
 from nbgather.engine import memo
 from nbgather.kernels import small
-from nbgather.operations.base import DType
+from nbgather.operations.base import PLAIN, Apply, DType, Operation
 from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd
 
 #: What torch's operators leave the bits of as they are, and add as ours do; of float16 they do not.
@@ -46,6 +46,17 @@ class SmallTorchCalls(Container):
             return None
         result = memo.repeat(chain, *operands)
         return result if result is not chain else _by_torch(head, operands)
+
+    def apply(self, array: Any, backend: str | None = None) -> Apply:
+        """What gradients run other operations by: small ones are repeated, too."""
+        if backend is not None or is_compiling():
+            return super().apply(array, backend)
+
+        def run(operation: Operation, *operands: Any) -> Any:
+            result = self.recall(*memo.call_of(operation, operands))
+            return self.execute(operation, operands, PLAIN) if result is None else result
+
+        return Apply(run, lambda: self.namespace(array))
 
     def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
         if not self._is_told:

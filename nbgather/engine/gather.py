@@ -106,18 +106,11 @@ def _gather(
         size = plan.limit if row is not None else plan.size
         raise_bad_index(arrays.integers(container, i), size, plan.dim, plan.from_end)
     if options.backend is None and container.exact_types and not place:
-        head = _head(operation, token)
+        head, _ = memo.call_of(operation, (x, i, token))
         if head is not None and memo.again(container, head, x_spec, i_spec, out_spec):
             token = token if is_array(token) else None
             _keep(container, backend, head, plan, (x, i, out, token), fill if row is None else row)
     return result
-
-
-def _head(operation: Gather, token: Any) -> Any:
-    """What a gather is kept under."""
-    if isinstance(operation, RestoreTokens):
-        return memo.head(type(operation), None if is_array(token) else token)
-    return memo.gather_head(type(operation), operation.dim, operation.mode, operation.fill_value)
 
 
 def _keep(

@@ -18,6 +18,9 @@ import numpy as np
 
 from nbgather.kernels import memory, small
 from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
+from nbgather.operations.base import is_array
+from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.tokens import RestoreTokens
 
 #: Calls that are kept or seen once; then all are forgotten. Those of one head.
 MAX_CALLS, MAX_LAYOUTS = 4096, 64
@@ -67,6 +70,27 @@ def gather_head(kind: type, dim: int, mode: Any, fill_value: Any) -> Hashable:
     if type(mode) is not str:
         return None
     return head(kind, dim, mode, fill_value) if mode == "fill" else (kind, dim, mode)
+
+
+#: The operations whose last operand may be a number, which then belongs to the head.
+_WITH_NUMBERS = frozenset((RestoreTokens, Scatter, ScatterAdd))
+_GATHERS = frozenset((Gather, GatherTokens, TakeAlongAxis))
+
+
+def call_of(operation: Any, operands: tuple[Any, ...]) -> tuple[Hashable, tuple[Any, ...]]:
+    """The head and the operands that a call of the gather family is kept under.
+
+    The head is None for an operation that is not kept, or not under these operands alone.
+    """
+    kind = type(operation)
+    if kind in _GATHERS:
+        return gather_head(kind, operation.dim, operation.mode, operation.fill_value), operands
+    if kind not in _WITH_NUMBERS:
+        return None, operands
+    dims = () if kind is RestoreTokens else (operation.dim,)
+    if is_array(operands[2]):
+        return (kind, *dims), operands
+    return head(kind, *dims, operands[2]), operands[:2]
 
 
 def again(container: Any, head: Any, *specs: Any) -> bool:

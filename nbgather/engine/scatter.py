@@ -85,17 +85,14 @@ def _keep(
 ) -> None:
     """Keep a small call that went well: a copy of the input, and the scatter into it."""
     x, i, src = operands
-    kind = type(operation)
-    head = (kind, operation.dim) if is_array(src) else memo.head(kind, operation.dim, src)
+    head, given = memo.call_of(operation, operands)
     if head is None or not container.exact_types or not memo.again(container, head, *specs):
         return
-    given, source, item = [x, i], small.operand(2), None
+    source, item = small.operand(2), None
     if specs[2] is None:
         item = container.item_bits(src, x, "src")
         source = memory_address(item)
-    else:
-        given.append(src)
-    added = added_kind(specs[0].dtype) if kind is ScatterAdd else None  # type: ignore[union-attr]
+    added = added_kind(specs[0].dtype) if isinstance(operation, ScatterAdd) else None  # type: ignore[union-attr]
     steps = [
         backend.copy(small.result(0), small.operand(0), plan.nbytes, run=backend.step),
         backend.scatter(plan, small.result(0), small.operand(1), source, added, run=backend.step),

@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+_PY_EQ = 2
 _BYTES = ir.IntType(8).as_pointer()
 
 
@@ -69,6 +70,19 @@ def clear_error(typingctx):
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def are_equal(typingctx, one, other):
+    """1 where two objects are equal, 0 where they are not; -1 with an error."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I32, [_I64, _I64, _I32])
+        name = "PyObject_RichCompareBool"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.sext(builder.call(function, [*values, _I32(_PY_EQ)]), _I64)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -23,6 +23,7 @@ from nbgather.kernels import memory, small
 from nbgather.kernels.cpu import compiler, objects
 from nbgather.kernels.cpu.intrinsics import int64_at
 from nbgather.kernels.cpu.objects import (
+    are_equal,
     ask,
     call_tuple,
     call_with,
@@ -175,27 +176,6 @@ def same_numbers(at, wanted, first, count):
 
 
 @njit(inline="always")
-def is_like(fact, wanted):
-    """Whether an operand is of the layout that a call was kept for, in memory that is all there."""
-    if fact[KIND] != wanted[W_KIND]:
-        return False
-    if fact[KIND] == ABSENT or fact[KIND] == INTEGER:
-        return True
-    ndim = fact[NDIM]
-    if fact[DTYPE] != wanted[W_DTYPE] or ndim != wanted[W_NDIM]:
-        return False
-    if not same_numbers(fact[SHAPE], wanted, W_SHAPE, ndim):
-        return False
-    if not same_numbers(fact[STRIDES], wanted, W_STRIDES, ndim):
-        return False
-    if fact[ADDRESS] == 0 or (fact[ADDRESS] & wanted[W_MASK]) != 0:
-        return False
-    if (fact[FLAGS] & wanted[W_FLAGS]) != wanted[W_FLAGS]:
-        return False
-    return wanted[W_HIGH] + fact[OFFSET] * wanted[W_ITEMSIZE] <= fact[STORAGE]
-
-
-@njit(inline="always")
 def is_apart(numbers, facts):
     """Whether the operand that is the result may not share memory with any other."""
     out = numbers[H_OUT]
@@ -265,9 +245,49 @@ def release_all(results, count):
         release(int64_at(U(results))[U(2 * k)])
 
 
+def make_is_like(head):
+    """``head`` as :func:`make_describe` has it."""
+
+    @njit(inline="always")
+    def same_dtype(one, other):
+        """Whether two dtypes of NumPy are equal: each of times and structs is an object anew."""
+        if word(one + head) != word(other + head):  # the types of their scalars
+            return False
+        equal = are_equal(one, other)
+        if equal < 0:
+            clear_error()
+        return equal == 1
+
+    @njit(inline="always")
+    def is_like(fact, wanted):
+        """Whether an operand is of the layout that a call was kept for, in memory that is all there."""
+        if fact[KIND] != wanted[W_KIND]:
+            return False
+        if fact[KIND] == ABSENT or fact[KIND] == INTEGER:
+            return True
+        ndim = fact[NDIM]
+        if ndim != wanted[W_NDIM]:
+            return False
+        if not same_numbers(fact[SHAPE], wanted, W_SHAPE, ndim):
+            return False
+        if not same_numbers(fact[STRIDES], wanted, W_STRIDES, ndim):
+            return False
+        if fact[ADDRESS] == 0 or (fact[ADDRESS] & wanted[W_MASK]) != 0:
+            return False
+        if (fact[FLAGS] & wanted[W_FLAGS]) != wanted[W_FLAGS]:
+            return False
+        if fact[DTYPE] != wanted[W_DTYPE] and (
+            fact[KIND] == TENSOR or not same_dtype(fact[DTYPE], wanted[W_DTYPE])
+        ):
+            return False
+        return wanted[W_HIGH] + fact[OFFSET] * wanted[W_ITEMSIZE] <= fact[STORAGE]
+
+    return is_like
+
+
 def make_repeat(head):
     """``head`` as :func:`make_describe` has it."""
-    describe = make_describe(head)
+    describe, is_like = make_describe(head), make_is_like(head)
 
     @njit(inline="always")
     def make_results(numbers, makers, results):
