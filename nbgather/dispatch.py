@@ -48,10 +48,7 @@ head, gather_head = memo.head, memo.gather_head
 def is_plain_draw(seed: Any, epoch: Any) -> bool:
     """Whether seed and epoch are ints that noise can be drawn by."""
     return (
-        type(seed) is int
-        and type(epoch) is int
-        and -(2**63) <= seed < 2**64
-        and 0 <= epoch < 2**32
+        type(seed) is int and type(epoch) is int and -(2**63) <= seed < 2**64 and 0 <= epoch < 2**32
     )
 
 

@@ -25,7 +25,9 @@ _RAISE = "raise"
 
 def _head(kind: type, dim: int, mode: Any, fill_value: Any) -> Any:
     """What a small gather is kept under."""
-    return (kind, dim, mode) if mode is _RAISE else dispatch.gather_head(kind, dim, mode, fill_value)
+    return (
+        (kind, dim, mode) if mode is _RAISE else dispatch.gather_head(kind, dim, mode, fill_value)
+    )
 
 
 def gather(

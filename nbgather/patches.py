@@ -214,7 +214,7 @@ def masked_patchify(
 
 
 def _head(kind: type, *sizes: Any) -> tuple[Any, ...] | None:
-    """What small calls are kept under: the sizes of each side; None where they are no plain ints."""
+    """What small calls are kept under: sizes of all sides; None where they are no plain ints."""
     words: list[Any] = [kind]
     for size in sizes:
         sides = size if type(size) is tuple else (size, size)

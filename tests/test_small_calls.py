@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from cases import DTYPES, random_bits, rng
+from cases import random_bits, rng
 
 import nbgather
 from nbgather import dispatch
@@ -21,14 +21,18 @@ from nbgather.engine import memo
 N, L, D, K = 2, 6, 4, 3
 
 
+#: A dtype of each size, and those that are special to a library.
+ITEMS = ("bool", "int16", "bfloat16", "float32", "complex64", "complex128", "datetime64[ms]")
+
+
 class Case(NamedTuple):
-    """A call of arrays; the first has the dtype of the case, and so have ``values`` of the others."""
+    """A call of arrays, of which the first has the dtype of the case."""
 
     shapes: tuple[tuple[int, ...], ...]
     call: Callable[..., Any]
     #: Numbers below which the whole numbers of each other operand lie; 0 for values.
     limits: tuple[int, ...] = ()
-    dtypes: tuple[str, ...] = tuple(DTYPES)
+    dtypes: tuple[str, ...] = ITEMS
     #: Operands that are permutations of each sample's places.
     ranks: tuple[int, ...] = ()
     #: Whether ``backend=`` can be given.
@@ -64,7 +68,8 @@ CASES: dict[str, Case] = {
         (L, 0),
     ),
     "scatter number": Case(
-        (X, (N, K, D)), lambda x, i, **o: nbgather.scatter(x, 1, i, 3, **o), (L,), ("float32", "int16")
+        (X, (N, K, D)), lambda x, i, **o: nbgather.scatter(x, 1, i, 3, **o), (L,),
+        ("float32", "int16"),
     ),
     "scatter_add": Case(
         (X, (N, 9, D), (N, 9, D)),
@@ -85,7 +90,7 @@ CASES: dict[str, Case] = {
     "rank_tokens": Case(((N, L),), lambda s, **o: nbgather.rank_tokens(s, K, **o), (), FLOATS),
     "token_noise": Case(
         ((N,),), lambda ids, **o: nbgather.token_noise(-5, ids, 9, epoch=3, **o), (),
-        ("int64", "uint64", "int16"),
+        ("int64", "uint64"),
     ),
     "random_masking seed": Case(
         (X,), lambda x, **o: nbgather.random_masking(x, 0.5, seed=2**63 + 1, epoch=7, **o)
@@ -109,7 +114,8 @@ CASES: dict[str, Case] = {
         (2**40,),
     ),
     "masked_patchify noise": Case(
-        (IMAGES, (N, 6)), lambda x, noise, **o: nbgather.masked_patchify(x, (2, 2), noise=noise, **o),
+        (IMAGES, (N, 6)),
+        lambda x, noise, **o: nbgather.masked_patchify(x, (2, 2), noise=noise, **o),
         (0,), FLOATS,
     ),
 }  # fmt: skip
@@ -145,10 +151,7 @@ def to(library: str, array: np.ndarray) -> Any:
     name = array.dtype.name
     if not hasattr(torch, name):
         pytest.skip(f"torch has no {name}")
-    kind, size = getattr(torch, name), array.itemsize
-    return torch.from_numpy(array.view(np.uint8).copy()).view(kind) if size > 1 else torch.from_numpy(
-        array.view(np.uint8).copy()
-    ).view(kind)
+    return torch.from_numpy(array.view(np.uint8)).view(getattr(torch, name)).clone()
 
 
 def bits(result: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
@@ -237,7 +240,8 @@ def test_what_out_must_not_be() -> None:
         (x, index, read_only), (inside, index, block[12:36].reshape(2, 3, 4)), (x, index, x),
         (x, index, index.view(np.float64)), (x, index, unaligned), (x, index, np.zeros((2, 4, 3))),
         (x, index, np.zeros((2, 3, 4), np.float32)), (x, index, torch.zeros(2, 3, 4).double()),
-        (x, index, np.zeros((2, 3, 4)).view(np.ma.MaskedArray)), (x, index, np.zeros((2, 4, 3)).transpose(0, 2, 1)),
+        (x, index, np.zeros((2, 3, 4)).view(np.ma.MaskedArray)),
+        (x, index, np.zeros((2, 4, 3)).transpose(0, 2, 1)),
         (inside, index, block[24:48].reshape(2, 3, 4)),
     ]  # fmt: skip
     cold = []
@@ -256,7 +260,8 @@ def test_what_out_must_not_be() -> None:
 @pytest.mark.parametrize(
     ("name", "place", "bad"),
     [
-        ("gather", 1, L), ("gather", 1, -1), ("take_along_axis", 1, 2 * L), ("gather_tokens", 1, -2**62),
+        ("gather", 1, L), ("gather", 1, -1), ("take_along_axis", 1, 2 * L),
+        ("gather_tokens", 1, -2**62),
         ("scatter", 1, L), ("scatter_add", 1, -1), ("restore_tokens", 1, L),
         ("restore_tokens number", 1, -1),
     ],
@@ -309,11 +314,18 @@ def test_a_layout_of_its_own_for_each() -> None:
     base = np.arange(96, dtype=np.float64).reshape(4, 6, 4)
     index = np.array([[[0] * 4, [2] * 4]] * 2)
     views = [
-        base[:2, :3].copy(), base[::2, ::2], base[1:3, 2:5], base[::-2, :3], base.transpose(2, 1, 0)[:2, :3],
+        base[:2, :3].copy(), base[::2, ::2], base[1:3, 2:5], base[::-2, :3],
+        base.transpose(2, 1, 0)[:2, :3],
         base[:2, :3].astype(np.float32), base[:2, :3].astype(">f8"), base[:2, :3].astype(np.int64),
         np.asfortranarray(base[:2, :3]), np.broadcast_to(base[:1, :3], (2, 3, 4)),
     ]  # fmt: skip
-    indices = [index, index.astype(np.int32), index.astype(np.uint8), index[::-1], index[:, ::-1].copy()]
+    indices = [
+        index,
+        index.astype(np.int32),
+        index.astype(np.uint8),
+        index[::-1],
+        index[:, ::-1].copy(),
+    ]
     for _ in range(4):
         for x in views:
             for i in indices:
@@ -344,9 +356,7 @@ def test_memory_that_is_gone_or_lazy() -> None:
         nbgather.gather(x, 1, short)
     later = torch.randn(30)[6:].reshape(2, 3, 4)  # which begins behind the start of its storage
     assert torch.equal(nbgather.gather(later, 1, index), torch.gather(later, 1, index))
-    assert torch.equal(
-        nbgather.gather(torch._neg_view(x), 1, index), torch.gather(-x, 1, index)
-    )
+    assert torch.equal(nbgather.gather(torch._neg_view(x), 1, index), torch.gather(-x, 1, index))
     with torch.inference_mode():
         assert torch.equal(nbgather.gather(x.clone(), 1, index), torch.gather(x, 1, index))
 
@@ -373,7 +383,7 @@ def test_gradients_of_repeated_calls(name: str) -> None:
                 torch.nan_to_num_(t, 0.5, 2.0, -3.0).clamp_(-9, 9).requires_grad_()
         result = case.call(*tensors)
         (result * torch.arange(result.numel()).reshape(result.shape)).sum().backward()
-        return bits(tuple([result, *(t.grad for t in tensors if t.grad is not None)]))
+        return bits((result, *(t.grad for t in tensors if t.grad is not None)))
 
     first = run()
     for _ in range(4):
@@ -410,6 +420,7 @@ def test_nothing_is_held_or_released_too_often(library: str) -> None:
     out = to(library, np.zeros((2, 2, 4)))
     noise = to(library, np.ones((2, 3), np.float32))
     watched = (x, index, bad, out, noise, None, True)
+
     def all_ways() -> None:
         result = weakref.ref(nbgather.gather(x, 1, index))
         assert result() is None
@@ -420,6 +431,7 @@ def test_nothing_is_held_or_released_too_often(library: str) -> None:
             nbgather.gather(x, 1, bad)
         with pytest.raises(IndexError):
             nbgather.scatter_add(x, 1, bad, out)
+
     for _ in range(4):
         all_ways()
     before = [sys.getrefcount(o) for o in watched]

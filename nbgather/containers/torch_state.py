@@ -16,7 +16,7 @@ _tracing_state = torch._C._get_tracing_state
 _forward_ad = torch.autograd.forward_ad
 
 
-#: What tells, by an answer of 0 or None, that torch just computes; forward-mode AD tells it besides.
+#: What tells by 0 or None that torch just computes, but for forward-mode AD.
 REST = {
     "dispatch_modes": _dispatch_modes,
     "function_modes": _function_modes,

@@ -54,7 +54,7 @@ def _gather(
     options: Options,
     token: Any = None,
 ) -> Any:
-    """``row`` is what restoring fills with: bits, or an array of one token; ``token`` as it came."""
+    """``row`` is what restoring fills with, bits or an array of one token; ``token`` as it came."""
     x, i = operands
     x_spec, i_spec = container.spec(x), container.spec(i)
     out, out_spec = options.out, None
@@ -118,7 +118,8 @@ def _keep(
 ) -> None:
     """Keep a small call that went well; ``fill`` is what it filled with, an item or a token."""
     x, i, out, token = operands
-    target, results, aux = small.result(0), [memo.Result(plan.shape, x.dtype)], _UNUSED_ADDRESS
+    target, results = small.result(0), [memo.Result(plan.shape, x.dtype)]
+    aux: Any = _UNUSED_ADDRESS
     given = [x, i]
     if out is not None:
         target, results = small.operand(2), []
@@ -130,9 +131,7 @@ def _keep(
         given.append(token)
     elif fill is not None:
         aux = memory_address(fill)
-    step = backend.gather(
-        plan, target, small.operand(0), small.operand(1), aux, run=backend.step
-    )
+    step = backend.gather(plan, target, small.operand(0), small.operand(1), aux, run=backend.step)
     memo.keep(
         container, backend, head, given, results, [step], out=2 if out is not None else -1,
         owner=(plan, fill),

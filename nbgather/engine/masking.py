@@ -11,7 +11,7 @@ from nbgather.engine import arrays, backends, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
-from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
+from nbgather.operations.base import FLOAT32, INT64, Options, contiguous_strides
 from nbgather.operations.keep import Keep
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 

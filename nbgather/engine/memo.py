@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather.kernels import memory, small
+from nbgather.kernels import small
 from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
 from nbgather.operations.base import is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis

@@ -69,12 +69,11 @@ def masked_patchify(
 ) -> Any:
     """Mask, and cut what stays: what it is made of, and kept where it is small."""
     backend = backends.serving(options.backend, container.home, container.spec(operands[0]).device)
-    operation.check(*[None if o is None else container.spec(o) for o in operands])
+    specs: Any = [None if o is None else container.spec(o) for o in operands]
+    operation.check(*specs)
     results = operation.lower(container.apply(operands[0], options.backend), *operands)
     if options.backend is None and container.home == "cpu":
-        small_masking.keep_masked_patches(
-            container, backend, operation, operands, patch_numbers
-        )
+        small_masking.keep_masked_patches(container, backend, operation, operands, patch_numbers)
     return masking.with_valid(container, operation, operands[0], results)
 
 

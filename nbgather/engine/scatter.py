@@ -84,11 +84,12 @@ def _keep(
     plan: ScatterPlan,
 ) -> None:
     """Keep a small call that went well: a copy of the input, and the scatter into it."""
-    x, i, src = operands
+    x, _, src = operands
     head, given = memo.call_of(operation, operands)
     if head is None or not container.exact_types or not memo.again(container, head, *specs):
         return
-    source, item = small.operand(2), None
+    source: Any = small.operand(2)
+    item = None
     if specs[2] is None:
         item = container.item_bits(src, x, "src")
         source = memory_address(item)

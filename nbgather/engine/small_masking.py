@@ -88,9 +88,7 @@ def keep_ranks(container: Any, backend: Any, operation: RankTokens, scores: Any)
     if 0 in spec.shape or not memo.again(container, head, spec):
         return
     pair, kept = spec.shape, operation.keep.number
-    step = _step(
-        backend, pair, kept, 1, 2, scores=(0, spec.dtype.name), keep=0
-    )
+    step = _step(backend, pair, kept, 1, 2, scores=(0, spec.dtype.name), keep=0)
     results = [memo.Result((pair[0], kept), INT64), memo.Result(pair, INT64)]
     results.append(memo.Result(pair, FLOAT32))
     memo.keep(container, backend, head, (scores,), results, [step])
@@ -120,12 +118,14 @@ def keep_masking(
     container: Any, backend: Any, operation: RandomMasking, operands: tuple[Any, ...]
 ) -> None:
     """Keep a small masking that went well."""
-    x, noise, ids = operands
+    x = operands[0]
     spec, head = container.spec(x), _head(operation)
     source = _source_of(container, operation, operands)
     if head is None or source is None or 0 in spec.shape[:2]:
         return
-    if not memo.again(container, head, *[None if o is None else container.spec(o) for o in operands]):
+    if not memo.again(
+        container, head, *[None if o is None else container.spec(o) for o in operands]
+    ):
         return
     pair, inner = spec.shape[:2], spec.shape[2:]
     kept, row = operation.keep.of(pair[1]), math.prod(inner) * spec.dtype.itemsize
@@ -154,7 +154,9 @@ def keep_masked_patches(
     item = spec.dtype.itemsize
     if head is None or source is None or any(s % item for s in spec.strides):
         return
-    if not memo.again(container, head, *[None if o is None else container.spec(o) for o in operands]):
+    if not memo.again(
+        container, head, *[None if o is None else container.spec(o) for o in operands]
+    ):
         return
     specs = results_of(
         operation, spec, None if noise is None else container.spec(noise),
@@ -167,8 +169,14 @@ def keep_masked_patches(
     steps = [
         _step(backend, mask, cut[1], 2, 1, keep=3, **source[1]),
         backend.patches(
-            numbers, cut[0] * cut[1], small.result(0), small.operand(0), small.result(3), item,
-            None, run=backend.step,
+            numbers,
+            cut[0] * cut[1],
+            small.result(0),
+            small.operand(0),
+            small.result(3),
+            item,
+            None,
+            run=backend.step,
         ),
     ]
     results = [memo.Result(cut, images.dtype), memo.Result(mask, FLOAT32)]

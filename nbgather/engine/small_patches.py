@@ -37,7 +37,7 @@ def keep(
         return
     spec = container.spec(array)
     items = math.prod(spec.shape[1:])
-    if not 0 < items * spec.shape[0] or items > MAX_ITEMS or not arrays.is_contiguous(spec):
+    if not items * spec.shape[0] > 0 or items > MAX_ITEMS or not arrays.is_contiguous(spec):
         return
     if spec.dtype.itemsize not in ITEMSIZES or not memo.again(container, head, spec):
         return

@@ -54,10 +54,6 @@ class Place(NamedTuple):
     value: int
 
 
-#: A pointer that the kernel does not use.
-NOWHERE = Place(FIXED, 0)
-
-
 def operand(k: int) -> Place:
     """The address of an operand."""
     return Place(OPERAND, k)
@@ -69,18 +65,15 @@ def result(k: int) -> Place:
 
 
 class Step(NamedTuple):
-    """One kernel over a range, with its four pointers and its integers.
+    """One kernel over a range of positions, with its integers and its pointers: out, src, idx, aux.
 
     ``patches`` are the positions in ``args`` of what differs from call to call.
     """
 
     kernel: int
     args: np.ndarray
-    count: int
-    out: Place = NOWHERE
-    src: Place = NOWHERE
-    idx: Place = NOWHERE
-    aux: Place = NOWHERE
+    positions: int
+    pointers: tuple[Place, ...]
     patches: tuple[tuple[int, Place], ...] = ()
 
 
@@ -123,8 +116,8 @@ def numbers_of(
     for step in steps:
         if len(step.args) > MAX_ARGS:
             return None
-        words += [step.kernel, step.count, len(step.args), len(step.patches)]
-        for place in (step.out, step.src, step.idx, step.aux):
+        words += [step.kernel, step.positions, len(step.args), len(step.patches)]
+        for place in step.pointers:
             words += place
         words += step.args.tolist()
         for position, place in step.patches:

@@ -73,9 +73,7 @@ repeating = repeat.repeating
 step = threads.step
 
 
-def gather(
-    plan: GatherPlan, out: Any, src: Any, idx: Any, aux: Any, run: Any = threads.run
-) -> Any:
+def gather(plan: GatherPlan, out: Any, src: Any, idx: Any, aux: Any, run: Any = threads.run) -> Any:
     """Gather by addresses; the number of bad indices."""
     kernel = plan.kernel
     if kernel is None:

@@ -217,7 +217,9 @@ def step(
     """
     if splits(work):
         return None
-    pointers = [p if isinstance(p, Place) else Place(FIXED, int(p)) for p in (out, src, idx, aux)]
+    pointers = tuple(
+        p if isinstance(p, Place) else Place(FIXED, int(p)) for p in (out, src, idx, aux)
+    )
     patches = tuple((k, v) for k, v in enumerate(args) if isinstance(v, Place))
     numbers = np.array([0 if isinstance(v, Place) else v for v in args], np.int64)
-    return Step(kernel, numbers, count, *pointers, patches)
+    return Step(kernel, numbers, count, pointers, patches)
