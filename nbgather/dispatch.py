@@ -26,22 +26,52 @@ _NUMPY = registry.load(registry.MODULES["numpy"])
 _SCALARS = (str, bytes, tuple, np.generic, datetime.date, datetime.timedelta)
 
 _exact_get = registry.exact.get
-_entries = memo.entries
 
 
-def recall(kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any = None) -> Any:
+def recall(head: Any, *operands: Any) -> Any:
     """Repeat a small call whose like went well before; None to go the whole way.
 
-    ``kind`` is the operation's class; ``first`` and ``second`` are the dimension and the mode of a
-    gather, or the ratio and the number of a masking, whose ``values`` are the seed and the epoch.
+    ``head`` is what the engine keeps such calls under, see :func:`nbgather.engine.memo.head`.
     """
-    container = _exact_get(type(x))
+    container = _exact_get(type(operands[0]))
     if container is None:
         return None
     try:
-        return container.recall(_entries, kind, first, second, x, side, values)
+        return container.recall(head, operands)
     except TypeError:
-        return None  # a mode that cannot be hashed
+        return None  # a head that cannot be hashed
+
+
+head, gather_head = memo.head, memo.gather_head
+
+
+def is_plain_draw(seed: Any, epoch: Any) -> bool:
+    """Whether seed and epoch are ints that noise can be drawn by."""
+    return (
+        type(seed) is int and type(epoch) is int and -(2**63) <= seed < 2**64 and 0 <= epoch < 2**32
+    )
+
+
+def recall_masking(
+    kind: tuple[Any, ...], ratio: Any, number: Any, operands: tuple[Any, ...]
+) -> Any:
+    """Repeat a small masking whose like went well before, or None.
+
+    ``kind`` is the operation with what it has besides; the operands are (x, noise, sample_ids,
+    seed, epoch).
+    """
+    x, noise, ids, seed, epoch = operands
+    if number is None and type(ratio) is float:
+        head = *kind, float, ratio or repr(ratio), None
+    elif type(number) is int:
+        head = *kind, None, int, number or "0"
+    else:
+        return None
+    if noise is None:
+        return recall(head, x, None, ids, seed, epoch) if is_plain_draw(seed, epoch) else None
+    if seed is None and ids is None and is_plain_draw(0, epoch):
+        return recall(head, x, noise, None, None, epoch)
+    return None
 
 
 def container_of(array: Any, what: str) -> Container:

@@ -20,6 +20,15 @@ __all__ = [
     "take_along_axis",
 ]
 
+_RAISE = "raise"
+
+
+def _head(kind: type, dim: int, mode: Any, fill_value: Any) -> Any:
+    """What a small gather is kept under."""
+    return (
+        (kind, dim, mode) if mode is _RAISE else dispatch.gather_head(kind, dim, mode, fill_value)
+    )
+
 
 def gather(
     input: Array,
@@ -95,8 +104,10 @@ def gather(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if out is None and backend is None:
-        result = dispatch.recall(Gather, dim, mode, input, index)
+    if backend is None:
+        head = (Gather, dim, mode) if mode is _RAISE else _head(Gather, dim, mode, fill_value)
+        operands = (input, index) if out is None else (input, index, out)
+        result = dispatch.recall(head, *operands)
         if result is not None:
             return result
     operation = Gather(dim, mode, dispatch.fill_value(mode, fill_value))
@@ -168,8 +179,10 @@ def take_along_axis(
         axis = 0
     elif type(axis) is not int:
         axis = checks.integer(axis, "axis")
-    if out is None and backend is None:
-        result = dispatch.recall(TakeAlongAxis, axis, mode, arr, indices)
+    if backend is None:
+        head = _head(TakeAlongAxis, axis, mode, fill_value)
+        operands = (arr, indices) if out is None else (arr, indices, out)
+        result = dispatch.recall(head, *operands)
         if result is not None:
             return result
     operation = TakeAlongAxis(axis, mode, dispatch.fill_value(mode, fill_value))
@@ -217,8 +230,10 @@ def gather_tokens(
     >>> nbgather.gather_tokens(x, np.array([[2, 0], [1, 1]])).tolist()
     [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
     """
-    if out is None and backend is None:
-        result = dispatch.recall(GatherTokens, 1, mode, x, ids)
+    if backend is None:
+        head = _head(GatherTokens, 1, mode, fill_value)
+        operands = (x, ids) if out is None else (x, ids, out)
+        result = dispatch.recall(head, *operands)
         if result is not None:
             return result
     operation = GatherTokens(1, mode, dispatch.fill_value(mode, fill_value))
@@ -283,7 +298,17 @@ def scatter(
     array([[0, 0, 5],
            [6, 0, 0]])
     """
-    operation = Scatter(checks.integer(dim, "dim"))
+    if type(dim) is not int:
+        dim = checks.integer(dim, "dim")
+    if out is None and backend is None:
+        kind = type(src)
+        if kind is int or kind is float:
+            result = dispatch.recall(dispatch.head(Scatter, dim, src), input, index)
+        else:
+            result = dispatch.recall((Scatter, dim), input, index, src)
+        if result is not None:
+            return result
+    operation = Scatter(dim)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 
@@ -335,7 +360,13 @@ def scatter_add(
     >>> nbgather.scatter_add(np.zeros(3), 0, np.array([2, 0, 2]), np.array([1.0, 2.0, 3.0]))
     array([2., 0., 4.])
     """
-    operation = ScatterAdd(checks.integer(dim, "dim"))
+    if type(dim) is not int:
+        dim = checks.integer(dim, "dim")
+    if out is None and backend is None:
+        result = dispatch.recall((ScatterAdd, dim), input, index, src)
+        if result is not None:
+            return result
+    operation = ScatterAdd(dim)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 

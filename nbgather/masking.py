@@ -18,6 +18,7 @@ from nbgather.operations.tokens import (
     RankTokens,
     RestoreTokens,
     RestoreValidTokens,
+    TokenNoise,
     one_source,
 )
 from nbgather.operations.tokens import token_noise as noise_operation
@@ -96,6 +97,10 @@ def token_noise(
     >>> nbgather.token_noise(0, 1, 4).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
+    if backend is None and type(num_tokens) is int and dispatch.is_plain_draw(seed, epoch):
+        result = dispatch.recall((TokenNoise, int, num_tokens or "0"), sample_ids, seed, epoch)
+        if result is not None:
+            return result
     operation = noise_operation(seed, epoch, num_tokens)
     return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
 
@@ -136,6 +141,10 @@ def rank_tokens(scores: Array, num_keep: Any, *, backend: str | None = None) -> 
     >>> ids_keep.tolist(), ids_restore.tolist(), mask.tolist()
     ([[1, 3]], [[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
     """
+    if backend is None and type(num_keep) is int:
+        result = dispatch.recall((RankTokens, int, num_keep or "0"), scores)
+        if result is not None:
+            return TokenMask(*result)
     samples, length = dispatch.pair_of(scores, "scores")
     keep = keep_of(None, dispatch.host_counts(num_keep, "num_keep"), samples, length)
     return TokenMask(*dispatch.execute(RankTokens(keep), scores, backend=backend))
@@ -226,8 +235,10 @@ def random_masking(
     >>> x_masked.tolist(), mask.tolist()
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
-    if noise is None and backend is None and type(seed) is int and type(epoch) is int:
-        result = _recall(x, sample_ids, mask_ratio, num_keep, seed, epoch)
+    if backend is None:
+        result = dispatch.recall_masking(
+            (RandomMasking,), mask_ratio, num_keep, (x, noise, sample_ids, seed, epoch)
+        )
         if result is not None:
             return MaskedTokens(*result)
     samples, length = dispatch.pair_of(x, "x")
@@ -238,19 +249,6 @@ def random_masking(
     operation = RandomMasking(keep, key, checks.epoch(epoch))
     results = dispatch.execute(operation, x, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
-
-
-def _recall(x: Any, sample_ids: Any, mask_ratio: Any, num_keep: Any, seed: int, epoch: int) -> Any:
-    """Repeat a small masking by seed whose like went well before, or None."""
-    if num_keep is not None:
-        if type(num_keep) is not int:
-            return None
-        mask_ratio = None
-    elif type(mask_ratio) is not float:
-        return None
-    if not (-(2**63) <= seed < 2**64 and 0 <= epoch < 2**32):
-        return None
-    return dispatch.recall(RandomMasking, mask_ratio, num_keep, x, sample_ids, (seed, epoch))
 
 
 def restore_tokens(
@@ -307,9 +305,20 @@ def restore_tokens(
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
     if valid is None:
+        if backend is None:
+            result = _recall_restoring(x_visible, ids_restore, mask_token)
+            if result is not None:
+                return result
         return dispatch.execute(
             RestoreTokens(), x_visible, ids_restore, mask_token, backend=backend
         )
     return dispatch.execute(
         RestoreValidTokens(), x_visible, ids_restore, mask_token, valid, backend=backend
     )
+
+
+def _recall_restoring(x: Any, ids: Any, token: Any) -> Any:
+    kind = type(token)
+    if kind is float or kind is int:
+        return dispatch.recall(dispatch.head(RestoreTokens, token), x, ids)
+    return dispatch.recall((RestoreTokens,), x, ids, token)

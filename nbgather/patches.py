@@ -52,6 +52,11 @@ def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
     >>> nbgather.patchify(images, 2).tolist()
     [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
     """
+    head = _head(Patchify, patch_size)
+    if head is not None:
+        result = dispatch.recall(head, images)
+        if result is not None:
+            return result
     shape = dispatch.shape_of(images, "images")
     return dispatch.execute(Patchify(sizes_of(patch_size, shape)), images)
 
@@ -87,6 +92,11 @@ def unpatchify(
     >>> bool((nbgather.unpatchify(nbgather.patchify(images, 2), 2, 4) == images).all())
     True
     """
+    head = _head(Unpatchify, patch_size, image_size)
+    if head is not None:
+        result = dispatch.recall(head, patches)
+        if result is not None:
+            return result
     sides = sides_of(image_size)
     return dispatch.execute(Unpatchify(sizes_of(patch_size, (0, 0, *sides)), sides), patches)
 
@@ -182,6 +192,14 @@ def masked_patchify(
     >>> masked.x_masked.dtype, masked.x_masked.shape
     (dtype('float32'), (1, 1, 12))
     """
+    if backend is None and scale is mean is std is None:
+        head = _head(MaskedPatchify, patch_size)
+        if head is not None:
+            result = dispatch.recall_masking(
+                head, mask_ratio, num_keep, (images, noise, sample_ids, seed, epoch)
+            )
+            if result is not None:
+                return MaskedTokens(*result)
     shape = dispatch.shape_of(images, "images")
     sizes = sizes_of(patch_size, shape)
     sample_ids = dispatch.ids_beside(sample_ids, shape[0], "images")
@@ -193,3 +211,15 @@ def masked_patchify(
     operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
     results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
+
+
+def _head(kind: type, *sizes: Any) -> tuple[Any, ...] | None:
+    """What small calls are kept under: sizes of all sides; None where they are no plain ints."""
+    words: list[Any] = [kind]
+    for size in sizes:
+        sides = size if type(size) is tuple else (size, size)
+        for n in sides:
+            if type(n) is not int:
+                return None
+            words += (int, n)
+    return tuple(words)

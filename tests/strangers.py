@@ -256,6 +256,22 @@ FUNCTIONS: dict[str, tuple[dict[str, np.ndarray], Callable[..., Any]]] = {
             x_visible, ids_restore, mask_token, valid=valid
         ),
     ),
+    "restore_tokens plain": (
+        {"x_visible": X[:, :2], "ids_restore": RANKS, "mask_token": np.ones(4, F)},
+        lambda x_visible, ids_restore, mask_token: nbgather.restore_tokens(
+            x_visible, ids_restore, mask_token
+        ),
+    ),
+    "rank_tokens number": (
+        {"scores": NOISE, "num_keep": np.array(2)},
+        lambda scores, num_keep: nbgather.rank_tokens(
+            scores, int(num_keep) if type(num_keep) is np.ndarray else num_keep
+        ),
+    ),
+    "gather_tokens out": (
+        {"x": X, "ids": IDS, "out": np.zeros((2, 2, 4), F)},
+        lambda x, ids, out: nbgather.gather_tokens(x, ids, out=out),
+    ),
     "patchify": ({"images": IMAGES}, lambda images: nbgather.patchify(images, 2)),
     "unpatchify": (
         {"patches": np.arange(32, dtype=F).reshape(2, 4, 4)},

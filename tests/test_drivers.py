@@ -1,13 +1,12 @@
-"""The drivers of small calls: by addresses and by the arrays themselves."""
+"""The compiled function that repeats small calls, by itself."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from nbgather.kernels import memory
-from nbgather.kernels.cpu import drivers, launch, threads
-from nbgather.kernels.memory import memory_address
+from nbgather.kernels import memory, small
+from nbgather.kernels.cpu import launch, repeat
 from nbgather.kernels.plans import GatherPlan
 
 ITEMS = ("u1", "f2", "f4", "f8", "c16")
@@ -34,47 +33,69 @@ def unaligned(array: np.ndarray) -> np.ndarray:
     return data
 
 
+def table() -> np.ndarray:
+    """A table that knows NumPy's arrays alone."""
+    words = np.zeros(len(small.TABLE), np.int64)
+    for name, value in (("none", None), ("array", np.ndarray), ("integer", int)):
+        words[small.TABLE.index(name)] = id(value)
+    return words
+
+
+def layout(array: np.ndarray) -> small.Layout:
+    return small.Layout(
+        small.ARRAY, id(array.dtype), array.shape, array.strides, array.itemsize, 0, array.nbytes,
+        min(array.itemsize, 8) - 1,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("index_dtype", ["i8", "i4"])
 @pytest.mark.parametrize("dtype", ITEMS)
-def test_small_calls(dtype: str, index_dtype: str) -> None:
+def test_a_gather_is_repeated(dtype: str, index_dtype: str) -> None:
     x = np.arange(32).reshape(4, 8).astype(dtype)
     index = np.array([[0, 3, 7], [1, 1, 1], [2, 0, 5], [7, 6, 4]], index_dtype)
     expected = np.take_along_axis(x, index, 1)
     plan = planned(x, index)
-    numbers = launch.small_call(plan)
-    assert numbers is not None
-    by_address = launch.small()
-    assert numbers[[drivers.ITEM_MASK, drivers.INDEX_MASK]].tolist() == [
-        plan.item_mask, plan.index_mask,
-    ]  # fmt: skip
-    by_object = threads.small_objects()
-    assert by_object is not None
-    out = np.zeros_like(expected)
-    addresses = (memory_address(a) for a in (out, x, index))
-    assert by_address(*addresses, numbers.ctypes.data) == 0
-    assert out.tobytes() == expected.tobytes()
-
-    def run(x: np.ndarray, index: np.ndarray) -> int:
-        out[...] = 0
-        return by_object(id(out), id(x), id(index), numbers.ctypes.data)
-
-    assert run(x, index) == 0
-    assert out.tobytes() == expected.tobytes()
+    step = launch.gather(
+        plan, small.result(0), small.operand(0), small.operand(1), 0, run=launch.step
+    )
+    numbers = small.numbers_of((layout(x), layout(index)), 1, 1, -1, [step])
+    call = numbers, (np.empty, (expected.shape, x.dtype), None)
+    chain = table(), call
+    run = repeat.repeating()
+    assert run is not None
+    result = run(chain, x, index)
+    assert type(result) is np.ndarray
+    assert result.tobytes() == expected.tobytes()
     # Views read from where they begin.
     both, indices = np.stack([np.ones_like(x), x]), np.stack([np.ones_like(index), index])
-    assert run(both[1], indices[1]) == 0
-    assert out.tobytes() == expected.tobytes()
-    # Where an address is not aligned, nothing is done.
-    if plan.item_mask:
-        assert run(unaligned(x), index) == drivers.UNALIGNED
-        assert not out.any()
-    assert run(x, unaligned(index)) == drivers.UNALIGNED
-    assert not out.any()
+    assert run(chain, both[1], indices[1]).tobytes() == expected.tobytes()
+    # Nothing is done where an address is not aligned, a layout another, an object another.
     bad = index.copy()
     bad[2, 1] = 8
-    assert run(x, bad) == 1
+    others = [
+        (x, unaligned(index)), (x, bad), (x, index[::-1]), (x[:3], index), (x,), (x, index, None),
+        (x, index.astype("u1")), (x, index.tolist()), (None, index), (x, 3), (object(), index),
+        (x.view(np.ma.MaskedArray), index), (x, index) * 4,
+    ]  # fmt: skip
+    if x.itemsize > 1:
+        others.append((unaligned(x), index))
+    for other in others:
+        assert run(chain, *other) is None
+    assert run((table(),), x, index) is None
 
 
-def test_where_arrays_keep_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "DATA_OFFSET", None)
-    assert threads.small_objects() is None
+def test_limits_of_what_is_repeated() -> None:
+    x = np.zeros((1,) * (small.MAX_NDIM + 1))
+    assert small.numbers_of([layout(x)], 1, 1, -1, []) is None
+    one = layout(np.zeros(3))
+    assert small.numbers_of([one] * (small.MAX_OPERANDS + 1), 1, 1, -1, []) is None
+    step = small.Step(0, np.zeros(small.MAX_ARGS + 1, np.int64), 1, ())
+    assert small.numbers_of([one], 1, 1, -1, [step]) is None
+    assert small.numbers_of([one], small.MAX_RESULTS + 1, 1, -1, []) is None
+    assert small.numbers_of([one], 1, 1, -1, []) is not None
+
+
+def test_where_arrays_are_not_as_the_c_api_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.ARRAYS_ARE_KNOWN
+    monkeypatch.setattr(memory, "ARRAYS_ARE_KNOWN", False)
+    assert repeat.repeating() is None

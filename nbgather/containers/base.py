@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nbgather.engine.memo import SmallGather, SmallMasking
-from nbgather.operations.base import Apply, DType, Operation, Options, Spec
+from nbgather.engine import small_patches
+from nbgather.operations.base import PLAIN, Apply, DType, Operation, Options, Spec
+from nbgather.operations.patches import Patchify, Unpatchify
 from nbgather.operations.tokens import RandomMasking
 
 #: Executes an operation on arrays that have memory: run(container, operation, operands, options).
@@ -159,27 +160,34 @@ class Container:
         if operation.composed:
             for operand in operands:
                 self.require_strided(operand)
-            return operation.lower(self.apply(operands[0], options.backend), *operands)
+            result = operation.lower(self.apply(operands[0], options.backend), *operands)
+            self.keep_composed(operation, operands, options, result)
+            return result
         return self.run(self, self.with_seed(operation, operands), operands, options)
 
     # Small calls that are repeated; see nbgather.engine.memo
 
-    def recall(
-        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
-    ) -> Any:
+    def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         """Repeat a small call whose like went well before; None to go the whole way."""
         return None
 
-    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
-        """All that a small call depends on but its values; None where none may be repeated."""
-        return None
+    def keep_composed(
+        self, operation: Operation, operands: tuple[Any, ...], options: Options, result: Any
+    ) -> None:
+        """Keep a small call that has no kernel of its own, if it can be repeated by one."""
+        if isinstance(operation, (Patchify, Unpatchify)) and options == PLAIN:
+            small_patches.keep(self, operation, operands[0], tuple(result.shape))
 
-    def small_gather(self, call: SmallGather, like: Any) -> Callable[..., Any]:
-        """What repeats a gather: a function of (x, index)."""
+    def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
+        """How an array is told apart: its kind, a number for its dtype, its strides.
+
+        None where none of the library's can be.
+        """
         raise NotImplementedError
 
-    def small_masking(self, call: SmallMasking, like: Any) -> Callable[..., Any]:
-        """What repeats a masking by seed: a function of (x, sample_ids, seed, epoch)."""
+    def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
+        """What makes a result: a callable and its arguments that give a NumPy array, and what makes
+        the library's array of that, or None."""
         raise NotImplementedError
 
 

@@ -38,12 +38,7 @@ class CudaArrays(Container):
     def side(self, array: np.ndarray, like: Any) -> Any:
         return self.from_numpy(array, like)
 
-    def recall(
-        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
-    ) -> Any:
-        return None
-
-    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
+    def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         return None
 
     def constant(self, array: np.ndarray, like: Any) -> Any:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nbgather.containers.base import Container
-from nbgather.engine import recycle
-from nbgather.engine.memo import SmallGather, SmallMasking
-from nbgather.kernels.memory import DATA_OFFSET, bits_dtype, memory_address
+from nbgather.engine import memo, recycle
+from nbgather.kernels import small
+from nbgather.kernels.memory import bits_dtype, memory_address
 from nbgather.operations.base import DType, Spec
 from nbgather.operations.tokens import castable_token
 
 _ndarray = np.ndarray
-_LOW64 = 0xFFFFFFFFFFFFFFFF
+_kept = memo.entries.get
 
 
 @functools.lru_cache(maxsize=256)
@@ -111,86 +110,15 @@ class NumpyContainer(Container):
     def namespace(self, array: Any) -> Any:
         return _namespace()
 
-    def recall(
-        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
-    ) -> Any:
-        # Whatever else has a shape, strides and a dtype need not have its memory where an ndarray
-        # has it, or may mean more than its memory says. ``x`` is an ndarray exactly.
-        key: Any
-        if type(side) is _ndarray:
-            key = (
-                kind,
-                first,
-                second,
-                x.shape,
-                x.strides,
-                x.dtype,
-                side.shape,
-                side.strides,
-                side.dtype,
-            )
-        elif side is None:
-            key = kind, first, second, x.shape, x.strides, x.dtype
-        else:
-            return None
-        call = entries.get(key)
-        if call is None:
-            return None
-        return call(x, side) if values is None else call(x, side, *values)
+    def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
+        chain = _kept(head)
+        return None if chain is None else memo.repeat(chain, *operands)
 
-    def small_key(self, kind: Any, first: Any, second: Any, x: np.ndarray, side: Any) -> Any:
-        if side is None:
-            return kind, first, second, x.shape, x.strides, x.dtype
-        return (
-            kind,
-            first,
-            second,
-            x.shape,
-            x.strides,
-            x.dtype,
-            side.shape,
-            side.strides,
-            side.dtype,
-        )
+    def small_operand(self, array: np.ndarray) -> tuple[int, int, tuple[int, ...]]:
+        return small.ARRAY, id(array.dtype), array.strides
 
-    def small_gather(self, call: SmallGather, like: np.ndarray) -> Callable[..., Any]:
-        numbers, shape, dtype, empty = call.numbers_address, call.shape, like.dtype, np.empty
-        if DATA_OFFSET is not None:
-            by_objects = call.backend.small_objects()
-
-            def repeat_objects(x: np.ndarray, index: np.ndarray, call: SmallGather = call) -> Any:
-                result = empty(shape, dtype)
-                return None if by_objects(id(result), id(x), id(index), numbers) else result
-
-            return repeat_objects
-        run, item_mask, index_mask = call.backend.small(), call.item_mask, call.index_mask
-
-        def repeat(x: np.ndarray, index: np.ndarray, call: SmallGather = call) -> Any:
-            source, positions = memory_address(x), memory_address(index)
-            if source & item_mask or positions & index_mask:
-                return None
-            result = empty(shape, dtype)
-            return None if run(memory_address(result), source, positions, numbers) else result
-
-        return repeat
-
-    def small_masking(self, call: SmallMasking, like: np.ndarray) -> Callable[..., Any]:
-        run, numbers, dtype, pair = call.run, call.numbers_address, like.dtype, call.pair
-        empty, shape = np.empty, call.shape
-
-        def repeat(x: Any, ids: Any, seed: int, epoch: int, call: SmallMasking = call) -> Any:
-            idx = 0 if ids is None else memory_address(ids)
-            if idx & 7:
-                return None
-            x_masked, mask = empty(shape, dtype), empty(pair, np.float32)
-            ids_restore = empty(pair, np.int64)
-            bad = run(
-                memory_address(x_masked), memory_address(x), idx, memory_address(ids_restore),
-                memory_address(mask), epoch, seed & _LOW64, numbers,
-            )  # fmt: skip
-            return None if bad else (x_masked, mask, ids_restore)
-
-        return repeat
+    def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
+        return np.empty, (shape, np.dtype(dtype.name) if isinstance(dtype, DType) else dtype), None
 
 
 SERVES = NumpyContainer

@@ -275,7 +275,10 @@ class TorchContainer(SmallTorchCalls):
         """By the namespace's functions, which torch traces and differentiates itself."""
         for operand in operands:
             self.require_strided(operand)
-        return operation.lower(self.apply(operands[0], options.backend), *operands)
+        result = operation.lower(self.apply(operands[0], options.backend), *operands)
+        if not self.traces(operands) and all(o.is_cpu and self.resolve(o) is o for o in operands):
+            self.keep_composed(operation, operands, options, result)
+        return result
 
 
 SERVES = TorchContainer

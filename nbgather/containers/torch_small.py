@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from nbgather.containers.base import Container
-from nbgather.containers.torch_dtypes import describe
-from nbgather.containers.torch_state import at_rest, is_dynamo_compiling, wants_grad
-from nbgather.engine.memo import SmallGather, SmallMasking
-from nbgather.operations.indexing import Gather
+from nbgather.containers import torch_memory
+from nbgather.containers.base import Container, Run
+from nbgather.containers.torch_dtypes import describe, torch_dtype
+from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling
+from nbgather.engine import memo
+from nbgather.kernels import small
+from nbgather.operations.base import PLAIN, Apply, DType, Operation
+from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd
 
-#: Items of a gather up to which torch's own operator is as fast as a kernel behind a call of ours.
-MAX_TORCH_ITEMS = 512
-#: What torch.gather leaves the bits of as they are; of float16 it does not.
+#: What torch's operators leave the bits of as they are, and add as ours do; of float16 they do not.
 _KEPT_BY_TORCH = frozenset((torch.float32, torch.float64))
+_BY_TORCH = frozenset((Gather, GatherTokens, ScatterAdd))
 #: The types whose state is known: exactly these, not what derives from them.
 _TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 
+_kept = memo.entries.get
 _int64 = torch.int64
-_from_numpy, _torch_gather, _empty = torch.from_numpy, torch.gather, np.empty
-_LOW64 = 0xFFFFFFFFFFFFFFFF
+_from_numpy, _torch_gather, _torch_add = torch.from_numpy, torch.gather, torch.scatter_add
+_forward_ad = torch.autograd.forward_ad
 
 
 class SmallTorchCalls(Container):
@@ -31,111 +33,77 @@ class SmallTorchCalls(Container):
 
     exact_types = _TYPES
 
-    def recall(
-        self, entries: Any, kind: Any, first: Any, second: Any, x: Any, side: Any, values: Any
-    ) -> Any:
-        # Exact types only: ``x`` has one of `exact_types`.
-        if (side is not None and type(side) not in _TYPES) or is_dynamo_compiling():
-            return None
-        if kind is Gather and second == "raise" and side is not None:
-            # By torch itself, where a call costs more than the kernel saves. Its operator is right
-            # in every mode, transform and kind of AD, and for every lazy view; its node of the
-            # graph costs a tenth of one written in Python. What it cannot see is that memory is
-            # gone.
-            try:
-                if (
-                    side.dtype is _int64
-                    and x.dtype in _KEPT_BY_TORCH
-                    and side.numel() <= MAX_TORCH_ITEMS
-                    and x.is_cpu
-                    and side.is_cpu
-                    and x.is_contiguous()
-                    and side.is_contiguous()
-                    and x.untyped_storage().nbytes() >= x.nbytes + x.storage_offset() * x.itemsize
-                    and side.untyped_storage().nbytes() >= side.nbytes + side.storage_offset() * 8
-                ):
-                    return _torch_gather(x, first, side)
-            except (RuntimeError, IndexError):
-                pass  # no plain memory, or an error for which we have words of our own
-        if not at_rest():
-            return None
-        try:
-            call = entries.get(self.small_key(kind, first, second, x, side))
-            if call is None or wants_grad(x):
-                return None
-            return call(x, side) if values is None else call(x, side, *values)
-        except RuntimeError:
-            return None  # a tensor without plain memory
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._is_told = torch_memory.tell()
 
-    def small_key(self, kind: Any, first: Any, second: Any, x: Any, side: Any) -> Any:
-        if side is None:
-            return (kind, first, second, x.shape, x.dtype) if x.is_contiguous() else None
-        if x.is_contiguous() and side.is_contiguous():
-            return kind, first, second, x.shape, x.dtype, side.shape, side.dtype
+    def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
+        # The modes, transforms and traces of torch are seen to where the call is repeated.
+        if is_dynamo_compiling() or _forward_ad._current_level >= 0:
+            return None
+        chain = _kept(head)
+        if chain is None:
+            return None
+        result = memo.repeat(chain, *operands)
+        return result if result is not chain else _by_torch(head, operands)
+
+    def apply(self, array: Any, backend: str | None = None) -> Apply:
+        """What gradients run other operations by: small ones are repeated, too."""
+        if backend is not None or is_compiling():
+            return super().apply(array, backend)
+
+        def run(operation: Operation, *operands: Any) -> Any:
+            result = self.recall(*memo.call_of(operation, operands))
+            return self.execute(operation, operands, PLAIN) if result is None else result
+
+        return Apply(run, lambda: self.namespace(array))
+
+    def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
+        if not self._is_told:
+            return None
+        return small.TENSOR, torch_memory.dtype_number(array), array.stride()
+
+    def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
+        # NumPy's array as a tensor takes half the time of torch.empty.
+        kind = torch_dtype(dtype) if isinstance(dtype, DType) else dtype
+        numpy = _numpy_dtype(kind)
+        if numpy is not None:
+            return np.empty, (shape, numpy), _from_numpy
+        bits = np.dtype(f"i{kind.itemsize}") if kind.itemsize <= 8 else np.dtype("c16")
+        return np.empty, (shape, bits), lambda array: _from_numpy(array).view(kind)
+
+
+def _by_torch(head: Any, operands: tuple[Any, ...]) -> Any:
+    """A call with a gradient by torch's own operator, whose node costs a tenth of one in Python.
+
+    Its memory, which torch does not check, has been found to be all there.
+    """
+    kind = head[0]
+    if kind not in _BY_TORCH:
         return None
+    x, index = operands[0], operands[1]
+    if x.dtype not in _KEPT_BY_TORCH or index.dtype is not _int64:
+        return None
+    try:
+        if kind is ScatterAdd:
+            return _torch_add(x, head[1], index, operands[2])
+        if len(operands) == 2 and head[2] == "raise":
+            return _torch_gather(x, head[1], index if kind is Gather else _expanded(index, x))
+    except (RuntimeError, IndexError):
+        pass  # an error for which we have words of our own
+    return None
 
-    def small_gather(self, call: SmallGather, like: Any) -> Callable[..., Any]:
-        run, numbers, shape = call.backend.small(), call.numbers_address, call.shape
-        dtype = _numpy_dtype(like.dtype)
-        item_mask, index_mask = call.item_mask, call.index_mask
-        item, nbytes = call.itemsize, call.input_nbytes
-        index_item, index_nbytes = call.index_itemsize, call.index_nbytes
 
-        def repeat(x: Any, index: Any, call: SmallGather = call) -> Any:
-            source = _plain_address(x, item, nbytes)
-            positions = _plain_address(index, index_item, index_nbytes)
-            if not source or not positions or source & item_mask or positions & index_mask:
-                return None
-            if dtype is None:
-                result = torch.empty(shape, dtype=x.dtype, device="cpu")
-            else:  # half the time of torch.empty, and three quarters of torch.empty_like's
-                result = _from_numpy(_empty(shape, dtype))
-            return None if run(result.data_ptr(), source, positions, numbers) else result
-
-        return repeat
-
-    def small_masking(self, call: SmallMasking, like: Any) -> Callable[..., Any]:
-        run, numbers, shape, pair = call.run, call.numbers_address, call.shape, call.pair
-        item, nbytes = call.itemsize, call.nbytes
-        empty, float32 = torch.empty, torch.float32
-
-        def repeat(x: Any, ids: Any, seed: int, epoch: int, call: SmallMasking = call) -> Any:
-            source = _plain_address(x, item, nbytes)
-            idx = 0 if ids is None else _plain_address(ids, 8, 8 * pair[0])
-            if not source or idx & 7 or (idx == 0) != (ids is None):
-                return None
-            x_masked = empty(shape, dtype=x.dtype, device="cpu")
-            mask = empty(pair, dtype=float32, device="cpu")
-            ids_restore = empty(pair, dtype=_int64, device="cpu")
-            bad = run(
-                x_masked.data_ptr(), source, idx, ids_restore.data_ptr(), mask.data_ptr(), epoch,
-                seed & _LOW64, numbers,
-            )  # fmt: skip
-            return None if bad else (x_masked, mask, ids_restore)
-
-        return repeat
+def _expanded(ids: Any, x: Any) -> Any:
+    """Ids of tokens at the shape of what they pick."""
+    inner = x.shape[2:]
+    return ids.reshape(*ids.shape, *(1,) * len(inner)).expand(*ids.shape, *inner)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> Any:
     """The NumPy dtype whose arrays become tensors of this one, or None."""
     try:
         result = np.dtype(describe(dtype).name)
-        return result if _from_numpy(_empty(0, result)).dtype is dtype else None
+        return result if _from_numpy(np.empty(0, result)).dtype is dtype else None
     except TypeError:
         return None  # bfloat16 and its like
-
-
-def _plain_address(array: Any, itemsize: int, nbytes: int) -> int:
-    """The address of a contiguous tensor whose memory is its value, or 0.
-
-    A tensor without any memory may raise a RuntimeError.
-    """
-    if (
-        not array.is_cpu
-        or array.is_neg()
-        or array.is_conj()
-        or not array.is_contiguous()
-        or array.untyped_storage().nbytes() < nbytes + array.storage_offset() * itemsize
-    ):
-        return 0
-    return int(array.data_ptr())  # 0 where the storage has no memory

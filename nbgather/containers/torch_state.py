@@ -16,15 +16,13 @@ _tracing_state = torch._C._get_tracing_state
 _forward_ad = torch.autograd.forward_ad
 
 
-def at_rest() -> bool:
-    """Whether torch just computes: no mode, transform, trace or forward-mode AD is active."""
-    return not (
-        _dispatch_modes()
-        or _function_modes()
-        or current_transform() is not None
-        or _forward_ad._current_level >= 0
-        or _tracing_state() is not None
-    )
+#: What tells by 0 or None that torch just computes, but for forward-mode AD.
+REST = {
+    "dispatch_modes": _dispatch_modes,
+    "function_modes": _function_modes,
+    "transform": current_transform,
+    "trace": _tracing_state,
+}
 
 
 def in_mode() -> bool:

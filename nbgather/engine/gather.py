@@ -11,9 +11,10 @@ from nbgather.engine import arrays, backends, memo
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_out
 from nbgather.engine.plan import plan_gather, results_of
+from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
-from nbgather.operations.base import Options, Spec, is_array
+from nbgather.operations.base import Options, is_array
 from nbgather.operations.indexing import Gather, GatherTokens
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import RestoreTokens
@@ -42,13 +43,18 @@ def restore(
         row = container.token_row(token, inner, x)
     else:
         row = container.number_row(token, inner, x)
-    return _gather(container, operation, (x, ids), row, options)
+    return _gather(container, operation, (x, ids), row, options, token)
 
 
 def _gather(
-    container: Any, operation: Gather, operands: tuple[Any, ...], row: Any, options: Options
+    container: Any,
+    operation: Gather,
+    operands: tuple[Any, ...],
+    row: Any,
+    options: Options,
+    token: Any = None,
 ) -> Any:
-    """``row`` is what restoring fills with: bits, or an array of one token."""
+    """``row`` is what restoring fills with, bits or an array of one token; ``token`` as it came."""
     x, i = operands
     x_spec, i_spec = container.spec(x), container.spec(i)
     out, out_spec = options.out, None
@@ -99,37 +105,44 @@ def _gather(
     if bad:
         size = plan.limit if row is not None else plan.size
         raise_bad_index(arrays.integers(container, i), size, plan.dim, plan.from_end)
-    is_plain = options.out is None and options.backend is None
-    if is_plain and fill is None and row is None and not place:
-        _keep(container, backend, operation, plan, (x, x_spec), (i, i_spec))
+    if options.backend is None and container.exact_types and not place:
+        head, _ = memo.call_of(operation, (x, i, token))
+        if head is not None and memo.again(container, head, x_spec, i_spec, out_spec):
+            token = token if is_array(token) else None
+            _keep(container, backend, head, plan, (x, i, out, token), fill if row is None else row)
     return result
 
 
 def _keep(
-    container: Any,
-    backend: Any,
-    operation: Gather,
-    plan: GatherPlan,
-    x: tuple[Any, Spec],
-    i: tuple[Any, Spec],
+    container: Any, backend: Any, head: Any, plan: GatherPlan, operands: tuple[Any, ...], fill: Any
 ) -> None:
-    """Keep a small call that went well."""
-    if type(x[0]) not in container.exact_types or type(i[0]) not in container.exact_types:
-        return
-    numbers = backend.small_call(plan)
-    if numbers is None:
-        return
-    small = memo.SmallGather(
-        backend, memory_address(numbers), plan.shape, plan.item_mask, plan.index_mask,
-        plan.itemsize,
-        _nbytes(x[1]), plan.index_mask + 1, _nbytes(i[1]), (plan, numbers),
+    """Keep a small call that went well; ``fill`` is what it filled with, an item or a token."""
+    x, i, out, token = operands
+    target, results = small.result(0), [memo.Result(plan.shape, x.dtype)]
+    aux: Any = _UNUSED_ADDRESS
+    given = [x, i]
+    if out is not None:
+        target, results = small.operand(2), []
+        given.append(out)
+    if token is not None:
+        if not _is_a_row(container, token, x, plan.row):
+            return
+        aux = small.operand(2)
+        given.append(token)
+    elif fill is not None:
+        aux = memory_address(fill)
+    step = backend.gather(plan, target, small.operand(0), small.operand(1), aux, run=backend.step)
+    memo.keep(
+        container, backend, head, given, results, [step], out=2 if out is not None else -1,
+        owner=(plan, fill), masks={0: backend.address_mask(plan), 2: backend.address_mask(plan)},
     )  # fmt: skip
-    head = type(operation), operation.dim, operation.mode
-    memo.keep(container.small_key(*head, x[0], i[0]), container.small_gather(small, x[0]))
 
 
-def _nbytes(spec: Spec) -> int:
-    return math.prod(spec.shape) * spec.dtype.itemsize
+def _is_a_row(container: Any, token: Any, x: Any, items: int) -> bool:
+    """Whether a mask token is as kernels read it: one token of x's dtype, without gaps."""
+    spec = container.spec(token)
+    same = spec.dtype == container.spec(x).dtype
+    return same and arrays.is_contiguous(spec) and math.prod(spec.shape) == items
 
 
 def _gather_copies(

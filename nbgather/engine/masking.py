@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo
+from nbgather.engine import arrays, backends, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
-from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
+from nbgather.operations.base import FLOAT32, INT64, Options, contiguous_strides
 from nbgather.operations.keep import Keep
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 
@@ -41,6 +41,8 @@ def token_noise(
             backend.token_noise(args, samples, tokens, *addresses, *place)
     else:
         backend.token_noise(args, *arrays.views(container, ids, noise))
+        if options.backend is None and ids is operands[0]:
+            small_masking.keep_noise(container, backend, operation, ids, (samples, tokens))
     return noise
 
 
@@ -58,6 +60,8 @@ def rank_tokens(
     if "masking" in backend.DOES:
         call = _Call(container, backend, scores, (samples, length), operation.keep)
         mask, ids_restore = call.run(scores=scores, ids_keep=ids_keep)
+        if options.backend is None and container.home == "cpu":
+            small_masking.keep_ranks(container, backend, operation, scores)
         return ids_keep, ids_restore, mask
     ids_restore = container.empty((samples, length), scores, INT64)
     mask = container.empty((samples, length), scores, FLOAT32)
@@ -115,8 +119,8 @@ def random_masking(
         draw = operation.seed, operation.epoch, sample_ids
     tokens = container.address(x_masked), container.address(x), row, *spec.strides[:2]
     mask, ids_restore = call.run(scores=noise, draw=draw, tokens=tokens)
-    if draw is not None and options.backend is None and draw[2] is ids:
-        _keep(container, backend, operation, x, spec, ids)
+    if options.backend is None and container.home == "cpu" and (draw is None or draw[2] is ids):
+        small_masking.keep_masking(container, backend, operation, operands)
     return with_valid(container, operation, x, (x_masked, mask, ids_restore))
 
 
@@ -218,33 +222,3 @@ def _ready_scores(container: Any, scores: Any) -> Any:
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     values = bits.view(f"f{spec.dtype.itemsize}")
     return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def _keep(
-    container: Any, backend: Any, operation: RandomMasking, x: Any, spec: Spec, ids: Any
-) -> None:
-    """Keep a small masking by seed that went well."""
-    keep = operation.keep
-    kinds = {type(x)} if ids is None else {type(x), type(ids)}
-    if (
-        container.home != "cpu"
-        or keep.counts is not None
-        or not kinds <= container.exact_types
-        or 0 in spec.shape[:2]
-    ):
-        return
-    (samples, length), item = spec.shape[:2], spec.dtype.itemsize
-    row, number = math.prod(spec.shape[2:]) * item, keep.of(length)
-    call = backend.small_masking(
-        samples, length=length, kept=number, row=row, x_n=spec.strides[0], x_l=spec.strides[1],
-        implied=int(ids is None),
-    )  # fmt: skip
-    if call is None:
-        return
-    run, numbers = call
-    small = memo.SmallMasking(
-        run, memory_address(numbers), (samples, number, *spec.shape[2:]), (samples, length), item,
-        math.prod(spec.shape) * item, numbers,
-    )  # fmt: skip
-    head = RandomMasking, keep.ratio, keep.number
-    memo.keep(container.small_key(*head, x, ids), container.small_masking(small, x))

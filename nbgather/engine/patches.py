@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import backends
+from nbgather.engine import backends, masking, small_masking
 from nbgather.engine.plan import results_of
-from nbgather.operations.base import FLOAT32, Options
-from nbgather.operations.patches import CutPatches, image_grid
+from nbgather.operations.base import FLOAT32, Options, Spec
+from nbgather.operations.patches import CutPatches, MaskedPatchify, image_grid
 
 
 def cut_patches(
@@ -33,13 +33,7 @@ def cut_patches(
     result = container.empty(shape, images, None if affine is None else FLOAT32)
     if math.prod(shape) == 0:
         return result
-    grid = image_grid(spec.shape, sizes)
-    steps = [s // item for s in spec.strides]
-    # An image is a video of one frame.
-    time = (steps[2], sizes[0]) if len(sizes) == 3 else (0, 1)
-    numbers = (
-        shape[1], spec.shape[1], *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
-    )  # fmt: skip
+    numbers = patch_numbers(spec, sizes, shape[1])
     place, table = container.place(images), None
     if affine is not None:
         table = np.array(affine, np.float32)
@@ -57,6 +51,30 @@ def cut_patches(
             *place,
         )
     return result
+
+
+def patch_numbers(spec: Spec, sizes: tuple[int, ...], kept: int) -> tuple[int, ...]:
+    """The numbers of a kernel that cuts so many patches out of each image."""
+    steps = [s // spec.dtype.itemsize for s in spec.strides]
+    grid = image_grid(spec.shape, sizes)
+    # An image is a video of one frame.
+    time = (steps[2], sizes[0]) if len(sizes) == 3 else (0, 1)
+    return (
+        kept, spec.shape[1], *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
+    )  # fmt: skip
+
+
+def masked_patchify(
+    container: Any, operation: MaskedPatchify, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Mask, and cut what stays: what it is made of, and kept where it is small."""
+    backend = backends.serving(options.backend, container.home, container.spec(operands[0]).device)
+    specs: Any = [None if o is None else container.spec(o) for o in operands]
+    operation.check(*specs)
+    results = operation.lower(container.apply(operands[0], options.backend), *operands)
+    if options.backend is None and container.home == "cpu":
+        small_masking.keep_masked_patches(container, backend, operation, operands, patch_numbers)
+    return masking.with_valid(container, operation, operands[0], results)
 
 
 def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:

@@ -8,7 +8,7 @@ from nbgather.engine import gather, infer, masking, patches, scatter, scores
 from nbgather.operations.base import Operation, Options, is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
-from nbgather.operations.patches import CutPatches
+from nbgather.operations.patches import CutPatches, MaskedPatchify
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import (
     ChooseTokens,
@@ -31,6 +31,7 @@ EXECUTORS: dict[type[Operation], Any] = {
     ChooseTokens: masking.choose_tokens,
     RandomMasking: masking.random_masking,
     CutPatches: patches.cut_patches,
+    MaskedPatchify: patches.masked_patchify,
     Score: scores.score,
     InferGather: infer.infer_gather,
 }

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, recycle
+from nbgather.engine import arrays, backends, memo, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan import plan_scatter
+from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import Options, Spec, is_array
+from nbgather.operations.base import PLAIN, Options, Spec, is_array
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 
 
@@ -69,7 +70,36 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             )
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
+    if options == PLAIN and not place and arrays.is_contiguous(x_spec):
+        _keep(container, backend, operation, operands, (x_spec, i_spec, src_spec), plan)
     return _into(container, result, out)
+
+
+def _keep(
+    container: Any,
+    backend: Any,
+    operation: Scatter,
+    operands: tuple[Any, ...],
+    specs: tuple[Spec | None, ...],
+    plan: ScatterPlan,
+) -> None:
+    """Keep a small call that went well: a copy of the input, and the scatter into it."""
+    x, _, src = operands
+    head, given = memo.call_of(operation, operands)
+    if head is None or not container.exact_types or not memo.again(container, head, *specs):
+        return
+    source: Any = small.operand(2)
+    item = None
+    if specs[2] is None:
+        item = container.item_bits(src, x, "src")
+        source = memory_address(item)
+    added = added_kind(specs[0].dtype) if isinstance(operation, ScatterAdd) else None  # type: ignore[union-attr]
+    steps = [
+        backend.copy(small.result(0), small.operand(0), plan.nbytes, run=backend.step),
+        backend.scatter(plan, small.result(0), small.operand(1), source, added, run=backend.step),
+    ]
+    results = [memo.Result(tuple(x.shape), x.dtype)]
+    memo.keep(container, backend, head, given, results, steps, owner=item)
 
 
 def _must_copy(container: Any, plan: ScatterPlan, i: Any, src: Any, src_spec: Spec | None) -> bool:

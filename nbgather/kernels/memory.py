@@ -45,18 +45,36 @@ def bits_dtype(itemsize: int) -> np.dtype[Any]:
 _OBJECT_HEAD_BYTES = object.__basicsize__
 
 
-def _data_pointer_is_where_the_c_api_says() -> bool:
-    probe = np.empty(3)
+def _word(address: int) -> int:
+    return ctypes.c_int64.from_address(address).value
+
+
+def _arrays_are_as_the_c_api_says() -> bool:
+    """Whether all fields of PyArrayObject_fields that are read by address are where they should."""
+    probe = np.empty((3, 5, 2), np.int16)[::2, ::-1]
+    fields = id(probe) + _OBJECT_HEAD_BYTES
     try:
-        value = ctypes.c_void_p.from_address(id(probe) + _OBJECT_HEAD_BYTES).value
+        flags = ctypes.c_int32.from_address(fields + 48).value
+        return (
+            sys.implementation.name == "cpython"
+            and _word(fields - 8) == id(np.ndarray)
+            and _word(fields) == probe.ctypes.data
+            and ctypes.c_int32.from_address(fields + 8).value == probe.ndim
+            and [_word(_word(fields + 16) + 8 * d) for d in range(3)] == [*probe.shape]
+            and [_word(_word(fields + 24) + 8 * d) for d in range(3)] == [*probe.strides]
+            and _word(fields + 40) == id(probe.dtype)
+            and flags == probe.flags.num
+        )
     except (AttributeError, ValueError):
         return False
-    return sys.implementation.name == "cpython" and value == probe.ctypes.data
 
+
+#: Whether an array's data pointer, sizes, strides, dtype and flags can be read from the object.
+ARRAYS_ARE_KNOWN = _arrays_are_as_the_c_api_says()
 
 #: Bytes from the start of an ndarray object (its ``id``) to the pointer to its data, which is the
 #: first field after the object's head; None on an interpreter where that does not hold.
-DATA_OFFSET = _OBJECT_HEAD_BYTES if _data_pointer_is_where_the_c_api_says() else None
+DATA_OFFSET = _OBJECT_HEAD_BYTES if ARRAYS_ARE_KNOWN else None
 
 _read_pointer = ctypes.c_size_t.from_address
 

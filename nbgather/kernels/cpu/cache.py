@@ -34,9 +34,9 @@ from numba.core.serialize import dumps
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../scalar.py", "blocks.py", "chunks.py", "drivers.py", "gather.py", "gather_rows.py",
-    "gather_staged.py", "intrinsics.py", "masking.py", "patches.py", "scatter.py", "strategies.py",
-    "variants.py",
+    "../scalar.py", "../small.py", "blocks.py", "chunks.py", "drivers.py", "facts.py",
+    "gather.py", "gather_rows.py", "gather_staged.py", "intrinsics.py", "masking.py", "objects.py",
+    "patches.py", "repeat.py", "scatter.py", "strategies.py", "variants.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5
@@ -171,13 +171,29 @@ def _mark_used(path: Path) -> None:
         os.utime(path)
 
 
+def _closure_of(function: FunctionType) -> list[str]:
+    """What a function closes over, as text that is the same in every process.
+
+    Of a compiled function that is its name and what it closes over itself.
+    """
+    texts = []
+    for cell in function.__closure__ or ():
+        value = getattr(cell.cell_contents, "py_func", cell.cell_contents)
+        if isinstance(value, FunctionType):
+            text = repr((value.__module__, value.__qualname__, _closure_of(value)))
+        else:
+            text = repr(value)
+        if " at 0x" in text:
+            raise ValueError(f"{text}: a kernel is known by the values that it closes over")
+        texts.append(text)
+    return texts
+
+
 class KernelCache(NullCache):
     """The cache of one function, as numba's compilers use it; `NullCache` keeps nothing."""
 
     def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
-        closure = repr([cell.cell_contents for cell in function.__closure__ or ()])
-        if " at 0x" in closure:
-            raise ValueError(f"{closure}: a kernel is known by the values that it closes over")
+        closure = _closure_of(function)
         code = function.__module__, function.__qualname__, closure, sorted(options.items())
         #: A digest of what is compiled: the sources, the function, its closure, numba's options.
         self.variant = _digest(f"{source_digest()} {code!r}")

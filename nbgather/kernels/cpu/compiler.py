@@ -86,6 +86,11 @@ def range_kernel(function: Any, out: Any, src: Any, idx: Any, aux: Any) -> tuple
         types.int64,
         types.int64,
     )
+    return c_function(function, signature)
+
+
+def c_function(function: Any, signature: Any) -> tuple[int, Any]:
+    """Compile a C function: its address, and what keeps it in memory."""
     options = {"nopython": True}
 
     def compile_(function: Any, stored: Any) -> Any:

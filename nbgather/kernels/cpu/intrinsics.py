@@ -48,22 +48,6 @@ def call_range(typingctx, kernel, out, src, idx, aux, args, lo, hi):
 
 
 @intrinsic
-def call_small(typingctx, out, src, idx, call):
-    """Call a kernel; ``call`` is the address of ``[kernel, aux, args, count]``."""
-    integer = types.int64
-
-    def codegen(context, builder, sig, values):
-        block = builder.inttoptr(values[3], _I64.as_pointer())
-        kernel, aux, args, count = (builder.load(builder.gep(block, [_I64(k)])) for k in range(4))
-        pointers = [builder.inttoptr(v, _BYTES) for v in (*values[:3], aux, args)]
-        shape = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
-        function = builder.inttoptr(kernel, shape.as_pointer())
-        return builder.call(function, [*pointers, _I64(0), count])
-
-    return integer(*[integer] * 4), codegen
-
-
-@intrinsic
 def take_number(typingctx, counter):
     """Add 1 to the int64 at an address, atomically, and return its value before."""
 

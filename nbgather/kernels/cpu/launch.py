@@ -9,7 +9,7 @@ from numba import types
 
 from nbgather.kernels import scalar
 from nbgather.kernels.cpu import chunks as chunk_kernels
-from nbgather.kernels.cpu import compiler, threads, variants
+from nbgather.kernels.cpu import compiler, repeat, threads, variants
 from nbgather.kernels.cpu import gather as gather_kernels
 from nbgather.kernels.cpu import gather_rows as row_kernels
 from nbgather.kernels.cpu import gather_staged as staged_kernels
@@ -19,6 +19,7 @@ from nbgather.kernels.cpu import scatter as scatter_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
+from nbgather.kernels.small import Place
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
@@ -83,39 +84,36 @@ def _are_small(plan: GatherPlan) -> bool:
     return plan.form == "rows" and plan.row_nbytes < SMALL_ROW_BYTES
 
 
-def _planned(plan: GatherPlan, addresses: int) -> GatherPlan:
-    """The plan by elements where rows are such and lie where elements must."""
+def _planned(plan: GatherPlan, *addresses: Any) -> GatherPlan:
+    """The plan by elements where rows are such and lie where elements must.
+
+    Of a place, which is of a call to be repeated, `address_mask` says where it must be.
+    """
     items = plan.as_items
-    return plan if items is None or addresses & items.item_mask else items
+    if items is None or any(isinstance(a, int) and a & items.item_mask for a in addresses):
+        return plan
+    return items
 
 
-def gather(plan: GatherPlan, out: int, src: int, idx: int, aux: int) -> int:
+def address_mask(plan: GatherPlan) -> int:
+    """The bits that must be 0 in the addresses of input, result and fill of a repeated gather."""
+    return int((plan.as_items or plan).item_mask)
+
+
+#: The function that repeats small calls.
+repeating = repeat.repeating
+#: Given as ``run=`` to a function below, it makes the function say what would be done: a Step.
+step = threads.step
+
+
+def gather(plan: GatherPlan, out: Any, src: Any, idx: Any, aux: Any, run: Any = threads.run) -> Any:
     """Gather by addresses; the number of bad indices."""
-    plan = _planned(plan, out | src | aux)
+    plan = _planned(plan, out, src, aux)
     kernel = plan.kernel
     if kernel is None:
         kernel = plan.kernel = _gather_kernel(plan)
     count = plan.count // plan.row_nbytes if _are_small(plan) else plan.count
-    return threads.run(kernel, out, src, idx, aux, plan.args, count, plan.work)
-
-
-def small_call(plan: GatherPlan) -> np.ndarray | None:
-    """The numbers that repeat a planned gather at the least cost; None if it takes several threads.
-
-    :func:`small` takes their address, and :func:`small_objects`. They refer to the plan's memory:
-    keep it.
-    """
-    plan = _planned(plan, 0)
-    if plan.kernel is None or threads.splits(plan.work):
-        return None
-    masks = plan.item_mask, plan.index_mask
-    count = plan.count // plan.row_nbytes if _are_small(plan) else plan.count
-    numbers = plan.kernel, memory_address(_UNUSED), memory_address(plan.args), count, *masks
-    return np.array(numbers, np.int64)
-
-
-#: What repeats a small gather, by three addresses, or by three NumPy arrays' ids.
-small, small_objects = threads.small, threads.small_objects
+    return run(kernel, out, src, idx, aux, plan.args, count, plan.work)
 
 
 def gather_chunks(
@@ -156,7 +154,9 @@ _ADD_TYPES = {
 }
 
 
-def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) -> int:
+def scatter(
+    plan: ScatterPlan, out: Any, idx: Any, src: Any, add: str | None, run: Any = threads.run
+) -> Any:
     """Scatter by addresses; not 0 if an index was bad. ``add``: a key of the types above."""
     rows = int(plan.rows)
     action = (
@@ -173,21 +173,28 @@ def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) ->
         return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], types.uint8)
 
     kernel, _ = compiler.once(("scatter", action, rows, item, plan.index), build)
-    return threads.run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+    return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
 
 
-def copy(out: int, src: int, nbytes: int) -> None:
+def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
     """Copy bytes by addresses."""
     u1 = types.uint8
     kernel, _ = compiler.once(
         "copy", lambda: compiler.range_kernel(scatter_kernels.copy_range, u1, u1, u1, u1)
     )
     numbers = np.array([nbytes >= STREAM_BYTES], np.int64)
-    threads.run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
+    return run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
 
 
 def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) -> None:
     """Fill float32 ``out`` `[N, L]` for ``args`` = (epoch, key low, key high)."""
+    noise_by_address(args, out.shape, memory_address(out), memory_address(ids))
+
+
+def noise_by_address(
+    args: tuple[Any, Any, Any], pair: tuple[int, ...], out: Any, ids: Any, run: Any = threads.run
+) -> Any:
+    """Noise `[N, L]` = ``pair`` by addresses."""
     u1 = types.uint8
     kernel, _ = compiler.once(
         "token_noise",
@@ -195,10 +202,10 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
             masking_kernels.token_noise_range, types.float32, u1, types.int64, u1
         ),
     )
-    numbers = np.array([out.shape[1], *args], np.int64)
+    samples, tokens = pair
     # A counter's ten rounds cost about what 40 bytes of copying do.
-    work = out.size * 10
-    threads.run(kernel, memory_address(out), 0, memory_address(ids), 0, numbers, out.shape[0], work)
+    work = samples * tokens * 10
+    return run(kernel, out, 0, ids, 0, integers((tokens, *args)), samples, work)
 
 
 _STRATEGIES = {
@@ -251,24 +258,38 @@ def _masking_kernel(source: str) -> int:
     return compiler.once(("masking", source), build)[0]
 
 
-def _masking_args(samples: int, numbers: dict[str, int]) -> np.ndarray:
+def integers(values: Any) -> Any:
+    """The integers of a kernel: as they came where there are places among them."""
+    if any(isinstance(v, Place) for v in values):
+        return values
+    return np.array(values, np.int64)
+
+
+def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
     length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
     values = {
         "bits": min(max((length - 1).bit_length(), 1), 16),
         "nt": int(moved >= STREAM_BYTES),
         **numbers,
     }
-    return np.array([values.get(name, 0) for name in masking_kernels.MASKING_ARGS], np.int64)
+    return integers([values.get(name, 0) for name in masking_kernels.MASKING_ARGS])
 
 
-def _masking_work(samples: int, numbers: dict[str, int]) -> int:
+def _masking_work(samples: int, numbers: dict[str, Any]) -> int:
     # Drawing and ranking a token costs about what 64 bytes of copying do.
     return samples * (numbers["length"] * 64 + numbers["kept"] * numbers.get("row", 0))
 
 
 def masking(
-    source: str, samples: int, out: int, src: int, idx: int, aux: int, **numbers: int
-) -> None:
+    source: str,
+    samples: int,
+    out: Any,
+    src: Any,
+    idx: Any,
+    aux: Any,
+    run: Any = threads.run,
+    **numbers: Any,
+) -> Any:
     """Mask in one pass; the numbers are those of :data:`nbgather.kernels.cpu.masking.MASKING_ARGS`.
 
     ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
@@ -276,27 +297,10 @@ def masking(
     """
     kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
     work = _masking_work(samples, numbers)
-    if threads.run(kernel, out, src, idx, aux, args, samples, work):
+    result = run(kernel, out, src, idx, aux, args, samples, work)
+    if isinstance(result, int) and result:
         raise MemoryError(f"no memory to rank {numbers['length']} tokens")
-
-
-def small_masking(samples: int, **numbers: int) -> tuple[Any, np.ndarray] | None:
-    """How to repeat a masking by seed at the least cost; None if it runs on several threads.
-
-    A function of the addresses of x_masked, x, sample ids, ids_restore and mask, of epoch and key,
-    and of the address of the numbers that come with it.
-    """
-    if threads.splits(_masking_work(samples, numbers)):
-        return None
-    args = _masking_args(samples, numbers)
-    planned = np.array([_masking_kernel("seed"), samples, *args], np.int64)
-    return compiler.once("small masking", _small_masking_driver), planned
-
-
-def _small_masking_driver() -> Any:
-    numbers = (*[types.int64] * 6, types.uint64, types.int64)
-    # With the GIL, as the drivers of other small calls.
-    return compiler.driver(masking_kernels.small_masking, *numbers, parallel=False, nogil=False)
+    return result
 
 
 def rank_tokens(
@@ -327,12 +331,13 @@ _PIXELS = {"uint8": types.uint8, "float32": types.float32}
 def patches(
     numbers: tuple[int, ...],
     count: int,
-    out: int,
-    images: int,
-    ids_keep: int,
+    out: Any,
+    images: Any,
+    ids_keep: Any,
     item: int | str,
     affine: np.ndarray | None,
-) -> None:
+    run: Any = threads.run,
+) -> Any:
     """Cut kept patches out of images.
 
     ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K.
@@ -355,4 +360,4 @@ def patches(
     args = np.array(numbers, np.int64)
     size = 4 if isinstance(item, str) else item
     work = 2 * count * size * int(np.prod(numbers[-3:])) * numbers[1]
-    threads.run(kernel, out, images, ids_keep, memory_address(aux), args, count, work)
+    return run(kernel, out, images, ids_keep, memory_address(aux), args, count, work)

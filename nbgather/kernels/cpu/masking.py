@@ -10,7 +10,6 @@ from nbgather.kernels.cpu.gather_rows import INPUT_PREFETCH_BYTES, INPUT_PREFETC
 from nbgather.kernels.cpu.intrinsics import (
     address,
     allocate,
-    call_range,
     fence,
     float32_at,
     int64_at,
@@ -38,10 +37,6 @@ MASKING_ARGS = (
     "length", "kept", "epoch", "key_low", "key_high", "row", "x_n", "x_l", "keep", "restore",
     "mask", "bits", "nt", "counts", "implied",
 )  # fmt: skip
-#: Those that differ from call to call, by their position.
-EPOCH, KEY_LOW, KEY_HIGH = (MASKING_ARGS.index(n) for n in ("epoch", "key_low", "key_high"))
-RESTORE, MASK = (MASKING_ARGS.index(n) for n in ("restore", "mask"))
-ARGS_COUNT = len(MASKING_ARGS)
 
 
 @njit(inline="always")
@@ -207,17 +202,3 @@ def make_masking(source):
         return 0
 
     return masking
-
-
-def small_masking(out, src, idx, restore, mask, epoch, key, call):
-    """Run a masking by seed again; ``call`` is the address of ``[kernel, count, args...]``."""
-    planned = int64_at(U(call))
-    args = np.empty(ARGS_COUNT, np.int64)
-    for k in range(ARGS_COUNT):
-        args[k] = planned[k + 2]
-    args[EPOCH] = epoch
-    args[KEY_LOW] = np.int64(key & U(0xFFFFFFFF))
-    args[KEY_HIGH] = np.int64(key >> U(32))
-    args[RESTORE] = restore
-    args[MASK] = mask
-    return call_range(planned[0], out, src, idx, 0, args, 0, planned[1])

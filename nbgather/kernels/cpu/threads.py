@@ -30,6 +30,7 @@ import numpy as np
 
 from nbgather.kernels import forks
 from nbgather.kernels.cpu import drivers, openmp
+from nbgather.kernels.small import FIXED, Place, Step
 
 #: Bytes of work for each thread below which one more costs more than it saves.
 THREAD_MIN_BYTES = 1 << 17
@@ -37,8 +38,6 @@ THREAD_MIN_BYTES = 1 << 17
 CHUNKS_PER_THREAD = 8
 
 serial = drivers.serial
-small = drivers.small
-small_objects = drivers.small_objects
 
 _pool: ThreadPoolExecutor | None = None
 _layer: str | None = None
@@ -207,3 +206,20 @@ def run(
     if threading_layer() == "pool":
         return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
     return drivers.parallel()(kernel, out, src, idx, aux, args, count, chunks, threads)
+
+
+def step(
+    kernel: int, out: Any, src: Any, idx: Any, aux: Any, args: Any, count: int, work: int
+) -> Step | None:
+    """What `run` would do, to be repeated; None where it would do it on several threads.
+
+    The pointers are places or addresses that stay the same, and among the integers are places too.
+    """
+    if splits(work):
+        return None
+    pointers = tuple(
+        p if isinstance(p, Place) else Place(FIXED, int(p)) for p in (out, src, idx, aux)
+    )
+    patches = tuple((k, v) for k, v in enumerate(args) if isinstance(v, Place))
+    numbers = np.array([0 if isinstance(v, Place) else v for v in args], np.int64)
+    return Step(kernel, numbers, count, pointers, patches)
