@@ -9,7 +9,7 @@ import numpy as np
 from nbgather.engine import arrays, backends, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
-from nbgather.engine.plan import plan_scatter
+from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
 from nbgather.operations.base import Options, Spec, is_array
@@ -50,7 +50,11 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     place = container.place(x)
     if place:
         backend.may_wait(*place)
-    result = _copy(container, backend, x, x_spec, plan.nbytes)
+    if plan.copies and "copy" in backend.DOES:
+        result = container.empty(x_spec.shape, x)  # the kernel copies as it goes
+    else:
+        result = _copy(container, backend, x, x_spec, plan.nbytes)
+        x = result
     if not plan.count:
         return _into(container, result, out)
     if place:
@@ -65,8 +69,9 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
         else:
             bad = backend.scatter(
-                plan, container.address(result), container.address(i), address, kind
-            )
+                plan, container.address(result), container.address(i), address, kind,
+                container.address(x),
+            )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     return _into(container, result, out)

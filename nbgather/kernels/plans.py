@@ -85,7 +85,7 @@ class GatherPlan:
 
 
 class ScatterPlan:
-    """A scatter as numbers: lanes, each walked along ``dim`` in order by one thread.
+    """A scatter as numbers: the values of a place come in row-major order of the index.
 
     Attributes
     ----------
@@ -98,15 +98,28 @@ class ScatterPlan:
     rows : bool
         The lanes are contiguous and walked one by one; else they are walked in turns.
     args, count, work : ndarray, int, int
-        The kernel's integers, the number of lanes, the bytes that are moved.
+        Of a kernel that walks lanes of any strides: its integers, the number of lanes, the bytes
+        that are moved.
+    form : str
+        The kernel of the CPU, see :mod:`nbgather.kernels.cpu.scatter`.
+    copies : bool
+        Whether that kernel copies the input, which is contiguous, as it goes.
+    walk, walk_count : ndarray or None, int
+        Their integers, and the length of their range.
+    can_share : bool
+        Where lanes are few, threads may share the places of each: form ``shared``, by the same
+        integers.
     needs_copy : bool
         No kernel takes these operands as they are: copy them first.
     """
 
     __slots__ = (
         "args",
+        "can_share",
+        "copies",
         "count",
         "dim",
+        "form",
         "index",
         "index_mask",
         "index_shape",
@@ -119,12 +132,17 @@ class ScatterPlan:
         "shape",
         "size",
         "src_strides",
+        "walk",
+        "walk_count",
         "work",
     )
 
     args: np.ndarray
+    can_share: bool
+    copies: bool
     count: int
     dim: int
+    form: str
     index: str
     index_mask: int
     index_shape: tuple[int, ...]
@@ -137,4 +155,6 @@ class ScatterPlan:
     shape: tuple[int, ...]
     size: int
     src_strides: tuple[int, ...]
+    walk: np.ndarray | None
+    walk_count: int
     work: int

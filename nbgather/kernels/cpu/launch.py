@@ -129,9 +129,21 @@ _ADD_TYPES = {
 }
 
 
-def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) -> int:
-    """Scatter by addresses; not 0 if an index was bad. ``add``: a key of the types above."""
-    rows = int(plan.rows)
+#: The makers of the kernels, and what they take besides the action and the size of an item.
+_SCATTER_FORMS: dict[str, tuple[Callable[..., Any], tuple[bool, ...]]] = {
+    "lane": (scatter_kernels.make_lane_scatter, (False,)),
+    "far": (scatter_kernels.make_lane_scatter, (True,)),
+    "few": (scatter_kernels.make_few_scatter, ()),
+    "columns": (scatter_kernels.make_column_scatter, ()),
+    "shared": (scatter_kernels.make_shared_scatter, ()),
+    "wide": (scatter_kernels.make_wide_scatter, ()),
+    "strided": (scatter_kernels.make_strided_scatter, (False,)),
+    "strided lanes": (scatter_kernels.make_strided_scatter, (True,)),
+}
+
+
+def _scatter_kernel(plan: ScatterPlan, form: str, add: str | None) -> int:
+    """The address of a form's kernel for a plan; ``add`` is a key of the types above, or None."""
     action = (
         scatter_kernels.SET
         if add is None
@@ -142,11 +154,41 @@ def scatter(plan: ScatterPlan, out: int, idx: int, src: int, add: str | None) ->
     item = compiler.BITS[plan.itemsize] if add is None else _ADD_TYPES[add]
 
     def build() -> tuple[int, Any]:
-        kernel = scatter_kernels.make_scatter(action, rows)
-        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], types.uint8)
+        make, parameters = _SCATTER_FORMS[form]
+        kernel = make(action, plan.itemsize, *parameters)
+        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], item)
 
-    kernel, _ = compiler.once(("scatter", action, rows, item, plan.index), build)
-    return threads.run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+    return compiler.once(("scatter", form, action, item, plan.index), build)[0]
+
+
+def scatter(
+    plan: ScatterPlan,
+    out: Any,
+    idx: Any,
+    src: Any,
+    add: str | None,
+    x: Any = 0,
+    run: Any = threads.run,
+) -> Any:
+    """Scatter by addresses; not 0 if an index was bad.
+
+    ``add`` is how items are added, or None to replace them. ``x`` is the input, which is copied on
+    the way where the plan says so; else ``out`` holds it already.
+    """
+    if plan.can_share and threads.splits(plan.work):
+        most = threads.num_threads()
+        if most > 1 and plan.walk_count < 2 * most:
+            kernel = _scatter_kernel(plan, "shared", add)
+            # One part for each thread: every part walks the whole of an index.
+            count = plan.walk_count * plan.size
+            bad = run(kernel, out, src, idx, x, plan.walk, count, plan.work, most)
+            if bad >= scatter_kernels.NO_MEMORY:
+                raise MemoryError("no memory to scatter")
+            return bad
+    kernel = _scatter_kernel(plan, plan.form, add)
+    if plan.walk is None:
+        return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+    return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
 
 
 def copy(out: int, src: int, nbytes: int) -> None:
