@@ -156,11 +156,15 @@ class Container:
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         """Run an operation on operands that are all of this library."""
-        if operation.composed:
-            for operand in operands:
-                self.require_strided(operand)
-            return operation.lower(self.apply(operands[0], options.backend), *operands)
+        if operation.composed and self.home != "cpu":
+            return self._compose(operation, operands, options)
         return self.run(self, self.with_seed(operation, operands), operands, options)
+
+    def _compose(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        """An operation by the namespace's functions."""
+        for operand in operands:
+            self.require_strided(operand)
+        return operation.lower(self.apply(operands[0], options.backend), *operands)
 
     # Small calls that are repeated; see nbgather.engine.memo
 
@@ -212,8 +216,6 @@ class HostViews(Container):
         return array
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if operation.composed:
-            return super().execute(operation, operands, options)
         if options.out is not None:
             raise ValueError(f"out= was given for {self.name} arrays: they cannot be written to")
         views = tuple(

@@ -245,9 +245,10 @@ class TorchContainer(SmallTorchCalls):
         return not isinstance(operand, _Tensor)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if operation.composed:
-            return self._compose(operation, operands, options)
-        if self.traces(operands, watched=torch_calls.has_operator(operation)):
+        traced = self.traces(operands, watched=torch_calls.has_operator(operation))
+        if operation.composed and (traced or not operands[0].is_cpu):
+            return self._compose(operation, operands, options)  # which torch traces itself
+        if traced:
             return torch_calls.call(self, operation, operands, options)
         operation = self.with_seed(operation, operands)
         operands = tuple(map(self.resolve, operands))
@@ -270,12 +271,6 @@ class TorchContainer(SmallTorchCalls):
         in_transform = is_compiling() or current_transform() is not None
         if not in_transform and self._is_plain(array) and not array.is_meta:
             self.locate(array, "").spec(self.resolve(array))
-
-    def _compose(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        """By the namespace's functions, which torch traces and differentiates itself."""
-        for operand in operands:
-            self.require_strided(operand)
-        return operation.lower(self.apply(operands[0], options.backend), *operands)
 
 
 SERVES = TorchContainer

@@ -24,6 +24,9 @@ views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it 
     Noise, ranks, mask and tokens in one pass, instead of ``rank_tokens``.
 ``patches``
     Cutting kept patches out of images.
+``moved patches``
+    Copying all patches, out of images and into them, by a
+    :class:`nbgather.kernels.plans.PatchPlan`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 #: An output from this size up is written with non-temporal stores, since no cache would hold it.
@@ -158,3 +160,25 @@ class ScatterPlan:
     walk: np.ndarray | None
     walk_count: int
     work: int
+
+
+class PatchPlan(NamedTuple):
+    """Patches cut out of images, or put into them, as numbers.
+
+    Attributes
+    ----------
+    args, count, work : ndarray, int, int
+        The kernel's integers, the number of patches, the bytes that are moved.
+    itemsize : int
+        Of a pixel.
+    block : tuple of (bool, int, int, bool)
+        Whether patches are put into images; how many channels of how many neighbours in a row are
+        moved at once, single items where the latter is 1; whether these are all channels, so that
+        their items are neighbours in the patch.
+    """
+
+    args: np.ndarray
+    count: int
+    work: int
+    itemsize: int
+    block: tuple[bool, int, int, bool]

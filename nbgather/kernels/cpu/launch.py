@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,11 @@ from nbgather.kernels.cpu import patches as patch_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
-from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
+from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("copy", "masking", "patches", "scatter"))
+DOES = frozenset(("copy", "masking", "moved patches", "patches", "scatter"))
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -339,35 +340,44 @@ def rank_tokens(
 _PIXELS = {"uint8": types.uint8, "float32": types.float32}
 
 
-def patches(
-    numbers: tuple[int, ...],
-    count: int,
-    out: int,
-    images: int,
-    ids_keep: int,
-    item: int | str,
-    affine: np.ndarray | None,
-) -> None:
-    """Cut kept patches out of images.
-
-    ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K.
-    ``item`` is the size of an item in bytes; with ``affine``, the scale, means and stds as float32,
-    it is the name of the pixels' dtype.
-    """
-    planes = 3 if numbers[1] == 3 else 0
-    conversion = patch_kernels.COPY if affine is None else patch_kernels.NORMALISE
+def move_patches(plan: PatchPlan, out: Any, src: Any, ids: Any = 0, run: Any = threads.run) -> Any:
+    """Copy patches by addresses: those that ``ids`` names, zeros for -1; all of them without."""
+    by_ids = ids != 0
+    bits = compiler.BITS[plan.itemsize]
 
     def build() -> tuple[int, Any]:
-        kernel = patch_kernels.make_patches(conversion, planes)
-        if isinstance(item, str):
-            f4 = types.float32
-            return compiler.range_kernel(kernel, f4, _PIXELS[item], types.int64, f4)
-        bits = compiler.BITS[item]
+        kernel = patch_kernels.make_patch_mover(by_ids, *plan.block)
         return compiler.range_kernel(kernel, bits, bits, types.int64, bits)
 
-    kernel, _ = compiler.once(("patches", conversion, planes, item), build)
-    aux = _UNUSED if affine is None else affine
+    kernel, _ = compiler.once(("patches", by_ids, plan.block, plan.itemsize), build)
+    aux = memory_address(_UNUSED)  # zeros, which take the place of what is not kept
+    return run(kernel, out, src, ids, aux, plan.args, plan.count, plan.work)
+
+
+def normal_patches(
+    numbers: tuple[int, ...],
+    count: int,
+    out: Any,
+    images: Any,
+    ids_keep: Any,
+    pixel: str,
+    affine: np.ndarray,
+    run: Any = threads.run,
+) -> Any:
+    """Cut kept patches out of images and normalise them.
+
+    ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K,
+    ``pixel`` the name of the pixels' dtype, ``affine`` the scale, means and stds as float32.
+    """
+    planes = 3 if numbers[1] == 3 else 0
+
+    def build() -> tuple[int, Any]:
+        kernel = patch_kernels.make_normal_patches(planes)
+        return compiler.range_kernel(
+            kernel, types.float32, _PIXELS[pixel], types.int64, types.float32
+        )
+
+    kernel, _ = compiler.once(("normal patches", planes, pixel), build)
     args = np.array(numbers, np.int64)
-    size = 4 if isinstance(item, str) else item
-    work = 2 * count * size * int(np.prod(numbers[-3:])) * numbers[1]
-    threads.run(kernel, out, images, ids_keep, memory_address(aux), args, count, work)
+    work = 8 * count * math.prod(numbers[9:12]) * numbers[1]
+    return run(kernel, out, images, ids_keep, memory_address(affine), args, count, work)
