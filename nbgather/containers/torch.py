@@ -239,16 +239,21 @@ class TorchContainer(SmallTorchCalls):
             return True
         return (watched and in_mode()) or not all(map(self._is_plain, operands))
 
+    def _is_eager(self, array: Any) -> bool:
+        """Whether a tensor has memory on the CPU, and nothing of torch must see what is done."""
+        if is_compiling() or current_transform() is not None or in_mode():
+            return False
+        return self.home == "cpu" and self._is_plain(array) and bool(array.is_cpu)
+
     def _is_plain(self, operand: Any) -> bool:
         if type(operand) in self.exact_types:
             return not torch._is_functional_tensor(operand)
         return not isinstance(operand, _Tensor)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        traced = self.traces(operands, watched=torch_calls.has_operator(operation))
-        if operation.composed and (traced or not operands[0].is_cpu):
-            return self._compose(operation, operands, options)  # which torch traces itself
-        if traced:
+        if operation.composed and not self._is_eager(operands[0]):
+            return self._compose(operation, operands, options)  # which torch sees to itself
+        if self.traces(operands, watched=torch_calls.has_operator(operation)):
             return torch_calls.call(self, operation, operands, options)
         operation = self.with_seed(operation, operands)
         operands = tuple(map(self.resolve, operands))

@@ -44,13 +44,13 @@ def _move(container: Any, operation: Patchify | Unpatchify, array: Any, options:
         return NotImplemented
     shape, plan = _plan_all(operation, spec)
     address = container.address(array)
-    if plan is None or (plan.count and address % plan.itemsize):
+    if plan is None or (plan.patches and address % plan.itemsize):
         array = container.copy(array)
         shape, plan = _plan_all(operation, container.spec(array))
         address = container.address(array)
     assert plan is not None
     result = container.empty(shape, array)
-    if plan.count:
+    if plan.patches:
         backend.move_patches(plan, container.address(result), address)
     return result
 
@@ -88,20 +88,20 @@ def cut_patches(
         spec = container.spec(images)
         cut = _plan_cut(operation, spec, ids_spec)
     result = container.empty(cut.shape, images, None if operation.affine is None else FLOAT32)
-    if not cut.count:
+    if not cut.patches:
         return result
     addresses = container.address(result), container.address(images), container.address(ids_keep)
     place, table = container.place(images), cut.affine
     if cut.plan is not None and "moved patches" in backend.DOES:
         backend.move_patches(cut.plan, *addresses)
     elif not place:
-        backend.normal_patches(cut.numbers, cut.count, *addresses, cut.pixel, table)
+        backend.normal_patches(cut.numbers, cut.patches, *addresses, cut.pixel, table)
     else:
         if table is not None:
             table = container.address(container.constant(table, images))
         with container.device_context(images):
             item = cut.pixel or spec.dtype.itemsize
-            backend.patches(cut.numbers, cut.count, *addresses, item, table, *place)
+            backend.patches(cut.numbers, cut.patches, *addresses, item, table, *place)
     return result
 
 
@@ -109,7 +109,7 @@ class _Cut(NamedTuple):
     """Kept patches: what the result is like, and how a kernel makes it."""
 
     shape: tuple[int, ...]
-    count: int
+    patches: int
     must_copy: bool  # the images first, for they are in the other byte order, or not aligned
     numbers: tuple[int, ...]
     plan: PatchPlan | None  # where pixels are copied bit by bit
@@ -167,6 +167,4 @@ def _plan(sizes: tuple[int, ...], images: Spec, patches: Spec, inverse: bool) ->
     args = np.array(numbers, np.int64)
     args.flags.writeable = False
     count = samples * kept
-    return PatchPlan(
-        args, count, 2 * count * width * item, item, (inverse, rows, pixels, packed)
-    )
+    return PatchPlan(args, count, 2 * count * width * item, item, (inverse, rows, pixels, packed))

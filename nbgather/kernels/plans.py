@@ -167,7 +167,7 @@ class PatchPlan(NamedTuple):
 
     Attributes
     ----------
-    args, count, work : ndarray, int, int
+    args, patches, work : ndarray, int, int
         The kernel's integers, the number of patches, the bytes that are moved.
     itemsize : int
         Of a pixel.
@@ -178,7 +178,7 @@ class PatchPlan(NamedTuple):
     """
 
     args: np.ndarray
-    count: int
+    patches: int
     work: int
     itemsize: int
     block: tuple[bool, int, int, bool]

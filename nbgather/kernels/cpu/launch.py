@@ -351,7 +351,7 @@ def move_patches(plan: PatchPlan, out: Any, src: Any, ids: Any = 0, run: Any = t
 
     kernel, _ = compiler.once(("patches", by_ids, plan.block, plan.itemsize), build)
     aux = memory_address(_UNUSED)  # zeros, which take the place of what is not kept
-    return run(kernel, out, src, ids, aux, plan.args, plan.count, plan.work)
+    return run(kernel, out, src, ids, aux, plan.args, plan.patches, plan.work)
 
 
 def normal_patches(

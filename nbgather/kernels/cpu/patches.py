@@ -43,6 +43,8 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
         pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
         pn, pk = U(args[12]), U(args[13])
         row_items = pw * channels
+        # The kernel's file is named by the variables that it refers to: by all four of a block.
+        step = U(rows) if packed else channels
         n = U(lo) // kept
         k = U(lo) - n * kept
         # Where a patch is on the grid; without ids it is counted up, for a division takes as long
@@ -68,18 +70,18 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
                 for b in range(ph):
                     line = x + a * st + b * sh
                     if pixels > 1:
-                        c = U(0)
-                        while c < channels:
-                            c = min(c, channels - U(rows))
-                            e = U(0)
-                            while e < pw:
-                                e = min(e, pw - U(pixels))
+                        first = U(0)
+                        while first < channels:
+                            first = min(first, channels - U(rows))
+                            left = U(0)
+                            while left < pw:
+                                left = min(left, pw - U(pixels))
                                 move_block(
-                                    patch, o + e * channels + c, channels,
-                                    image, line + c * sc + e, sc,
+                                    patch, o + left * step + first, step,
+                                    image, line + first * sc + left, sc,
                                 )  # fmt: skip
-                                e += U(pixels)
-                            c += U(rows)
+                                left += U(pixels)
+                            first += U(rows)
                     else:
                         for e in range(pw):
                             for c in range(channels):

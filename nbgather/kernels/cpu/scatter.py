@@ -2,9 +2,9 @@
 
 So the last of several values for one place wins, and sums are the same bits, whatever the number of
 threads: each place of the result is written by one thread, which meets its values in order. The
-forms of the loop are these. In all but the last the index covers the whole result but for the dimension, and the
-thread that scatters into a part of the result copies that part of the input first (``aux``, if
-``copies``):
+forms of the loop are these. In all but the last the index covers the whole result but for the
+dimension, and the thread that scatters into a part of the result copies that part of the input
+first (``aux``, if ``copies``):
 
 ``lane``, ``far``, ``few``, ``columns``
     Lanes one by one, four in turns, or side by side in few columns: index and src are contiguous
@@ -152,7 +152,7 @@ def walk_range(out, o, src, s, idx, i, D, B, size, first, last, chosen, action):
 
     What counts is first collected without a branch, for none could be predicted.
     """
-    length, f, column = D * B, U(0), U(0)
+    length, f = D * B, U(0)
     while f < length:
         n, found = min(SIFTED_ITEMS, length - f), U(0)
         t = U(0)
@@ -247,9 +247,7 @@ def make_few_scatter(action, itemsize):
                 if action == ADD and size == U(1):
                     bad |= walk_single_place(out, a, src, a * sn, idx, a * n, D)
                 else:
-                    bad |= walk_lane(
-                        out, a * size, src, a * sn, idx, a * n, D, size, False, action
-                    )
+                    bad |= walk_lane(out, a * size, src, a * sn, idx, a * n, D, size, False, action)
                 a += U(1)
         return np.int64(bad != U(0))
 
@@ -379,9 +377,10 @@ def make_wide_scatter(action, itemsize):
             if copies and n == B:
                 copy_bytes(out, o, aux, o, size * B * U(itemsize))
             elif copies:
-                for j in range(size):
-                    copy_bytes(out, o + j * B, aux, o + j * B, n * U(itemsize))
-            for d in range(D):
+                for place in range(size):
+                    begin = o + place * B
+                    copy_bytes(out, begin, aux, begin, n * U(itemsize))
+            for _ in range(D):
                 if ib == U(0):
                     j = U(idx[i])
                     if j >= size:
