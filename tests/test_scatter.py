@@ -276,21 +276,25 @@ def test_threads_share_the_places_of_few_lanes(
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("add", [False, True])
-@pytest.mark.parametrize("value", [-1, 2**40])
-def test_every_kernel_finds_a_bad_index(value: int, add: bool, threads: int) -> None:
+@pytest.mark.parametrize("value", [-1, None, 2**40])
+def test_every_kernel_finds_a_bad_index(value: int | None, add: bool, threads: int) -> None:
+    """``None`` is the first that is too large."""
     for shape, dim, index_shape in (*SHARED, *(c for cases in FORMS.values() for c in cases)):
         generator = rng(f"bad {shape}")
         x, src = (generator.random(s) for s in (shape, index_shape))
-        index = generator.integers(0, shape[dim], index_shape)
-        first, last = (int(n) for n in (index.size // 2, index.size - 1))
-        index.flat[first] = index.flat[last] = value
-        before = x.copy()
-        with cpu_threads.limit_threads(threads), pytest.raises(IndexError) as raised:
-            ours(add)(x, dim, index, src)
-        place = tuple(int(p) for p in np.unravel_index(first, index_shape))
-        limits = f"is out of bounds for dimension {dim} with size {shape[dim]}"
-        assert str(raised.value) == f"index {value} at {place} {limits}"
-        same(x, before)
+        good = generator.integers(0, shape[dim], index_shape)
+        bad, before = shape[dim] if value is None else value, x.copy()
+        for first in (0, good.size // 2, good.size - 1):
+            index = good.copy()
+            index.flat[first] = bad
+            if first:
+                index.flat[good.size - 1] = bad
+            with cpu_threads.limit_threads(threads), pytest.raises(IndexError) as raised:
+                ours(add)(x, dim, index, src)
+            place = tuple(int(p) for p in np.unravel_index(first, index_shape))
+            limits = f"is out of bounds for dimension {dim} with size {shape[dim]}"
+            assert str(raised.value) == f"index {bad} at {place} {limits}"
+            same(x, before)
 
 
 def test_no_places_at_all() -> None:
