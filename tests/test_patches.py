@@ -12,6 +12,7 @@ import torch
 from cases import DTYPES, random_bits, rng, same
 
 import nbgather
+from nbgather.kernels.cpu import threads as cpu_threads
 
 
 def paper_patchify(images: torch.Tensor, p: int) -> torch.Tensor:
@@ -58,6 +59,123 @@ def test_video() -> None:
     # Patch (time 1, row 0, column 1), pixel (1, 2, 3), channel 2.
     assert patches[1, 5, ((1 * 3 + 2) * 4 + 3) * 3 + 2] == video[1, 2, 3, 2, 7]
     same(np.ascontiguousarray(nbgather.unpatchify(patches, (2, 3, 4), (4, 6, 8))), video)
+
+
+def by_numpy(images: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Patches as NumPy cuts them."""
+    n, channels, *sides = images.shape
+    grid = [s // p for s, p in zip(sides, sizes, strict=True)]
+    split = [m for pair in zip(grid, sizes, strict=True) for m in pair]
+    nd = len(sizes)
+    order = (0, *range(2, 2 + 2 * nd, 2), *range(3, 3 + 2 * nd, 2), 1)
+    cut = images.reshape(n, channels, *split).transpose(order)
+    return cut.reshape(n, int(np.prod(grid)), int(np.prod(sizes)) * channels)
+
+
+BITS = ("uint8", "float16", "float32", "int64", "complex128")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 9, 19])
+@pytest.mark.parametrize("dtype", BITS)
+def test_every_block_of_channels_and_pixels(dtype: str, channels: int) -> None:
+    for height, width in (
+        (1, 1),
+        (3, 2),
+        (2, 3),
+        (1, 4),
+        (2, 7),
+        (8, 8),
+        (1, 14),
+        (2, 16),
+        (1, 65),
+    ):
+        generator = rng(f"{dtype} {channels} {width}")
+        sides = 2 * height, 3 * width
+        images = random_bits(generator, (2, channels, *sides), dtype)
+        patches = by_numpy(images, (height, width))
+        last = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        for given in (images, last):
+            same(nbgather.patchify(given, (height, width)), patches)
+        same(nbgather.unpatchify(patches, (height, width), sides), images)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_large_images_on_any_number_of_threads(dtype: str, threads: int) -> None:
+    images = random_bits(rng("large"), (7, 3, 224, 208), dtype)
+    video = random_bits(rng("video"), (3, 2, 8, 48, 60), dtype)
+    with cpu_threads.limit_threads(threads):
+        for given, sizes in ((images, (16, 8)), (images, (14, 13)), (video, (2, 16, 5))):
+            patches = nbgather.patchify(given, sizes)
+            same(patches, by_numpy(given, sizes))
+            same(nbgather.unpatchify(patches, sizes, given.shape[2:]), given)
+
+
+def test_patches_of_any_strides_are_put_together() -> None:
+    images = random_bits(rng("strides"), (3, 3, 8, 12), "float32")
+    patches = by_numpy(images, (4, 4))
+    cls = np.concatenate([patches[:, :1], patches], 1)[:, 1:]
+    every = np.repeat(patches, 2, 2)[..., ::2]
+    turned = np.ascontiguousarray(patches[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
+    odd = np.frombuffer(b"0" + patches.tobytes(), np.uint8)[1:].view("f4").reshape(patches.shape)
+    for given in (cls, every, turned, odd):
+        same(nbgather.unpatchify(given, 4, (8, 12)), images)
+    one = np.broadcast_to(patches[:1], patches.shape)
+    same(nbgather.unpatchify(one, 4, (8, 12)), np.repeat(images[:1], 3, 0))
+    unaligned = np.frombuffer(b"0" + images.tobytes(), np.uint8)[1:].view("f4")
+    same(nbgather.patchify(unaligned.reshape(images.shape), 4), patches)
+
+
+def test_other_bytes_and_sizes_of_items() -> None:
+    for dtype in (">f4", "S3", "M8[s]", [("a", "u1"), ("b", "u2")]):
+        images = np.zeros((2, 3, 4, 6), dtype)
+        images.view(np.uint8)[...] = rng("b").integers(0, 100, images.view(np.uint8).shape)
+        patches = nbgather.patchify(images, (2, 3))
+        assert patches.dtype == images.dtype
+        assert patches.tobytes() == by_numpy(images, (2, 3)).tobytes()
+        assert nbgather.unpatchify(patches, (2, 3), (4, 6)).tobytes() == images.tobytes()
+
+
+def test_the_result_is_no_view() -> None:
+    images = np.zeros((2, 1, 4, 4))
+    patches = nbgather.patchify(images, 4)
+    patches += 1
+    assert not images.any()
+    nbgather.unpatchify(patches, 4, 4)[...] = 5
+    assert (patches == 1).all()
+
+
+def test_gradients_of_patches_are_each_other() -> None:
+    images = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    video = torch.randn(1, 2, 2, 4, 2, dtype=torch.float64, requires_grad=True)
+    for given, sizes in ((images, (2, 3)), (video, (1, 2, 2))):
+        sides = tuple(given.shape[2:])
+        cut = lambda x, p=sizes: nbgather.patchify(x, p)  # noqa: E731
+        put = lambda q, p=sizes, s=sides: nbgather.unpatchify(q, p, s)  # noqa: E731
+        patches = cut(given)
+        assert patches.grad_fn is not None
+        weight = torch.randn_like(patches)
+        (gradient,) = torch.autograd.grad((patches * weight).sum(), given)
+        assert torch.equal(gradient, put(weight))
+        leaf = patches.detach().requires_grad_()
+        for function, x in ((cut, given), (put, leaf)):
+            assert torch.autograd.gradcheck(function, (x,), check_forward_ad=True)
+            assert torch.autograd.gradgradcheck(function, (x,))
+            batched = torch.func.vmap(function, in_dims=1, out_dims=1)(torch.stack([x, 2 * x], 1))
+            assert torch.equal(batched[:, 1], function(2 * x))
+            rows = torch.func.jacrev(function)(x.detach())
+            assert torch.equal(rows, torch.func.jacfwd(function)(x.detach()))
+
+
+def test_patches_of_torchs_other_tensors() -> None:
+    meta = nbgather.patchify(torch.zeros(2, 3, 4, 4, device="meta"), 2)
+    assert (meta.device.type, meta.shape) == ("meta", (2, 4, 12))
+    back = nbgather.unpatchify(meta, 2, 4)
+    assert (back.device.type, back.shape) == ("meta", (2, 3, 4, 4))
+    turned = torch.randn(2, 3, 4, 4, dtype=torch.complex64)
+    assert torch.equal(nbgather.patchify(turned.conj(), 2), nbgather.patchify(turned, 2).conj())
+    half = torch.randn(2, 3, 4, 4).to(torch.bfloat16)
+    assert torch.equal(nbgather.unpatchify(nbgather.patchify(half, 2), 2, 4), half)
 
 
 def test_empty_batch() -> None:

@@ -11,6 +11,7 @@ import torch
 from cases import DTYPES, INDEX_DTYPES, random_bits, rng, same
 
 import nbgather
+from nbgather.kernels.cpu import launch
 from nbgather.kernels.cpu import threads as cpu_threads
 
 BACKENDS = ("cpu", "reference", "torch")
@@ -154,6 +155,157 @@ def test_the_same_bits_for_any_number_of_threads(shape, dim: int, values: int, t
     with cpu_threads.limit_threads(threads):
         same(nbgather.scatter_add(x, dim, index, src), by_torch(True, x, dim, index, src))
         same(nbgather.scatter(x, dim, index, src), by_torch(False, x, dim, index, src))
+
+
+#: Cases by the kernel that serves them: shape, dim, the index's shape.
+FORMS: dict[str, tuple[tuple[tuple[int, ...], int, tuple[int, ...]], ...]] = {
+    "lane": (((3, 20), 1, (3, 50)), ((70,), 0, (33,)), ((2, 3, 9), 2, (2, 3, 18))),
+    "far": (((2, 9000), 1, (2, 70)), ((9000,), 0, (21,))),
+    "few": (
+        ((9, 5), 1, (9, 40)),
+        ((10, 40), 1, (10, 5)),
+        ((7, 1), 1, (7, 33)),
+        ((2, 3), 1, (2, 9)),
+    ),
+    "columns": (((3, 11, 4), 1, (3, 30, 4)), ((300, 2), 0, (90, 2)), ((5, 3, 15), 1, (5, 8, 15))),
+    "wide": (((2, 40, 100), 1, (2, 9, 100)), ((3, 33), 0, (60, 33)), ((9, 700), 0, (5, 700))),
+    "strided": (((6, 50), 0, (40, 30)), ((4, 5, 6), 1, (3, 9, 2))),
+    "strided lanes": (((6, 50), 1, (5, 70)), ((5, 20, 4), 1, (3, 7, 1))),
+}
+
+
+@pytest.fixture
+def forms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that served the scatters of a test."""
+    seen: list[str] = []
+    find = launch._scatter_kernel
+
+    def noting(plan, form, add):
+        seen.append(form)
+        return find(plan, form, add)
+
+    monkeypatch.setattr(launch, "_scatter_kernel", noting)
+    return seen
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64", "complex128"])
+def test_sums_by_every_kernel(form: str, dtype: str, forms: list[str]) -> None:
+    for shape, dim, index_shape in FORMS[form]:
+        generator = rng(f"{shape} {dtype}")
+        x, src = (numbers(generator, s, dtype) for s in (shape, index_shape))
+        for values in {1, 2, shape[dim]}:
+            index = generator.integers(0, min(values, shape[dim]), index_shape)
+            for given in (x, np.repeat(x, 2, -1)[..., ::2], x[::-1]):
+                before = given.copy()
+                got = nbgather.scatter_add(given, dim, index, src)
+                same(got, nbgather.scatter_add(given, dim, index, src, backend="reference"))
+                same(got, by_torch(True, given, dim, index, src))
+                same(np.ascontiguousarray(given), before)
+    assert set(forms) == {form}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["int8", "float16", "int32", "float64", "complex128"])
+def test_values_of_every_size_are_put_in_place_by_every_kernel(
+    form: str, dtype: str, forms: list[str]
+) -> None:
+    for shape, dim, index_shape in FORMS[form]:
+        generator = rng(f"{shape} {dtype}")
+        x, src = (random_bits(generator, s, dtype) for s in (shape, index_shape))
+        for values in {2, shape[dim]}:
+            index = generator.integers(0, min(values, shape[dim]), index_shape)
+            for given in (x, x[::-1]):
+                got = nbgather.scatter(given, dim, index.astype(np.int32), src)
+                same(got, nbgather.scatter(given, dim, index, src, backend="reference"))
+    assert set(forms) == {form}
+
+
+def test_bools_are_ored_by_every_kernel(forms: list[str]) -> None:
+    for cases in FORMS.values():
+        for shape, dim, index_shape in cases:
+            generator = rng(f"{shape} bool")
+            x, src = (generator.random(s) < 0.2 for s in (shape, index_shape))
+            index = generator.integers(0, shape[dim], index_shape)
+            same(nbgather.scatter_add(x, dim, index, src), by_torch(True, x, dim, index, src))
+    assert set(forms) == set(FORMS)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
+def test_rows_by_one_index_each(dtype: str, add: bool, forms: list[str]) -> None:
+    for width in (2, 7, 40, 300):
+        generator = rng(f"rows {width}")
+        x, src = (numbers(generator, (3, n, width), dtype) for n in (11, 30))
+        ids = generator.integers(0, 11, (3, 30))
+        index = np.broadcast_to(ids[..., None], src.shape)
+        got = ours(add)(x, 1, index, src)
+        same(got, by_torch(add, x, 1, index, src))
+    assert set(forms) == {"wide"}
+
+
+#: What several threads share: few lanes by their places, and others by lanes or columns.
+SHARED = (
+    ((70_000,), 0, (30_000,)),
+    ((50_001,), 0, (7,)),
+    ((2, 40_000), 1, (2, 50_003)),
+    ((40_000, 3), 0, (20_001, 3)),
+    ((3, 60_000), 1, (3, 1000)),
+)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("case", SHARED)
+def test_threads_share_the_places_of_few_lanes(
+    case: tuple, threads: int, add: bool, forms: list[str]
+) -> None:
+    shape, dim, index_shape = case
+    generator = rng(f"{case}")
+    x, src = numbers(generator, shape, "float64"), numbers(generator, index_shape, "float64")
+    for index in (
+        generator.integers(0, shape[dim], index_shape),
+        generator.integers(shape[dim] // 2 - 3, shape[dim] // 2 + 3, index_shape),
+    ):
+        for given in (x, np.repeat(x, 2, -1)[..., ::2]):
+            with cpu_threads.limit_threads(threads):
+                same(ours(add)(given, dim, index, src), by_torch(add, x, dim, index, src))
+    lanes = int(np.prod(shape[:dim]))
+    assert ("shared" in forms) == (threads > 1 and lanes < 2 * threads)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("value", [-1, None, 2**40])
+def test_every_kernel_finds_a_bad_index(value: int | None, add: bool, threads: int) -> None:
+    """``None`` is the first that is too large."""
+    for shape, dim, index_shape in (*SHARED, *(c for cases in FORMS.values() for c in cases)):
+        generator = rng(f"bad {shape}")
+        x, src = (generator.random(s) for s in (shape, index_shape))
+        good = generator.integers(0, shape[dim], index_shape)
+        bad, before = shape[dim] if value is None else value, x.copy()
+        for first in (0, good.size // 2, good.size - 1):
+            index = good.copy()
+            index.flat[first] = bad
+            if first:
+                index.flat[good.size - 1] = bad
+            with cpu_threads.limit_threads(threads), pytest.raises(IndexError) as raised:
+                ours(add)(x, dim, index, src)
+            place = tuple(int(p) for p in np.unravel_index(first, index_shape))
+            limits = f"is out of bounds for dimension {dim} with size {shape[dim]}"
+            assert str(raised.value) == f"index {bad} at {place} {limits}"
+            same(x, before)
+
+
+def test_no_places_at_all() -> None:
+    for shape, dim, index_shape in (((3, 0), 1, (3, 2)), ((0, 30), 0, (2, 30)), ((0,), 0, (1,))):
+        with pytest.raises(IndexError, match="with size 0"):
+            nbgather.scatter_add(
+                np.zeros(shape), dim, np.zeros(index_shape, int), np.ones(index_shape)
+            )
+    for shape in ((0, 4), (4, 0)):
+        nothing = nbgather.scatter_add(np.zeros(shape), 1, np.zeros((0, 0), int), np.ones((0, 0)))
+        assert nothing.shape == shape
 
 
 def test_the_last_of_several_values_stays() -> None:

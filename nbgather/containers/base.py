@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nbgather.engine import small_patches
-from nbgather.operations.base import PLAIN, Apply, DType, Operation, Options, Spec
-from nbgather.operations.patches import Patchify, Unpatchify
+from nbgather.operations.base import Apply, DType, Operation, Options, Spec
 from nbgather.operations.tokens import RandomMasking
 
 #: Executes an operation on arrays that have memory: run(container, operation, operands, options).
@@ -157,26 +155,21 @@ class Container:
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         """Run an operation on operands that are all of this library."""
-        if operation.composed:
-            for operand in operands:
-                self.require_strided(operand)
-            result = operation.lower(self.apply(operands[0], options.backend), *operands)
-            self.keep_composed(operation, operands, options, result)
-            return result
+        if operation.composed and self.home != "cpu":
+            return self._compose(operation, operands, options)
         return self.run(self, self.with_seed(operation, operands), operands, options)
+
+    def _compose(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        """An operation by the namespace's functions."""
+        for operand in operands:
+            self.require_strided(operand)
+        return operation.lower(self.apply(operands[0], options.backend), *operands)
 
     # Small calls that are repeated; see nbgather.engine.memo
 
     def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         """Repeat a small call whose like went well before; None to go the whole way."""
         return None
-
-    def keep_composed(
-        self, operation: Operation, operands: tuple[Any, ...], options: Options, result: Any
-    ) -> None:
-        """Keep a small call that has no kernel of its own, if it can be repeated by one."""
-        if isinstance(operation, (Patchify, Unpatchify)) and options == PLAIN:
-            small_patches.keep(self, operation, operands[0], tuple(result.shape))
 
     def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
         """How an array is told apart: its kind, a number for its dtype, its strides.
@@ -220,8 +213,6 @@ class HostViews(Container):
         return array
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if operation.composed:
-            return super().execute(operation, operands, options)
         if options.out is not None:
             raise ValueError(f"out= was given for {self.name} arrays: they cannot be written to")
         views = tuple(

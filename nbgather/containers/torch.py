@@ -239,14 +239,20 @@ class TorchContainer(SmallTorchCalls):
             return True
         return (watched and in_mode()) or not all(map(self._is_plain, operands))
 
+    def _is_eager(self, array: Any) -> bool:
+        """Whether a tensor has memory on the CPU, and nothing of torch must see what is done."""
+        if is_compiling() or current_transform() is not None or in_mode():
+            return False
+        return self.home == "cpu" and self._is_plain(array) and bool(array.is_cpu)
+
     def _is_plain(self, operand: Any) -> bool:
         if type(operand) in self.exact_types:
             return not torch._is_functional_tensor(operand)
         return not isinstance(operand, _Tensor)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if operation.composed:
-            return self._compose(operation, operands, options)
+        if operation.composed and not self._is_eager(operands[0]):
+            return self._compose(operation, operands, options)  # which torch sees to itself
         if self.traces(operands, watched=torch_calls.has_operator(operation)):
             return torch_calls.call(self, operation, operands, options)
         operation = self.with_seed(operation, operands)
@@ -270,15 +276,6 @@ class TorchContainer(SmallTorchCalls):
         in_transform = is_compiling() or current_transform() is not None
         if not in_transform and self._is_plain(array) and not array.is_meta:
             self.locate(array, "").spec(self.resolve(array))
-
-    def _compose(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        """By the namespace's functions, which torch traces and differentiates itself."""
-        for operand in operands:
-            self.require_strided(operand)
-        result = operation.lower(self.apply(operands[0], options.backend), *operands)
-        if not self.traces(operands) and all(o.is_cpu and self.resolve(o) is o for o in operands):
-            self.keep_composed(operation, operands, options, result)
-        return result
 
 
 SERVES = TorchContainer

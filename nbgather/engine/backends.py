@@ -18,11 +18,15 @@ views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it 
 ``scatter``
     ``scatter(plan, ...)`` of a :class:`nbgather.kernels.plans.ScatterPlan`.
 ``copy``
-    Copying a block of memory by all cores.
+    Copying a block of memory by all cores, and of a scatter's input on the way where its plan says
+    so.
 ``masking``
     Noise, ranks, mask and tokens in one pass, instead of ``rank_tokens``.
 ``patches``
     Cutting kept patches out of images.
+``moved patches``
+    Copying all patches, out of images and into them, by a
+    :class:`nbgather.kernels.plans.PatchPlan`.
 """
 
 from __future__ import annotations

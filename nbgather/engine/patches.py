@@ -1,16 +1,104 @@
-"""Kept patches of images, by the kernel that reads what is kept and no more."""
+"""Images to patches and back, all of them or those that are kept, by kernels that copy once."""
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather.engine import backends, masking, small_masking
-from nbgather.engine.plan import results_of
-from nbgather.operations.base import FLOAT32, Options, Spec
-from nbgather.operations.patches import CutPatches, MaskedPatchify, image_grid
+from nbgather.engine import backends, masking, memo, small_masking
+from nbgather.kernels import small
+from nbgather.kernels.plans import PatchPlan
+from nbgather.operations.base import FLOAT32, Options, Spec, contiguous_strides
+from nbgather.operations.patches import (
+    CutPatches,
+    MaskedPatchify,
+    Patchify,
+    Unpatchify,
+    cut_sides,
+)
+
+#: Bytes of neighbours in a row that are moved at once.
+VECTOR_BYTES = 64
+#: Channels that are interleaved as one block, and pixels of it at most.
+PACKED_CHANNELS, PACKED_PIXELS = (2, 3, 4), 16
+#: Of more channels a block has this many of each.
+BLOCK = 8
+#: Bytes of items that kernels move.
+_ITEM_BYTES = (1, 2, 4, 8, 16)
+
+
+def patchify(
+    container: Any, operation: Patchify, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Cut images into patches."""
+    return _move(container, operation, operands[0], options)
+
+
+def unpatchify(
+    container: Any, operation: Unpatchify, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Put patches together again."""
+    return _move(container, operation, operands[0], options)
+
+
+def _move(container: Any, operation: Patchify | Unpatchify, array: Any, options: Options) -> Any:
+    spec = container.spec(array)
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if "moved patches" not in backend.DOES or spec.dtype.itemsize not in _ITEM_BYTES:
+        return NotImplemented
+    shape, plan = _plan_all(operation, spec)
+    address = container.address(array)
+    if plan is None or (plan.patches and address % plan.itemsize):
+        array = container.copy(array)
+        shape, plan = _plan_all(operation, container.spec(array))
+        address = container.address(array)
+    assert plan is not None
+    result = container.empty(shape, array)
+    if plan.patches:
+        backend.move_patches(plan, container.address(result), address)
+        if options.backend is None and container.home == "cpu":
+            _keep(container, backend, operation, array, shape)
+    return result
+
+
+def _keep(
+    container: Any,
+    backend: Any,
+    operation: Patchify | Unpatchify,
+    array: Any,
+    shape: tuple[int, ...],
+) -> None:
+    """Keep a small call that went well; ``shape`` is its result's."""
+    sizes = operation.patch_size
+    if isinstance(operation, Unpatchify):
+        sizes = *sizes, *operation.image_size
+    head, spec = memo.head(type(operation), *sizes), container.spec(array)
+    plan = _plan_all(operation, spec)[1]
+    if type(array) not in container.exact_types or not memo.again(container, head, spec):
+        return
+    step = backend.move_patches(plan, small.result(0), small.operand(0), run=backend.step)
+    memo.keep(container, backend, head, (array,), [memo.Result(shape, array.dtype)], [step])
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_all(
+    operation: Patchify | Unpatchify, spec: Spec
+) -> tuple[tuple[int, ...], PatchPlan | None]:
+    """The result's shape, and a plan; None where no kernel can walk the array as it is."""
+    (result,) = operation.result(spec)
+    item = spec.dtype.itemsize
+    if not math.prod(result.shape):
+        return result.shape, PatchPlan(np.zeros(0, np.int64), 0, 0, item, (False, 1, 1, True))
+    if any(s % item for s in spec.strides):
+        return result.shape, None
+    if isinstance(operation, Patchify):
+        return result.shape, _plan(operation.patch_size, spec, result, False)
+    if spec.strides[2] != item and spec.shape[2] > 1:
+        return result.shape, None
+    return result.shape, _plan(operation.patch_size, result, spec, True)
 
 
 def cut_patches(
@@ -18,50 +106,96 @@ def cut_patches(
 ) -> Any:
     """Cut the patches that ``ids_keep`` names, and normalise their pixels on the way."""
     images, ids_keep = operands
-    spec = container.spec(images)
+    spec, ids_spec = container.spec(images), container.spec(ids_keep)
     backend = backends.serving(options.backend, container.home, spec.device)
     if "patches" not in backend.DOES:
         return NotImplemented
-    (result_spec,) = results_of(operation, spec, container.spec(ids_keep))
-    affine, sizes = operation.affine, operation.patch_size
-    item = spec.dtype.itemsize
-    unaligned = container.address(images) % item or any(s % item for s in spec.strides)
-    if unaligned or (affine is not None and not spec.dtype.native):
-        images = _plain_images(container, images, affine is not None)
+    cut = _plan_cut(operation, spec, ids_spec)
+    if cut.must_copy or container.address(images) % spec.dtype.itemsize:
+        images = _plain_images(container, images, operation.affine is not None)
         spec = container.spec(images)
-    shape = result_spec.shape
-    result = container.empty(shape, images, None if affine is None else FLOAT32)
-    if math.prod(shape) == 0:
+        cut = _plan_cut(operation, spec, ids_spec)
+    result = container.empty(cut.shape, images, None if operation.affine is None else FLOAT32)
+    if not cut.patches:
         return result
-    numbers = patch_numbers(spec, sizes, shape[1])
-    place, table = container.place(images), None
-    if affine is not None:
-        table = np.array(affine, np.float32)
-    if place and table is not None:
-        table = container.address(container.constant(table, images))
-    with container.device_context(images):
-        backend.patches(
-            numbers,
-            shape[0] * shape[1],
-            container.address(result),
-            container.address(images),
-            container.address(ids_keep),
-            item if affine is None else np.dtype(spec.dtype.plain).name,
-            table,
-            *place,
-        )
+    addresses = container.address(result), container.address(images), container.address(ids_keep)
+    place, table = container.place(images), cut.affine
+    if cut.plan is not None and "moved patches" in backend.DOES:
+        backend.move_patches(cut.plan, *addresses)
+    elif not place:
+        backend.normal_patches(cut.numbers, cut.patches, *addresses, cut.pixel, table)
+    else:
+        if table is not None:
+            table = container.address(container.constant(table, images))
+        with container.device_context(images):
+            item = cut.pixel or spec.dtype.itemsize
+            backend.patches(cut.numbers, cut.patches, *addresses, item, table, *place)
     return result
 
 
-def patch_numbers(spec: Spec, sizes: tuple[int, ...], kept: int) -> tuple[int, ...]:
-    """The numbers of a kernel that cuts so many patches out of each image."""
+class _Cut(NamedTuple):
+    """Kept patches: what the result is like, and how a kernel makes it."""
+
+    shape: tuple[int, ...]
+    patches: int
+    must_copy: bool  # the images first, for they are in the other byte order, or not aligned
+    numbers: tuple[int, ...]
+    plan: PatchPlan | None  # where pixels are copied bit by bit
+    pixel: str  # the name of their dtype, where they are normalised,
+    affine: np.ndarray | None  # by these numbers
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_cut(operation: CutPatches, images: Spec, ids: Spec) -> _Cut:
+    (result,) = operation.result(images, ids)
+    item, affine = images.dtype.itemsize, operation.affine
+    must_copy = any(s % item for s in images.strides)
+    must_copy |= affine is not None and not images.dtype.native
+    count = math.prod(ids.shape) if result.shape[2] else 0
+    numbers = result.shape[1], *_numbers(operation.patch_size, images)
+    if affine is None:
+        plan = _plan(operation.patch_size, images, result, False)
+        return _Cut(result.shape, count, must_copy, numbers, plan, "", None)
+    pixel, table = np.dtype(images.dtype.plain).name, np.array(affine, np.float32)
+    return _Cut(result.shape, count, must_copy, numbers, None, pixel, table)
+
+
+def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:
+    """A contiguous copy, in this machine's byte order where pixels are computed with."""
+    images = container.copy(images)
+    if in_native_order and not container.spec(images).dtype.native:
+        xp = container.namespace(images)
+        images = xp.astype(images, images.dtype.newbyteorder("="))
+    return images
+
+
+def _numbers(sizes: tuple[int, ...], spec: Spec) -> tuple[int, ...]:
+    """Channels, strides in items, grid and patch of images; an image is a video of one frame."""
     steps = [s // spec.dtype.itemsize for s in spec.strides]
-    grid = image_grid(spec.shape, sizes)
-    # An image is a video of one frame.
+    grid = cut_sides(spec.shape[2:], sizes)
     time = (steps[2], sizes[0]) if len(sizes) == 3 else (0, 1)
-    return (
-        kept, spec.shape[1], *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:],
-    )  # fmt: skip
+    return spec.shape[1], *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:]
+
+
+def _plan(sizes: tuple[int, ...], images: Spec, patches: Spec, inverse: bool) -> PatchPlan:
+    """Plan to move patches `[N, K, ...]` of images, out of them or with ``inverse`` into them."""
+    item, (samples, kept, width) = images.dtype.itemsize, patches.shape
+    channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw = _numbers(sizes, images)
+    if channels == 1 or (sc == 1 and sw == channels):
+        # The items of a row of a patch are neighbours: one channel of so many pixels.
+        pw, channels, sc, sw = pw * channels, 1, 0, sw if channels == 1 else 1
+    rows = channels if channels in (1, *PACKED_CHANNELS) else min(BLOCK, channels)
+    packed = rows == channels
+    pixels = 1
+    if sw == 1 and item < 16:
+        most = VECTOR_BYTES // item if rows == 1 else PACKED_PIXELS if packed else BLOCK
+        pixels = 1 << max(min(pw, most).bit_length() - 1, 0)
+    steps = [s // item for s in patches.strides[:2]]
+    numbers = kept, channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw, *steps
+    args = np.array(numbers, np.int64)
+    args.flags.writeable = False
+    count = samples * kept
+    return PatchPlan(args, count, 2 * count * width * item, item, (inverse, rows, pixels, packed))
 
 
 def masked_patchify(
@@ -73,14 +207,12 @@ def masked_patchify(
     operation.check(*specs)
     results = operation.lower(container.apply(operands[0], options.backend), *operands)
     if options.backend is None and container.home == "cpu":
-        small_masking.keep_masked_patches(container, backend, operation, operands, patch_numbers)
+        small_masking.keep_masked_patches(container, backend, operation, operands, _plan_kept)
     return masking.with_valid(container, operation, operands[0], results)
 
 
-def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:
-    """A contiguous copy, in this machine's byte order where pixels are computed with."""
-    images = container.copy(images)
-    if in_native_order and not container.spec(images).dtype.native:
-        xp = container.namespace(images)
-        images = xp.astype(images, images.dtype.newbyteorder("="))
-    return images
+def _plan_kept(sizes: tuple[int, ...], images: Spec, shape: tuple[int, ...]) -> PatchPlan:
+    """Plan to cut patches of such a shape out of images."""
+    item = images.dtype.itemsize
+    patches = Spec(shape, contiguous_strides(shape, item), images.dtype)
+    return _plan(sizes, images, patches, False)

@@ -16,9 +16,9 @@ import numpy as np
 
 from nbgather.engine.out import check_match
 from nbgather.kernels import machine
-from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
+from nbgather.kernels.plans import STREAM_BYTES, GatherPlan
 from nbgather.operations.base import Operation, Spec, contiguous_strides
-from nbgather.operations.indexing import Gather, Scatter
+from nbgather.operations.indexing import Gather
 from nbgather.operations.tokens import RestoreTokens
 
 #: The shortest rows, in bytes, that are copied as such on a GPU; shorter ones go item by item.
@@ -229,55 +229,3 @@ def _stage(
         ):
             plan.form, plan.width = "lanes", line
             plan.count = lanes // second.n * -(-second.n // line)
-
-
-@functools.lru_cache(maxsize=4096)
-def plan_scatter(operation: Scatter, x: Spec, i: Spec, src: Spec | None) -> ScatterPlan:
-    """Check the operands of a scatter by its rules, and plan it.
-
-    Without ``src`` one item is the source. The result is C-contiguous.
-    """
-    operation.result(x, i, src)
-    item = x.dtype.itemsize
-    plan = ScatterPlan()
-    plan.index = i.dtype.integer or ""
-    plan.dim = operation.dim % max(len(x.shape), 1)
-    plan.shape, plan.itemsize = x.shape, item
-    plan.nbytes = math.prod(x.shape) * item
-    plan.size = x.shape[plan.dim] if x.shape else 1
-    plan.index_shape, plan.index_strides = i.shape, i.strides
-    plan.src_strides = (0,) * len(i.shape) if src is None else src.strides
-    plan.count = math.prod(i.shape)
-    if len(i.shape) == 0:  # 0-d counts as one dimension of length 1
-        plan.index_shape, plan.index_strides = (1,), (i.dtype.itemsize,)
-    if len(plan.src_strides) == 0:
-        plan.src_strides = (item if src is not None else 0,)
-    plan.needs_copy = not i.dtype.native
-    if plan.count:
-        _lay_out_lanes(plan, i.dtype.itemsize)
-    return plan
-
-
-def _lay_out_lanes(plan: ScatterPlan, index_size: int) -> None:
-    item = plan.itemsize
-    to = contiguous_strides(plan.shape or (1,), item)
-    axes = [
-        Axis(n, x, i, o)
-        for n, x, i, o in zip(
-            plan.index_shape, to, plan.index_strides, plan.src_strides, strict=True
-        )
-    ]
-    along = axes.pop(plan.dim)
-    lanes = _merge(axes)
-    inner, rest = lanes[-1], lanes[-2::-1]
-    plan.rows = abs(along.i) <= abs(inner.i) or inner.n == 1
-    plan.count //= along.n
-    numbers = [plan.size, along.x // item, along.n, along.i // index_size, along.o // item]
-    numbers += [inner.n, inner.x // item, inner.i // index_size, inner.o // item, len(rest)]
-    for axis in rest:
-        numbers += [axis.n, axis.x // item, axis.i // index_size, axis.o // item]
-    plan.args = np.array(numbers, np.int64)
-    plan.args.flags.writeable = False
-    plan.needs_copy |= any(a.i % index_size or a.o % item for a in (along, *lanes))
-    plan.index_mask, plan.item_mask = index_size - 1, min(item, 8) - 1
-    plan.work = plan.count * along.n * (3 * item + index_size)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.engine import gather, infer, masking, patches, scatter, scores
-from nbgather.operations.base import Operation, Options, is_array
+from nbgather.operations.base import Apply, Operation, Options, is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
-from nbgather.operations.patches import CutPatches, MaskedPatchify
+from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import (
     ChooseTokens,
@@ -32,6 +32,8 @@ EXECUTORS: dict[type[Operation], Any] = {
     RandomMasking: masking.random_masking,
     CutPatches: patches.cut_patches,
     MaskedPatchify: patches.masked_patchify,
+    Patchify: patches.patchify,
+    Unpatchify: patches.unpatchify,
     Score: scores.score,
     InferGather: infer.infer_gather,
 }
@@ -43,8 +45,8 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     Parameters
     ----------
     container : Container
-        Of :mod:`nbgather.containers`; what it makes of an operation is asked for again where this
-        one is lowered, so that gradients and traces see what it is made of.
+        Of :mod:`nbgather.containers`; it is asked for the parts of an operation that is lowered for
+        a gradient.
     operation : Operation
     operands : tuple of array
         Arrays with memory, None, or numbers where the operation takes them.
@@ -61,7 +63,23 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     if result is NotImplemented:
         specs = [container.spec(o) if is_array(o) else None for o in operands]
         operation.check(*specs)
-        result = operation.lower(container.apply(operands[0], options.backend), *operands)
+        result = operation.lower(_parts(container, operands[0], options), *operands)
         if isinstance(operation, RandomMasking):
             result = masking.with_valid(container, operation, operands[0], result)
     return result
+
+
+def _parts(container: Any, array: Any, options: Options) -> Apply:
+    """What runs the operations that one is made of: the container, or the engine at once.
+
+    Where a kernel might have run, no gradient and no trace is to see the parts; on a device some
+    parts are for the container.
+    """
+    if options.lower or container.home != "cpu":
+        apply: Apply = container.apply(array, options.backend)
+        return apply
+    plain = Options(None, options.backend)
+    return Apply(
+        lambda operation, *operands: run(container, operation, operands, plain),
+        lambda: container.namespace(array),
+    )

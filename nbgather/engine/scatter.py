@@ -9,7 +9,7 @@ import numpy as np
 from nbgather.engine import arrays, backends, memo, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
-from nbgather.engine.plan import plan_scatter
+from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
@@ -51,7 +51,11 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     place = container.place(x)
     if place:
         backend.may_wait(*place)
-    result = _copy(container, backend, x, x_spec, plan.nbytes)
+    if plan.copies and "copy" in backend.DOES:
+        result = container.empty(x_spec.shape, x)  # the kernel copies as it goes
+    else:
+        result = _copy(container, backend, x, x_spec, plan.nbytes)
+        x = result
     if not plan.count:
         return _into(container, result, out)
     if place:
@@ -66,8 +70,9 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
         else:
             bad = backend.scatter(
-                plan, container.address(result), container.address(i), address, kind
-            )
+                plan, container.address(result), container.address(i), address, kind,
+                container.address(x),
+            )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if options == PLAIN and not place and arrays.is_contiguous(x_spec):
@@ -85,6 +90,8 @@ def _keep(
 ) -> None:
     """Keep a small call that went well: a copy of the input, and the scatter into it."""
     x, _, src = operands
+    if not plan.count:
+        return
     head, given = memo.call_of(operation, operands)
     if head is None or not container.exact_types or not memo.again(container, head, *specs):
         return
@@ -94,10 +101,14 @@ def _keep(
         item = container.item_bits(src, x, "src")
         source = memory_address(item)
     added = added_kind(specs[0].dtype) if isinstance(operation, ScatterAdd) else None  # type: ignore[union-attr]
-    steps = [
-        backend.copy(small.result(0), small.operand(0), plan.nbytes, run=backend.step),
-        backend.scatter(plan, small.result(0), small.operand(1), source, added, run=backend.step),
-    ]
+    target, given_x = small.result(0), small.operand(0)
+    steps = []
+    if not plan.copies:  # the kernel copies as it goes
+        steps.append(backend.copy(target, given_x, plan.nbytes, run=backend.step))
+        given_x = target
+    steps.append(
+        backend.scatter(plan, target, small.operand(1), source, added, given_x, run=backend.step)
+    )
     results = [memo.Result(tuple(x.shape), x.dtype)]
     memo.keep(container, backend, head, given, results, steps, owner=item)
 

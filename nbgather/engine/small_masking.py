@@ -141,11 +141,11 @@ def keep_masked_patches(
     backend: Any,
     operation: MaskedPatchify,
     operands: tuple[Any, ...],
-    numbers_of: Callable[..., Any],
+    plan_of: Callable[..., Any],
 ) -> None:
     """Keep small patches, masked and cut, that went well; their ids are left between the steps.
 
-    ``numbers_of`` is :func:`nbgather.engine.patches.patch_numbers`.
+    ``plan_of`` is of :mod:`nbgather.engine.patches`.
     """
     images, noise, ids = operands
     spec = container.spec(images)
@@ -165,18 +165,11 @@ def keep_masked_patches(
     cut, mask = specs[0].shape, specs[1].shape
     if 0 in cut or 0 in mask:
         return
-    numbers = numbers_of(spec, operation.patch_size, cut[1])
+    plan = plan_of(operation.patch_size, spec, cut)
     steps = [
         _step(backend, mask, cut[1], 2, 1, keep=3, **source[1]),
-        backend.patches(
-            numbers,
-            cut[0] * cut[1],
-            small.result(0),
-            small.operand(0),
-            small.result(3),
-            item,
-            None,
-            run=backend.step,
+        backend.move_patches(
+            plan, small.result(0), small.operand(0), small.result(3), run=backend.step
         ),
     ]
     results = [memo.Result(cut, images.dtype), memo.Result(mask, FLOAT32)]

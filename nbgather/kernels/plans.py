@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nbgather.kernels import machine
@@ -94,7 +96,7 @@ class GatherPlan:
 
 
 class ScatterPlan:
-    """A scatter as numbers: lanes, each walked along ``dim`` in order by one thread.
+    """A scatter as numbers: the values of a place come in row-major order of the index.
 
     Attributes
     ----------
@@ -107,15 +109,28 @@ class ScatterPlan:
     rows : bool
         The lanes are contiguous and walked one by one; else they are walked in turns.
     args, count, work : ndarray, int, int
-        The kernel's integers, the number of lanes, the bytes that are moved.
+        Of a kernel that walks lanes of any strides: its integers, the number of lanes, the bytes
+        that are moved.
+    form : str
+        The kernel of the CPU, see :mod:`nbgather.kernels.cpu.scatter`.
+    copies : bool
+        Whether that kernel copies the input, which is contiguous, as it goes.
+    walk, walk_count : ndarray or None, int
+        Their integers, and the length of their range.
+    can_share : bool
+        Where lanes are few, threads may share the places of each: form ``shared``, by the same
+        integers.
     needs_copy : bool
         No kernel takes these operands as they are: copy them first.
     """
 
     __slots__ = (
         "args",
+        "can_share",
+        "copies",
         "count",
         "dim",
+        "form",
         "index",
         "index_mask",
         "index_shape",
@@ -128,12 +143,17 @@ class ScatterPlan:
         "shape",
         "size",
         "src_strides",
+        "walk",
+        "walk_count",
         "work",
     )
 
     args: np.ndarray
+    can_share: bool
+    copies: bool
     count: int
     dim: int
+    form: str
     index: str
     index_mask: int
     index_shape: tuple[int, ...]
@@ -146,4 +166,28 @@ class ScatterPlan:
     shape: tuple[int, ...]
     size: int
     src_strides: tuple[int, ...]
+    walk: np.ndarray | None
+    walk_count: int
     work: int
+
+
+class PatchPlan(NamedTuple):
+    """Patches cut out of images, or put into them, as numbers.
+
+    Attributes
+    ----------
+    args, patches, work : ndarray, int, int
+        The kernel's integers, the number of patches, the bytes that are moved.
+    itemsize : int
+        Of a pixel.
+    block : tuple of (bool, int, int, bool)
+        Whether patches are put into images; how many channels of how many neighbours in a row are
+        moved at once, single items where the latter is 1; whether these are all channels, so that
+        their items are neighbours in the patch.
+    """
+
+    args: np.ndarray
+    patches: int
+    work: int
+    itemsize: int
+    block: tuple[bool, int, int, bool]

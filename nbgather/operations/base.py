@@ -126,7 +126,8 @@ class Operation:
     differentiable: ClassVar[tuple[int, ...]] = ()
     #: Whether a gradient flows through what `lower` gives instead.
     differentiable_parts: ClassVar[bool] = False
-    #: Whether `lower` is all there is: no kernel, and nothing to trace but what it is made of.
+    #: Whether `lower` is made of a namespace's functions alone: what a library traces, or has on a
+    #: device where no kernel does it.
     composed: ClassVar[bool] = False
 
     def result(self, *specs: Any) -> tuple[Spec, ...]:

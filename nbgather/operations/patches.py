@@ -9,7 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nbgather.operations import checks
-from nbgather.operations.base import BOOL, FLOAT32, Apply, Operation, Spec, device_of, fresh, known
+from nbgather.operations.base import (
+    BOOL,
+    FLOAT32,
+    Apply,
+    Operation,
+    Spec,
+    Tuple,
+    device_of,
+    fresh,
+    known,
+)
 from nbgather.operations.indexing import GatherTokens
 from nbgather.operations.shapes import Shape
 from nbgather.operations.tokens import RandomMasking, ranks
@@ -27,6 +37,7 @@ class Patchify(Operation):
     patch_size: tuple[int, ...]
 
     names: ClassVar[tuple[str, ...]] = ("images",)
+    differentiable: ClassVar[tuple[int, ...]] = (0,)
     composed: ClassVar[bool] = True
 
     def result(self, images: Spec) -> tuple[Spec, ...]:
@@ -34,6 +45,14 @@ class Patchify(Operation):
         grid = image_grid(shape, self.patch_size)
         width = math.prod(self.patch_size) * shape[1]
         return (fresh((shape[0], math.prod(grid), width), images.dtype, images),)
+
+    def transpose(
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
+    ) -> Tuple:
+        return (do.run(Unpatchify(self.patch_size, tuple(specs[0].shape[2:])), cotangent),)
+
+    def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
+        return do.run(self, tangents[0])
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         (images,) = operands
@@ -58,6 +77,7 @@ class Unpatchify(Operation):
     image_size: tuple[int, ...]
 
     names: ClassVar[tuple[str, ...]] = ("patches",)
+    differentiable: ClassVar[tuple[int, ...]] = (0,)
     composed: ClassVar[bool] = True
 
     def result(self, patches: Spec) -> tuple[Spec, ...]:
@@ -74,6 +94,14 @@ class Unpatchify(Operation):
                 f" {grid} patches of {self.patch_size}"
             )
         return shape[2] // area
+
+    def transpose(
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
+    ) -> Tuple:
+        return (do.run(Patchify(self.patch_size), cotangent),)
+
+    def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
+        return do.run(self, tangents[0])
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         (patches,) = operands
@@ -237,8 +265,11 @@ def _floats(value: Any, count: int, what: str) -> np.ndarray:
 
 def cut_sides(sides: Shape, sizes: tuple[int, ...]) -> tuple[Any, ...]:
     """Patches along each side."""
-    if any(known(s) and s % p for s, p in zip(sides, sizes, strict=True)):
-        raise ValueError(f"sides {sides} cannot be cut into patches of {sizes}: each must divide")
+    for side, size in zip(sides, sizes, strict=True):
+        if known(side) and side % size:
+            raise ValueError(
+                f"sides {sides} cannot be cut into patches of {sizes}: each must divide"
+            )
     return tuple(s // p for s, p in zip(sides, sizes, strict=True))
 
 

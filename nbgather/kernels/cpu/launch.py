@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,12 @@ from nbgather.kernels.cpu import patches as patch_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
-from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
+from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
 from nbgather.kernels.small import Place
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("copy", "masking", "patches", "scatter"))
+DOES = frozenset(("copy", "masking", "moved patches", "patches", "scatter"))
 
 INDEX_TYPES = {
     "i1": types.int8,
@@ -154,11 +156,21 @@ _ADD_TYPES = {
 }
 
 
-def scatter(
-    plan: ScatterPlan, out: Any, idx: Any, src: Any, add: str | None, run: Any = threads.run
-) -> Any:
-    """Scatter by addresses; not 0 if an index was bad. ``add``: a key of the types above."""
-    rows = int(plan.rows)
+#: The makers of the kernels, and what they take besides the action and the size of an item.
+_SCATTER_FORMS: dict[str, tuple[Callable[..., Any], tuple[bool, ...]]] = {
+    "lane": (scatter_kernels.make_lane_scatter, (False,)),
+    "far": (scatter_kernels.make_lane_scatter, (True,)),
+    "few": (scatter_kernels.make_few_scatter, ()),
+    "columns": (scatter_kernels.make_column_scatter, ()),
+    "shared": (scatter_kernels.make_shared_scatter, ()),
+    "wide": (scatter_kernels.make_wide_scatter, ()),
+    "strided": (scatter_kernels.make_strided_scatter, (False,)),
+    "strided lanes": (scatter_kernels.make_strided_scatter, (True,)),
+}
+
+
+def _scatter_kernel(plan: ScatterPlan, form: str, add: str | None) -> int:
+    """The address of a form's kernel for a plan; ``add`` is a key of the types above, or None."""
     action = (
         scatter_kernels.SET
         if add is None
@@ -169,11 +181,41 @@ def scatter(
     item = compiler.BITS[plan.itemsize] if add is None else _ADD_TYPES[add]
 
     def build() -> tuple[int, Any]:
-        kernel = scatter_kernels.make_scatter(action, rows)
-        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], types.uint8)
+        make, parameters = _SCATTER_FORMS[form]
+        kernel = make(action, plan.itemsize, *parameters)
+        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], item)
 
-    kernel, _ = compiler.once(("scatter", action, rows, item, plan.index), build)
-    return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+    return compiler.once(("scatter", form, action, item, plan.index), build)[0]
+
+
+def scatter(
+    plan: ScatterPlan,
+    out: Any,
+    idx: Any,
+    src: Any,
+    add: str | None,
+    x: Any = 0,
+    run: Any = threads.run,
+) -> Any:
+    """Scatter by addresses; not 0 if an index was bad.
+
+    ``add`` is how items are added, or None to replace them. ``x`` is the input, which is copied on
+    the way where the plan says so; else ``out`` holds it already.
+    """
+    if plan.can_share and threads.splits(plan.work):
+        most = threads.num_threads()
+        if most > 1 and plan.walk_count < 2 * most:
+            kernel = _scatter_kernel(plan, "shared", add)
+            # One part for each thread: every part walks the whole of an index.
+            count = plan.walk_count * plan.size
+            bad = run(kernel, out, src, idx, x, plan.walk, count, plan.work, most)
+            if bad >= scatter_kernels.NO_MEMORY:
+                raise MemoryError("no memory to scatter")
+            return bad
+    kernel = _scatter_kernel(plan, plan.form, add)
+    if plan.walk is None:
+        return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
+    return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
 
 
 def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
@@ -328,36 +370,44 @@ def rank_tokens(
 _PIXELS = {"uint8": types.uint8, "float32": types.float32}
 
 
-def patches(
+def move_patches(plan: PatchPlan, out: Any, src: Any, ids: Any = 0, run: Any = threads.run) -> Any:
+    """Copy patches by addresses: those that ``ids`` names, zeros for -1; all of them without."""
+    by_ids = ids != 0
+    bits = compiler.BITS[plan.itemsize]
+
+    def build() -> tuple[int, Any]:
+        kernel = patch_kernels.make_patch_mover(by_ids, *plan.block)
+        return compiler.range_kernel(kernel, bits, bits, types.int64, bits)
+
+    kernel, _ = compiler.once(("patches", by_ids, plan.block, plan.itemsize), build)
+    aux = memory_address(_UNUSED)  # zeros, which take the place of what is not kept
+    return run(kernel, out, src, ids, aux, plan.args, plan.patches, plan.work)
+
+
+def normal_patches(
     numbers: tuple[int, ...],
     count: int,
     out: Any,
     images: Any,
     ids_keep: Any,
-    item: int | str,
-    affine: np.ndarray | None,
+    pixel: str,
+    affine: np.ndarray,
     run: Any = threads.run,
 ) -> Any:
-    """Cut kept patches out of images.
+    """Cut kept patches out of images and normalise them.
 
-    ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K.
-    ``item`` is the size of an item in bytes; with ``affine``, the scale, means and stds as float32,
-    it is the name of the pixels' dtype.
+    ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K,
+    ``pixel`` the name of the pixels' dtype, ``affine`` the scale, means and stds as float32.
     """
     planes = 3 if numbers[1] == 3 else 0
-    conversion = patch_kernels.COPY if affine is None else patch_kernels.NORMALISE
 
     def build() -> tuple[int, Any]:
-        kernel = patch_kernels.make_patches(conversion, planes)
-        if isinstance(item, str):
-            f4 = types.float32
-            return compiler.range_kernel(kernel, f4, _PIXELS[item], types.int64, f4)
-        bits = compiler.BITS[item]
-        return compiler.range_kernel(kernel, bits, bits, types.int64, bits)
+        kernel = patch_kernels.make_normal_patches(planes)
+        return compiler.range_kernel(
+            kernel, types.float32, _PIXELS[pixel], types.int64, types.float32
+        )
 
-    kernel, _ = compiler.once(("patches", conversion, planes, item), build)
-    aux = _UNUSED if affine is None else affine
+    kernel, _ = compiler.once(("normal patches", planes, pixel), build)
     args = np.array(numbers, np.int64)
-    size = 4 if isinstance(item, str) else item
-    work = 2 * count * size * int(np.prod(numbers[-3:])) * numbers[1]
-    return run(kernel, out, images, ids_keep, memory_address(aux), args, count, work)
+    work = 8 * count * math.prod(numbers[9:12]) * numbers[1]
+    return run(kernel, out, images, ids_keep, memory_address(affine), args, count, work)

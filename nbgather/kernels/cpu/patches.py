@@ -1,8 +1,11 @@
-"""The kernel that cuts kept patches out of images; removed patches are never read.
+"""The kernels between images and patches: all of them, or those that a mask keeps.
 
-``args`` = [K, C, strides of N, C, T, H, W in items, grid of H, W, patch of T, H, W]: an image is a
-video of one frame. ``idx`` holds the kept patches `[N, K]`, -1 for none; position p of the range is
-the kept patch p. ``aux`` holds [scale, mean of each channel, std of each channel], or a zero.
+An image is a video of one frame. What is removed is never read.
+
+``args`` = [K, C, strides of N, C, T, H, W in items, grid of H, W, patch of T, H, W], and for
+`make_patch_mover` the strides of N and K of the patches, in items: the items of one are
+neighbours. ``idx`` holds the kept patches `[N, K]`, -1 for none; position p of the range is the
+kept patch p.
 """
 
 from __future__ import annotations
@@ -10,41 +13,125 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-U = np.uint64
+from nbgather.kernels.cpu.interleave import make_block_mover
 
-#: What is done with pixels: copied bit by bit, or (pixel * scale - mean) / std in float32.
-COPY, NORMALISE = range(2)
+U = np.uint64
 
 
 @njit(inline="always")
-def pixel(src, x, aux, c, channels, conversion):
-    value = src[x]
-    if conversion == NORMALISE:
-        # Each step is rounded to float32, as in NumPy and torch.
-        scaled = np.float32(value) * aux[U(0)]
-        return (scaled - aux[U(1) + c]) / aux[U(1) + channels + c]
-    return value
+def move_item(patch, o, image, x, inverse):
+    if inverse:
+        image[x] = patch[o]
+    else:
+        patch[o] = image[x]
 
 
-def make_patches(conversion, planes):
-    """``planes`` is 3 for a kernel of exactly 3 channels, 0 for one of any number."""
+def make_patch_mover(by_ids, inverse, rows, pixels, packed):
+    """The kernel that copies patches bit by bit: from images, or with ``inverse`` into them.
 
-    def patches(out, src, idx, aux, args, lo, hi):
+    Where ``pixels`` is more than 1, pixels of a row are neighbours, and a block of ``rows``
+    channels of so many goes at once; the last blocks of a row and of the channels may overlap those
+    before. ``by_ids``: those that ``idx`` names, and ``aux[0]`` for none; else all K.
+    """
+    move_block = make_block_mover(rows, pixels, packed, inverse)
+
+    def move_patches(out, src, idx, aux, args, lo, hi):
+        patch, image = (src, out) if inverse else (out, src)
+        kept, channels = U(args[0]), U(args[1])
+        sn, sc, st, sh, sw = U(args[2]), U(args[3]), U(args[4]), U(args[5]), U(args[6])
+        gh, gw = U(args[7]), U(args[8])
+        pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
+        pn, pk = U(args[12]), U(args[13])
+        row_items = pw * channels
+        # The kernel's file is named by the variables that it refers to: by all four of a block.
+        step = U(rows) if packed else channels
+        n = U(lo) // kept
+        k = U(lo) - n * kept
+        # Where a patch is on the grid; without ids it is counted up, for a division takes as long
+        # as a small patch.
+        row = k // gw
+        column = k - row * gw
+        frame = row // gh
+        row -= frame * gh
+        for p in range(U(lo), U(hi)):
+            o = n * pn + k * pk
+            if by_ids:
+                token = idx[p]
+                if token < 0:
+                    for e in range(pt * ph * row_items):
+                        patch[o + e] = aux[U(0)]
+                else:
+                    row = U(token) // gw
+                    column = U(token) - row * gw
+                    frame = row // gh
+                    row -= frame * gh
+            x = n * sn + frame * pt * st + row * ph * sh + column * pw * sw
+            for a in range(pt if not by_ids or idx[p] >= 0 else U(0)):
+                for b in range(ph):
+                    line = x + a * st + b * sh
+                    if pixels > 1:
+                        first = U(0)
+                        while first < channels:
+                            first = min(first, channels - U(rows))
+                            left = U(0)
+                            while left < pw:
+                                left = min(left, pw - U(pixels))
+                                move_block(
+                                    patch, o + left * step + first, step,
+                                    image, line + first * sc + left, sc,
+                                )  # fmt: skip
+                                left += U(pixels)
+                            first += U(rows)
+                    else:
+                        for e in range(pw):
+                            for c in range(channels):
+                                move_item(
+                                    patch, o + e * channels + c, image, line + e * sw + c * sc,
+                                    inverse,
+                                )  # fmt: skip
+                    o += row_items
+            k += U(1)
+            column += U(1)
+            if column == gw:
+                column = U(0)
+                row += U(1)
+                if row == gh:
+                    row = U(0)
+                    frame += U(1)
+            if k == kept:
+                k, frame = U(0), U(0)
+                n += U(1)
+        return 0
+
+    return move_patches
+
+
+@njit(inline="always")
+def normal(value, aux, c, channels):
+    """(pixel * scale - mean) / std, each step rounded to float32, as in NumPy and torch."""
+    scaled = np.float32(value) * aux[U(0)]
+    return (scaled - aux[U(1) + c]) / aux[U(1) + channels + c]
+
+
+def make_normal_patches(planes):
+    """The kernel that normalises pixels: ``aux`` = [scale, means, stds] of the channels.
+
+    ``planes`` is 3 for a kernel of exactly 3 channels, 0 for one of any number.
+    """
+
+    def normal_patches(out, src, idx, aux, args, lo, hi):
         kept, channels = U(args[0]), U(args[1])
         sn, sc, st, sh, sw = U(args[2]), U(args[3]), U(args[4]), U(args[5]), U(args[6])
         gh, gw = U(args[7]), U(args[8])
         pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
         row_items = pw * channels
         size = pt * ph * row_items
-        contiguous = conversion == COPY and (
-            (channels == U(1) and sw == U(1)) or (sc == U(1) and sw == channels)
-        )
         for p in range(U(lo), U(hi)):
             o = p * size
             token = idx[p]
             if token < 0:
                 for k in range(size):
-                    out[o + k] = np.float32(0) if conversion == NORMALISE else aux[U(0)]
+                    out[o + k] = np.float32(0)
                 continue
             t = U(token)
             row = t // gw
@@ -53,27 +140,20 @@ def make_patches(conversion, planes):
             for a in range(pt):
                 for b in range(ph):
                     line = x + a * st + b * sh
-                    if contiguous:
-                        for k in range(row_items):
-                            out[o + k] = src[line + k]
-                    elif planes == 3:
+                    if planes == 3:
                         for k in range(pw):
-                            out[o + U(3) * k] = pixel(
-                                src, line + k * sw, aux, U(0), U(3), conversion
-                            )
-                            out[o + U(3) * k + U(1)] = pixel(
-                                src, line + k * sw + sc, aux, U(1), U(3), conversion
-                            )
-                            out[o + U(3) * k + U(2)] = pixel(
-                                src, line + k * sw + U(2) * sc, aux, U(2), U(3), conversion
-                            )
+                            first = line + k * sw
+                            to = o + U(3) * k
+                            out[to] = normal(src[first], aux, U(0), U(3))
+                            out[to + U(1)] = normal(src[first + sc], aux, U(1), U(3))
+                            out[to + U(2)] = normal(src[first + U(2) * sc], aux, U(2), U(3))
                     else:
                         for k in range(pw):
                             for c in range(channels):
-                                out[o + k * channels + c] = pixel(
-                                    src, line + k * sw + c * sc, aux, c, channels, conversion
+                                out[o + k * channels + c] = normal(
+                                    src[line + k * sw + c * sc], aux, c, channels
                                 )
                     o += row_items
         return 0
 
-    return patches
+    return normal_patches

@@ -181,7 +181,15 @@ def _run_on_pool(serial: Any, call: tuple[Any, ...], count: int, chunks: int, th
 
 
 def run(
-    kernel: int, out: int, src: int, idx: int, aux: int, args: np.ndarray, count: int, work: int
+    kernel: int,
+    out: int,
+    src: int,
+    idx: int,
+    aux: int,
+    args: np.ndarray,
+    count: int,
+    work: int,
+    parts: int | None = None,
 ) -> int:
     """Run a range kernel over ``count`` positions; return the sum of what it returned.
 
@@ -195,6 +203,8 @@ def run(
         The kernel's range is ``0 <= p < count``.
     work : int
         Bytes moved by the whole call; they decide how many threads are used.
+    parts : int, optional
+        Into how many parts the range is cut at most, where each has a cost of its own.
     """
     run_serial = serial()
     if not splits(work):
@@ -203,6 +213,8 @@ def run(
     if threads <= 1:
         return run_serial(kernel, out, src, idx, aux, args, 0, count)
     chunks = min(threads * CHUNKS_PER_THREAD, count, work // THREAD_MIN_BYTES)
+    if parts is not None:
+        chunks = min(chunks, parts)
     if threading_layer() == "pool":
         return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
     return drivers.parallel()(kernel, out, src, idx, aux, args, count, chunks, threads)
