@@ -16,6 +16,7 @@ def planned(x: np.ndarray, index: np.ndarray) -> GatherPlan:
     """The plan of ``take_along_axis(x, index, 1)`` for contiguous operands of two dimensions."""
     plan = GatherPlan()
     plan.form, plan.mode, plan.from_end = "last", "raise", False
+    plan.as_items, plan.row_nbytes = None, 0
     plan.itemsize, plan.index = x.itemsize, index.dtype.str[1:]
     plan.item_mask, plan.index_mask = min(x.itemsize, 8) - 1, index.itemsize - 1
     (rows, size), width = x.shape, index.shape[1]
