@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nbgather.engine import small_patches
-from nbgather.operations.base import PLAIN, Apply, DType, Operation, Options, Spec
+from nbgather.operations.base import Apply, DType, Operation, Options, Spec
 from nbgather.operations.patches import Patchify, Unpatchify
 from nbgather.operations.tokens import RandomMasking
 
@@ -175,7 +175,7 @@ class Container:
         self, operation: Operation, operands: tuple[Any, ...], options: Options, result: Any
     ) -> None:
         """Keep a small call that has no kernel of its own, if it can be repeated by one."""
-        if isinstance(operation, (Patchify, Unpatchify)) and options == PLAIN:
+        if isinstance(operation, (Patchify, Unpatchify)) and options.backend is None:
             small_patches.keep(self, operation, operands[0], tuple(result.shape))
 
     def small_operand(self, array: Any) -> tuple[int, int, tuple[int, ...]] | None:
@@ -184,6 +184,10 @@ class Container:
         None where none of the library's can be.
         """
         raise NotImplementedError
+
+    def small_gradient(self, head: Any, operands: Sequence[Any]) -> Any:
+        """What gives the results of a kept call to a graph; None where nothing short does."""
+        return None
 
     def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
         """What makes a result: a callable and its arguments that give a NumPy array, and what makes
