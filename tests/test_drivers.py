@@ -60,7 +60,7 @@ def test_a_gather_is_repeated(dtype: str, index_dtype: str) -> None:
         plan, small.result(0), small.operand(0), small.operand(1), 0, run=launch.step
     )
     numbers = small.numbers_of((layout(x), layout(index)), 1, 1, -1, [step])
-    call = numbers, (np.empty, (expected.shape, x.dtype), None)
+    call = numbers, (np.empty, (expected.shape, x.dtype), None), None
     chain = table(), call
     run = repeat.repeating()
     assert run is not None

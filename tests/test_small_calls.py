@@ -394,13 +394,25 @@ def test_gradients_of_repeated_calls(name: str) -> None:
         assert not case.call(x, *rest).requires_grad
 
 
+def test_a_gradient_that_torch_fails_at() -> None:
+    """Its own scatter_add does where src is larger than the index."""
+    x, src = torch.ones(2, 5).requires_grad_(), torch.ones(2, 7).requires_grad_()
+    index = torch.tensor([[0, 1, 4], [2, 2, 2]])
+    for _ in range(4):
+        with torch.no_grad():
+            nbgather.scatter_add(x, 1, index, src)
+        grads = torch.autograd.grad(nbgather.scatter_add(x, 1, index, src).sum(), (x, src))
+        assert grads[1].tolist() == [[1.0] * 3 + [0.0] * 4] * 2
+
+
 def test_states_of_torch_go_the_whole_way() -> None:
     x, index = torch.randn(2, 3, 4), torch.zeros(2, 2, 4, dtype=torch.int64)
     for _ in range(3):
         nbgather.gather(x, 1, index)
     chain = next(v for v in memo.entries.values() if isinstance(v, tuple))
     assert memo.repeat(chain, x, index) is not None
-    assert memo.repeat(chain, x.requires_grad_(), index) is chain
+    by_torch = memo.repeat(chain, x.requires_grad_(), index)
+    assert torch.equal(by_torch(x, index), torch.gather(x, 1, index))
     x = x.detach()
     with torch.utils._python_dispatch.TorchDispatchMode():
         assert memo.repeat(chain, x, index) is None
@@ -447,15 +459,15 @@ def test_a_call_with_too_little_memory_raises(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(3):
         nbgather.gather(x, 1, index)
     head, chain = next((k, v) for k, v in memo.entries.items() if isinstance(v, tuple))
-    table, (numbers, makers, owner) = chain
+    table, (numbers, makers, *others) = chain
 
     def fail(*args: Any) -> Any:
         raise MemoryError("no memory")
 
-    memo.entries[head] = table, (numbers, (fail, *makers[1:]), owner)
+    memo.entries[head] = table, (numbers, (fail, *makers[1:]), *others)
     with pytest.raises(MemoryError, match="no memory"):
         nbgather.gather(x, 1, index)
-    memo.entries[head] = table, (numbers, (*makers[:2], fail), owner)
+    memo.entries[head] = table, (numbers, (*makers[:2], fail), *others)
     with pytest.raises(MemoryError, match="no memory"):
         nbgather.gather(x, 1, index)
     memo.entries[head] = chain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -177,6 +177,10 @@ class Container:
         None where none of the library's can be.
         """
         raise NotImplementedError
+
+    def small_gradient(self, head: Any, operands: Sequence[Any]) -> Any:
+        """What gives the results of a kept call to a graph; None where nothing short does."""
+        return None
 
     def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
         """What makes a result: a callable and its arguments that give a NumPy array, and what makes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd
 
 #: What torch's operators leave the bits of as they are, and add as ours do; of float16 they do not.
 _KEPT_BY_TORCH = frozenset((torch.float32, torch.float64))
-_BY_TORCH = frozenset((Gather, GatherTokens, ScatterAdd))
 #: The types whose state is known: exactly these, not what derives from them.
 _TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 
@@ -45,7 +46,12 @@ class SmallTorchCalls(Container):
         if chain is None:
             return None
         result = memo.repeat(chain, *operands)
-        return result if result is not chain else _by_torch(head, operands)
+        if type(result) is not FunctionType:
+            return result
+        try:
+            return result(*operands)
+        except (RuntimeError, IndexError):
+            return None  # an error for which we have words of our own
 
     def apply(self, array: Any, backend: str | None = None) -> Apply:
         """What gradients run other operations by: small ones are repeated, too."""
@@ -63,6 +69,24 @@ class SmallTorchCalls(Container):
             return None
         return small.TENSOR, torch_memory.dtype_number(array), array.stride()
 
+    def small_gradient(self, head: Any, operands: Sequence[Any]) -> Any:
+        """torch's own operator, whose node of the graph costs a tenth of one in Python.
+
+        The memory of the operands, which torch does not check, has been found to be all there.
+        """
+        kind = head[0]
+        if kind not in (Gather, GatherTokens, ScatterAdd):
+            return None
+        x, index = operands[:2]
+        if x.dtype not in _KEPT_BY_TORCH or index.dtype is not _int64:
+            return None
+        if kind is ScatterAdd:
+            # Where src is larger than the index, torch's gradient fails.
+            return _scatter_add(head[1]) if operands[2].shape == index.shape else None
+        if head[2] != "raise" or len(operands) != 2:
+            return None
+        return _gather(head[1]) if kind is Gather else _gather_tokens(index, x)
+
     def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
         # NumPy's array as a tensor takes half the time of torch.empty.
         kind = torch_dtype(dtype) if isinstance(dtype, DType) else dtype
@@ -73,31 +97,18 @@ class SmallTorchCalls(Container):
         return np.empty, (shape, bits), lambda array: _from_numpy(array).view(kind)
 
 
-def _by_torch(head: Any, operands: tuple[Any, ...]) -> Any:
-    """A call with a gradient by torch's own operator, whose node costs a tenth of one in Python.
-
-    Its memory, which torch does not check, has been found to be all there.
-    """
-    kind = head[0]
-    if kind not in _BY_TORCH:
-        return None
-    x, index = operands[0], operands[1]
-    if x.dtype not in _KEPT_BY_TORCH or index.dtype is not _int64:
-        return None
-    try:
-        if kind is ScatterAdd:
-            return _torch_add(x, head[1], index, operands[2])
-        if len(operands) == 2 and head[2] == "raise":
-            return _torch_gather(x, head[1], index if kind is Gather else _expanded(index, x))
-    except (RuntimeError, IndexError):
-        pass  # an error for which we have words of our own
-    return None
+def _gather(dim: int) -> Any:
+    return lambda x, index: _torch_gather(x, dim, index)
 
 
-def _expanded(ids: Any, x: Any) -> Any:
-    """Ids of tokens at the shape of what they pick."""
+def _gather_tokens(ids: Any, x: Any) -> Any:
     inner = x.shape[2:]
-    return ids.reshape(*ids.shape, *(1,) * len(inner)).expand(*ids.shape, *inner)
+    narrow, wide = (*ids.shape, *(1,) * len(inner)), (*ids.shape, *inner)
+    return lambda x, ids: _torch_gather(x, 1, ids.reshape(narrow).expand(wide))
+
+
+def _scatter_add(dim: int) -> Any:
+    return lambda x, index, src: _torch_add(x, dim, index, src)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> Any:

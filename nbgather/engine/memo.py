@@ -38,7 +38,7 @@ for _name, _object in (
 
 
 #: The compiled function of a chain and the operands of a call, once a call is kept. It gives the
-#: result, None, or the chain where the call would go well but a gradient is wanted.
+#: result, None, or what the container's `small_gradient` gave where a gradient is wanted.
 repeat: Any = None
 
 
@@ -153,7 +153,7 @@ def keep(
         *maker, wrap = container.small_result(result.shape, result.dtype)
         makers += [*maker, wrap if k < len(results) else None]
     dtypes = [o.dtype for o in operands if hasattr(o, "dtype")]
-    call = numbers, tuple(makers), (owner, dtypes)
+    call = numbers, tuple(makers), container.small_gradient(head, operands), (owner, dtypes)
     repeat = function
     chain = entries.get(head, (table,))
     if len(chain) > MAX_LAYOUTS:

@@ -13,7 +13,7 @@ from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import PLAIN, Options, Spec, is_array
+from nbgather.operations.base import Options, Spec, is_array
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 
 
@@ -75,7 +75,8 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
-    if options == PLAIN and not place and arrays.is_contiguous(x_spec):
+    is_plain = out is None and options.backend is None
+    if is_plain and not place and arrays.is_contiguous(x_spec):
         _keep(container, backend, operation, operands, (x_spec, i_spec, src_spec), plan)
     return _into(container, result, out)
 

@@ -1,11 +1,11 @@
 """The compiled function that repeats small calls, whatever they compute.
 
 It is a function of a *chain* and the call's operands. A chain is a tuple: the table of this process
-(:data:`nbgather.kernels.small.TABLE`), then calls, each a tuple of its numbers and of what makes
-its results: for each ``(callable, arguments, wrap or None)``. Of the calls the latest that has the
-layout of these operands is run. Where there is none, or a kernel met a bad value, the function
-gives None, and the caller goes the whole way. Where a gradient is wanted it runs nothing and gives
-the chain: all is well with the operands, but the graph has to know of the call.
+(:data:`nbgather.kernels.small.TABLE`), then calls. Each of these is a tuple of its numbers, of what
+makes its results, ``(callable, arguments, wrap or None)`` for each, and of what is given instead of
+the results where a gradient is wanted, so that the graph must know of the call. Of the calls the
+latest that has the layout of these operands is run. Where there is none, or a kernel met a bad
+value, the function gives None, and the caller goes the whole way.
 """
 
 from __future__ import annotations
@@ -218,8 +218,9 @@ def make_repeat(head):
                     alike = is_like(int64_at(U(facts + 8 * o * FACT_WORDS)), wanted)
             if alike and is_apart(numbers, facts):
                 if wants_grad:
-                    hold(chain)
-                    return chain
+                    instead = tuple_item(call, 2)
+                    hold(instead)
+                    return instead
                 return run(table, call, at, given, facts, results)
             k -= 1
         hold(table[NONE])
