@@ -34,8 +34,9 @@ from numba.core.serialize import dumps
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../scalar.py", "chunks.py", "drivers.py", "gather.py", "intrinsics.py", "masking.py",
-    "patches.py", "scatter.py", "strategies.py",
+    "../scalar.py", "chunks.py", "counting.py", "drivers.py", "gather.py", "intrinsics.py",
+    "masking.py", "patches.py", "phases.py", "philox.py", "ranking.py", "scatter.py",
+    "split_sample.py", "strategies.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5

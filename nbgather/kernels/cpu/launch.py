@@ -14,7 +14,10 @@ from nbgather.kernels.cpu import compiler, threads
 from nbgather.kernels.cpu import gather as gather_kernels
 from nbgather.kernels.cpu import masking as masking_kernels
 from nbgather.kernels.cpu import patches as patch_kernels
+from nbgather.kernels.cpu import philox as noise_kernels
+from nbgather.kernels.cpu import ranking as ranking_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
+from nbgather.kernels.cpu import split_sample as split_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, ScatterPlan
@@ -33,6 +36,9 @@ INDEX_TYPES = {
     "u4": types.uint32,
     "u8": types.uint64,
 }
+
+#: Tokens from which on a sample is worth being ranked by several threads.
+SPLIT_SAMPLE_TOKENS = 16384
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -165,7 +171,7 @@ def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) ->
     kernel, _ = compiler.once(
         "token_noise",
         lambda: compiler.range_kernel(
-            masking_kernels.token_noise_range, types.float32, u1, types.int64, u1
+            noise_kernels.token_noise_range, types.float32, u1, types.int64, u1
         ),
     )
     numbers = np.array([out.shape[1], *args], np.int64)
@@ -227,7 +233,7 @@ def _masking_kernel(source: str) -> int:
 def _masking_args(samples: int, numbers: dict[str, int]) -> np.ndarray:
     length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
     values = {
-        "bits": min(max((length - 1).bit_length(), 1), 16),
+        "bits": ranking_kernels.slot_bits(length),
         "nt": int(moved >= STREAM_BYTES),
         **numbers,
     }
@@ -235,8 +241,8 @@ def _masking_args(samples: int, numbers: dict[str, int]) -> np.ndarray:
 
 
 def _masking_work(samples: int, numbers: dict[str, int]) -> int:
-    # Drawing and ranking a token costs about what 64 bytes of copying do.
-    return samples * (numbers["length"] * 64 + numbers["kept"] * numbers.get("row", 0))
+    # Drawing and ranking a token costs about what 32 bytes of copying do.
+    return samples * (numbers["length"] * 32 + numbers["kept"] * numbers.get("row", 0))
 
 
 def masking(
@@ -247,10 +253,45 @@ def masking(
     ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
     that of contiguous scores in ``aux``.
     """
-    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
     work = _masking_work(samples, numbers)
+    parts = _parts_of_samples(samples, numbers["length"], work)
+    if parts > 1:
+        _split_masking(source, samples, (out, src, idx, aux), parts, numbers)
+        return
+    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
     if threads.run(kernel, out, src, idx, aux, args, samples, work):
         raise MemoryError(f"no memory to rank {numbers['length']} tokens")
+
+
+def _parts_of_samples(samples: int, length: int, work: int) -> int:
+    """By how many threads each sample is ranked: by one, unless there are fewer than threads."""
+    if length < SPLIT_SAMPLE_TOKENS or not threads.splits(work):
+        return 1
+    count = threads.num_threads()
+    return 1 if samples >= count else min(count, split_kernels.MAX_PARTS)
+
+
+def _split_masking(
+    source: str,
+    samples: int,
+    pointers: tuple[int, int, int, int],
+    parts: int,
+    numbers: dict[str, int],
+) -> None:
+    scores, bits = _SOURCES[source]
+    u1 = types.uint8
+    build = lambda: compiler.range_kernel(  # noqa: E731
+        split_kernels.make_split_masking(scores), u1, u1, types.int64, bits
+    )
+    kernel, _ = compiler.once(("split masking", source), build)
+    slot_bits = ranking_kernels.slot_bits(numbers["length"]) - 2  # each part counts all slots
+    nbytes = split_kernels.shared_bytes(numbers["length"], slot_bits, parts)
+    shared = np.empty((samples, nbytes), np.uint8)
+    shared[:, : 8 * split_kernels.EXTREMES] = 0
+    masking_args = _masking_args(samples, {**numbers, "bits": slot_bits})
+    args = np.array([*masking_args, memory_address(shared), parts], np.int64)
+    tasks = samples * parts * split_kernels.PHASES
+    threads.run_tasks(kernel, *pointers, args, tasks, parts)
 
 
 def small_masking(samples: int, **numbers: int) -> tuple[Any, np.ndarray] | None:

@@ -207,3 +207,13 @@ def run(
     if threading_layer() == "pool":
         return _run_on_pool(run_serial, (kernel, out, src, idx, aux, args), count, chunks, threads)
     return drivers.parallel()(kernel, out, src, idx, aux, args, count, chunks, threads)
+
+
+def run_tasks(
+    kernel: int, out: int, src: int, idx: int, aux: int, args: np.ndarray, count: int, threads: int
+) -> int:
+    """Run tasks 0 to ``count`` of a range kernel, each a range of one that is taken in its turn."""
+    call = kernel, out, src, idx, aux, args
+    if threading_layer() == "pool":
+        return _run_on_pool(serial(), call, count, count, threads)
+    return drivers.parallel()(*call, count, count, threads)
