@@ -11,13 +11,11 @@ from nbgather.engine import arrays, backends, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
-from nbgather.operations.base import FLOAT32, INT64, Options, contiguous_strides
+from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
 from nbgather.operations.keep import Keep
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 
 _LOW32 = 0xFFFFFFFF
-#: What a masking kernel calls the source of its scores.
-_SOURCES = {"seed": "seed", "float32": "f4", "float64": "f8"}
 
 
 def token_noise(
@@ -59,14 +57,14 @@ def rank_tokens(
     ids_keep = container.empty((samples, number), scores, INT64)
     if "masking" in backend.DOES:
         call = _Call(container, backend, scores, (samples, length), operation.keep)
-        mask, ids_restore = call.run(scores=scores, ids_keep=ids_keep)
+        mask, ids_restore = call.run(scores=_Scores(container, scores, spec), ids_keep=ids_keep)
         if options.backend is None and container.home == "cpu":
             small_masking.keep_ranks(container, backend, operation, scores)
         return ids_keep, ids_restore, mask
     ids_restore = container.empty((samples, length), scores, INT64)
     mask = container.empty((samples, length), scores, FLOAT32)
     if samples and length:
-        keys = _ready_scores(container, scores)
+        keys = _ready_scores(container, scores, spec)
         results = arrays.views(container, ids_keep, ids_restore, mask)
         backend.rank_tokens(keys, *results, _counts(operation.keep))
     return ids_keep, ids_restore, mask
@@ -118,7 +116,8 @@ def random_masking(
         sample_ids = None if ids is None else arrays.int64_ids(container, ids)
         draw = operation.seed, operation.epoch, sample_ids
     tokens = container.address(x_masked), container.address(x), row, *spec.strides[:2]
-    mask, ids_restore = call.run(scores=noise, draw=draw, tokens=tokens)
+    scores = None if noise is None else _Scores(container, noise, container.spec(noise))
+    mask, ids_restore = call.run(scores=scores, draw=draw, tokens=tokens)
     if options.backend is None and container.home == "cpu" and (draw is None or draw[2] is ids):
         small_masking.keep_masking(container, backend, operation, operands)
     return with_valid(container, operation, x, (x_masked, mask, ids_restore))
@@ -137,6 +136,29 @@ def _counts(keep: Keep) -> np.ndarray | None:
     return None if keep.counts is None else np.array(keep.counts, np.int64)
 
 
+class _Scores:
+    """Scores of a call, and where the kernel reads them."""
+
+    def __init__(self, container: Any, array: Any, spec: Spec) -> None:
+        self.container, self.array, self.spec = container, array, spec
+
+    def place(self) -> tuple[str, int, Any]:
+        """What the kernel calls their source, their address, and what keeps them in memory."""
+        container, spec = self.container, self.spec
+        item, address = spec.dtype.itemsize, container.address(self.array)
+        if (
+            item >= 4
+            and spec.dtype.native
+            and spec.strides == contiguous_strides(spec.shape, item)
+            and not address % item
+        ):
+            return f"f{item}", address, self.array
+        ready = _ready_scores(container, self.array, spec)
+        item = max(item, 4)  # narrower ones were widened
+        on_host = container.home == "cpu"
+        return f"f{item}", memory_address(ready) if on_host else container.address(ready), ready
+
+
 class _Call:
     """One call of the masking kernel, on arrays beside ``like``."""
 
@@ -149,7 +171,7 @@ class _Call:
     def run(
         self,
         *,
-        scores: Any = None,
+        scores: _Scores | None = None,
         draw: tuple[int | None, int, Any] | None = None,
         ids_keep: Any = None,
         tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
@@ -165,11 +187,10 @@ class _Call:
         if not samples or not length:
             return mask, ids_restore
         place = container.place(like)
-        source, keys, seed, epoch, ids = "seed", None, 0, 0, None
-        if draw is None:
-            keys = _ready_scores(container, scores)
-            source = str(keys.dtype).replace("torch.", "")
-        else:
+        source, aux, owner, seed, epoch, ids = "seed", 0, None, 0, 0, None
+        if scores is not None:
+            source, aux, owner = scores.place()
+        elif draw is not None:
             key, epoch, ids = draw
             seed = key or 0
         counts: Any = _counts(self.keep)
@@ -179,12 +200,12 @@ class _Call:
         target, first, row, x_n, x_l = tokens
         with container.device_context(like):
             self.backend.masking(
-                _SOURCES[source],
+                source,
                 samples,
                 target,
                 first,
                 0 if ids is None else container.address(ids),
-                0 if keys is None else address(keys),
+                aux,
                 *place,
                 length=length,
                 kept=self.keep.of(length),
@@ -200,15 +221,15 @@ class _Call:
                 counts=0 if counts is None else address(counts),
                 implied=int(ids is None),
             )
+        del owner  # of the scores' memory, until here
         return mask, ids_restore
 
 
-def _ready_scores(container: Any, scores: Any) -> Any:
+def _ready_scores(container: Any, scores: Any, spec: Spec) -> Any:
     """Scores as contiguous float32 or float64: narrower ones are widened, which is exact.
 
-    A NumPy view of the host's memory, or on a device an array of the scores' own library.
+    A NumPy array or view on the host, or on a device an array of the scores' own library.
     """
-    spec = container.spec(scores)
     if container.home != "cpu":
         if spec.dtype.itemsize == 2:
             xp = container.namespace(scores)
@@ -217,7 +238,7 @@ def _ready_scores(container: Any, scores: Any) -> Any:
     bits = arrays.bits(container, scores)
     if not spec.dtype.native:
         bits = bits.byteswap()
-    bits = np.ascontiguousarray(bits)
+    bits = np.require(bits, requirements=("C", "A"))
     if spec.dtype.plain == "bfloat16":
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     values = bits.view(f"f{spec.dtype.itemsize}")

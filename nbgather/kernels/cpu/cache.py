@@ -34,10 +34,10 @@ from numba.core.serialize import dumps
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../scalar.py", "../small.py", "blocks.py", "bounds.py", "chunks.py", "drivers.py", "facts.py",
-    "gather.py", "gather_rows.py", "gather_staged.py", "interleave.py", "intrinsics.py",
-    "masking.py", "objects.py", "patches.py", "repeat.py", "scatter.py", "strategies.py",
-    "variants.py",
+    "../scalar.py", "../small.py", "blocks.py", "bounds.py", "chunks.py", "counting.py",
+    "drivers.py", "facts.py", "gather.py", "gather_rows.py", "gather_staged.py", "interleave.py",
+    "intrinsics.py", "masking.py", "objects.py", "patches.py", "phases.py", "philox.py",
+    "ranking.py", "repeat.py", "scatter.py", "split_sample.py", "strategies.py", "variants.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5

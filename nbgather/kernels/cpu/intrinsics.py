@@ -179,8 +179,10 @@ def _pointer_to(kind):
 #: A number as a pointer.
 int64_at = _pointer_to(types.int64)
 uint64_at = _pointer_to(types.uint64)
+int32_at = _pointer_to(types.int32)
 uint32_at = _pointer_to(types.uint32)
 float32_at = _pointer_to(types.float32)
+float64_at = _pointer_to(types.float64)
 uint8_at = _pointer_to(types.uint8)
 
 

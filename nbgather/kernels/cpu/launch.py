@@ -17,7 +17,10 @@ from nbgather.kernels.cpu import gather_rows as row_kernels
 from nbgather.kernels.cpu import gather_staged as staged_kernels
 from nbgather.kernels.cpu import masking as masking_kernels
 from nbgather.kernels.cpu import patches as patch_kernels
+from nbgather.kernels.cpu import philox as noise_kernels
+from nbgather.kernels.cpu import ranking as ranking_kernels
 from nbgather.kernels.cpu import scatter as scatter_kernels
+from nbgather.kernels.cpu import split_sample as split_kernels
 from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
@@ -37,6 +40,9 @@ INDEX_TYPES = {
     "u4": types.uint32,
     "u8": types.uint64,
 }
+
+#: Tokens from which on a sample is worth being ranked by several threads.
+SPLIT_SAMPLE_TOKENS = 16384
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -241,7 +247,7 @@ def noise_by_address(
     kernel, _ = compiler.once(
         "token_noise",
         lambda: compiler.range_kernel(
-            masking_kernels.token_noise_range, types.float32, u1, types.int64, u1
+            noise_kernels.token_noise_range, types.float32, u1, types.int64, u1
         ),
     )
     samples, tokens = pair
@@ -310,7 +316,7 @@ def integers(values: Any) -> Any:
 def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
     length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
     values = {
-        "bits": min(max((length - 1).bit_length(), 1), 16),
+        "bits": ranking_kernels.slot_bits(length),
         "nt": int(moved >= STREAM_BYTES),
         **numbers,
     }
@@ -318,8 +324,8 @@ def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
 
 
 def _masking_work(samples: int, numbers: dict[str, Any]) -> int:
-    # Drawing and ranking a token costs about what 64 bytes of copying do.
-    return samples * (numbers["length"] * 64 + numbers["kept"] * numbers.get("row", 0))
+    # Drawing and ranking a token costs about what 32 bytes of copying do.
+    return samples * (numbers["length"] * 32 + numbers["kept"] * numbers.get("row", 0))
 
 
 def masking(
@@ -337,12 +343,47 @@ def masking(
     ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
     that of contiguous scores in ``aux``.
     """
-    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
     work = _masking_work(samples, numbers)
+    if run is threads.run:
+        parts = _parts_of_samples(samples, numbers["length"], work)
+        if parts > 1:
+            return _split_masking(source, samples, (out, src, idx, aux), parts, numbers)
+    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
     result = run(kernel, out, src, idx, aux, args, samples, work)
     if isinstance(result, int) and result:
         raise MemoryError(f"no memory to rank {numbers['length']} tokens")
     return result
+
+
+def _parts_of_samples(samples: int, length: int, work: int) -> int:
+    """By how many threads each sample is ranked: by one, unless there are fewer than threads."""
+    if length < SPLIT_SAMPLE_TOKENS or not threads.splits(work):
+        return 1
+    count = threads.num_threads()
+    return 1 if samples >= count else min(count, split_kernels.MAX_PARTS)
+
+
+def _split_masking(
+    source: str,
+    samples: int,
+    pointers: tuple[int, int, int, int],
+    parts: int,
+    numbers: dict[str, int],
+) -> int:
+    scores, bits = _SOURCES[source]
+    u1 = types.uint8
+    build = lambda: compiler.range_kernel(  # noqa: E731
+        split_kernels.make_split_masking(scores), u1, u1, types.int64, bits
+    )
+    kernel, _ = compiler.once(("split masking", source), build)
+    slot_bits = ranking_kernels.slot_bits(numbers["length"]) - 2  # each part counts all slots
+    nbytes = split_kernels.shared_bytes(numbers["length"], slot_bits, parts)
+    shared = np.empty((samples, nbytes), np.uint8)
+    shared[:, : 8 * split_kernels.EXTREMES] = 0
+    masking_args = _masking_args(samples, {**numbers, "bits": slot_bits})
+    args = np.array([*masking_args, memory_address(shared), parts], np.int64)
+    tasks = samples * parts * split_kernels.PHASES
+    return threads.run_tasks(kernel, *pointers, args, tasks, parts)
 
 
 def rank_tokens(

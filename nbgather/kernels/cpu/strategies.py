@@ -17,7 +17,8 @@ from numba import njit
 
 from nbgather.kernels import scalar
 from nbgather.kernels.cpu.intrinsics import address, allocate, release, uint32_at, uint64_at
-from nbgather.kernels.cpu.masking import draw, radix_pass
+from nbgather.kernels.cpu.philox import draw
+from nbgather.kernels.cpu.ranking import radix_pass
 
 U = np.uint64
 
@@ -195,7 +196,7 @@ def make_strategy(kind):
                 line_keys(keys, length, args, sample, epoch, k0, k1, lines, ranked, other, counts)
             else:
                 block_keys(keys, length, args, aux, sample, epoch, k0, k1)
-            draw(words, length, sample, epoch, k0, k1, U(8))
+            draw(words, U(0), length, sample, epoch, k0, k1, U(8))
             for t in range(length):
                 keys[t] |= U(words[t])
                 ranked[t] = t

@@ -235,3 +235,13 @@ def step(
     patches = tuple((k, v) for k, v in enumerate(args) if isinstance(v, Place))
     numbers = np.array([0 if isinstance(v, Place) else v for v in args], np.int64)
     return Step(kernel, numbers, count, pointers, patches)
+
+
+def run_tasks(
+    kernel: int, out: int, src: int, idx: int, aux: int, args: np.ndarray, count: int, threads: int
+) -> int:
+    """Run tasks 0 to ``count`` of a range kernel, each a range of one that is taken in its turn."""
+    call = kernel, out, src, idx, aux, args
+    if threading_layer() == "pool":
+        return _run_on_pool(serial(), call, count, count, threads)
+    return drivers.parallel()(*call, count, count, threads)
