@@ -11,7 +11,7 @@ import pytest
 from cases import random_bits, rng, same
 
 import nbgather
-from nbgather.kernels.cpu import launch
+from nbgather.kernels.cpu import launch_masking
 from nbgather.kernels.cpu import threads as cpu_threads
 from nbgather.kernels.cpu.counting import BLOCK_KEYS
 from nbgather.kernels.cpu.ranking import MAX_SLOT_BITS, SHORT_BYTES
@@ -156,7 +156,7 @@ def split(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
         calls.append(int(call[-1]))  # type: ignore[call-overload]
         return run_tasks(*call)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(launch, "SPLIT_SAMPLE_TOKENS", 40)
+    monkeypatch.setattr(launch_masking, "SPLIT_SAMPLE_TOKENS", 40)
     monkeypatch.setattr(cpu_threads, "splits", lambda work: True)
     monkeypatch.setattr(cpu_threads, "run_tasks", counted)
     if request.param == "pool":
@@ -201,11 +201,12 @@ def test_tokens_by_several_threads(samples: int, source: str, split: list[int]) 
 
 
 def test_a_long_sample_is_split_and_many_are_not() -> None:
-    work = 1 << 30
+    work, tokens = 1 << 30, launch_masking.SPLIT_SAMPLE_TOKENS
+    parts = launch_masking._parts_of_samples
     with cpu_threads.limit_threads(4):
-        assert launch._parts_of_samples(1, launch.SPLIT_SAMPLE_TOKENS, work) == 4
-        assert launch._parts_of_samples(3, launch.SPLIT_SAMPLE_TOKENS, work) == 4
-        assert launch._parts_of_samples(4, launch.SPLIT_SAMPLE_TOKENS, work) == 1
-        assert launch._parts_of_samples(1, launch.SPLIT_SAMPLE_TOKENS - 1, work) == 1
+        assert parts(1, tokens, work) == 4
+        assert parts(3, tokens, work) == 4
+        assert parts(4, tokens, work) == 1
+        assert parts(1, tokens - 1, work) == 1
     with cpu_threads.limit_threads(1):
-        assert launch._parts_of_samples(1, launch.SPLIT_SAMPLE_TOKENS, work) == 1
+        assert parts(1, tokens, work) == 1

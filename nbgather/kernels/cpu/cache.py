@@ -37,7 +37,8 @@ SOURCES = (
     "../scalar.py", "../small.py", "blocks.py", "bounds.py", "chunks.py", "counting.py",
     "drivers.py", "facts.py", "gather.py", "gather_rows.py", "gather_staged.py", "interleave.py",
     "intrinsics.py", "masking.py", "objects.py", "patches.py", "phases.py", "philox.py",
-    "ranking.py", "repeat.py", "scatter.py", "split_sample.py", "strategies.py", "variants.py",
+    "ranking.py", "repeat.py", "scatter.py", "scatter_wide.py", "split_sample.py", "strategies.py",
+    "variants.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5

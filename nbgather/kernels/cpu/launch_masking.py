@@ -1,0 +1,194 @@
+"""Maskings on the CPU: noise, ranks, and whole maskings, by the kernel that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from nbgather.kernels.cpu import compiler, threads
+from nbgather.kernels.cpu import masking as masking_kernels
+from nbgather.kernels.cpu import philox as noise_kernels
+from nbgather.kernels.cpu import ranking as ranking_kernels
+from nbgather.kernels.cpu import split_sample as split_kernels
+from nbgather.kernels.cpu import strategies as strategy_kernels
+from nbgather.kernels.memory import memory_address
+from nbgather.kernels.plans import STREAM_BYTES
+from nbgather.kernels.small import Place
+
+#: Tokens from which on a sample is worth being ranked by several threads.
+SPLIT_SAMPLE_TOKENS = 16384
+
+
+def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) -> None:
+    """Fill float32 ``out`` `[N, L]` for ``args`` = (epoch, key low, key high)."""
+    noise_by_address(args, out.shape, memory_address(out), memory_address(ids))
+
+
+def noise_by_address(
+    args: tuple[Any, Any, Any], pair: tuple[int, ...], out: Any, ids: Any, run: Any = threads.run
+) -> Any:
+    """Noise `[N, L]` = ``pair`` by addresses."""
+    u1 = types.uint8
+    kernel, _ = compiler.once(
+        "token_noise",
+        lambda: compiler.range_kernel(
+            noise_kernels.token_noise_range, types.float32, u1, types.int64, u1
+        ),
+    )
+    samples, tokens = pair
+    # A counter's ten rounds cost about what 40 bytes of copying do.
+    work = samples * tokens * 10
+    return run(kernel, out, 0, ids, 0, integers((tokens, *args)), samples, work)
+
+
+_STRATEGIES = {
+    "grid": strategy_kernels.GRID,
+    "block": strategy_kernels.BLOCK,
+    "lines": strategy_kernels.LINES,
+}
+
+
+def strategy(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: np.ndarray,
+    args: tuple[int, int, int],
+    ids: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Order a grid's tokens, as `nbgather.kernels.views.reference.strategy` does."""
+    u1 = types.uint8
+    build = lambda: compiler.range_kernel(  # noqa: E731
+        strategy_kernels.make_strategy(_STRATEGIES[name]),
+        types.float32,
+        u1,
+        types.int64,
+        types.float64,
+    )
+    kernel, _ = compiler.once(("strategy", name), build)
+    planned = np.array([out.shape[1], *args, len(sizes), *numbers, *sizes], np.int64)
+    pointers = memory_address(out), 0, memory_address(ids), memory_address(aspects)
+    # Ordering a token costs about what 256 bytes of copying do.
+    if threads.run(kernel, *pointers, planned, out.shape[0], out.size * 256):
+        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
+
+
+#: The masking kernels by where the scores come from, and the type of the scores' bits.
+_SOURCES = {
+    "seed": (masking_kernels.SEED, types.uint8),
+    "f4": (masking_kernels.FLOAT32, types.uint32),
+    "f8": (masking_kernels.FLOAT64, types.uint64),
+}
+
+
+def _masking_kernel(source: str) -> int:
+    scores, bits = _SOURCES[source]
+    u1 = types.uint8
+    build = lambda: compiler.range_kernel(  # noqa: E731
+        masking_kernels.make_masking(scores), u1, u1, types.int64, bits
+    )
+    return compiler.once(("masking", source), build)[0]
+
+
+def integers(values: Any) -> Any:
+    """The integers of a kernel: as they came where there are places among them."""
+    if any(isinstance(v, Place) for v in values):
+        return values
+    return np.array(values, np.int64)
+
+
+def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
+    length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
+    values = {
+        "bits": ranking_kernels.slot_bits(length),
+        "nt": int(moved >= STREAM_BYTES),
+        **numbers,
+    }
+    return integers([values.get(name, 0) for name in masking_kernels.MASKING_ARGS])
+
+
+def _masking_work(samples: int, numbers: dict[str, Any]) -> int:
+    # Drawing and ranking a token costs about what 32 bytes of copying do.
+    return samples * (numbers["length"] * 32 + numbers["kept"] * numbers.get("row", 0))
+
+
+def masking(
+    source: str,
+    samples: int,
+    out: Any,
+    src: Any,
+    idx: Any,
+    aux: Any,
+    run: Any = threads.run,
+    **numbers: Any,
+) -> Any:
+    """Mask in one pass; the numbers are those of :data:`nbgather.kernels.cpu.masking.MASKING_ARGS`.
+
+    ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
+    that of contiguous scores in ``aux``.
+    """
+    work = _masking_work(samples, numbers)
+    if run is threads.run:
+        parts = _parts_of_samples(samples, numbers["length"], work)
+        if parts > 1:
+            return _split_masking(source, samples, (out, src, idx, aux), parts, numbers)
+    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
+    result = run(kernel, out, src, idx, aux, args, samples, work)
+    if isinstance(result, int) and result:
+        raise MemoryError(f"no memory to rank {numbers['length']} tokens")
+    return result
+
+
+def _parts_of_samples(samples: int, length: int, work: int) -> int:
+    """By how many threads each sample is ranked: by one, unless there are fewer than threads."""
+    if length < SPLIT_SAMPLE_TOKENS or not threads.splits(work):
+        return 1
+    count = threads.num_threads()
+    return 1 if samples >= count else min(count, split_kernels.MAX_PARTS)
+
+
+def _split_masking(
+    source: str,
+    samples: int,
+    pointers: tuple[int, int, int, int],
+    parts: int,
+    numbers: dict[str, int],
+) -> int:
+    scores, bits = _SOURCES[source]
+    u1 = types.uint8
+    build = lambda: compiler.range_kernel(  # noqa: E731
+        split_kernels.make_split_masking(scores), u1, u1, types.int64, bits
+    )
+    kernel, _ = compiler.once(("split masking", source), build)
+    slot_bits = ranking_kernels.slot_bits(numbers["length"]) - 2  # each part counts all slots
+    nbytes = split_kernels.shared_bytes(numbers["length"], slot_bits, parts)
+    shared = np.empty((samples, nbytes), np.uint8)
+    shared[:, : 8 * split_kernels.EXTREMES] = 0
+    masking_args = _masking_args(samples, {**numbers, "bits": slot_bits})
+    args = np.array([*masking_args, memory_address(shared), parts], np.int64)
+    tasks = samples * parts * split_kernels.PHASES
+    return threads.run_tasks(kernel, *pointers, args, tasks, parts)
+
+
+def rank_tokens(
+    scores: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_restore: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray | None = None,
+) -> None:
+    """Rank contiguous float32 or float64 scores `[N, L]`; ``counts`` as in the reference."""
+    masking(
+        f"f{scores.itemsize}",
+        scores.shape[0],
+        *(0, 0, 0, memory_address(scores)),
+        length=scores.shape[1],
+        kept=ids_keep.shape[1],
+        keep=memory_address(ids_keep),
+        restore=memory_address(ids_restore),
+        mask=memory_address(mask),
+        counts=0 if counts is None else memory_address(counts),
+    )
