@@ -7,6 +7,7 @@ to the library of the first operand, and what carries values must be of it alrea
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ registry.hand_down(run)
 _NUMPY = registry.load(registry.MODULES["numpy"])
 #: What fills an array of text, times or structs.
 _SCALARS = (str, bytes, tuple, np.generic, datetime.date, datetime.timedelta)
+
+#: Sample ids are kept where a call gives their number, up to so many.
+MAX_KEPT_IDS = 4096
 
 _exact_get = registry.exact.get
 
@@ -180,10 +184,19 @@ def pair_of(array: Any, what: str) -> tuple[Any, Any]:
     return (shape[0], shape[1]) if len(shape) > 1 else (None, None)
 
 
+@functools.lru_cache(maxsize=64)
+def first_ids(count: int) -> np.ndarray:
+    """The ids 0 to ``count`` - 1, an array that is read only: it is kept."""
+    ids = np.arange(count, dtype=np.int64)
+    ids.flags.writeable = False
+    return ids
+
+
 def array_of_ids(sample_ids: Any) -> Any:
     """Sample ids as an array: 0 to N-1 for a number N, a sequence, or as they came."""
     if isinstance(sample_ids, (int, np.integer)):
-        return np.arange(checks.count(sample_ids, "sample_ids"), dtype=np.int64)
+        count = checks.count(sample_ids, "sample_ids")
+        return first_ids(count) if count <= MAX_KEPT_IDS else np.arange(count, dtype=np.int64)
     if isinstance(sample_ids, (list, tuple, range)):
         return from_sequence(sample_ids, "sample_ids")
     return sample_ids

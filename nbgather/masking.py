@@ -98,6 +98,8 @@ def token_noise(
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
     if backend is None and type(num_tokens) is int and dispatch.is_plain_draw(seed, epoch):
+        if type(sample_ids) is int and 0 < sample_ids <= dispatch.MAX_KEPT_IDS:
+            sample_ids = dispatch.first_ids(sample_ids)
         result = dispatch.recall((TokenNoise, int, num_tokens or "0"), sample_ids, seed, epoch)
         if result is not None:
             return result
