@@ -162,6 +162,7 @@ def _rows_as_items(
 ) -> GatherPlan | None:
     """The plan of rows as items of so many bytes, if their strides allow it."""
     item = plan.row_nbytes
+    axes = axes or [Axis(1, 0, 0, 0)]  # the row may be all there is
     if along % item or any(a.x % item or a.o % item for a in axes):
         return None
     wide = GatherPlan()
