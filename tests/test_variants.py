@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -261,3 +262,33 @@ def test_kernels_are_told_apart_by_what_they_close_over() -> None:
         for across in (False, True)
     }
     assert len(names) == 18
+
+
+LESSER = """if True:
+    import numpy as np
+    import nbgather
+    generator = np.random.default_rng(0)
+    for dtype in ("u1", "f4"):
+        x = generator.integers(0, 200, (9, 40)).astype(dtype)
+        for length in (5, 45):
+            index = generator.integers(0, 40, (9, length))
+            assert (nbgather.gather(x, 1, index) == np.take_along_axis(x, index, 1)).all()
+    scores = generator.random((5, 60), dtype=np.float32)
+    order = scores.argsort(1, kind="stable")
+    assert (nbgather.rank_tokens(scores, 20).ids_keep == order[:, :20]).all()
+    print("right")
+"""
+
+
+@pytest.mark.parametrize(
+    "processor",
+    ["generic", *(pytest.param(p, marks=pytest.mark.large) for p in ("haswell", "znver3"))],
+)
+def test_kernels_for_a_lesser_processor(processor: str) -> None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("these are processors of x86-64")
+    environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", LESSER], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "right\n", done.stderr

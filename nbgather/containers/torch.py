@@ -268,6 +268,10 @@ class TorchContainer(SmallTorchCalls):
         if options.out is not None:
             which = " or ".join(operation.names[k] for k in operation.differentiable)
             raise ValueError(f"{which} requires grad: gradients cannot flow through out=")
+        if options.backend is None:
+            result = self.small_graph(operation, operands)
+            if result is not None:
+                return result
         return torch_autograd.apply(self, operation, operands, options)
 
     def require_strided(self, array: Any) -> None:

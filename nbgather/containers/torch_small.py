@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
@@ -14,10 +15,13 @@ from nbgather.containers.base import Container, Run
 from nbgather.containers.torch_dtypes import describe, torch_dtype
 from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling
 from nbgather.engine import memo
+from nbgather.engine.plan import results_of
 from nbgather.kernels import small
 from nbgather.operations.base import PLAIN, Apply, DType, Operation
 from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd
 
+#: Items of a small call, of the input and of the result, that torch's own operators record.
+MAX_TORCH_ITEMS = 4096
 #: What torch's operators leave the bits of as they are, and add as ours do; of float16 they do not.
 _KEPT_BY_TORCH = frozenset((torch.float32, torch.float64))
 #: The types whose state is known: exactly these, not what derives from them.
@@ -72,20 +76,40 @@ class SmallTorchCalls(Container):
     def small_gradient(self, head: Any, operands: Sequence[Any]) -> Any:
         """torch's own operator, whose node of the graph costs a tenth of one in Python.
 
-        The memory of the operands, which torch does not check, has been found to be all there.
+        It depends on dtypes and shapes alone, so that a call has the same graph whether it is
+        repeated or goes the whole way: activation checkpointing compares what graphs keep.
         """
-        kind = head[0]
-        if kind not in (Gather, GatherTokens, ScatterAdd):
+        if head is None or head[0] not in (Gather, GatherTokens, ScatterAdd):
             return None
-        x, index = operands[:2]
+        kind, (x, index) = head[0], operands[:2]
         if x.dtype not in _KEPT_BY_TORCH or index.dtype is not _int64:
+            return None
+        if not set(map(type, operands)) <= _TYPES or x.numel() > MAX_TORCH_ITEMS:
             return None
         if kind is ScatterAdd:
             # Where src is larger than the index, torch's gradient fails.
-            return _scatter_add(head[1]) if operands[2].shape == index.shape else None
-        if head[2] != "raise" or len(operands) != 2:
+            is_served = len(operands) == 3 and operands[2].shape == index.shape
+            return _scatter_add(head[1]) if is_served else None
+        items = index.numel() * (1 if kind is Gather else math.prod(x.shape[2:]))
+        if head[2] != "raise" or len(operands) != 2 or items > MAX_TORCH_ITEMS:
             return None
         return _gather(head[1]) if kind is Gather else _gather_tokens(index, x)
+
+    def small_graph(self, operation: Operation, operands: tuple[Any, ...]) -> Any:
+        """A small call that wants a gradient by torch's own operator; None where there is none."""
+        head, given = memo.call_of(operation, operands)
+        given = tuple(o for o in given if o is not None)
+        if _forward_ad._current_level >= 0 or not all(o.is_cpu for o in given):
+            return None
+        function = self.small_gradient(head, given)
+        if function is None:
+            return None
+        # What torch does not see: memory that is gone, and shapes that we refuse.
+        results_of(operation, *map(self.spec, given))
+        try:
+            return function(*given)
+        except (RuntimeError, IndexError):
+            return None  # an error for which we have words of our own
 
     def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
         # NumPy's array as a tensor takes half the time of torch.empty.
