@@ -126,7 +126,7 @@ def test_bench_of_random_calls(
 
 def test_the_steps_of_warmup_have_names() -> None:
     names = [name for name, _ in warmup.steps()]
-    assert len(names) == len(set(names)) == 14
+    assert len(names) == len(set(names)) == 15
 
 
 @pytest.mark.parametrize(

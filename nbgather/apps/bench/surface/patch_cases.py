@@ -16,6 +16,7 @@ from nbgather.apps.bench.surface.case import Case, Traffic, calls_of
 from nbgather.apps.bench.surface.draws import MOST_ITEMS, Generator, choice, log_uniform, values
 from nbgather.apps.bench.surface.peers import jax_call, tensors
 from nbgather.apps.bench.surface.token_cases import numpy_ranks, torch_ranks
+from nbgather.operations.keep import kept_tokens
 
 PATCH_SIDES = {1: 1, 2: 2, 4: 3, 8: 3, 14: 2, 16: 5, 32: 1}
 CHANNELS = {1: 2, 3: 5, 4: 1, 64: 1}
@@ -147,7 +148,7 @@ def masked_patchify_case(rng: Generator) -> Case:
         affine = {}
     ratio = float(rng.uniform(0.1, 0.95))
     samples, length, width = drawn.tokens
-    kept = int(length * (1 - ratio))
+    kept = int(kept_tokens(length, ratio))
     x = values(rng, (samples, drawn.channels, *drawn.sides), drawn.dtype)
     noise = rng.random((samples, length), np.float32)
     operands: dict[str, Any] = {"numpy": x}

@@ -14,6 +14,7 @@ from nbgather.apps.bench.operands import installed
 from nbgather.apps.bench.surface.case import Case, Traffic, calls_of
 from nbgather.apps.bench.surface.draws import MOST_ITEMS, Generator, choice, log_uniform, values
 from nbgather.apps.bench.surface.peers import jax_call, tensors
+from nbgather.operations.keep import kept_tokens
 
 MOST_SAMPLES, MOST_TOKENS, MOST_WIDTH = 630, 10_000, 1250
 SCORES = {"random": 4, "ties": 1, "sorted": 1}
@@ -134,7 +135,7 @@ def random_masking_case(rng: Generator) -> Case:
     width = max(1, min(log_uniform(rng, 1, MOST_WIDTH), MOST_ITEMS // (samples * length)))
     dtype = choice(rng, {"float32": 5, "float16": 1, "float64": 1})
     ratio = float(rng.uniform(0.1, 0.95))
-    kept = int(length * (1 - ratio))
+    kept = int(kept_tokens(length, ratio))
     seeded = bool(rng.random() < 0.5)
     x = values(rng, (samples, length, width), dtype)
     noise = _scores(rng, samples, length, "float32", "random")
@@ -235,7 +236,7 @@ def restore_tokens_case(rng: Generator) -> Case:
     width = max(1, min(log_uniform(rng, 1, MOST_WIDTH), MOST_ITEMS // (samples * length)))
     width = 1 if rng.random() < 0.1 else width
     dtype = choice(rng, {"float32": 5, "float16": 1, "float64": 1})
-    kept = max(1, int(length * (1 - float(rng.uniform(0.1, 0.95)))))
+    kept = max(1, int(kept_tokens(length, float(rng.uniform(0.1, 0.95)))))
     visible, token = values(rng, (samples, kept, width), dtype), values(rng, (width,), dtype)
     ids = numpy_ranks(_scores(rng, samples, length, "float32", "random"))[1]
     batch = np.arange(samples)[:, None]
