@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,8 +76,16 @@ def by_numpy(images: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 BITS = ("uint8", "float16", "float32", "int64", "complex128")
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 9, 19])
-@pytest.mark.parametrize("dtype", BITS)
+def channels_and_dtypes() -> list[Any]:
+    """Each has kernels of its own, to compile: beyond a third of them it is ``large``."""
+    return [
+        pytest.param(channels, dtype, marks=() if (k + n) % 3 == 0 else pytest.mark.large)
+        for k, channels in enumerate([1, 2, 3, 4, 5, 8, 9, 19])
+        for n, dtype in enumerate(BITS)
+    ]
+
+
+@pytest.mark.parametrize("channels, dtype", channels_and_dtypes())
 def test_every_block_of_channels_and_pixels(dtype: str, channels: int) -> None:
     for height, width in (
         (1, 1),

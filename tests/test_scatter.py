@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -188,8 +189,16 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64", "complex128"])
+def forms_and(dtypes: list[str]) -> list[Any]:
+    """Each is a kernel to compile: beyond half of them it is ``large``."""
+    return [
+        pytest.param(form, dtype, marks=() if (k + n) % 2 == 0 else pytest.mark.large)
+        for k, form in enumerate(FORMS)
+        for n, dtype in enumerate(dtypes)
+    ]
+
+
+@pytest.mark.parametrize("form, dtype", forms_and(["uint8", "float32", "int64", "complex128"]))
 def test_sums_by_every_kernel(form: str, dtype: str, forms: list[str]) -> None:
     for shape, dim, index_shape in FORMS[form]:
         generator = rng(f"{shape} {dtype}")
@@ -205,8 +214,9 @@ def test_sums_by_every_kernel(form: str, dtype: str, forms: list[str]) -> None:
     assert set(forms) == {form}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", ["int8", "float16", "int32", "float64", "complex128"])
+@pytest.mark.parametrize(
+    "form, dtype", forms_and(["int8", "float16", "int32", "float64", "complex128"])
+)
 def test_values_of_every_size_are_put_in_place_by_every_kernel(
     form: str, dtype: str, forms: list[str]
 ) -> None:

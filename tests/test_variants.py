@@ -21,7 +21,8 @@ from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cpu import blocks, cache, variants
 from nbgather.kernels.plans import STREAM_BYTES
 
-ITEMS = ("uint8", "float32", "complex128")
+#: More variants and items: each is some kernels to compile.
+LARGE = [("vector", "uint8"), ("vector", "float64"), ("single", "float32"), ("inserted", "float32")]
 
 
 def _forget() -> None:
@@ -64,7 +65,17 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ITEMS)
+@pytest.mark.parametrize(
+    "variant, dtype",
+    [
+        ("vector", "float32"),
+        ("single", "uint8"),
+        ("single", "complex128"),
+        ("inserted", "uint8"),
+        *(pytest.param(*p, marks=pytest.mark.large) for p in LARGE),
+    ],
+    indirect=["variant"],
+)
 def test_every_length_of_rows(variant: str, dtype: str) -> None:
     generator = rng(dtype)
     for shape, dim, length in SHAPES:
@@ -84,16 +95,19 @@ def test_every_length_of_rows(variant: str, dtype: str) -> None:
         assert not room[..., -2:].any()
 
 
-def modes_and_indices() -> list[Any]:
-    """Each is two kernels to compile in each variant: beyond a third of them it is ``large``."""
+def variants_modes_and_indices() -> list[Any]:
+    """Each is two kernels to compile: beyond a fifth of them it is ``large``."""
     return [
-        pytest.param(index, mode, marks=() if (k + n) % 3 == 0 else pytest.mark.large)
+        pytest.param(name, index, mode, marks=() if (k + n + v) % 5 == 0 else pytest.mark.large)
+        for v, name in enumerate(blocks.METHODS)
         for k, index in enumerate(["int64", "int32", "uint8", "int8", "uint64"])
         for n, mode in enumerate(["raise", "clip", "fill"])
     ]
 
 
-@pytest.mark.parametrize("index_dtype, mode", modes_and_indices())
+@pytest.mark.parametrize(
+    "variant, index_dtype, mode", variants_modes_and_indices(), indirect=["variant"]
+)
 def test_every_mode_and_index(variant: str, index_dtype: str, mode: str) -> None:
     generator = rng(mode + index_dtype)
     low = -40 if index_dtype.startswith("i") else 0
@@ -121,7 +135,11 @@ def test_one_bad_index_is_found(variant: str, place: tuple[int, int]) -> None:
                 nbgather.gather(np.zeros((6, 21), np.float32), 1, index)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize(
+    "variant, dtype",
+    [("vector", "float32"), ("single", "float64"), ("inserted", "uint8")],
+    indirect=["variant"],
+)
 def test_outputs_past_the_caches(variant: str, dtype: str) -> None:
     generator = rng(dtype)
     length = STREAM_BYTES * 9 // 8 // (np.dtype(dtype).itemsize * 8)
