@@ -43,17 +43,25 @@ def _order_swapped(name, sizes, numbers, aspects, args, ids, out) -> None:
     out[-1, :2] = out[-1, 1::-1].copy()
 
 
-def _pixel_turned(numbers, count, out, images, ids_keep, item, affine) -> None:
+def _pixel_turned(plan, out, images, ids=0) -> None:
     import ctypes
 
-    RIGHT["patches"](numbers, count, out, images, ids_keep, item, affine)
+    RIGHT["move_patches"](plan, out, images, ids)
+    ctypes.c_uint8.from_address(out).value ^= 1
+
+
+def _normal_pixel_turned(numbers, count, out, images, ids_keep, pixel, affine) -> None:
+    import ctypes
+
+    RIGHT["normal_patches"](numbers, count, out, images, ids_keep, pixel, affine)
     ctypes.c_uint8.from_address(out).value ^= 1
 
 
 BROKEN: dict[str, Wrong] = {
     "gather": _gather_one_off,
     "masking": _ranks_swapped,
-    "patches": _pixel_turned,
+    "move_patches": _pixel_turned,
+    "normal_patches": _normal_pixel_turned,
     "strategy": _order_swapped,
     "token_noise": _noise_nudged,
 }
@@ -100,8 +108,11 @@ def test_a_broken_strategy_is_seen(broken: None, strategy: str) -> None:
         same(score(1, 3, (4, 4)), score(1, 3, (4, 4), backend="reference"))
 
 
-@pytest.mark.parametrize("broken", ["patches"], indirect=True)
-@pytest.mark.parametrize("how", [{}, {"scale": 2.0}])
+@pytest.mark.parametrize(
+    "broken, how",
+    [("move_patches", {}), ("normal_patches", {"scale": 2.0})],
+    indirect=["broken"],
+)
 def test_broken_patches_are_seen(broken: None, how: dict) -> None:
     images = np.arange(96, dtype=np.uint8).reshape(2, 3, 4, 4)
     kept = nbgather.masked_patchify(images, 2, seed=0, **how).x_masked

@@ -43,14 +43,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [name for name, _ in warmup.steps()])
+def steps_of_warmup() -> list[Any]:
+    """Those of gathers compile alike: one of them, and the others as ``large``."""
+    return [
+        pytest.param(
+            name,
+            marks=pytest.mark.large
+            if name.startswith("gather ") and name != "gather float32, int64"
+            else (),
+        )
+        for name, _ in warmup.steps()
+    ]
+
+
+@pytest.mark.parametrize("name", steps_of_warmup())
 def test_a_step_of_warmup(name: str) -> None:
-    """First: where nothing is compiled yet, the workers share what the command below needs."""
+    """First: where nothing is compiled yet, the workers share what the command below needs.
+
+    The command itself, in a process, is ``large``: it compiles them all.
+    """
     dict(warmup.steps())[name]()
 
 
 @pytest.mark.timeout(900)  # where nothing is compiled yet, warmup takes minutes
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.large if n == "warmup" else ()) for n in SMOKE]
+)
 def test_each_command_in_a_process_of_its_own(name: str, folder: Path) -> None:
     arguments, text = SMOKE[name]
     done = subprocess.run(
@@ -186,3 +204,12 @@ def test_unknown_options_are_told_by_the_command_itself(command: Any) -> None:
     done = command("explain", "--colour", "red")
     assert done.code == 2
     assert "No such option" in done.err
+
+
+def test_warmup_takes_every_step(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    names = [name for name, _ in warmup.steps()]
+    planned = [(name, lambda name=name: taken.append(name)) for name in names]
+    monkeypatch.setattr(warmup, "steps", lambda: planned)
+    assert "15 groups of kernels are compiled in" in command("warmup").out
+    assert taken == names
