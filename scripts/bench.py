@@ -92,6 +92,12 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+#: What stands where no kind of CPU has its random calls timed.
+NOT_MEASURED = (
+    "*No kind of CPU has been measured yet: `scripts/bench.py --surface --keep --update-readme`.*"
+)
+
+
 def _tables() -> dict[Path, dict[str, str]]:
     """The tables of each document, made of what is kept."""
     kinds = load_kinds(KEPT)
@@ -99,10 +105,12 @@ def _tables() -> dict[Path, dict[str, str]]:
     maps = "../pictures/surface_{kind}.png"
     return {
         README: {
-            "bench": kinds_markdown(kinds), "surface": surface_markdown(kinds), "dask": dask
+            "bench": kinds_markdown(kinds), "dask": dask,
+            "surface": surface_markdown(kinds) or NOT_MEASURED,
         },
         PAGE: {
-            "rows": rows_document(kinds), "surface": surface_document(kinds, maps, WORST_SHOWN)
+            "rows": rows_document(kinds),
+            "surface": surface_document(kinds, maps, WORST_SHOWN) or NOT_MEASURED,
         },
     }  # fmt: skip
 

@@ -47,7 +47,9 @@ def cold_kernels(whole_cache: Path, tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "layer", [pytest.param(n, marks=pytest.mark.large if n == "omp" else ()) for n in LAYERS]
+)
 def test_eight_threads_cold(layer: str, empty_cache: str, request: pytest.FixtureRequest) -> None:
     # The driver for all threads is compiled once, the kernels for each layer.
     folder = empty_cache if layer == "default" else request.getfixturevalue("cold_kernels")

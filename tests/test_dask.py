@@ -490,7 +490,9 @@ FOUR_GIGABYTES = {
 HALF_PEAK_MIB = 450
 
 
-@pytest.mark.parametrize("kind", HALF)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.large if k == "patches" else ()) for k in HALF]
+)
 def test_half_a_gibibyte_in_less(tmp_path: Path, kind: str) -> None:
     assert HALF[kind].nbytes >= 2**29
     with room_for(tmp_path, 2):

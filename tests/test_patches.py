@@ -77,9 +77,9 @@ BITS = ("uint8", "float16", "float32", "int64", "complex128")
 
 
 def channels_and_dtypes() -> list[Any]:
-    """Each has kernels of its own, to compile: beyond a third of them it is ``large``."""
+    """Each has kernels of its own, to compile: beyond a fifth of them it is ``large``."""
     return [
-        pytest.param(channels, dtype, marks=() if (k + n) % 3 == 0 else pytest.mark.large)
+        pytest.param(channels, dtype, marks=() if (k + n) % 5 == 0 else pytest.mark.large)
         for k, channels in enumerate([1, 2, 3, 4, 5, 8, 9, 19])
         for n, dtype in enumerate(BITS)
     ]

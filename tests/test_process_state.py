@@ -120,7 +120,7 @@ def run(program: str, **environment: str) -> str:
         "torch.set_num_threads(1); import numba; numba.set_num_threads(1)",
     ],
 )
-@pytest.mark.parametrize("n", [2, 64])
+@pytest.mark.parametrize("n", [2, pytest.param(64, marks=pytest.mark.large)])
 def test_no_call_changes_the_process(n: int, extra: str) -> None:
     """Neither of a size that runs on one thread, nor of one that runs on all cores."""
     assert "unchanged" in run(PROGRAM.format(extra=extra, n=n, names="CALLS"))

@@ -190,9 +190,9 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def forms_and(dtypes: list[str]) -> list[Any]:
-    """Each is a kernel to compile: beyond half of them it is ``large``."""
+    """Each is a kernel to compile: beyond a third of them it is ``large``."""
     return [
-        pytest.param(form, dtype, marks=() if (k + n) % 2 == 0 else pytest.mark.large)
+        pytest.param(form, dtype, marks=() if (k + n) % 3 == 0 else pytest.mark.large)
         for k, form in enumerate(FORMS)
         for n, dtype in enumerate(dtypes)
     ]

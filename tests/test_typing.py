@@ -38,6 +38,7 @@ def test_pyright() -> None:
     assert "0 errors" in check([*command, "--pythonpath", sys.executable, str(SAMPLE)])
 
 
+@pytest.mark.large
 def test_the_sample_can_fail(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text(

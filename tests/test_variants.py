@@ -96,9 +96,9 @@ def test_every_length_of_rows(variant: str, dtype: str) -> None:
 
 
 def variants_modes_and_indices() -> list[Any]:
-    """Each is two kernels to compile: beyond a fifth of them it is ``large``."""
+    """Each is two kernels to compile: beyond an eighth of them it is ``large``."""
     return [
-        pytest.param(name, index, mode, marks=() if (k + n + v) % 5 == 0 else pytest.mark.large)
+        pytest.param(name, index, mode, marks=() if (k + n + v) % 8 == 0 else pytest.mark.large)
         for v, name in enumerate(blocks.METHODS)
         for k, index in enumerate(["int64", "int32", "uint8", "int8", "uint64"])
         for n, mode in enumerate(["raise", "clip", "fill"])
@@ -140,6 +140,7 @@ def test_one_bad_index_is_found(variant: str, place: tuple[int, int]) -> None:
     [("vector", "float32"), ("single", "float64"), ("inserted", "uint8")],
     indirect=["variant"],
 )
+@pytest.mark.large
 def test_outputs_past_the_caches(variant: str, dtype: str) -> None:
     generator = rng(dtype)
     length = STREAM_BYTES * 9 // 8 // (np.dtype(dtype).itemsize * 8)
