@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: The others compile what their own tests compile; they are ``large``.
-QUICK = ("gather", "random_masking")
+QUICK = ("random_masking",)
 
 
 @pytest.mark.usefixtures("small")

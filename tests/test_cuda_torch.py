@@ -123,6 +123,7 @@ def test_errors(small: Driver) -> None:
         nbgather.gather(x, 1, index, backend="cpu")
 
 
+@pytest.mark.large
 def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its comparisons run, with the CPU for a device."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
