@@ -57,23 +57,18 @@ def make_panel_gather(mode, from_end, itemsize, method, streams):
                 for j in range(size):
                     for k in range(n):
                         buffer[j * W + k] = src[x + j * along + b + k]
+            part = buffer if staged else src
+            first, stride = (U(0), W) if staged else (x + b, along)
             for m in range(M):
                 row = i + m * im + b
                 ahead = row + U(INDEX_PREFETCH_ROWS) * im
                 for k in range(U(0), n, U(8)):
                     prefetch(idx, ahead + k)
-                if staged:
-                    bad |= gather_run(
-                        out, o + m * om + b, buffer, U(0), idx, row, n, U(0), n, U(1), U(0),
-                        size, limit, W, aux, mode, from_end, itemsize, method, streams,
-                        block, block_across, narrow_block,
-                    )  # fmt: skip
-                else:
-                    bad |= gather_run(
-                        out, o + m * om + b, src, x + b, idx, row, n, U(0), n, U(1), U(0),
-                        size, limit, along, aux, mode, from_end, itemsize, method, streams,
-                        block, block_across, narrow_block,
-                    )  # fmt: skip
+                bad |= gather_run(
+                    out, o + m * om + b, part, first, idx, row, n, U(0), n, U(1), U(0),
+                    size, limit, stride, aux, mode, from_end, itemsize, method, streams,
+                    block, block_across, narrow_block,
+                )  # fmt: skip
         if staged:
             release(buffer)
         if nt:
@@ -119,21 +114,15 @@ def make_lane_gather(mode, from_end, itemsize, method, streams):
                 for j in range(size):
                     for m in range(first, last):
                         buffer[(m - first) * lane + j] = src[x + j * along + m * xm]
+            part = buffer if staged else src
+            stride = U(1) if staged else along
             for m in range(first, last):
-                if staged:
-                    bad |= gather_run(
-                        out, o + m * om, buffer, (m - first) * lane, idx, i + m * im, B,
-                        U(0), B, U(0), U(0),
-                        size, limit, U(1), aux, mode, from_end, itemsize, method, streams,
-                        block, block_across, narrow_block,
-                    )  # fmt: skip
-                else:
-                    bad |= gather_run(
-                        out, o + m * om, src, x + m * xm, idx, i + m * im, B,
-                        U(0), B, U(0), U(0),
-                        size, limit, along, aux, mode, from_end, itemsize, method, streams,
-                        block, block_across, narrow_block,
-                    )  # fmt: skip
+                start = (m - first) * lane if staged else x + m * xm
+                bad |= gather_run(
+                    out, o + m * om, part, start, idx, i + m * im, B, U(0), B, U(0), U(0),
+                    size, limit, stride, aux, mode, from_end, itemsize, method, streams,
+                    block, block_across, narrow_block,
+                )  # fmt: skip
         if staged:
             release(buffer)
         if nt:
