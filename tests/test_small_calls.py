@@ -17,6 +17,7 @@ from cases import random_bits, rng
 import nbgather
 from nbgather import dispatch
 from nbgather.engine import memo
+from nbgather.kernels.cpu import threads as cpu_threads
 
 N, L, D, K = 2, 6, 4, 3
 
@@ -202,6 +203,42 @@ def test_each_repeated_call_is_right(
         kept.append((result, wanted))
     for result, wanted in kept:  # no later call wrote into it
         assert bits(result) == wanted
+
+
+#: Calls of each function that are split over threads, and the shapes and limits of their operands.
+LARGE = {
+    "gather": (((4, 50_000), (4, 40_000)), (50_000,)),
+    "gather 1-d": (((90_000,), (90_000,)), (90_000,)),
+    "gather_tokens": (((2, 600, 64), (2, 500)), (600,)),
+    "scatter": (((3, 50_000, 1), (3, 40_000, 1), (3, 40_000, 1)), (50_000, 0)),
+    "scatter_add": (((1, 90_000, 1), (1, 70_000, 1), (1, 70_000, 1)), (90_000, 0)),
+    "restore_tokens": (((2, 500, 64), (2, 600), (64,)), (600, 0)),
+    "rank_tokens": (((2, 20_000),), ()),
+    "token_noise": (((4000,),), ()),
+    "random_masking seed": (((1, 20_000, 4),), ()),
+    "random_masking noise": (((2, 9000, 4), (2, 9000)), (0,)),
+    "patchify": (((8, 3, 64, 64),), ()),
+    "masked_patchify": (((8, 3, 64, 64), (8,)), (2**40,)),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", LARGE)
+def test_large_calls_come_again(
+    name: str, threads: int, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not kept, since several threads do it, is right the second and the third time too."""
+    shapes, limits = LARGE[name]
+    case = CASES[name]._replace(shapes=shapes, limits=limits)
+    monkeypatch.setitem(CASES, name, case)
+    arrays = operands(name, case.dtypes[-1] if name == "token_noise" else "float32", 0)
+    with cpu_threads.limit_threads(1):
+        wanted = bits(case.call(*[to(library, a) for a in arrays]))
+    memo.entries.clear()
+    with cpu_threads.limit_threads(threads):
+        for _ in range(4):
+            assert bits(case.call(*[to(library, a) for a in arrays])) == wanted
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

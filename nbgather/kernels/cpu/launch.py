@@ -208,7 +208,8 @@ def scatter(
             # One part for each thread: every part walks the whole of an index.
             count = plan.walk_count * plan.size
             bad = run(kernel, out, src, idx, x, plan.walk, count, plan.work, most)
-            if bad >= scatter_kernels.NO_MEMORY:
+            # None is of a step, which is not taken over several threads.
+            if bad is not None and bad >= scatter_kernels.NO_MEMORY:
                 raise MemoryError("no memory to scatter")
             return bad
     kernel = _scatter_kernel(plan, plan.form, add)

@@ -221,7 +221,15 @@ def run(
 
 
 def step(
-    kernel: int, out: Any, src: Any, idx: Any, aux: Any, args: Any, count: int, work: int
+    kernel: int,
+    out: Any,
+    src: Any,
+    idx: Any,
+    aux: Any,
+    args: Any,
+    count: int,
+    work: int,
+    parts: int | None = None,
 ) -> Step | None:
     """What `run` would do, to be repeated; None where it would do it on several threads.
 
