@@ -13,6 +13,7 @@ from nbgather.indexing import (
     scatter_add,
     take_along_axis,
 )
+from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
 from nbgather.masking import (
     MaskedTokens,
     PaddedTokens,
@@ -35,7 +36,9 @@ __all__ = [
     "backends",
     "gather",
     "gather_tokens",
+    "get_num_threads",
     "infer_gather",
+    "limit_threads",
     "masked_patchify",
     "patchify",
     "random_masking",
@@ -43,6 +46,7 @@ __all__ = [
     "restore_tokens",
     "scatter",
     "scatter_add",
+    "set_num_threads",
     "strategies",
     "take_along_axis",
     "token_noise",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
 from typing import Any
 
 import nbgather
 from nbgather.engine import backends, recycle
 from nbgather.kernels import machine
+from nbgather.kernels.constants import METHODS
 
 #: Packages whose version a report of a problem needs.
 PACKAGES = (
@@ -18,7 +20,7 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
-    from nbgather.kernels.cpu import blocks, cache, threads, variants
+    from nbgather.kernels.cpu import cache, limits, variants
 
     available = backends.available()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}
@@ -34,14 +36,14 @@ def facts() -> dict[str, Any]:
             name: {"available": reason is None, "reason": reason}
             for name, reason in available.items()
         },
-        "threads": threads.num_threads(),
-        "threading layer": threads.threading_layer(),
+        "threads": limits.num_threads(),
+        "threads of torch": limits.num_threads_of_torch() if "torch" in sys.modules else None,
         "recycled bytes": str(recycle.limit()),
         "kernel cache": str(cache.folder()),
         "processor": machine.processor(),
         "caches": {str(level): nbytes for level, nbytes in machine.cache_sizes().items()},
         "gather variants": {
-            str(item): {"chosen": blocks.METHODS[choice.method], "seconds": choice.seconds}
+            str(item): {"chosen": METHODS[choice.method], "seconds": choice.seconds}
             for item, choice in sorted(variants.choices().items())
         },
     }

@@ -145,6 +145,10 @@ class Container:
             return replace(operation, seed=self.draw_seed() & (2**64 - 1))
         return operation
 
+    def num_threads(self) -> int | None:
+        """How many threads the library itself would use; None where it has no setting."""
+        return None
+
     def apply(self, array: Any, backend: str | None = None) -> Apply:
         """What lowerings and gradients of an operation on ``array`` run other operations by."""
 

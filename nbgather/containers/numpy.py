@@ -118,7 +118,8 @@ class NumpyContainer(Container):
         return small.ARRAY, id(array.dtype), array.strides
 
     def small_result(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any, Any]:
-        return np.empty, (shape, np.dtype(dtype.name) if isinstance(dtype, DType) else dtype), None
+        kind = np.dtype(dtype.name) if isinstance(dtype, DType) else dtype
+        return *recycle.maker(shape, kind), None
 
 
 SERVES = NumpyContainer

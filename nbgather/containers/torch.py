@@ -212,6 +212,9 @@ class TorchContainer(SmallTorchCalls):
             raise ValueError(message)
         return value
 
+    def num_threads(self) -> int | None:
+        return torch.get_num_threads()
+
     def draw_seed(self) -> int:
         return int(torch_calls.drawn_seed().item())
 

@@ -14,7 +14,7 @@ from nbgather.containers import torch_memory
 from nbgather.containers.base import Container, Run
 from nbgather.containers.torch_dtypes import describe, torch_dtype
 from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling
-from nbgather.engine import memo
+from nbgather.engine import memo, recycle
 from nbgather.engine.plan import results_of
 from nbgather.kernels import small
 from nbgather.operations.base import PLAIN, Apply, DType, Operation
@@ -116,9 +116,9 @@ class SmallTorchCalls(Container):
         kind = torch_dtype(dtype) if isinstance(dtype, DType) else dtype
         numpy = _numpy_dtype(kind)
         if numpy is not None:
-            return np.empty, (shape, numpy), _from_numpy
+            return *recycle.maker(shape, numpy), _from_numpy
         bits = np.dtype(f"i{kind.itemsize}") if kind.itemsize <= 8 else np.dtype("c16")
-        return np.empty, (shape, bits), lambda array: _from_numpy(array).view(kind)
+        return *recycle.maker(shape, bits), lambda array: _from_numpy(array).view(kind)
 
 
 def _gather(dim: int) -> Any:

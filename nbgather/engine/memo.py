@@ -131,7 +131,7 @@ def keep(
     results, hidden : sequence of Result
         What the caller gets, and what one step leaves for the next, numbered in this order.
     steps : sequence of Step or None
-        None for one that would run on several threads: then nothing is kept.
+        None for what cannot be repeated: then nothing is kept.
     out : int
         The operand that is the one result, instead of ``results``.
     owner : object
@@ -140,7 +140,7 @@ def keep(
         For some operands, the bits that must be 0 in their addresses, beside those of their items.
     """
     global repeat
-    function = backend.repeating()
+    function = backend.repeating(table)
     layouts = [_layout(container, o, k == out, masks.get(k, 0)) for k, o in enumerate(operands)]
     if function is None or None in layouts or None in steps:
         return

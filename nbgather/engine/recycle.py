@@ -11,10 +11,12 @@ frees it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +81,17 @@ def empty(nbytes: int) -> np.ndarray:
     if block is None:
         block = np.empty(nbytes + 4096, np.uint8)
     return np.asarray(_Lease(block, nbytes))
+
+
+def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """A new array in such memory."""
+    return empty(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+def maker(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Callable[..., np.ndarray], Any]:
+    """A function and its arguments that give a new array, from here if it is large."""
+    is_large = math.prod(shape) * dtype.itemsize >= MIN_BYTES
+    return (array if is_large else np.empty), (shape, dtype)
 
 
 def _remove(block: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.engine import gather, infer, masking, patches, scatter, scores
+from nbgather.kernels.cpu import limits
 from nbgather.operations.base import Apply, Operation, Options, is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
@@ -59,7 +60,12 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     executor = None if options.lower else EXECUTORS.get(type(operation))
     result: Any = NotImplemented
     if executor is not None:
-        result = executor(container, operation, operands, options)
+        count = container.num_threads()
+        if count is None or count == limits.default():
+            result = executor(container, operation, operands, options)
+        else:
+            with limits.default_of_library(count):
+                result = executor(container, operation, operands, options)
     if result is NotImplemented:
         specs = [container.spec(o) if is_array(o) else None for o in operands]
         operation.check(*specs)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from nbgather.kernels.constants import CLIP, WRAP
+
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 # Philox's multipliers of the counter, and what is added to the key in each round.
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-
-#: What to do with an index that is out of bounds; the order is the kernels' numbering.
-MODES = ("raise", "clip", "wrap", "fill")
-RAISE, CLIP, WRAP, FILL = range(4)
 
 
 @njit(inline="always")

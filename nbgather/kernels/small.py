@@ -1,8 +1,8 @@
-"""Small calls as numbers: all of a call that does not change when it is made again.
+"""Calls as numbers: all of a call that does not change when it is made again.
 
-A call is a few *steps*, each one kernel on the calling thread. Where a kernel finds what it works
-on is a *place*: an operand's or a result's memory, a whole number that is an operand, or a number
-that is always the same. :func:`numbers_of` writes a call down for the compiled function that
+A call is a few *steps*, each one kernel over a range of positions. Where a kernel finds what it
+works on is a *place*: an operand's or a result's memory, a whole number that is an operand, or a
+number that is always the same. :func:`numbers_of` writes a call down for the compiled function that
 repeats it (:mod:`nbgather.kernels.cpu.repeat`); the constants are the layout that both agree on.
 """
 
@@ -29,7 +29,10 @@ OPERAND_HEADER = (
 )  # fmt: skip
 OPERAND_WORDS = len(OPERAND_HEADER) + 2 * MAX_NDIM
 #: The words of a step before its args: places are pairs of words, patches are (position, place).
-STEP_HEADER = ("kernel", "count", "args", "patches", "out", "_", "src", "_", "idx", "_", "aux", "_")
+STEP_HEADER = (
+    "kernel", "count", "args", "patches", "out", "_", "src", "_", "idx", "_", "aux", "_", "work",
+    "most",
+)  # fmt: skip
 PATCH_WORDS = 3
 
 #: What NumPy's flags say of an array that can be written to.
@@ -44,6 +47,8 @@ TABLE = (
     "data", "storage_size", "storage_offset", "dtype", "ndim", "sizes", "strides",  # functions
     "requires_grad", "grad_enabled", "true",  # an attribute's name, a function, its answer
     "dispatch_modes", "function_modes", "zero", "transform", "trace",  # functions, and an answer
+    "team",  # where the address of the team of threads is
+    "threads", "threads_of_torch",  # functions: how many threads a call may use
 )  # fmt: skip
 
 
@@ -67,7 +72,8 @@ def result(k: int) -> Place:
 class Step(NamedTuple):
     """One kernel over a range of positions, with its integers and its pointers: out, src, idx, aux.
 
-    ``patches`` are the positions in ``args`` of what differs from call to call.
+    ``patches`` are the positions in ``args`` of what differs from call to call. ``work`` are the
+    bytes that are moved, and ``most`` the parts that the range may be cut into.
     """
 
     kernel: int
@@ -75,6 +81,8 @@ class Step(NamedTuple):
     positions: int
     pointers: tuple[Place, ...]
     patches: tuple[tuple[int, Place], ...] = ()
+    work: int = 0
+    most: int = 1
 
 
 class Layout(NamedTuple):
@@ -119,7 +127,7 @@ def numbers_of(
         words += [step.kernel, step.positions, len(step.args), len(step.patches)]
         for place in step.pointers:
             words += place
-        words += step.args.tolist()
+        words += [step.work, step.most, *step.args.tolist()]
         for position, place in step.patches:
             words += [position, *place]
     return np.array(words, np.int64)

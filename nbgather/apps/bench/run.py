@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from nbgather.apps.bench.contest import COPY, Call, Contest, Row
 from nbgather.apps.bench.machine import machine_facts
 from nbgather.apps.bench.measure import bandwidth, interleave, split_cost
 from nbgather.apps.bench.operands import with_64_bits
-from nbgather.kernels.cpu.threads import limit_threads
+from nbgather.kernels.cpu.limits import limit_threads
 
 __all__ = ["run_all", "run_rows"]
 
@@ -64,19 +63,12 @@ def run_all(
 @contextlib.contextmanager
 def on_threads(threads: int) -> Iterator[None]:
     """So many threads for nbgather and torch."""
-    before = os.environ.get("NBGATHER_NUM_THREADS")
-    os.environ["NBGATHER_NUM_THREADS"] = str(threads)
     with contextlib.suppress(ImportError):
         import torch
 
         torch.set_num_threads(threads)
-    try:
+    with limit_threads(threads):
         yield
-    finally:
-        if before is None:
-            del os.environ["NBGATHER_NUM_THREADS"]
-        else:
-            os.environ["NBGATHER_NUM_THREADS"] = before
 
 
 def run_rows(

@@ -30,8 +30,9 @@ def info(
         else:
             console.print(f"{'backend ' + name:16} [yellow]not available[/]: ", end="")
             console.print(state["reason"], markup=False)
-    for name in ("threads", "threading layer", "recycled bytes", "kernel cache", "platform"):
-        console.print(f"{name:16} {known[name]}", markup=False)
+    for name in ("threads", "threads of torch", "recycled bytes", "kernel cache", "platform"):
+        if known[name] is not None:
+            console.print(f"{name:16} {known[name]}", markup=False)
     caches = ", ".join(f"L{level} {n >> 10} KiB" for level, n in known["caches"].items())
     console.print(f"{'processor':16} {known['processor']}; {caches or 'caches not known'}")
     for item, variant in known["gather variants"].items():

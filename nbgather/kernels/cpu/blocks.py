@@ -17,17 +17,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nbgather.kernels.constants import BLOCK_ITEMS, CLIP, FILL, RAISE, SINGLE, VECTOR
 from nbgather.kernels.cpu.intrinsics import at, named, stream
-from nbgather.kernels.scalar import CLIP, FILL, RAISE
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
-
-#: Items that are moved at once.
-BLOCK_ITEMS = 16
-#: The ways to move them: by an instruction that gathers; one by one; one by one into a vector that
-#: is then stored.
-VECTOR, SINGLE, INSERTED = range(3)
-METHODS = ("vector", "single", "inserted")
 
 _LANES = ir.VectorType(_I64, BLOCK_ITEMS)
 _ZEROS = ir.Constant(_LANES, [0] * BLOCK_ITEMS)

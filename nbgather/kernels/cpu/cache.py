@@ -5,8 +5,8 @@ a second checkout, or the package installed again, finds what the first one comp
 version never reads it. A file's name is a digest of all else that decides about the machine code:
 function, types, options, processor, and the versions of Python, numba and llvmlite.
 
-What is read goes to pickle and to LLVM, where one flipped bit can abort the process, at this start
-and at every later one. A file whose checksum does not match therefore counts as missing, and is
+What is read goes to LLVM and is run, where one flipped bit can abort the process, at this start and
+at every later one. A file whose checksum does not match therefore counts as missing, and is
 compiled and written again. Where nothing can be written, kernels are compiled without a cache.
 """
 
@@ -15,37 +15,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
-import pickle
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from types import FunctionType
-from typing import Any
+from typing import NamedTuple
 
 import llvmlite
-import numba
-from numba.core import config
-from numba.core.caching import NullCache
-from numba.core.compiler import CompileResult
-from numba.core.serialize import dumps
+
+from nbgather.kernels.cpu import loader
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../scalar.py", "../small.py", "blocks.py", "bounds.py", "chunks.py", "counting.py",
-    "drivers.py", "facts.py", "gather.py", "gather_rows.py", "gather_staged.py", "interleave.py",
-    "intrinsics.py", "masking.py", "objects.py", "patches.py", "phases.py", "philox.py",
-    "ranking.py", "repeat.py", "scatter.py", "scatter_wide.py", "split_sample.py", "strategies.py",
-    "variants.py",
+    "../constants.py", "../scalar.py", "../small.py", "../split.py", "blocks.py", "bounds.py",
+    "build.py", "chunks.py", "counting.py", "facts.py", "gather.py", "gather_rows.py",
+    "gather_staged.py", "interleave.py", "intrinsics.py", "masking.py", "objects.py", "patches.py",
+    "phases.py", "philox.py", "probe.py", "ranking.py", "repeat.py", "scatter.py",
+    "scatter_wide.py", "split_sample.py", "strategies.py", "team.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5
 KEPT_BYTES = 256 << 20
 
-#: numba's settings that change the machine code.
-_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
+#: What changes the machine code that numba makes, of the environment, and its file of settings.
+_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO")
+_SETTINGS_FILE = Path(".numba_config.yaml")
 _CHECKSUM_BYTES = 32
 #: Of every file in the folder.
 SUFFIX = ".nbc"
@@ -76,8 +73,9 @@ def folder() -> Path | None:
 
 def _user_folder() -> Path:
     """Where the user wants caches to be: ``NUMBA_CACHE_DIR``, or the system's usual place."""
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR)
+    chosen = os.environ.get("NUMBA_CACHE_DIR", "")
+    if chosen:
+        return Path(chosen)
     if sys.platform == "win32":
         path = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -173,58 +171,56 @@ def _mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def _closure_of(function: FunctionType) -> list[str]:
-    """What a function closes over, as text that is the same in every process.
-
-    Of a compiled function that is its name and what it closes over itself.
-    """
-    texts = []
-    for cell in function.__closure__ or ():
-        value = getattr(cell.cell_contents, "py_func", cell.cell_contents)
-        if isinstance(value, FunctionType):
-            text = repr((value.__module__, value.__qualname__, _closure_of(value)))
-        else:
-            text = repr(value)
-        if " at 0x" in text:
-            raise ValueError(f"{text}: a kernel is known by the values that it closes over")
-        texts.append(text)
-    return texts
+def _numba_version() -> str:
+    """What says which numba it is, without its import."""
+    spec = importlib.util.find_spec("numba")
+    if spec is None or not spec.origin:
+        return ""
+    with contextlib.suppress(OSError):
+        return _digest((Path(spec.origin).parent / "_version.py").read_text())
+    return importlib.metadata.version("numba")
 
 
-class KernelCache(NullCache):
-    """The cache of one function, as numba's compilers use it; `NullCache` keeps nothing."""
+@functools.cache
+def _toolchain() -> tuple[str, ...]:
+    python = sys.implementation.cache_tag or "", getattr(sys, "abiflags", "")
+    return (*python, _numba_version(), llvmlite.__version__)
 
-    def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
-        closure = _closure_of(function)
-        code = function.__module__, function.__qualname__, closure, sorted(options.items())
-        #: A digest of what is compiled: the sources, the function, its closure, numba's options.
-        self.variant = _digest(f"{source_digest()} {code!r}")
-        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
-    def _path(self, signature: Any, codegen: Any) -> Path | None:
-        settings = [str(getattr(config, name, None)) for name in _SETTINGS]
-        python = sys.implementation.cache_tag, getattr(sys, "abiflags", "")
-        versions = *python, numba.__version__, llvmlite.__version__
-        key = self.variant, str(signature), codegen.magic_tuple(), versions, settings
-        directory = folder()
-        return directory and directory / f"{self._name}-{_digest(repr(key))}{SUFFIX}"
+def _settings() -> list[str]:
+    settings = [os.environ.get(f"NUMBA_{name}", "") for name in _SETTINGS]
+    with contextlib.suppress(OSError):
+        settings.append(_SETTINGS_FILE.read_text())
+    return settings
 
-    def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """The compiled function, or None if it has to be compiled."""
-        target_context.refresh()
-        path = self._path(signature, target_context.codegen())
-        payload = None if path is None else read(path)
-        if path is None or payload is None:
-            return None
-        _mark_used(path.parent)
-        try:
-            return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        except Exception:
-            return None  # stored in an environment that differs in something the key lacks
 
-    def save_overload(self, signature: Any, result: Any) -> None:
-        """Keep a compiled function, if it can be kept."""
-        path = self._path(signature, result.codegen)
-        if path is not None and not result.library.has_dynamic_globals:
+class Entry(NamedTuple):
+    """The object code of one function in the cache."""
+
+    #: The function's name in the object code.
+    symbol: str
+    #: None where there is no folder.
+    path: Path | None
+
+    def read(self) -> bytes | None:
+        """The object code, or None if it has to be compiled."""
+        code = None if self.path is None else read(self.path)
+        if code is not None:
+            _mark_used(self.path.parent)  # type: ignore[union-attr]
+        return code
+
+    def write(self, code: bytes) -> None:
+        """Keep object code, if it can be kept."""
+        if self.path is not None:
             with contextlib.suppress(OSError):  # a full disk, or a folder that cannot be written
-                write(path, dumps(result._reduce()))
+                write(self.path, code)
+
+
+def entry(function: Hashable) -> Entry:
+    """The entry of a function of :mod:`nbgather.kernels.cpu.compiler`."""
+    key = source_digest(), tuple(function), loader.processor(), _toolchain(), _settings()  # type: ignore[arg-type]
+    digest = _digest(repr(key))
+    directory = folder()
+    module, name = function[:2]  # type: ignore[index]
+    path = None if directory is None else directory / f"{module}.{name}-{digest}{SUFFIX}"
+    return Entry(f"nbgather_{digest}", path)

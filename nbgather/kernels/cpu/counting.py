@@ -12,8 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-#: Keys that are ranked at once.
-BLOCK_KEYS = 16
+from nbgather.kernels.constants import BLOCK_KEYS
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

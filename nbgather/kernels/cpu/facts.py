@@ -8,10 +8,9 @@ it is a plain one.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from nbgather.kernels import small
-from nbgather.kernels.cpu.intrinsics import int64_at
+from nbgather.kernels.cpu.intrinsics import inlined, int64_at
 from nbgather.kernels.cpu.objects import (
     are_equal,
     ask,
@@ -60,12 +59,12 @@ INT32_BITS = np.int64(0xFFFFFFFF)
 _UNLIMITED = np.int64(2**62)
 
 
-@njit(inline="always")
+@inlined
 def word(at):
     return int64_at(U(at))[U(0)]
 
 
-@njit(inline="always")
+@inlined
 def answers(function, wanted):
     """Whether a function of no arguments gives this very object."""
     answer = call_without(function)
@@ -76,7 +75,7 @@ def answers(function, wanted):
     return answer == wanted
 
 
-@njit(inline="always")
+@inlined
 def is_at_rest(table):
     """Whether torch just computes: no mode, transform or trace is active."""
     return (
@@ -90,7 +89,7 @@ def is_at_rest(table):
 def make_describe(head):
     """``head`` is the number of bytes before an object's own fields; its type is the last there."""
 
-    @njit(inline="always")
+    @inlined
     def describe_tensor(table, value, fact, at):
         handle = value + table[HANDLE]
         keys = word(word(handle) + table[KEYS])
@@ -115,7 +114,7 @@ def make_describe(head):
         release(answer)
         return True
 
-    @njit(inline="always")
+    @inlined
     def describe(table, value, at):
         """Write down what is known of an operand; False for one of another type or state."""
         fact = int64_at(U(at))
@@ -139,7 +138,7 @@ def make_describe(head):
     return describe
 
 
-@njit(inline="always")
+@inlined
 def same_numbers(at, wanted, first, count):
     for d in range(count):
         if int64_at(U(at))[U(d)] != wanted[U(first + d)]:
@@ -150,7 +149,7 @@ def same_numbers(at, wanted, first, count):
 def make_is_like(head):
     """``head`` as :func:`make_describe` has it."""
 
-    @njit(inline="always")
+    @inlined
     def same_dtype(one, other):
         """Whether two dtypes of NumPy are equal: each of times and structs is an object anew."""
         if word(one + head) != word(other + head):  # the types of their scalars
@@ -160,7 +159,7 @@ def make_is_like(head):
             clear_error()
         return equal == 1
 
-    @njit(inline="always")
+    @inlined
     def is_like(fact, wanted):
         """Whether an operand has the layout that a call was kept for, and all of its memory."""
         if fact[KIND] != wanted[W_KIND]:
@@ -187,7 +186,7 @@ def make_is_like(head):
     return is_like
 
 
-@njit(inline="always")
+@inlined
 def is_apart(numbers, facts):
     """Whether the operand that is the result may not share memory with any other."""
     out = numbers[H_OUT]

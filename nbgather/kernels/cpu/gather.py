@@ -21,9 +21,17 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.blocks import (
+from nbgather.kernels.constants import (
     BLOCK_ITEMS,
+    FILL,
+    LAST,
+    MIDDLE,
+    RAISE,
+    STRIDED,
     VECTOR,
+    WRAP,
+)
+from nbgather.kernels.cpu.blocks import (
     gather_block,
     gather_narrow_block,
     lane_offsets,
@@ -36,14 +44,11 @@ from nbgather.kernels.cpu.intrinsics import (
     fence,
     prefetch,
 )
-from nbgather.kernels.scalar import FILL, RAISE, WRAP
 
 U = np.uint64
 
 #: `gather_narrow_block` shifts narrow items out of words, which is right on these machines only.
 LITTLE_ENDIAN = sys.byteorder == "little"
-#: Forms of the innermost loop of an element gather.
-LAST, MIDDLE, STRIDED = range(3)
 #: How far ahead of its use the index is prefetched by the kernels that gather by an instruction.
 INDEX_PREFETCH_ITEMS = 128
 #: The position of the number of outer axes in ``args``.

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
+from nbgather.kernels.constants import FILL, RAISE
 from nbgather.kernels.cpu.gather import OUTER, outer_offset
 from nbgather.kernels.cpu.intrinsics import (
     address,
@@ -21,7 +22,6 @@ from nbgather.kernels.cpu.intrinsics import (
     stream_line,
     uint8_at,
 )
-from nbgather.kernels.scalar import FILL, RAISE
 
 U = np.uint64
 

@@ -6,12 +6,16 @@ import functools
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
+
+#: A function that LLVM puts in the place of its calls. That it is compiled once, and not again at
+#: each of them as with ``inline="always"``, halves the time of compiling.
+inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 #: Bytes of a cache line.
 LINE_BYTES = 64
@@ -26,36 +30,6 @@ def stream(builder, store, nbytes=LINE_BYTES):
     """Make a store non-temporal; its address must be a multiple of its bytes, or start a line."""
     store.align = min(nbytes, LINE_BYTES)
     store.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
-
-
-@intrinsic
-def call_range(typingctx, kernel, out, src, idx, aux, args, lo, hi):
-    """Call the range kernel at address ``kernel``."""
-    integer = types.int64
-    signature = integer(
-        integer, integer, integer, integer, integer, types.Array(integer, 1, "C"), integer, integer
-    )
-
-    def codegen(context, builder, sig, values):
-        block = cgutils.create_struct_proxy(sig.args[5])(context, builder, value=values[5])
-        pointers = [builder.inttoptr(v, _BYTES) for v in values[1:5]]
-        pointers.append(builder.bitcast(block.data, _BYTES))
-        shape = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
-        function = builder.inttoptr(values[0], shape.as_pointer())
-        return builder.call(function, [*pointers, values[6], values[7]])
-
-    return signature, codegen
-
-
-@intrinsic
-def take_number(typingctx, counter):
-    """Add 1 to the int64 at an address, atomically, and return its value before."""
-
-    def codegen(context, builder, sig, values):
-        pointer = builder.inttoptr(values[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, _I64(1), "monotonic")
-
-    return types.int64(types.uint64), codegen
 
 
 @intrinsic
@@ -210,3 +184,12 @@ def release(typingctx, pointer):
         return context.get_dummy_value()
 
     return types.void(pointer), codegen
+
+
+def words_on_stack(count: int) -> Any:
+    """Memory of the calling function: ``count`` int64, by its address."""
+
+    def codegen(context, builder, sig, values):
+        return builder.ptrtoint(cgutils.alloca_once(builder, _I64, size=count), _I64)
+
+    return intrinsic(lambda typingctx: (types.int64(), codegen))

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import types
 
-from nbgather.kernels import scalar
-from nbgather.kernels.cpu import chunks as chunk_kernels
-from nbgather.kernels.cpu import compiler, launch_masking, repeat, threads, variants
-from nbgather.kernels.cpu import gather as gather_kernels
-from nbgather.kernels.cpu import gather_rows as row_kernels
-from nbgather.kernels.cpu import gather_staged as staged_kernels
-from nbgather.kernels.cpu import patches as patch_kernels
-from nbgather.kernels.cpu import scatter as scatter_kernels
-from nbgather.kernels.cpu import scatter_wide as wide_kernels
+from nbgather.kernels import constants, memory
+from nbgather.kernels.cpu import compiler, launch_masking, limits, threads, variants
+from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
+from nbgather.kernels.small import TABLE
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
 DOES = frozenset(("copy", "masking", "moved patches", "patches", "scatter"))
-
-INDEX_TYPES = {
-    "i1": types.int8,
-    "i2": types.int16,
-    "i4": types.int32,
-    "i8": types.int64,
-    "u1": types.uint8,
-    "u2": types.uint16,
-    "u4": types.uint32,
-    "u8": types.uint64,
-}
-
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -46,38 +28,33 @@ SMALL_ROW_BYTES = 128
 STREAMS = 11
 
 _FORMS = {
-    "last": gather_kernels.LAST,
-    "middle": gather_kernels.MIDDLE,
-    "strided": gather_kernels.STRIDED,
+    "last": constants.LAST,
+    "middle": constants.MIDDLE,
+    "strided": constants.STRIDED,
 }
 
 
 def _gather_kernel(plan: GatherPlan) -> int:
     """The address of the kernel for a plan, compiled if it is not yet."""
-    mode, from_end, item = scalar.MODES.index(plan.mode), plan.from_end, plan.itemsize
-    make: Any
-    traits: tuple[Any, ...] = mode, from_end
+    item = plan.itemsize
+    traits: tuple[Any, ...] = constants.MODES.index(plan.mode), plan.from_end
     if plan.form == "rows":
         item = 1
-        make = row_kernels.make_gather_rows
+        source = "gather_rows", "make_gather_rows"
         if _are_small(plan):
-            make = row_kernels.make_gather_small_rows
+            source = "gather_rows", "make_gather_small_rows"
             traits = *traits, 1 << (plan.row_nbytes.bit_length() - 1)
     else:
         streams = bool(plan.args[STREAMS]) and item < 16
         traits = *traits, item, variants.method(item, plan.work), streams
-        make = staged_kernels.make_lane_gather
+        source = "gather_staged", "make_lane_gather"
         if plan.form == "panel":
-            make = staged_kernels.make_panel_gather
+            source = "gather_staged", "make_panel_gather"
         elif plan.form != "lanes":
-            make = gather_kernels.make_gather
+            source = "gather", "make_gather"
             traits = *traits, _FORMS[plan.form]
     bits = compiler.BITS[item]
-
-    def build() -> tuple[int, Any]:
-        return compiler.range_kernel(make(*traits), bits, bits, INDEX_TYPES[plan.index], bits)
-
-    return compiler.once((plan.form, plan.index, traits), build)[0]
+    return compiler.range_kernel(*source, traits, (bits, bits, plan.index, bits))
 
 
 def _are_small(plan: GatherPlan) -> bool:
@@ -101,8 +78,29 @@ def address_mask(plan: GatherPlan) -> int:
     return int((plan.as_items or plan).item_mask)
 
 
-#: The function that repeats small calls.
-repeating = repeat.repeating
+def repeating(table: np.ndarray) -> Any | None:
+    """``repeat(chain, *operands)``, see :mod:`nbgather.kernels.cpu.repeat`, and what it must know.
+
+    None where arrays are not as the C API says.
+    """
+    if not memory.ARRAYS_ARE_KNOWN:
+        return None
+    for name, value in (
+        ("team", memory_address(threads.team_address)),
+        ("threads", id(limits.num_threads)),
+        ("threads_of_torch", id(limits.num_threads_of_torch)),
+    ):
+        table[TABLE.index(name)] = value
+    return _repeating()
+
+
+@functools.cache
+def _repeating() -> Any:
+    head = object.__basicsize__
+    function = compiler.Function("repeat", "make_repeat", (head,), FASTCALL_TYPES)
+    return builtin("repeat", compiler.address(function))
+
+
 #: Given as ``run=`` to a function below, it makes the function say what would be done: a Step.
 step = threads.step
 
@@ -130,61 +128,37 @@ def gather_chunks(
 
     ``addresses`` are those of the result, the first chunk, the index and the fill.
     """
-    number = scalar.MODES.index(mode)
+    traits = constants.MODES.index(mode), from_end
     bits = compiler.BITS[itemsize]
-
-    def build() -> tuple[int, Any]:
-        kernel = chunk_kernels.make_gather_chunks(number, from_end)
-        return compiler.range_kernel(kernel, bits, bits, INDEX_TYPES[index], bits)
-
-    kernel, _ = compiler.once(("chunks", number, from_end, itemsize, index), build)
-    return int(threads.serial()(kernel, *addresses, args, 0, rows))
+    kernel = compiler.range_kernel(
+        "chunks", "make_gather_chunks", traits, (bits, bits, index, bits)
+    )
+    with limits.limit_threads(1):
+        return threads.run(kernel, *addresses, args, rows, rows * itemsize)
 
 
-#: The types that items are added in, signed integers as unsigned ones of the same bits.
-_ADD_TYPES = {
-    "bool": types.uint8,
-    "u1": types.uint8,
-    "u2": types.uint16,
-    "u4": types.uint32,
-    "u8": types.uint64,
-    "f4": types.float32,
-    "f8": types.float64,
-    "c8": types.complex64,
-    "c16": types.complex128,
-}
-
-
-#: The makers of the kernels, and what they take besides the action and the size of an item.
-_SCATTER_FORMS: dict[str, tuple[Callable[..., Any], tuple[bool, ...]]] = {
-    "lane": (scatter_kernels.make_lane_scatter, (False,)),
-    "far": (scatter_kernels.make_lane_scatter, (True,)),
-    "few": (scatter_kernels.make_few_scatter, ()),
-    "columns": (scatter_kernels.make_column_scatter, ()),
-    "shared": (scatter_kernels.make_shared_scatter, ()),
-    "wide": (wide_kernels.make_wide_scatter, ()),
-    "strided": (wide_kernels.make_strided_scatter, (False,)),
-    "strided lanes": (wide_kernels.make_strided_scatter, (True,)),
+#: The makers of the kernels by form, and what they take besides the action and an item's size.
+_SCATTER_FORMS: dict[str, tuple[str, str, tuple[bool, ...]]] = {
+    "lane": ("scatter", "make_lane_scatter", (False,)),
+    "far": ("scatter", "make_lane_scatter", (True,)),
+    "few": ("scatter", "make_few_scatter", ()),
+    "columns": ("scatter", "make_column_scatter", ()),
+    "shared": ("scatter", "make_shared_scatter", ()),
+    "wide": ("scatter_wide", "make_wide_scatter", ()),
+    "strided": ("scatter_wide", "make_strided_scatter", (False,)),
+    "strided lanes": ("scatter_wide", "make_strided_scatter", (True,)),
 }
 
 
 def _scatter_kernel(plan: ScatterPlan, form: str, add: str | None) -> int:
-    """The address of a form's kernel for a plan; ``add`` is a key of the types above, or None."""
-    action = (
-        scatter_kernels.SET
-        if add is None
-        else scatter_kernels.ANY
-        if add == "bool"
-        else scatter_kernels.ADD
-    )
-    item = compiler.BITS[plan.itemsize] if add is None else _ADD_TYPES[add]
-
-    def build() -> tuple[int, Any]:
-        make, parameters = _SCATTER_FORMS[form]
-        kernel = make(action, plan.itemsize, *parameters)
-        return compiler.range_kernel(kernel, item, item, INDEX_TYPES[plan.index], item)
-
-    return compiler.once(("scatter", form, action, item, plan.index), build)[0]
+    """The address of a form's kernel for a plan; ``add`` is how items are added, or None."""
+    module, make, parameters = _SCATTER_FORMS[form]
+    action = {None: constants.SET, "bool": constants.ANY}.get(add, constants.ADD)
+    # Items are added as what they are, signed integers as unsigned ones of the same bits.
+    item = add or compiler.BITS[plan.itemsize]
+    item = "u1" if item == "bool" else item
+    traits = action, plan.itemsize, *parameters
+    return compiler.range_kernel(module, make, traits, (item, item, plan.index, item))
 
 
 def scatter(
@@ -208,8 +182,7 @@ def scatter(
             # One part for each thread: every part walks the whole of an index.
             count = plan.walk_count * plan.size
             bad = run(kernel, out, src, idx, x, plan.walk, count, plan.work, most)
-            # None is of a step, which is not taken over several threads.
-            if bad is not None and bad >= scatter_kernels.NO_MEMORY:
+            if isinstance(bad, int) and bad >= constants.NO_MEMORY:
                 raise MemoryError("no memory to scatter")
             return bad
     kernel = _scatter_kernel(plan, plan.form, add)
@@ -218,12 +191,14 @@ def scatter(
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
 
 
+def copy_kernel() -> int:
+    """The address of the kernel that copies bytes."""
+    return compiler.range_kernel("scatter", "copy_range", None, ("u1",) * 4)
+
+
 def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
     """Copy bytes by addresses."""
-    u1 = types.uint8
-    kernel, _ = compiler.once(
-        "copy", lambda: compiler.range_kernel(scatter_kernels.copy_range, u1, u1, u1, u1)
-    )
+    kernel = copy_kernel()
     numbers = np.array([nbytes >= STREAM_BYTES], np.int64)
     return run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
 
@@ -235,7 +210,7 @@ strategy = launch_masking.strategy
 
 
 #: The types of pixels that can be normalised.
-_PIXELS = {"uint8": types.uint8, "float32": types.float32}
+_PIXELS = {"uint8": "u1", "float32": "f4"}
 
 
 def move_patches(plan: PatchPlan, out: Any, src: Any, ids: Any = 0, run: Any = threads.run) -> Any:
@@ -243,11 +218,9 @@ def move_patches(plan: PatchPlan, out: Any, src: Any, ids: Any = 0, run: Any = t
     by_ids = ids != 0
     bits = compiler.BITS[plan.itemsize]
 
-    def build() -> tuple[int, Any]:
-        kernel = patch_kernels.make_patch_mover(by_ids, *plan.block)
-        return compiler.range_kernel(kernel, bits, bits, types.int64, bits)
-
-    kernel, _ = compiler.once(("patches", by_ids, plan.block, plan.itemsize), build)
+    kernel = compiler.range_kernel(
+        "patches", "make_patch_mover", (by_ids, *plan.block), (bits, bits, "i8", bits)
+    )
     aux = memory_address(_UNUSED)  # zeros, which take the place of what is not kept
     return run(kernel, out, src, ids, aux, plan.args, plan.patches, plan.work)
 
@@ -269,13 +242,9 @@ def normal_patches(
     """
     planes = 3 if numbers[1] == 3 else 0
 
-    def build() -> tuple[int, Any]:
-        kernel = patch_kernels.make_normal_patches(planes)
-        return compiler.range_kernel(
-            kernel, types.float32, _PIXELS[pixel], types.int64, types.float32
-        )
-
-    kernel, _ = compiler.once(("normal patches", planes, pixel), build)
+    kernel = compiler.range_kernel(
+        "patches", "make_normal_patches", (planes,), ("f4", _PIXELS[pixel], "i8", "f4")
+    )
     args = np.array(numbers, np.int64)
     work = 8 * count * math.prod(numbers[9:12]) * numbers[1]
     return run(kernel, out, images, ids_keep, memory_address(affine), args, count, work)

@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
 
+from nbgather.kernels import constants
+from nbgather.kernels.constants import BLOCK, GRID, LINES
 from nbgather.kernels.cpu import compiler, threads
-from nbgather.kernels.cpu import masking as masking_kernels
-from nbgather.kernels.cpu import philox as noise_kernels
-from nbgather.kernels.cpu import ranking as ranking_kernels
-from nbgather.kernels.cpu import split_sample as split_kernels
-from nbgather.kernels.cpu import strategies as strategy_kernels
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES
 from nbgather.kernels.small import Place
@@ -30,24 +26,14 @@ def noise_by_address(
     args: tuple[Any, Any, Any], pair: tuple[int, ...], out: Any, ids: Any, run: Any = threads.run
 ) -> Any:
     """Noise `[N, L]` = ``pair`` by addresses."""
-    u1 = types.uint8
-    kernel, _ = compiler.once(
-        "token_noise",
-        lambda: compiler.range_kernel(
-            noise_kernels.token_noise_range, types.float32, u1, types.int64, u1
-        ),
-    )
+    kernel = compiler.range_kernel("philox", "token_noise_range", None, ("f4", "u1", "i8", "u1"))
     samples, tokens = pair
     # A counter's ten rounds cost about what 40 bytes of copying do.
     work = samples * tokens * 10
     return run(kernel, out, 0, ids, 0, integers((tokens, *args)), samples, work)
 
 
-_STRATEGIES = {
-    "grid": strategy_kernels.GRID,
-    "block": strategy_kernels.BLOCK,
-    "lines": strategy_kernels.LINES,
-}
+_STRATEGIES = {"grid": GRID, "block": BLOCK, "lines": LINES}
 
 
 def strategy(
@@ -60,15 +46,9 @@ def strategy(
     out: np.ndarray,
 ) -> None:
     """Order a grid's tokens, as `nbgather.kernels.views.reference.strategy` does."""
-    u1 = types.uint8
-    build = lambda: compiler.range_kernel(  # noqa: E731
-        strategy_kernels.make_strategy(_STRATEGIES[name]),
-        types.float32,
-        u1,
-        types.int64,
-        types.float64,
+    kernel = compiler.range_kernel(
+        "strategies", "make_strategy", (_STRATEGIES[name],), ("f4", "u1", "i8", "f8")
     )
-    kernel, _ = compiler.once(("strategy", name), build)
     planned = np.array([out.shape[1], *args, len(sizes), *numbers, *sizes], np.int64)
     pointers = memory_address(out), 0, memory_address(ids), memory_address(aspects)
     # Ordering a token costs about what 256 bytes of copying do.
@@ -78,19 +58,15 @@ def strategy(
 
 #: The masking kernels by where the scores come from, and the type of the scores' bits.
 _SOURCES = {
-    "seed": (masking_kernels.SEED, types.uint8),
-    "f4": (masking_kernels.FLOAT32, types.uint32),
-    "f8": (masking_kernels.FLOAT64, types.uint64),
+    "seed": (constants.SEED, "u1"),
+    "f4": (constants.FLOAT32, "u4"),
+    "f8": (constants.FLOAT64, "u8"),
 }
 
 
-def _masking_kernel(source: str) -> int:
+def _masking_kernel(source: str, module: str, make: str) -> int:
     scores, bits = _SOURCES[source]
-    u1 = types.uint8
-    build = lambda: compiler.range_kernel(  # noqa: E731
-        masking_kernels.make_masking(scores), u1, u1, types.int64, bits
-    )
-    return compiler.once(("masking", source), build)[0]
+    return compiler.range_kernel(module, make, (scores,), ("u1", "u1", "i8", bits))
 
 
 def integers(values: Any) -> Any:
@@ -103,11 +79,11 @@ def integers(values: Any) -> Any:
 def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
     length, moved = numbers["length"], samples * numbers["kept"] * numbers.get("row", 0)
     values = {
-        "bits": ranking_kernels.slot_bits(length),
+        "bits": constants.slot_bits(length),
         "nt": int(moved >= STREAM_BYTES),
         **numbers,
     }
-    return integers([values.get(name, 0) for name in masking_kernels.MASKING_ARGS])
+    return integers([values.get(name, 0) for name in constants.MASKING_ARGS])
 
 
 def _masking_work(samples: int, numbers: dict[str, Any]) -> int:
@@ -125,17 +101,19 @@ def masking(
     run: Any = threads.run,
     **numbers: Any,
 ) -> Any:
-    """Mask in one pass; the numbers are those of :data:`nbgather.kernels.cpu.masking.MASKING_ARGS`.
+    """Mask in one pass; the numbers are those of :data:`nbgather.kernels.constants.MASKING_ARGS`.
 
     ``source`` is ``seed``, with the address of the sample ids in ``idx``, or ``f4`` or ``f8``, with
-    that of contiguous scores in ``aux``.
+    that of contiguous scores in ``aux``. As a step it is None where several threads rank a sample.
     """
     work = _masking_work(samples, numbers)
-    if run is threads.run:
-        parts = _parts_of_samples(samples, numbers["length"], work)
-        if parts > 1:
-            return _split_masking(source, samples, (out, src, idx, aux), parts, numbers)
-    kernel, args = _masking_kernel(source), _masking_args(samples, numbers)
+    parts = _parts_of_samples(samples, numbers["length"], work)
+    if parts > 1:
+        if run is threads.step:
+            return None  # a step has one range, and no memory that its parts share
+        return _split_masking(source, samples, (out, src, idx, aux), parts, numbers)
+    kernel = _masking_kernel(source, "masking", "make_masking")
+    args = _masking_args(samples, numbers)
     result = run(kernel, out, src, idx, aux, args, samples, work)
     if isinstance(result, int) and result:
         raise MemoryError(f"no memory to rank {numbers['length']} tokens")
@@ -147,7 +125,7 @@ def _parts_of_samples(samples: int, length: int, work: int) -> int:
     if length < SPLIT_SAMPLE_TOKENS or not threads.splits(work):
         return 1
     count = threads.num_threads()
-    return 1 if samples >= count else min(count, split_kernels.MAX_PARTS)
+    return 1 if samples >= count else min(count, constants.MAX_PARTS)
 
 
 def _split_masking(
@@ -157,19 +135,14 @@ def _split_masking(
     parts: int,
     numbers: dict[str, int],
 ) -> int:
-    scores, bits = _SOURCES[source]
-    u1 = types.uint8
-    build = lambda: compiler.range_kernel(  # noqa: E731
-        split_kernels.make_split_masking(scores), u1, u1, types.int64, bits
-    )
-    kernel, _ = compiler.once(("split masking", source), build)
-    slot_bits = ranking_kernels.slot_bits(numbers["length"]) - 2  # each part counts all slots
-    nbytes = split_kernels.shared_bytes(numbers["length"], slot_bits, parts)
+    kernel = _masking_kernel(source, "split_sample", "make_split_masking")
+    slot_bits = constants.slot_bits(numbers["length"]) - 2  # each part counts all slots
+    nbytes = constants.shared_bytes(numbers["length"], slot_bits, parts)
     shared = np.empty((samples, nbytes), np.uint8)
-    shared[:, : 8 * split_kernels.EXTREMES] = 0
+    shared[:, : 8 * constants.EXTREMES] = 0
     masking_args = _masking_args(samples, {**numbers, "bits": slot_bits})
     args = np.array([*masking_args, memory_address(shared), parts], np.int64)
-    tasks = samples * parts * split_kernels.PHASES
+    tasks = samples * parts * constants.PHASES
     return threads.run_tasks(kernel, *pointers, args, tasks, parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nbgather.kernels.cpu.counting import BLOCK_KEYS
+from nbgather.kernels.constants import BLOCK_KEYS, FLOAT32, FLOAT64, SEED
 from nbgather.kernels.cpu.gather_rows import INPUT_PREFETCH_BYTES, INPUT_PREFETCH_ROWS, copy_row
 from nbgather.kernels.cpu.intrinsics import (
     address,
@@ -48,18 +48,6 @@ U = np.uint64
 
 #: Keys of short samples that are ranked before anything is written: they stay in the caches.
 BATCH_KEYS = 512
-
-#: Where the scores of a masking come from: drawn by seed, or given as float32 or float64.
-SEED, FLOAT32, FLOAT64 = range(3)
-
-#: The arguments of a masking kernel, in the order of its ``args``. ``keep`` (0: not written),
-#: ``restore``, ``mask`` and ``counts`` are addresses; with ``counts`` (0: none) each sample keeps
-#: its own number of tokens, and ``kept`` is the largest. Bytes: ``row`` (0: no tokens are copied),
-#: and x's strides ``x_n`` and ``x_l``. With ``implied`` the sample ids are 0, 1, ...
-MASKING_ARGS = (
-    "length", "kept", "epoch", "key_low", "key_high", "row", "x_n", "x_l", "keep", "restore",
-    "mask", "bits", "nt", "counts", "implied",
-)  # fmt: skip
 
 
 @njit(inline="always")

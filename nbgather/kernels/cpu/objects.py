@@ -5,7 +5,6 @@ The caller holds the GIL.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 from llvmlite import ir
@@ -108,52 +107,3 @@ def ask(typingctx, function, handle, answer):
         return builder.sext(called, _I64)
 
     return types.int64(*[types.int64] * 3), codegen
-
-
-@intrinsic
-def run_kernel(typingctx, kernel, out, src, idx, aux, args, count):
-    """Call the range kernel at address ``kernel`` for all of its range."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
-        function = builder.inttoptr(values[0], kind.as_pointer())
-        pointers = [builder.inttoptr(v, _BYTES) for v in values[1:6]]
-        return builder.call(function, [*pointers, _I64(0), values[6]])
-
-    return types.int64(*[types.int64] * 7), codegen
-
-
-def words_on_stack(count: int) -> Any:
-    """Memory of the calling function: ``count`` int64, by its address."""
-
-    def codegen(context, builder, sig, values):
-        return builder.ptrtoint(cgutils.alloca_once(builder, _I64, size=count), _I64)
-
-    return intrinsic(lambda typingctx: (types.int64(), codegen))
-
-
-class _Method(ctypes.Structure):
-    """PyMethodDef."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-_FASTCALL = 0x0080
-_methods: list[_Method] = []  # which the functions refer to
-
-
-def builtin(name: str, address: int) -> Any:
-    """A C function ``object(self, objects*, count)`` as a function of Python.
-
-    Calling it takes a tenth of what numba's dispatcher takes, and objects need no conversion.
-    """
-    method = _Method(name.encode(), address, _FASTCALL, None)
-    _methods.append(method)
-    new = ctypes.pythonapi.PyCFunction_NewEx
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p] * 3
-    return new(ctypes.addressof(method), None, None)

@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.counting import BLOCK_KEYS, as_float, rank_block
+from nbgather.kernels.constants import BLOCK_KEYS
+from nbgather.kernels.cpu.counting import as_float, rank_block
 
 U = np.uint64
 
@@ -23,18 +24,11 @@ SHORT_BYTES = 448
 #: Keys that a slot may hold, as the mean over the keys. With more the slots are made in another
 #: way, and if that does not help the keys are sorted by digits.
 MAX_CROWDED_KEYS = 256
-#: The most bits that number the slots.
-MAX_SLOT_BITS = 14
 
 SIGN_4, SIGN_8 = np.uint32(1 << 31), U(1 << 63)
 #: The signed keys of the infinities.
 POSITIVE_4, NEGATIVE_4 = np.int32(0x7F7FFFFF), np.int32(-0x7F800002)
 POSITIVE_8, NEGATIVE_8 = np.int64(0x7FEFFFFFFFFFFFFF), np.int64(-0x7FF0000000000002)
-
-
-def slot_bits(length: int) -> int:
-    """How many bits number the slots of so many tokens: about two are in each."""
-    return min(max((length - 1).bit_length() - 1, 1), MAX_SLOT_BITS)
 
 
 @njit(inline="always")

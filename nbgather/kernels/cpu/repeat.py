@@ -1,4 +1,4 @@
-"""The compiled function that repeats small calls, whatever they compute.
+"""The compiled function that repeats calls, whatever they compute.
 
 It is a function of a *chain* and the call's operands. A chain is a tuple: the table of this process
 (:data:`nbgather.kernels.small.TABLE`), then calls. Each of these is a tuple of its numbers, of what
@@ -10,13 +10,10 @@ value, the function gives None, and the caller goes the whole way.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import njit, types
 
-from nbgather.kernels import memory, small
-from nbgather.kernels.cpu import compiler, objects
+from nbgather.kernels import small, split
+from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import (
     ADDRESS,
     FACT_WORDS,
@@ -42,14 +39,16 @@ from nbgather.kernels.cpu.facts import (
     make_is_like,
     word,
 )
-from nbgather.kernels.cpu.intrinsics import int64_at
+from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
 from nbgather.kernels.cpu.objects import (
     call_tuple,
     call_with,
+    call_without,
+    clear_error,
     hold,
+    lower_bits,
     new_tuple,
     release,
-    run_kernel,
     set_item,
     tuple_item,
     tuple_size,
@@ -59,17 +58,27 @@ from nbgather.kernels.small import FIXED, LOW32, OPERAND, RESULT, TENSOR
 U = np.uint64
 
 S_KERNEL, S_COUNT, S_ARGS, S_PATCHES, S_OUT = range(5)
+S_WORK, S_MOST = small.STEP_HEADER.index("work"), small.STEP_HEADER.index("most")
 FIRST_ARG = len(small.STEP_HEADER)
 PATCH_WORDS = small.PATCH_WORDS
 #: What makes a result, in a call's second tuple.
 MAKER_ITEMS = 3
 
-_facts_on_stack = objects.words_on_stack(small.MAX_OPERANDS * FACT_WORDS)
-_results_on_stack = objects.words_on_stack(2 * small.MAX_RESULTS)
-_args_on_stack = objects.words_on_stack(small.MAX_ARGS)
+TEAM = small.TABLE.index("team")
+THREADS, THREADS_OF_TORCH = small.TABLE.index("threads"), small.TABLE.index("threads_of_torch")
+KEEP_GIL_BYTES = split.KEEP_GIL_BYTES
+#: What steps give where they cannot be done here, and with an exception.
+ELSEWHERE, RAISED = 1, -1
+
+parts_of = inlined(split.parts_of)
+splits = inlined(split.splits)
+
+_facts_on_stack = words_on_stack(small.MAX_OPERANDS * FACT_WORDS)
+_results_on_stack = words_on_stack(2 * small.MAX_RESULTS)
+_args_on_stack = words_on_stack(small.MAX_ARGS)
 
 
-@njit(inline="always")
+@inlined
 def place(kind, value, facts, results):
     """What is at a place."""
     if kind == OPERAND:
@@ -84,8 +93,29 @@ def place(kind, value, facts, results):
     return (bits >> 32) & INT32_BITS
 
 
-@njit(inline="always")
-def run_steps(numbers, at, facts, results, args):
+@inlined
+def run_large(table, of_torch, kernel, out, src, idx, aux, args, count, work, most):
+    """A kernel over the team, without the GIL."""
+    at = word(table + 8 * TEAM)
+    team_at = word(at)
+    threads = 1
+    if splits(work):
+        answer = call_without(word(table + 8 * (THREADS_OF_TORCH if of_torch else THREADS)))
+        if answer == 0:
+            clear_error()
+            return ELSEWHERE
+        threads = lower_bits(answer)
+        release(answer)
+    if team_at == 0:
+        return ELSEWHERE
+    parts = parts_of(work, count, threads, most)
+    return team.run_without_gil(
+        team_at, kernel, out, src, idx, aux, args, count, parts, threads - 1
+    )
+
+
+@inlined
+def run_steps(table, of_torch, numbers, at, facts, results, args):
     """All kernels of a call, until one meets a bad value."""
     first = numbers[H_FIRST]
     for _ in range(numbers[H_STEPS]):
@@ -97,22 +127,24 @@ def run_steps(numbers, at, facts, results, args):
         for k in range(patches):
             p = FIRST_ARG + count + k * PATCH_WORDS
             copied[step[U(p)]] = place(step[U(p + 1)], step[U(p + 2)], facts, results)
-        bad = run_kernel(
-            step[S_KERNEL],
-            place(step[S_OUT], step[S_OUT + 1], facts, results),
-            place(step[S_OUT + 2], step[S_OUT + 3], facts, results),
-            place(step[S_OUT + 4], step[S_OUT + 5], facts, results),
-            place(step[S_OUT + 6], step[S_OUT + 7], facts, results),
-            args,
-            step[S_COUNT],
-        )
+        out = place(step[S_OUT], step[S_OUT + 1], facts, results)
+        src = place(step[S_OUT + 2], step[S_OUT + 3], facts, results)
+        idx = place(step[S_OUT + 4], step[S_OUT + 5], facts, results)
+        aux = place(step[S_OUT + 6], step[S_OUT + 7], facts, results)
+        if step[S_WORK] < KEEP_GIL_BYTES:
+            bad = team.run_kernel(step[S_KERNEL], out, src, idx, aux, args, 0, step[S_COUNT])
+        else:
+            bad = run_large(
+                table, of_torch, step[S_KERNEL], out, src, idx, aux, args, step[S_COUNT],
+                step[S_WORK], step[S_MOST],
+            )  # fmt: skip
         if bad != 0:
             return bad
         first += FIRST_ARG + count + patches * PATCH_WORDS
     return 0
 
 
-@njit(inline="always")
+@inlined
 def release_all(results, count):
     for k in range(count):
         release(int64_at(U(results))[U(2 * k)])
@@ -122,7 +154,7 @@ def make_repeat(head):
     """``head`` as :func:`nbgather.kernels.cpu.facts.make_describe` has it."""
     describe, is_like = make_describe(head), make_is_like(head)
 
-    @njit(inline="always")
+    @inlined
     def make_results(numbers, makers, results):
         """New arrays for all results; how many could be made."""
         made = int64_at(U(results))
@@ -135,7 +167,7 @@ def make_repeat(head):
             made[U(2 * k)], made[U(2 * k + 1)] = array, word(array + head)
         return numbers[H_RESULTS]
 
-    @njit(inline="always")
+    @inlined
     def wrapped(table, makers, results, k):
         """A result as its library has it: a new reference, instead of that to the array."""
         wrap = tuple_item(makers, k * MAKER_ITEMS + 2)
@@ -146,7 +178,7 @@ def make_repeat(head):
         release(array)
         return answer
 
-    @njit(inline="always")
+    @inlined
     def answer_of(table, makers, results, count, shown):
         """The shown results, of several a tuple; what was made for the call alone is released."""
         made = int64_at(U(results))
@@ -170,16 +202,19 @@ def make_repeat(head):
             return 0
         return answers
 
-    @njit(inline="always")
-    def run(table, call, at, given, facts, results):
+    @inlined
+    def run(table_at, table, of_torch, call, at, given, facts, results):
         numbers, makers = int64_at(U(at)), tuple_item(call, 1)
         count = numbers[H_RESULTS]
         made = make_results(numbers, makers, results)
         if made < count:
             release_all(results, made)
             return 0  # with the error that the library raised
-        if run_steps(numbers, at, facts, results, _args_on_stack()) != 0:
+        bad = run_steps(table_at, of_torch, numbers, at, facts, results, _args_on_stack())
+        if bad != 0:
             release_all(results, made)
+            if bad == RAISED:
+                return 0
             hold(table[NONE])
             return table[NONE]
         if numbers[H_OUT] >= 0:
@@ -192,7 +227,8 @@ def make_repeat(head):
     def repeat(self, objects_at, count):
         given = objects_at + 8
         chain = word(objects_at)
-        table = int64_at(U(word(tuple_item(chain, 0) + head)))
+        table_at = word(tuple_item(chain, 0) + head)
+        table = int64_at(U(table_at))
         facts, results = _facts_on_stack(), _results_on_stack()
         known = count - 1 <= MAX_OPERANDS
         wants_grad, has_tensors = False, False
@@ -221,24 +257,9 @@ def make_repeat(head):
                     instead = tuple_item(call, 2)
                     hold(instead)
                     return instead
-                return run(table, call, at, given, facts, results)
+                return run(table_at, table, has_tensors, call, at, given, facts, results)
             k -= 1
         hold(table[NONE])
         return table[NONE]
 
     return repeat
-
-
-def repeating() -> Any | None:
-    """``repeat(chain, *operands)``; None where arrays are not as the C API says."""
-    return compiler.once("repeat", _compile) if memory.ARRAYS_ARE_KNOWN else None
-
-
-def _compile() -> Any:
-    function = make_repeat(object.__basicsize__)
-    address, owner = compiler.c_function(function, types.int64(*[types.int64] * 3))
-    _owners.append(owner)
-    return objects.builtin("repeat", address)
-
-
-_owners: list[Any] = []  # of the machine code

@@ -25,6 +25,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from nbgather.kernels.constants import ADD, NO_MEMORY, SET
 from nbgather.kernels.cpu.bounds import CHECKED_ITEMS, any_outside
 from nbgather.kernels.cpu.gather import outer_offset
 from nbgather.kernels.cpu.gather_rows import copy_row
@@ -39,8 +40,6 @@ from nbgather.kernels.cpu.intrinsics import (
 
 U = np.uint64
 
-#: What is done with a value: stored, added, or combined by a bitwise or, which adds bools.
-SET, ADD, ANY = range(3)
 #: Lanes that are walked in turns. A sum depends on the one before it in the same place, so sums of
 #: several lanes overlap; the order within a lane stays the same.
 INTERLEAVED_LANES = U(4)
@@ -52,9 +51,6 @@ COPIED_BYTES = U(1 << 14)
 SIFTED_ITEMS = U(512)
 #: The position of the number of outer axes in ``args`` of each form.
 NARROW_OUTER, WIDE_OUTER, STRIDED_OUTER = 4, 8, 9
-
-#: What a kernel returns that got no memory; more than any number of bad indices.
-NO_MEMORY = 1 << 40
 
 STEP = U(CHECKED_ITEMS)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from nbgather.kernels.constants import ADD, SET
 from nbgather.kernels.cpu.bounds import any_outside
 from nbgather.kernels.cpu.gather import outer_offset
 from nbgather.kernels.cpu.intrinsics import copy_bytes
 from nbgather.kernels.cpu.scatter import (
-    ADD,
     COMPARED_PLACES,
     INTERLEAVED_LANES,
-    SET,
     STEP,
     STRIDED_OUTER,
     WIDE_OUTER,

@@ -2,7 +2,7 @@
 
 Position p of the range is a task: `PHASES` times ``parts`` of them for each sample, whose tokens,
 places and ranks are cut in ``parts``. The steps are those of :mod:`nbgather.kernels.cpu.ranking`.
-What tasks share is in memory of the caller, :func:`shared_bytes` for each sample, whose counters
+What tasks share is in memory of the caller, `shared_bytes` for each sample, whose counters
 must be zero.
 """
 
@@ -10,7 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbgather.kernels.cpu.counting import BLOCK_KEYS
+from nbgather.kernels.constants import (
+    BLOCK_KEYS,
+    CROWDED,
+    EXTREMES,
+    FLOAT32,
+    FLOAT64,
+    MAX_PARTS,
+    PHASES,
+    SEED,
+    SPLIT_ARGS,
+)
 from nbgather.kernels.cpu.intrinsics import (
     address,
     fence,
@@ -21,7 +31,7 @@ from nbgather.kernels.cpu.intrinsics import (
     uint32_at,
     uint64_at,
 )
-from nbgather.kernels.cpu.masking import FLOAT32, FLOAT64, MASKING_ARGS, SEED, copy_visible
+from nbgather.kernels.cpu.masking import copy_visible
 from nbgather.kernels.cpu.phases import finish_task, wait_for_tasks
 from nbgather.kernels.cpu.philox import draw
 from nbgather.kernels.cpu.ranking import (
@@ -46,23 +56,10 @@ from nbgather.kernels.cpu.ranking import (
 
 U = np.uint64
 
-#: The arguments: those of a masking, the address of the shared memory, and the parts of a sample.
-SPLIT_ARGS = (*MASKING_ARGS, "shared", "parts")
 SHARED, PARTS = SPLIT_ARGS.index("shared"), SPLIT_ARGS.index("parts")
 
+#: The phases of a part.
 KEYS, SLOTS, PLACES, RANKS, TOKENS = range(5)
-PHASES = 5
-#: int64 numbers at the start of a sample's memory: tasks finished in each phase, whether its keys
-#: crowd, and then the least and the largest key of each part.
-COUNTERS, CROWDED, EXTREMES = 0, PHASES, 8
-MAX_PARTS = 16
-
-
-def shared_bytes(length: int, bits: int, parts: int) -> int:
-    """Bytes of shared memory for a sample."""
-    room = length + BLOCK_KEYS + 3 & ~3
-    words = 8 * (EXTREMES + 2 * MAX_PARTS) + 32 * room + 8 * BLOCK_KEYS * BLOCK_KEYS
-    return words + 8 * parts * max(1 << bits, 256)
 
 
 def make_split_masking(source):

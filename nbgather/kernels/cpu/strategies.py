@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
+from nbgather.kernels.constants import GRID, LINES
 from nbgather.kernels.cpu.intrinsics import address, allocate, release, uint32_at, uint64_at
 from nbgather.kernels.cpu.philox import draw
 from nbgather.kernels.cpu.ranking import radix_pass
@@ -24,7 +25,6 @@ U = np.uint64
 
 philox4x32 = scalar.philox4x32
 
-GRID, BLOCK, LINES = range(3)
 STREAM_GRID, STREAM_BLOCK, STREAM_LINES = U(1 << 28), U(2 << 28), U(3 << 28)
 #: Words of a box: area, aspect, side, one unused, four positions, four extents of leading axes.
 BOX_WORDS = 16

@@ -14,19 +14,14 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import types
-from numba.core.registry import cpu_target
 
-from nbgather.kernels import forks, machine
-from nbgather.kernels.cpu import cache, compiler, drivers
-from nbgather.kernels.cpu.blocks import BLOCK_ITEMS, METHODS, SINGLE, VECTOR, gather_block
+from nbgather.kernels import constants, forks, machine
+from nbgather.kernels.constants import METHODS, SINGLE, VECTOR
+from nbgather.kernels.cpu import cache, compiler, loader, threads
 from nbgather.kernels.memory import memory_address
-from nbgather.kernels.scalar import RAISE
-
-U = np.uint64
 
 #: Sizes of items in bytes that are moved in more than one way.
 MEASURED_ITEMS = (1, 2, 4, 8)
@@ -35,7 +30,7 @@ DEFAULT = SINGLE
 #: Bytes of work of a call that may measure first.
 MEASURE_MIN_BYTES = 1 << 23
 #: What is measured: rows gathered from rows of as many items, each way so many times in turn.
-ROWS, ROW_ITEMS, ROUNDS = 256, 512, 8
+ROWS, ROW_ITEMS, ROUNDS = 256, constants.PROBED_ITEMS, 8
 
 
 class Choice(NamedTuple):
@@ -108,18 +103,17 @@ def _measure(itemsize: int) -> Choice:
         if itemsize >= 4 or number != VECTOR
     }
     # Odd multiples give every position once, far apart.
-    items = np.arange(ROWS * ROW_ITEMS, dtype=np.uint64)
-    index = (items % U(ROW_ITEMS) * U(211) % U(ROW_ITEMS)).astype(np.int64)
+    items = np.arange(ROWS * ROW_ITEMS)
+    index = items % ROW_ITEMS * 211 % ROW_ITEMS
     source = items.astype(f"u{itemsize}")
     result = np.empty_like(source)
     args = np.zeros(1, np.int64)
     pointers = [memory_address(a) for a in (result, source, index, source)]
-    run = drivers.serial()
     seconds = dict.fromkeys(kernels, float("inf"))
     for _ in range(ROUNDS):
         for name, kernel in kernels.items():
             begun = time.perf_counter()
-            run(kernel, *pointers, args, 0, ROWS)
+            threads.run(kernel, *pointers, args, ROWS, 0)
             seconds[name] = min(seconds[name], time.perf_counter() - begun)
     fastest = min(seconds, key=lambda name: seconds[name])
     return Choice(METHODS.index(fastest), seconds)
@@ -128,34 +122,12 @@ def _measure(itemsize: int) -> Choice:
 def _probe(itemsize: int, method: int) -> int:
     """The address of the compiled kernel that gathers rows in one way."""
     bits = compiler.BITS[itemsize]
-
-    def build() -> tuple[int, Any]:
-        return compiler.range_kernel(_make_probe(method), bits, bits, types.int64, bits)
-
-    return int(compiler.once(("probe", itemsize, method), build)[0])
-
-
-def _make_probe(method: int) -> Any:
-    """The kernel that gathers rows, by one way to move sixteen items."""
-    block = gather_block(RAISE, False, method, False, False)
-
-    def probe(out, src, idx, aux, args, lo, hi):
-        bad = U(0)
-        for row in range(U(lo), U(hi)):
-            first = row * U(ROW_ITEMS)
-            for k in range(U(0), U(ROW_ITEMS), U(BLOCK_ITEMS)):
-                bad |= block(
-                    out, first + k, src, first, idx, first + k, U(ROW_ITEMS), U(ROW_ITEMS), U(1),
-                    U(0), aux,
-                )  # fmt: skip
-        return np.int64(bad)
-
-    return probe
+    return compiler.range_kernel("probe", "make_probe", (method,), (bits, bits, "i8", bits))
 
 
 def _path() -> Path | None:
     """The file of this processor; it is named by all that decides which way is the fastest."""
-    traits = cpu_target.target_context.codegen().magic_tuple(), machine.processor()
+    traits = loader.processor(), machine.processor()
     text = repr((traits, sorted(machine.cache_sizes().items())))
     digest = hashlib.blake2s(text.encode(), digest_size=16).hexdigest()
     folder = cache.folder()

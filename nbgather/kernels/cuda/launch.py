@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.kernels import scalar
+from nbgather.kernels import constants
 from nbgather.kernels.cuda import driver as cuda_driver
 from nbgather.kernels.cuda import gather as gather_kernels
 from nbgather.kernels.cuda import masking as masking_kernels
@@ -106,7 +106,7 @@ def gather(
 
     ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with.
     """
-    mode = scalar.MODES.index(plan.mode)
+    mode = constants.MODES.index(plan.mode)
     flag = driver.lowered_flag(place) if checked else 0
     limit = plan.limit if checked else 0
     index_size = int(plan.index[1:])

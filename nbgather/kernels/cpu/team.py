@@ -1,0 +1,382 @@
+"""A range kernel over several threads, in compiled code.
+
+A *team* is memory: a head, then slots, each for one call at a time. Helpers are threads of the
+system that wait on a semaphore. A caller that may split takes a free slot, writes its job there,
+opens it, wakes helpers, and takes parts of the range itself until none is left. Then it closes the
+slot and waits for the helpers that are *inside*: never for one that has not begun. A helper that
+comes late finds the slot closed. Nobody spins between calls, and nobody holds Python's GIL.
+
+Whether helpers are worth waking is seen by what became of the last ones: where they came too late,
+or were kept from their work so that the caller waited for them, calls stay alone for a while, the
+longer the more often that happens (`RETRY_AT`, `PENALTY`).
+
+All functions of the system are called through pointers in the head.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nbgather.kernels.constants import (
+    BAD,
+    CHECK_SIGNALS_NS,
+    CLOCK,
+    CLOCK_ID,
+    HEAD_WORDS,
+    HELPED,
+    INSIDE,
+    J_ARGS,
+    J_AUX,
+    J_COUNT,
+    J_IDX,
+    J_KERNEL,
+    J_OUT,
+    J_PARTS,
+    J_SRC,
+    LATE_NS,
+    MAX_PENALTY_NS,
+    MIN_PENALTY_NS,
+    NEXT,
+    OPEN,
+    PENALTY,
+    POST,
+    RETRY_AT,
+    SEATS,
+    SEMAPHORE,
+    SLOT_WORDS,
+    SLOTS,
+    TAKEN,
+    WAIT,
+    YIELD,
+)
+from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
+
+U = np.uint64
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
+#: Turns of a waiting loop before the thread gives its core away.
+SPINS = 2000
+
+#: By machine: the instruction for a loop that waits, and its argument.
+_PAUSES = {
+    "x86_64": ("llvm.x86.sse2.pause", []),
+    "amd64": ("llvm.x86.sse2.pause", []),
+    "aarch64": ("llvm.aarch64.hint", [1]),
+    "arm64": ("llvm.aarch64.hint", [1]),
+}
+
+
+def _word(builder, address, number):
+    return builder.gep(builder.inttoptr(address, _I64.as_pointer()), [number])
+
+
+@intrinsic
+def add_to(typingctx, address, number, value):
+    """Add to a word, atomically; what it was before."""
+
+    def codegen(context, builder, sig, values):
+        pointer = _word(builder, values[0], values[1])
+        return builder.atomic_rmw("add", pointer, values[2], "seq_cst")
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def exchange(typingctx, address, number, value):
+    """Set a word, atomically; what it was before."""
+
+    def codegen(context, builder, sig, values):
+        pointer = _word(builder, values[0], values[1])
+        return builder.atomic_rmw("xchg", pointer, values[2], "seq_cst")
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def read(typingctx, address, number):
+    """A word that other threads write."""
+
+    def codegen(context, builder, sig, values):
+        return builder.load_atomic(_word(builder, values[0], values[1]), "seq_cst", 8)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def write(typingctx, address, number, value):
+    """Write a word that other threads read."""
+
+    def codegen(context, builder, sig, values):
+        builder.store_atomic(values[2], _word(builder, values[0], values[1]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_system(typingctx, function, one, other):
+    """Call a function of the system at an address: ``int32 function(int64, int64)``."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I32, [_I64, _I64])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the processor that a loop waits."""
+
+    def codegen(context, builder, sig, values):
+        known = _PAUSES.get(platform.machine().lower())
+        if known is not None:
+            name, arguments = known
+            kind = ir.FunctionType(ir.VoidType(), [_I32] * len(arguments))
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(function, [_I32(a) for a in arguments])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def run_kernel(typingctx, kernel, out, src, idx, aux, args, lo, hi):
+    """Call the range kernel at address ``kernel``."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        pointers = [builder.inttoptr(v, _BYTES) for v in values[1:6]]
+        return builder.call(function, [*pointers, *values[6:]])
+
+    return types.int64(*[types.int64] * 8), codegen
+
+
+def _of_python(name, result, *arguments):
+    """A function of Python's C API, of words."""
+    kinds = {"word": _I64, "int": _I32, "none": ir.VoidType()}
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(kinds[result], [kinds[a] for a in arguments])
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        value = builder.call(function, values)
+        if result == "int":
+            return builder.sext(value, _I64)
+        return value if result == "word" else context.get_dummy_value()
+
+    signature = (types.void if result == "none" else types.int64)(*[types.int64] * len(arguments))
+    if not arguments:
+        return intrinsic(lambda typingctx: (signature, codegen))
+    return intrinsic(lambda typingctx, a: (signature, codegen))
+
+
+_release_gil = _of_python("PyEval_SaveThread", "word")
+_take_gil = _of_python("PyEval_RestoreThread", "none", "word")
+_check_signals = _of_python("PyErr_CheckSignals", "int")
+_whole_number = _of_python("PyLong_AsUnsignedLongLongMask", "word", "word")
+_as_object = _of_python("PyLong_FromLongLong", "word", "word")
+_time_on_stack = words_on_stack(2)
+_state_on_stack = words_on_stack(1)
+
+
+@inlined
+def now(team):
+    """Nanoseconds of a clock that never goes back."""
+    time = _time_on_stack()
+    call_system(read(team, CLOCK), read(team, CLOCK_ID), time)
+    return read(time, 0) * 1_000_000_000 + read(time, 1)
+
+
+@inlined
+def part_start(part, count, parts):
+    """Where a part begins. Not ``part * count // parts``, which overflows for the largest."""
+    step = count // parts
+    return part * step + min(part, count - step * parts)
+
+
+@inlined
+def help_with(slot):
+    """Take parts of the job in a slot until none is left."""
+    count, parts = read(slot, J_COUNT), read(slot, J_PARTS)
+    bad, helped = 0, 0
+    part = add_to(slot, NEXT, 1)
+    while part < parts:
+        bad += run_kernel(
+            read(slot, J_KERNEL), read(slot, J_OUT), read(slot, J_SRC), read(slot, J_IDX),
+            read(slot, J_AUX), read(slot, J_ARGS),
+            part_start(part, count, parts), part_start(part + 1, count, parts),
+        )  # fmt: skip
+        helped += 1
+        part = add_to(slot, NEXT, 1)
+    add_to(slot, BAD, bad)
+    add_to(slot, HELPED, helped)
+
+
+def helper(team):
+    """What a helper does, for ever: the start routine of its thread."""
+    while read(team, WAIT) != 0:
+        call_system(read(team, WAIT), read(team, SEMAPHORE), -1)
+        for k in range(SLOTS):
+            slot = team + 8 * (HEAD_WORDS + k * SLOT_WORDS)
+            if read(slot, OPEN) != 0:
+                add_to(slot, INSIDE, 1)
+                # A job that is closed here is finished, and one that is open waits for this one.
+                if read(slot, OPEN) != 0 and add_to(slot, SEATS, -1) > 0:
+                    help_with(slot)
+                add_to(slot, INSIDE, -1)
+    return 0
+
+
+@inlined
+def interrupted(state):
+    """Let Python see to its signals; whether one of them raised. ``state`` is of the thread."""
+    if state == 0:
+        return False
+    _take_gil(read(state, 0))
+    raised = _check_signals() != 0
+    write(state, 0, _release_gil())
+    return raised
+
+
+@inlined
+def run_alone(team, kernel, out, src, idx, aux, args, count, parts, state):
+    """Run a range on the calling thread; -1 where a signal raised."""
+    if parts <= 1:
+        return run_kernel(kernel, out, src, idx, aux, args, 0, count)
+    bad, checked = 0, now(team)
+    for part in range(parts):
+        bad += run_kernel(
+            kernel, out, src, idx, aux, args,
+            part_start(part, count, parts), part_start(part + 1, count, parts),
+        )  # fmt: skip
+        time = now(team)
+        if time - checked > CHECK_SIGNALS_NS:
+            checked = time
+            if interrupted(state):
+                return -1
+    return bad
+
+
+@inlined
+def free_slot(team):
+    """A slot that is now the caller's; 0 if all are in use."""
+    for k in range(SLOTS):
+        slot = team + 8 * (HEAD_WORDS + k * SLOT_WORDS)
+        if read(slot, TAKEN) == 0 and exchange(slot, TAKEN, 1) == 0:
+            return slot
+    return 0
+
+
+@inlined
+def close(team, slot):
+    """Close a slot and wait for who is inside."""
+    write(slot, OPEN, 0)
+    spins = 0
+    while read(slot, INSIDE) != 0:
+        spins += 1
+        if spins < SPINS:
+            pause()
+        else:
+            call_system(read(team, YIELD), 0, 0)
+
+
+@inlined
+def learn(team, slot, begun, own_end, own_parts, closed):
+    """Whether the helpers were worth it, for the next calls."""
+    waited = closed - own_end
+    late = read(slot, HELPED) == 0 or waited > LATE_NS + 2 * (own_end - begun) // max(own_parts, 1)
+    penalty = read(team, PENALTY)
+    if late:
+        penalty = min(max(2 * penalty, 8 * waited, MIN_PENALTY_NS), MAX_PENALTY_NS)
+        write(team, RETRY_AT, closed + penalty)
+    elif penalty != 0:
+        penalty //= 4
+    else:
+        return
+    write(team, PENALTY, penalty)
+
+
+@inlined
+def run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, state):
+    """Run a range over the caller and helpers; -1 where a signal raised."""
+    slot = 0
+    if helpers > 0 and parts > 1:
+        begun = now(team)
+        if begun >= read(team, RETRY_AT):
+            slot = free_slot(team)
+    if slot == 0:
+        return run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
+    write(slot, J_KERNEL, kernel)
+    write(slot, J_OUT, out)
+    write(slot, J_SRC, src)
+    write(slot, J_IDX, idx)
+    write(slot, J_AUX, aux)
+    write(slot, J_ARGS, args)
+    write(slot, J_COUNT, count)
+    write(slot, J_PARTS, parts)
+    write(slot, BAD, 0)
+    write(slot, HELPED, 0)
+    write(slot, SEATS, helpers)
+    write(slot, NEXT, 0)
+    write(slot, OPEN, 1)
+    for _ in range(min(helpers, parts - 1)):
+        call_system(read(team, POST), read(team, SEMAPHORE), 0)
+    bad, own_parts, checked, raised = 0, 0, begun, False
+    own_end = begun
+    part = add_to(slot, NEXT, 1)
+    while part < parts:
+        bad += run_kernel(
+            kernel, out, src, idx, aux, args,
+            part_start(part, count, parts), part_start(part + 1, count, parts),
+        )  # fmt: skip
+        own_parts += 1
+        own_end = now(team)
+        if own_end - checked > CHECK_SIGNALS_NS:
+            checked = own_end
+            raised = interrupted(state)
+            if raised:
+                write(slot, NEXT, parts)
+                break
+        part = add_to(slot, NEXT, 1)
+    close(team, slot)
+    bad += read(slot, BAD)
+    learn(team, slot, begun, own_end, own_parts, now(team))
+    write(slot, TAKEN, 0)
+    return -1 if raised else bad
+
+
+@inlined
+def run_without_gil(team, kernel, out, src, idx, aux, args, count, parts, helpers):
+    """`run_over` of a thread that holds the GIL; -1 with the exception of a signal set."""
+    state = _state_on_stack()
+    write(state, 0, _release_gil())
+    bad = run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, state)
+    _take_gil(read(state, 0))
+    return bad
+
+
+def run(self, objects_at, count):
+    """A function of Python: team, kernel, out, src, idx, aux, args, count, parts, helpers.
+
+    All are ints. With no parts the GIL is kept: for what takes less time than to get it back.
+    """
+    numbers = int64_at(U(objects_at))
+    team, kernel = _whole_number(numbers[U(0)]), _whole_number(numbers[U(1)])
+    out, src = _whole_number(numbers[U(2)]), _whole_number(numbers[U(3)])
+    idx, aux = _whole_number(numbers[U(4)]), _whole_number(numbers[U(5)])
+    args, length = _whole_number(numbers[U(6)]), _whole_number(numbers[U(7)])
+    parts, helpers = _whole_number(numbers[U(8)]), _whole_number(numbers[U(9)])
+    if parts == 0:
+        bad = run_kernel(kernel, out, src, idx, aux, args, 0, length)
+    else:
+        bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, helpers)
+    return 0 if bad < 0 else _as_object(bad)
