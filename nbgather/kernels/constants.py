@@ -72,7 +72,13 @@ def shared_bytes(length: int, bits: int, parts: int) -> int:
 #: they are given, and when helpers are next woken and after which pause, in nanoseconds.
 WAIT, POST, YIELD, CLOCK, SEMAPHORE, CLOCK_ID = range(6)
 RETRY_AT, PENALTY = 8, 9
-HEAD_WORDS = 16
+#: What begins a region of OpenMP, and what each of its threads does.
+OPENMP, OPENMP_BODY = 10, 11
+#: What gives the CPU a thread is on, what binds a thread to CPUs, the CPU that helpers keep off,
+#: the helpers that can be bound, and the CPUs that the process may use: a bit for each.
+WHICH_CPU, BIND, AVOIDED_CPU, BOUND, CPUS = 12, 13, 14, 15, 16
+HELPER_THREADS, MAX_BOUND = 32, 8
+CPU_SET_WORDS, HEAD_WORDS = 16, 40
 #: The words of a slot: whether a call has it, the job, and in cache lines of their own what all
 #: threads write: the next part, who is inside, and what helpers have done.
 TAKEN, OPEN, J_KERNEL, J_OUT, J_SRC, J_IDX, J_AUX, J_ARGS, J_COUNT, J_PARTS = range(10)
@@ -80,6 +86,9 @@ NEXT, INSIDE, SEATS, BAD, HELPED = 16, 24, 25, 26, 27
 SLOT_WORDS = 32
 #: Calls at the same time that may have helpers.
 SLOTS = 8
+
+#: How many threads a call may use, as a number with a flag: OpenMP's are awake and take its parts.
+MAX_THREADS, BY_OPENMP = (1 << 16) - 1, 1 << 16
 
 #: A call that takes longer looks for signals, such as an interrupt, so often.
 CHECK_SIGNALS_NS = 50_000_000

@@ -13,7 +13,7 @@ import numpy as np
 
 from nbgather.apps.bench.contest import Call
 from nbgather.kernels.cpu import launch as cpu
-from nbgather.kernels.cpu import threads
+from nbgather.kernels.cpu import limits
 from nbgather.kernels.memory import memory_address
 
 
@@ -73,7 +73,7 @@ def onnx_session(model: Any) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads.num_threads()
+    options.intra_op_num_threads = limits.num_threads()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

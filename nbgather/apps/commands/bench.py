@@ -47,7 +47,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Time nbgather and the peers that are installed, in turns on the same arrays."""
-    from nbgather.kernels.cpu.threads import num_threads
+    from nbgather.kernels.cpu.limits import num_threads
 
     for option, value in (("--rounds", rounds), ("--threads", threads), ("--count", count)):
         if value is not None and value < 1:

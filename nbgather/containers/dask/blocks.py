@@ -8,7 +8,7 @@ import numpy as np
 
 from nbgather.containers.numpy import NumpyContainer
 from nbgather.engine.run import run
-from nbgather.kernels.cpu import threads
+from nbgather.kernels.cpu import limits
 from nbgather.operations.base import PLAIN, Operation
 
 _NUMPY = NumpyContainer(run)
@@ -16,7 +16,7 @@ _NUMPY = NumpyContainer(run)
 
 def execute(operation: Operation, *operands: Any) -> Any:
     """Execute an operation on NumPy arrays, on the calling thread."""
-    with threads.limit_threads(1):
+    with limits.limit_threads(1):
         return _NUMPY.execute(operation, operands, PLAIN)
 
 

@@ -216,11 +216,10 @@ class Entry(NamedTuple):
                 write(self.path, code)
 
 
-def entry(function: Hashable) -> Entry:
-    """The entry of a function of :mod:`nbgather.kernels.cpu.compiler`."""
-    key = source_digest(), tuple(function), loader.processor(), _toolchain(), _settings()  # type: ignore[arg-type]
-    digest = _digest(repr(key))
+def entry(module: str, name: str, parameters: Hashable) -> Entry:
+    """The entry of a function of a module, with all else that says what is compiled."""
+    toolchain = loader.processor(), _toolchain(), _settings()
+    digest = _digest(repr((source_digest(), module, name, parameters, toolchain)))
     directory = folder()
-    module, name = function[:2]  # type: ignore[index]
     path = None if directory is None else directory / f"{module}.{name}-{digest}{SUFFIX}"
     return Entry(f"nbgather_{digest}", path)

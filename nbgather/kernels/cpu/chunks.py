@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.kernels import scalar
-from nbgather.kernels.scalar import FILL, RAISE
+from nbgather.kernels.constants import FILL, RAISE
 
 U = np.uint64
 

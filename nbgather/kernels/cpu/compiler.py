@@ -79,7 +79,7 @@ def address(function: Function) -> int:
 def _find(function: Function) -> int:
     # A fork waits until this is through; other threads that need other functions do not.
     with forks.held_back():
-        entry = cache.entry(function)
+        entry = cache.entry(function.module, function.name, function[2:])
         code = entry.read()
         if code is None:
             with _building:

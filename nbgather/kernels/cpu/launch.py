@@ -87,8 +87,8 @@ def repeating(table: np.ndarray) -> Any | None:
         return None
     for name, value in (
         ("team", memory_address(threads.team_address)),
-        ("threads", id(limits.num_threads)),
-        ("threads_of_torch", id(limits.num_threads_of_torch)),
+        ("threads", id(threads.choose)),
+        ("threads_of_torch", id(threads.choose_for_tensors)),
     ):
         table[TABLE.index(name)] = value
     return _repeating()
@@ -176,7 +176,7 @@ def scatter(
     the way where the plan says so; else ``out`` holds it already.
     """
     if plan.can_share and threads.splits(plan.work):
-        most = threads.num_threads()
+        most = limits.num_threads()
         if most > 1 and plan.walk_count < 2 * most:
             kernel = _scatter_kernel(plan, "shared", add)
             # One part for each thread: every part walks the whole of an index.

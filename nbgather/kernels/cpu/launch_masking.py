@@ -8,7 +8,7 @@ import numpy as np
 
 from nbgather.kernels import constants
 from nbgather.kernels.constants import BLOCK, GRID, LINES
-from nbgather.kernels.cpu import compiler, threads
+from nbgather.kernels.cpu import compiler, limits, threads
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES
 from nbgather.kernels.small import Place
@@ -124,7 +124,7 @@ def _parts_of_samples(samples: int, length: int, work: int) -> int:
     """By how many threads each sample is ranked: by one, unless there are fewer than threads."""
     if length < SPLIT_SAMPLE_TOKENS or not threads.splits(work):
         return 1
-    count = threads.num_threads()
+    count = limits.num_threads()
     return 1 if samples >= count else min(count, constants.MAX_PARTS)
 
 

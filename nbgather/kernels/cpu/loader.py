@@ -29,6 +29,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_in_child)
 
 
+def function_pointer(function: Any) -> int:
+    """The address of a function of a library that ctypes has loaded."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 @functools.cache
 def _engine() -> Any:
     llvm.initialize_native_target()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.kernels import small, split
+from nbgather.kernels.constants import MAX_THREADS
 from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import (
     ADDRESS,
@@ -108,10 +109,8 @@ def run_large(table, of_torch, kernel, out, src, idx, aux, args, count, work, mo
         release(answer)
     if team_at == 0:
         return ELSEWHERE
-    parts = parts_of(work, count, threads, most)
-    return team.run_without_gil(
-        team_at, kernel, out, src, idx, aux, args, count, parts, threads - 1
-    )
+    parts = parts_of(work, count, threads & MAX_THREADS, most)
+    return team.run_without_gil(team_at, kernel, out, src, idx, aux, args, count, parts, threads)
 
 
 @inlined

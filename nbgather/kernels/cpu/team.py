@@ -24,12 +24,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbgather.kernels.constants import (
+    AVOIDED_CPU,
     BAD,
+    BIND,
+    BOUND,
+    BY_OPENMP,
     CHECK_SIGNALS_NS,
     CLOCK,
     CLOCK_ID,
+    CPU_SET_WORDS,
+    CPUS,
     HEAD_WORDS,
     HELPED,
+    HELPER_THREADS,
     INSIDE,
     J_ARGS,
     J_AUX,
@@ -41,9 +48,12 @@ from nbgather.kernels.constants import (
     J_SRC,
     LATE_NS,
     MAX_PENALTY_NS,
+    MAX_THREADS,
     MIN_PENALTY_NS,
     NEXT,
     OPEN,
+    OPENMP,
+    OPENMP_BODY,
     PENALTY,
     POST,
     RETRY_AT,
@@ -53,6 +63,7 @@ from nbgather.kernels.constants import (
     SLOTS,
     TAKEN,
     WAIT,
+    WHICH_CPU,
     YIELD,
 )
 from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
@@ -133,6 +144,42 @@ def call_system(typingctx, function, one, other):
 
 
 @intrinsic
+def ask_system(typingctx, function):
+    """Call ``int32 function()`` at an address."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I32, [])
+        return builder.sext(builder.call(builder.inttoptr(values[0], kind.as_pointer()), []), _I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def bind_thread(typingctx, function, thread, nbytes, cpus):
+    """Call ``int32 function(thread, nbytes, cpus)`` at an address."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I32, [_I64] * 3)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+@intrinsic
+def begin_region(typingctx, function, body, argument, count):
+    """Call what begins a region of OpenMP: ``void(body, argument, uint32 count, uint32 flags)``."""
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I32, _I32])
+        count = builder.trunc(values[3], _I32)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), [*values[1:3], count, _I32(0)])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+@intrinsic
 def pause(typingctx):
     """Tell the processor that a loop waits."""
 
@@ -186,6 +233,7 @@ _whole_number = _of_python("PyLong_AsUnsignedLongLongMask", "word", "word")
 _as_object = _of_python("PyLong_FromLongLong", "word", "word")
 _time_on_stack = words_on_stack(2)
 _state_on_stack = words_on_stack(1)
+_cpus_on_stack = words_on_stack(CPU_SET_WORDS)
 
 
 @inlined
@@ -233,6 +281,12 @@ def helper(team):
                 if read(slot, OPEN) != 0 and add_to(slot, SEATS, -1) > 0:
                     help_with(slot)
                 add_to(slot, INSIDE, -1)
+    return 0
+
+
+def help_openmp(slot):
+    """What each thread of a region of OpenMP does, the caller too."""
+    help_with(slot)
     return 0
 
 
@@ -306,15 +360,8 @@ def learn(team, slot, begun, own_end, own_parts, closed):
 
 
 @inlined
-def run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, state):
-    """Run a range over the caller and helpers; -1 where a signal raised."""
-    slot = 0
-    if helpers > 0 and parts > 1:
-        begun = now(team)
-        if begun >= read(team, RETRY_AT):
-            slot = free_slot(team)
-    if slot == 0:
-        return run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
+def fill(slot, kernel, out, src, idx, aux, args, count, parts, seats):
+    """Write a job into a slot that is not open."""
     write(slot, J_KERNEL, kernel)
     write(slot, J_OUT, out)
     write(slot, J_SRC, src)
@@ -325,8 +372,40 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, stat
     write(slot, J_PARTS, parts)
     write(slot, BAD, 0)
     write(slot, HELPED, 0)
-    write(slot, SEATS, helpers)
+    write(slot, SEATS, seats)
     write(slot, NEXT, 0)
+
+
+@inlined
+def keep_off(team):
+    """Keep the helpers off the CPU of the caller.
+
+    Where few CPUs share a cache, Linux wakes a thread on the CPU that it was on before without a
+    look at the others, although they are idle: it would then take turns with the caller.
+    """
+    cpu = ask_system(read(team, WHICH_CPU))
+    if cpu < 0 or cpu == read(team, AVOIDED_CPU):
+        return
+    cpus, left = _cpus_on_stack(), 0
+    for k in range(CPU_SET_WORDS):
+        bits = read(team, CPUS + k)
+        if k == cpu >> 6:
+            bits &= ~(1 << (cpu & 63))
+        write(cpus, k, bits)
+        left |= bits
+    write(team, AVOIDED_CPU, cpu)
+    if left != 0:
+        for k in range(read(team, BOUND)):
+            thread = read(team, HELPER_THREADS + k)
+            bind_thread(read(team, BIND), thread, 8 * CPU_SET_WORDS, cpus)
+
+
+@inlined
+def run_with_helpers(team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, state):
+    """Run the job of a slot over the caller and helpers; -1 where a signal raised."""
+    count = read(slot, J_COUNT)
+    if read(team, BOUND) != 0:
+        keep_off(team)
     write(slot, OPEN, 1)
     for _ in range(min(helpers, parts - 1)):
         call_system(read(team, POST), read(team, SEMAPHORE), 0)
@@ -350,33 +429,57 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, stat
     close(team, slot)
     bad += read(slot, BAD)
     learn(team, slot, begun, own_end, own_parts, now(team))
-    write(slot, TAKEN, 0)
     return -1 if raised else bad
 
 
 @inlined
-def run_without_gil(team, kernel, out, src, idx, aux, args, count, parts, helpers):
+def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, state):
+    """Run a range over the caller and others; -1 where a signal raised."""
+    slot, begun = 0, 0
+    by_openmp = (threads & BY_OPENMP) != 0
+    helpers = (threads & MAX_THREADS) - 1
+    if helpers > 0 and parts > 1:
+        begun = now(team)
+        if by_openmp or begun >= read(team, RETRY_AT):
+            slot = free_slot(team)
+    if slot == 0:
+        return run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
+    fill(slot, kernel, out, src, idx, aux, args, count, parts, helpers)
+    if by_openmp:
+        begin_region(read(team, OPENMP), read(team, OPENMP_BODY), slot, helpers + 1)
+        bad = read(slot, BAD)
+    else:
+        bad = run_with_helpers(
+            team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, state
+        )
+    write(slot, TAKEN, 0)
+    return bad
+
+
+@inlined
+def run_without_gil(team, kernel, out, src, idx, aux, args, count, parts, threads):
     """`run_over` of a thread that holds the GIL; -1 with the exception of a signal set."""
     state = _state_on_stack()
     write(state, 0, _release_gil())
-    bad = run_over(team, kernel, out, src, idx, aux, args, count, parts, helpers, state)
+    bad = run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, state)
     _take_gil(read(state, 0))
     return bad
 
 
 def run(self, objects_at, count):
-    """A function of Python: team, kernel, out, src, idx, aux, args, count, parts, helpers.
+    """A function of Python: team, kernel, out, src, idx, aux, args, count, parts, threads.
 
-    All are ints. With no parts the GIL is kept: for what takes less time than to get it back.
+    All are ints; the threads may have the flag `BY_OPENMP`. With no parts the GIL is kept: for what
+    takes less time than to get it back.
     """
     numbers = int64_at(U(objects_at))
     team, kernel = _whole_number(numbers[U(0)]), _whole_number(numbers[U(1)])
     out, src = _whole_number(numbers[U(2)]), _whole_number(numbers[U(3)])
     idx, aux = _whole_number(numbers[U(4)]), _whole_number(numbers[U(5)])
     args, length = _whole_number(numbers[U(6)]), _whole_number(numbers[U(7)])
-    parts, helpers = _whole_number(numbers[U(8)]), _whole_number(numbers[U(9)])
+    parts, threads = _whole_number(numbers[U(8)]), _whole_number(numbers[U(9)])
     if parts == 0:
         bad = run_kernel(kernel, out, src, idx, aux, args, 0, length)
     else:
-        bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, helpers)
+        bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, threads)
     return 0 if bad < 0 else _as_object(bad)

@@ -9,105 +9,51 @@ again. Where the system is not one that is known here, every call runs on its ow
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nbgather.kernels import forks
 from nbgather.kernels.constants import (
+    AVOIDED_CPU,
+    BIND,
+    BOUND,
+    BY_OPENMP,
     CLOCK,
     CLOCK_ID,
+    CPU_SET_WORDS,
+    CPUS,
     HEAD_WORDS,
+    HELPER_THREADS,
+    MAX_BOUND,
+    MAX_THREADS,
+    OPENMP,
+    OPENMP_BODY,
     POST,
     SEMAPHORE,
     SLOT_WORDS,
     SLOTS,
     WAIT,
+    WHICH_CPU,
     YIELD,
 )
-from nbgather.kernels.cpu import compiler
+from nbgather.kernels.cpu import compiler, limits, openmp
 from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
-from nbgather.kernels.cpu.limits import limit_threads, num_threads
+from nbgather.kernels.cpu.systems import System, known_system
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.small import FIXED, Place, Step
 from nbgather.kernels.split import KEEP_GIL_BYTES, parts_of, splits
 
-__all__ = ["limit_threads", "num_threads", "run", "run_tasks", "splits", "step", "team_address"]
+__all__ = ["choose", "choose_for_tensors", "run", "run_tasks", "splits", "step", "team_address"]
 
 _HELPER = compiler.Function("team", "helper", None, ("i8",))
 _RUN = compiler.Function("team", "run", None, FASTCALL_TYPES)
 _LINE_WORDS = 8
 
-
-class _System(NamedTuple):
-    """Functions of a system: addresses, and how to make a semaphore and a thread."""
-
-    wait: int
-    post: int
-    give_way: int
-    clock: int
-    clock_id: int
-    semaphore: Callable[[], int]
-    start: Callable[[int, int], bool]
-
-
-def _pointer(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _start_posix(library: Any, routine: int, argument: int) -> bool:
-    """Start a detached thread that no signal interrupts; False where none can be had."""
-    thread = ctypes.c_void_p()
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        create = library.pthread_create
-        create.argtypes = [ctypes.c_void_p] * 4
-        if create(ctypes.byref(thread), None, routine, argument) != 0:
-            return False
-        library.pthread_detach.argtypes = [ctypes.c_void_p]
-        library.pthread_detach(thread)
-        return True
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-
-
-def _linux() -> _System:
-    library = ctypes.CDLL(None)
-
-    def semaphore() -> int:
-        # sem_t has 32 bytes on every Linux there is. It is never freed: helpers wait on it.
-        memory = ctypes.create_string_buffer(64)
-        _kept.append(memory)
-        if library.sem_init(memory, 0, 0) != 0:
-            raise OSError("no semaphore can be made")
-        return ctypes.addressof(memory)
-
-    return _System(
-        _pointer(library.sem_wait), _pointer(library.sem_post), _pointer(library.sched_yield),
-        _pointer(library.clock_gettime), 1, semaphore, functools.partial(_start_posix, library),
-    )  # fmt: skip
-
-
-def _macos() -> _System:
-    library = ctypes.CDLL(None)
-    library.dispatch_semaphore_create.restype = ctypes.c_void_p
-    library.dispatch_semaphore_create.argtypes = [ctypes.c_long]
-    return _System(
-        _pointer(library.dispatch_semaphore_wait), _pointer(library.dispatch_semaphore_signal),
-        _pointer(library.sched_yield), _pointer(library.clock_gettime), 6,
-        lambda: library.dispatch_semaphore_create(0), functools.partial(_start_posix, library),
-    )  # fmt: skip
-
-
-_SYSTEMS: dict[str, Callable[[], _System]] = {"linux": _linux, "darwin": _macos}
 
 #: Memory that threads of ours may use as long as the process lives.
 _kept: list[Any] = []
@@ -118,7 +64,7 @@ _lock = threading.Lock()
 class _Team:
     """The memory of a team and how many helpers it has."""
 
-    def __init__(self, system: _System | None) -> None:
+    def __init__(self, system: System | None) -> None:
         words = HEAD_WORDS + SLOTS * SLOT_WORDS
         memory = np.zeros(words + _LINE_WORDS, np.int64)
         start = -memory_address(memory) % 64 // 8
@@ -131,6 +77,12 @@ class _Team:
                 system.wait, system.post, system.give_way, system.clock, system.clock_id,
             )  # fmt: skip
             self.words[SEMAPHORE] = system.semaphore()
+            self.words[[WHICH_CPU, BIND, AVOIDED_CPU]] = system.which_cpu, system.bind, -1
+            if system.bind:
+                cpus = os.sched_getaffinity(0)
+                for k in range(CPU_SET_WORDS):
+                    word = sum(1 << (cpu & 63) for cpu in cpus if cpu >> 6 == k)
+                    self.words[CPUS + k] = np.uint64(word).astype(np.int64)
         _kept.append(self)
 
     def grow(self, helpers: int) -> None:
@@ -140,18 +92,15 @@ class _Team:
         with forks.held_back(), _lock:
             routine = compiler.address(_HELPER)
             while self.helpers < helpers:
-                if not self.system.start(routine, self.address):
+                thread = self.system.start(routine, self.address)
+                if not thread:
                     self.helpers = sys.maxsize  # and no other is tried
                     return
+                if self.system.bind and self.helpers < MAX_BOUND:
+                    self.words[HELPER_THREADS + self.helpers] = thread
+                    self.words[AVOIDED_CPU] = -1
+                    self.words[BOUND] = self.helpers + 1
                 self.helpers += 1
-
-
-def _known_system() -> _System | None:
-    make = _SYSTEMS.get(sys.platform)
-    if make is not None:
-        with contextlib.suppress(AttributeError, OSError):
-            return make()
-    return None
 
 
 def _own_team(helpers: int) -> _Team:
@@ -161,7 +110,7 @@ def _own_team(helpers: int) -> _Team:
     if team is None:
         with forks.held_back(), _lock:
             if _team is None:
-                _team = _Team(_known_system())
+                _team = _Team(known_system())
                 team_address[0] = _team.address if _team.system is not None else 0
             team = _team
     if team.helpers < helpers:
@@ -217,17 +166,38 @@ def run(
     call = kernel, out, src, idx, aux, memory_address(args), count
     if work < KEEP_GIL_BYTES:
         return int(_compiled()(0, *call, 0, 0))
-    threads = num_threads() if splits(work) else 1
-    cut = parts_of(work, count, threads, count if parts is None else parts)
-    return _over_threads(call, cut, threads - 1)
+    chosen = choose() if splits(work) else 1
+    cut = parts_of(work, count, chosen & MAX_THREADS, count if parts is None else parts)
+    return _over_threads(call, cut, chosen)
 
 
-def _over_threads(call: tuple[int, ...], parts: int, helpers: int) -> int:
+def _over_threads(call: tuple[int, ...], parts: int, chosen: int) -> int:
     """Run parts of a call; a signal that is met on the way raises what its handler raises."""
-    team = _own_team(helpers)
+    team = _own_team((chosen & MAX_THREADS) - 1)
     if team.system is None:  # without a clock
-        parts, helpers = 1, 0
-    return int(_compiled()(team.address, *call, parts, helpers))
+        parts, chosen = 1, 1
+    return int(_compiled()(team.address, *call, parts, chosen))
+
+
+def choose() -> int:
+    """How many threads a call on arrays may use, and `BY_OPENMP` if OpenMP's are to run it."""
+    return _with_openmp(limits.num_threads())
+
+
+def choose_for_tensors() -> int:
+    """The same of a call on tensors."""
+    return _with_openmp(limits.num_threads_of_torch())
+
+
+def _with_openmp(count: int) -> int:
+    count = min(count, MAX_THREADS)
+    team = _team
+    if team is None or team.system is None or not openmp.awake(count):
+        return count
+    if team.words[OPENMP] == 0:
+        team.words[OPENMP_BODY] = openmp.functions()[1]
+        team.words[OPENMP] = openmp.functions()[0]
+    return count | BY_OPENMP
 
 
 def step(
@@ -258,4 +228,4 @@ def run_tasks(
 ) -> int:
     """Run tasks 0 to ``count`` of a range kernel, each a range of one that is taken in its turn."""
     call = kernel, out, src, idx, aux, memory_address(args), count
-    return _over_threads(call, count, threads - 1)
+    return _over_threads(call, count, threads)

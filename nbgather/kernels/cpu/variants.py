@@ -108,12 +108,12 @@ def _measure(itemsize: int) -> Choice:
     source = items.astype(f"u{itemsize}")
     result = np.empty_like(source)
     args = np.zeros(1, np.int64)
-    pointers = [memory_address(a) for a in (result, source, index, source)]
+    out, src, idx = (memory_address(a) for a in (result, source, index))
     seconds = dict.fromkeys(kernels, float("inf"))
     for _ in range(ROUNDS):
         for name, kernel in kernels.items():
             begun = time.perf_counter()
-            threads.run(kernel, *pointers, args, ROWS, 0)
+            threads.run(kernel, out, src, idx, src, args, ROWS, 0)
             seconds[name] = min(seconds[name], time.perf_counter() - begun)
     fastest = min(seconds, key=lambda name: seconds[name])
     return Choice(METHODS.index(fastest), seconds)

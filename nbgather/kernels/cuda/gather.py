@@ -12,6 +12,7 @@ from typing import Any
 from numba import cuda
 
 from nbgather.kernels import scalar
+from nbgather.kernels.constants import FILL
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
 
 resolve = scalar.resolve
@@ -33,7 +34,7 @@ def make_gather_elements(
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     load, store = memory.LOAD[f"u{item}"], memory.STORE[f"u{item}"]
     offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, wide)
-    pair, filling = item == 16, mode == scalar.FILL
+    pair, filling = item == 16, mode == FILL
 
     @memory.INLINE
     def fill_value(numbers):
@@ -100,7 +101,7 @@ def make_gather_rows(
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
     offsets = make_offsets(memory, axes, ROWS_FIRST_AXIS, wide)
-    pair, filling = width == 16, mode == scalar.FILL
+    pair, filling = width == 16, mode == FILL
 
     @memory.INLINE
     def fill_value(offset, numbers):
