@@ -78,7 +78,10 @@ OPENMP, OPENMP_BODY = 10, 11
 #: the helpers that can be bound, and the CPUs that the process may use: a bit for each.
 WHICH_CPU, BIND, AVOIDED_CPU, BOUND, CPUS = 12, 13, 14, 15, 16
 HELPER_THREADS, MAX_BOUND = 32, 8
-CPU_SET_WORDS, HEAD_WORDS = 16, 40
+CPU_SET_WORDS = 16
+#: How many helpers are awake between jobs, and when the last call ended that may be split.
+AWAKE, LAST_END = 40, 41
+HEAD_WORDS = 48
 #: The words of a slot: whether a call has it, the job, and in cache lines of their own what all
 #: threads write: the next part, who is inside, and what helpers have done.
 TAKEN, OPEN, J_KERNEL, J_OUT, J_SRC, J_IDX, J_AUX, J_ARGS, J_COUNT, J_PARTS = range(10)
@@ -87,11 +90,16 @@ SLOT_WORDS = 32
 #: Calls at the same time that may have helpers.
 SLOTS = 8
 
-#: How many threads a call may use, as a number with a flag: OpenMP's are awake and take its parts.
-MAX_THREADS, BY_OPENMP = (1 << 16) - 1, 1 << 16
+#: How many threads a call may use, as a number with flags: OpenMP's are awake and take its parts;
+#: it is too short to wake helpers for it alone.
+MAX_THREADS, BY_OPENMP, SHORT = (1 << 16) - 1, 1 << 16, 1 << 17
 
 #: A call that takes longer looks for signals, such as an interrupt, so often.
 CHECK_SIGNALS_NS = 50_000_000
 #: Helpers that made the caller wait longer, beside the time of two parts, were not worth it.
 LATE_NS = 30_000
-MIN_PENALTY_NS, MAX_PENALTY_NS = 500_000, 200_000_000
+#: A helper that had work looks so long for more before it sleeps.
+AWAKE_NS = 50_000
+#: How long calls stay alone after that, and after helpers that came too late to help.
+MAX_PENALTY_NS = 200_000_000
+MIN_PENALTY_NS, MAX_UNHELPED_NS = 50_000, 1_000_000

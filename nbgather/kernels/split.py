@@ -1,25 +1,38 @@
-"""When a call is split, and into how many parts: for Python and for compiled code."""
+"""When a call is split, and into how many parts: for Python and for compiled code.
+
+The work of a call is told in bytes that it moves, or that would take as long to move.
+"""
 
 from __future__ import annotations
 
-#: A call that moves fewer bytes keeps the GIL: to get it back may take longer than the call.
+from nbgather.kernels.constants import MAX_THREADS, SHORT
+
+#: A call of less work keeps the GIL: to get it back may take longer than the call.
 KEEP_GIL_BYTES = 1 << 16
-#: Bytes of work for each thread below which one more costs more than it saves.
-THREAD_MIN_BYTES = 1 << 17
-#: Into how many parts the work of one thread is cut at least, and the most bytes of a part.
+#: Work from which a call is split over threads that are awake, and from which helpers are woken for
+#: it: that takes some 70 us, in which one thread moves as much.
+AWAKE_MIN_BYTES = 1 << 19
+WOKEN_MIN_BYTES = 1 << 22
+#: The least work of a part, into how many parts that of one thread is cut, and the most of a part.
+PART_MIN_BYTES = 1 << 17
 PARTS_PER_THREAD = 8
 PART_MAX_BYTES = 1 << 23
 
 
 def splits(work: int) -> bool:
-    """Whether a call that moves so many bytes may run on more than one thread."""
-    return work >= 2 * THREAD_MIN_BYTES
+    """Whether a call may run on more than one thread."""
+    return work >= AWAKE_MIN_BYTES
 
 
-def parts_of(work: int, count: int, threads: int, most: int) -> int:
+def with_length(chosen: int, work: int) -> int:
+    """A number of threads with the flag `SHORT` for a call that is."""
+    return chosen | SHORT if work < WOKEN_MIN_BYTES else chosen
+
+
+def parts_of(work: int, count: int, chosen: int, most: int) -> int:
     """Into how many parts a range of ``count`` positions is cut, at least 1, at most ``most``.
 
-    On one thread as well: between parts it looks for signals.
+    On one thread it is cut as well: between parts it looks for signals.
     """
-    parts = max(threads * PARTS_PER_THREAD, work // PART_MAX_BYTES)
-    return max(min(parts, work // THREAD_MIN_BYTES, count, most), 1)
+    parts = max((chosen & MAX_THREADS) * PARTS_PER_THREAD, work // PART_MAX_BYTES)
+    return max(min(parts, work // PART_MIN_BYTES, count, most), 1)

@@ -14,7 +14,7 @@ from nbgather.kernels.plans import STREAM_BYTES
 from nbgather.kernels.small import Place
 
 #: Tokens from which on a sample is worth being ranked by several threads.
-SPLIT_SAMPLE_TOKENS = 16384
+SPLIT_SAMPLE_TOKENS = 1 << 16
 
 
 def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) -> None:
@@ -28,8 +28,8 @@ def noise_by_address(
     """Noise `[N, L]` = ``pair`` by addresses."""
     kernel = compiler.range_kernel("philox", "token_noise_range", None, ("f4", "u1", "i8", "u1"))
     samples, tokens = pair
-    # A counter's ten rounds cost about what 40 bytes of copying do.
-    work = samples * tokens * 10
+    # A counter's ten rounds, for four tokens, cost about what 120 bytes of copying do.
+    work = samples * tokens * 30
     return run(kernel, out, 0, ids, 0, integers((tokens, *args)), samples, work)
 
 
@@ -87,8 +87,8 @@ def _masking_args(samples: int, numbers: dict[str, Any]) -> Any:
 
 
 def _masking_work(samples: int, numbers: dict[str, Any]) -> int:
-    # Drawing and ranking a token costs about what 32 bytes of copying do.
-    return samples * (numbers["length"] * 32 + numbers["kept"] * numbers.get("row", 0))
+    # Drawing and ranking a token costs about what 100 bytes of copying do.
+    return samples * (numbers["length"] * 100 + numbers["kept"] * numbers.get("row", 0))
 
 
 def masking(

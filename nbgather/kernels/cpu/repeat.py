@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.kernels import small, split
-from nbgather.kernels.constants import MAX_THREADS
 from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import (
     ADDRESS,
@@ -73,6 +72,7 @@ ELSEWHERE, RAISED = 1, -1
 
 parts_of = inlined(split.parts_of)
 splits = inlined(split.splits)
+with_length = inlined(split.with_length)
 
 _facts_on_stack = words_on_stack(small.MAX_OPERANDS * FACT_WORDS)
 _results_on_stack = words_on_stack(2 * small.MAX_RESULTS)
@@ -109,7 +109,8 @@ def run_large(table, of_torch, kernel, out, src, idx, aux, args, count, work, mo
         release(answer)
     if team_at == 0:
         return ELSEWHERE
-    parts = parts_of(work, count, threads & MAX_THREADS, most)
+    parts = parts_of(work, count, threads, most)
+    threads = with_length(threads, work)
     return team.run_without_gil(team_at, kernel, out, src, idx, aux, args, count, parts, threads)
 
 

@@ -4,7 +4,8 @@ A *team* is memory: a head, then slots, each for one call at a time. Helpers are
 system that wait on a semaphore. A caller that may split takes a free slot, writes its job there,
 opens it, wakes helpers, and takes parts of the range itself until none is left. Then it closes the
 slot and waits for the helpers that are *inside*: never for one that has not begun. A helper that
-comes late finds the slot closed. Nobody spins between calls, and nobody holds Python's GIL.
+comes late finds the slot closed. A helper looks for another job
+for some microseconds before it sleeps. Nobody holds Python's GIL.
 
 Whether helpers are worth waking is seen by what became of the last ones: where they came too late,
 or were kept from their work so that the caller waited for them, calls stay alone for a while, the
@@ -25,6 +26,8 @@ from numba.extending import intrinsic
 
 from nbgather.kernels.constants import (
     AVOIDED_CPU,
+    AWAKE,
+    AWAKE_NS,
     BAD,
     BIND,
     BOUND,
@@ -46,9 +49,11 @@ from nbgather.kernels.constants import (
     J_OUT,
     J_PARTS,
     J_SRC,
+    LAST_END,
     LATE_NS,
     MAX_PENALTY_NS,
     MAX_THREADS,
+    MAX_UNHELPED_NS,
     MIN_PENALTY_NS,
     NEXT,
     OPEN,
@@ -59,6 +64,7 @@ from nbgather.kernels.constants import (
     RETRY_AT,
     SEATS,
     SEMAPHORE,
+    SHORT,
     SLOT_WORDS,
     SLOTS,
     TAKEN,
@@ -269,18 +275,35 @@ def help_with(slot):
     add_to(slot, HELPED, helped)
 
 
+@inlined
+def help_anyone(team):
+    """Help with each open job; whether there was one."""
+    helped = False
+    for k in range(SLOTS):
+        slot = team + 8 * (HEAD_WORDS + k * SLOT_WORDS)
+        if read(slot, OPEN) != 0:
+            add_to(slot, INSIDE, 1)
+            # A job that is closed here is finished, and one that is open waits for this one.
+            if read(slot, OPEN) != 0 and add_to(slot, SEATS, -1) > 0:
+                help_with(slot)
+                helped = True
+            add_to(slot, INSIDE, -1)
+    return helped
+
+
 def helper(team):
     """What a helper does, for ever: the start routine of its thread."""
     while read(team, WAIT) != 0:
         call_system(read(team, WAIT), read(team, SEMAPHORE), -1)
-        for k in range(SLOTS):
-            slot = team + 8 * (HEAD_WORDS + k * SLOT_WORDS)
-            if read(slot, OPEN) != 0:
-                add_to(slot, INSIDE, 1)
-                # A job that is closed here is finished, and one that is open waits for this one.
-                if read(slot, OPEN) != 0 and add_to(slot, SEATS, -1) > 0:
-                    help_with(slot)
-                add_to(slot, INSIDE, -1)
+        if help_anyone(team):
+            # The next call often follows at once, and to be woken takes longer than to stay awake.
+            add_to(team, AWAKE, 1)
+            last = now(team)
+            while now(team) - last < AWAKE_NS and read(team, PENALTY) == 0:
+                if help_anyone(team):
+                    last = now(team)
+                pause()
+            add_to(team, AWAKE, -1)
     return 0
 
 
@@ -347,10 +370,13 @@ def close(team, slot):
 def learn(team, slot, begun, own_end, own_parts, closed):
     """Whether the helpers were worth it, for the next calls."""
     waited = closed - own_end
-    late = read(slot, HELPED) == 0 or waited > LATE_NS + 2 * (own_end - begun) // max(own_parts, 1)
     penalty = read(team, PENALTY)
-    if late:
-        penalty = min(max(2 * penalty, 8 * waited, MIN_PENALTY_NS), MAX_PENALTY_NS)
+    if waited > LATE_NS + 2 * (own_end - begun) // max(own_parts, 1):
+        penalty = min(max(2 * penalty, 16 * waited), MAX_PENALTY_NS)
+        write(team, RETRY_AT, closed + penalty)
+    elif read(slot, HELPED) == 0:
+        # That cost little: to wake who came too late.
+        penalty = max(min(2 * penalty, MAX_UNHELPED_NS), MIN_PENALTY_NS)
         write(team, RETRY_AT, closed + penalty)
     elif penalty != 0:
         penalty //= 4
@@ -433,17 +459,32 @@ def run_with_helpers(team, slot, begun, kernel, out, src, idx, aux, args, parts,
 
 
 @inlined
+def is_worth_it(team, begun, threads):
+    """Whether helpers are asked at all."""
+    if begun < read(team, RETRY_AT):
+        return False
+    if (threads & SHORT) == 0 or read(team, AWAKE) > 0:
+        return True
+    # Of many short calls, one after the other, the first to be split wakes them for the next.
+    return begun - read(team, LAST_END) < AWAKE_NS
+
+
+@inlined
 def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, state):
     """Run a range over the caller and others; -1 where a signal raised."""
     slot, begun = 0, 0
-    by_openmp = (threads & BY_OPENMP) != 0
+    # A region waits for all its threads, which short calls feel where the machine is busy.
+    by_openmp = (threads & BY_OPENMP) != 0 and (threads & SHORT) == 0
     helpers = (threads & MAX_THREADS) - 1
     if helpers > 0 and parts > 1:
         begun = now(team)
-        if by_openmp or begun >= read(team, RETRY_AT):
+        if by_openmp or is_worth_it(team, begun, threads):
             slot = free_slot(team)
     if slot == 0:
-        return run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
+        bad = run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
+        if begun != 0:
+            write(team, LAST_END, now(team))
+        return bad
     fill(slot, kernel, out, src, idx, aux, args, count, parts, helpers)
     if by_openmp:
         begin_region(read(team, OPENMP), read(team, OPENMP_BODY), slot, helpers + 1)
@@ -453,6 +494,7 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, stat
             team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, state
         )
     write(slot, TAKEN, 0)
+    write(team, LAST_END, now(team))
     return bad
 
 

@@ -46,7 +46,7 @@ from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
 from nbgather.kernels.cpu.systems import System, known_system
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.small import FIXED, Place, Step
-from nbgather.kernels.split import KEEP_GIL_BYTES, parts_of, splits
+from nbgather.kernels.split import KEEP_GIL_BYTES, parts_of, splits, with_length
 
 __all__ = ["choose", "choose_for_tensors", "run", "run_tasks", "splits", "step", "team_address"]
 
@@ -167,8 +167,8 @@ def run(
     if work < KEEP_GIL_BYTES:
         return int(_compiled()(0, *call, 0, 0))
     chosen = choose() if splits(work) else 1
-    cut = parts_of(work, count, chosen & MAX_THREADS, count if parts is None else parts)
-    return _over_threads(call, cut, chosen)
+    cut = parts_of(work, count, chosen, count if parts is None else parts)
+    return _over_threads(call, cut, with_length(chosen, work))
 
 
 def _over_threads(call: tuple[int, ...], parts: int, chosen: int) -> int:
