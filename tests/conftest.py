@@ -12,6 +12,7 @@ import pytest
 
 import nbgather
 from nbgather.apps import cli
+from nbgather.kernels import split
 
 #: ``cuda`` serves a device's arrays alone, and has tests of its own.
 BACKENDS = sorted(set(nbgather.backends.BACKENDS) - {"cuda"})
@@ -24,6 +25,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     if reason is not None:
         pytest.skip(f"backend {request.param}: {reason}")
     return str(request.param)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_parts() -> None:
+    """Calls of little work are split: thousands of cases for what runs over several threads."""
+    split.AWAKE_MIN_BYTES, split.WOKEN_MIN_BYTES, split.PART_MIN_BYTES = 1 << 17, 1 << 18, 1 << 15
 
 
 class Finished(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbgather.kernels import memory, small
-from nbgather.kernels.cpu import launch, repeat
+from nbgather.kernels.cpu import launch
 from nbgather.kernels.plans import GatherPlan
 
 ITEMS = ("u1", "f2", "f4", "f8", "c16")
@@ -61,8 +61,9 @@ def test_a_gather_is_repeated(dtype: str, index_dtype: str) -> None:
     )
     numbers = small.numbers_of((layout(x), layout(index)), 1, 1, -1, [step])
     call = numbers, (np.empty, (expected.shape, x.dtype), None), None
-    chain = table(), call
-    run = repeat.repeating()
+    words = table()
+    chain = words, call
+    run = launch.repeating(words)
     assert run is not None
     result = run(chain, x, index)
     assert type(result) is np.ndarray
@@ -82,7 +83,7 @@ def test_a_gather_is_repeated(dtype: str, index_dtype: str) -> None:
         others.append((unaligned(x), index))
     for other in others:
         assert run(chain, *other) is None
-    assert run((table(),), x, index) is None
+    assert run((words,), x, index) is None
 
 
 def test_limits_of_what_is_repeated() -> None:
@@ -99,4 +100,4 @@ def test_limits_of_what_is_repeated() -> None:
 def test_where_arrays_are_not_as_the_c_api_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.ARRAYS_ARE_KNOWN
     monkeypatch.setattr(memory, "ARRAYS_ARE_KNOWN", False)
-    assert repeat.repeating() is None
+    assert launch.repeating(table()) is None

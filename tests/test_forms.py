@@ -15,7 +15,7 @@ from test_gather import expected
 import nbgather
 from nbgather import dispatch
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.cpu import threads
+from nbgather.kernels.cpu import limits
 from nbgather.kernels.plans import STREAM_BYTES
 from nbgather.operations.indexing import Gather
 
@@ -90,7 +90,7 @@ def test_each_form_equals_torch(name: str, dtype: str) -> None:
         }, form_of(case)
     want = expected(case)
     same(nbgather.gather(*case), want)
-    with threads.limit_threads(3):
+    with limits.limit_threads(3):
         same(nbgather.gather(*case), want)
     # An output that begins off a cache line, and one between whose rows lies something else.
     room = np.zeros((*want.shape[:-1], want.shape[-1] + 3), want.dtype)

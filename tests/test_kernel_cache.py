@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import ast
 import os
-import pickle
 import random
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from numba.core.compiler_lock import global_compiler_lock
 
 import nbgather
-from nbgather.kernels.cpu import cache
+from nbgather.kernels.cpu import build, cache, compiler, loader
 
 PACKAGE = Path(nbgather.__file__).parent
 
 #: Calls of a few kernels, on one thread and on several; prints what was compiled.
 CALLS = """
 import sys
-from numba.core.dispatcher import _FunctionCompiler
+from nbgather.kernels.cpu import compiler
 
-compiled, compile_ = [], _FunctionCompiler.compile
+compiled, build = [], compiler._build
 
-def counted(self, *args):
-    compiled.append(self.py_func.__qualname__)
-    return compile_(self, *args)
+def counted(function, entry):
+    compiled.append(f"{function.module}.{function.name}")
+    return build(function, entry)
 
-_FunctionCompiler.compile = counted
+compiler._build = counted
 import numpy as np, nbgather
 x = np.arange(2_000_000.0).reshape(1000, 2000)
 index = np.arange(2000) * np.ones((1000, 1), int)
 assert (nbgather.gather(x, 1, index[:, ::-1]) == x[:, ::-1]).all()
 assert nbgather.token_noise(0, 1, 1).tolist() == [[0.3990464210510254]]
+assert bool(compiled) == ("numba" in sys.modules)
 print(nbgather.__file__, *compiled, sep=chr(10))
 """
 
@@ -61,11 +60,6 @@ def run(folder: Path, package: Path = PACKAGE) -> list[str]:
     return compiled
 
 
-def stored(compiled: list[str]) -> list[str]:
-    """Those with a file of their own; the others are helpers that they call."""
-    return [name for name in compiled if re.search("-[0-9a-f]{32}$", name)]
-
-
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -78,7 +72,7 @@ def stamps(folder: Path) -> dict[Path, int]:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with what the calls need, compiled once for all tests; not to be written to."""
     folder = tmp_path_factory.mktemp("cache")
-    assert len(stored(run(folder))) == len(files(folder)) > 2
+    assert len(run(folder)) == len(files(folder)) > 2
     return folder
 
 
@@ -136,12 +130,12 @@ def test_a_damaged_file_is_made_anew(warm: Path, tmp_path: Path, seed: int) -> N
     before, damaged = stamps(folder), []
     for path in before:
         if generator.randrange(2):
-            # In the machine code, which LLVM reads, as well as in what pickle reads.
+            # Anywhere in what LLVM reads.
             changed = bytearray(path.read_bytes())
             changed[generator.randrange(32, len(changed))] ^= 1 << generator.randrange(8)
             path.write_bytes(changed)
             damaged.append(path)
-    assert len(stored(run(folder))) == len(damaged)
+    assert len(run(folder)) == len(damaged)
     after = stamps(folder)
     assert after.keys() == before.keys()
     for path in before:
@@ -182,7 +176,7 @@ def test_an_edit_of_a_kernel_compiles_it_elsewhere(warm: Path, tmp_path: Path) -
     path = package / "kernels" / "cpu" / "intrinsics.py"
     path.write_text(path.read_text() + "\n# Another line.\n")
     before = stamps(folder)
-    assert len(stored(run(folder, package))) == len(before)
+    assert len(run(folder, package)) == len(before)
     after = stamps(folder)
     assert len(after) == 2 * len(before)
     assert after.items() >= before.items()
@@ -192,10 +186,7 @@ def test_the_sources_import_none_that_is_not_among_them() -> None:
     """A helper that kernels call and that the digest does not cover would leave old code behind."""
     listed = sources(PACKAGE)
     # These decide about no machine code that the key of a file does not tell apart.
-    other = {
-        f"nbgather.kernels.{name}"
-        for name in ("cpu.cache", "cpu.compiler", "forks", "machine", "memory")
-    }
+    other = {f"nbgather.kernels.{name}" for name in ("cpu.compiler", "cpu.loader")}
     for path in listed:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -221,15 +212,10 @@ def test_every_compiled_function_is_in_the_sources() -> None:
 
 def key_path(**changed: object) -> Path:
     """The file of a kernel that differs in something from another."""
-    values = {"options": {}, "signature": "int64(int64)", "cpu": "skylake", "size": 4, **changed}
-    size = values["size"]
-
-    def kernel() -> object:
-        return size
-
-    kept = cache.KernelCache(kernel, values["options"])
-    codegen = SimpleNamespace(magic_tuple=lambda: ("x86_64", values["cpu"], "+avx2"))
-    path = kept._path(values["signature"], codegen)
+    values = {"module": "gather", "name": "make_gather", "traits": (0, True), "types": ("i8",)}
+    values |= changed
+    function = compiler.Function(**values)  # type: ignore[arg-type]
+    path = cache.entry(function.module, function.name, function[2:]).path
     assert path is not None
     return path
 
@@ -237,19 +223,39 @@ def key_path(**changed: object) -> Path:
 def test_what_the_name_of_a_file_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     first = key_path()
     assert key_path() == first
-    changes = {"options": {"parallel": True}, "signature": "int64(int32)", "cpu": "znver4"}
-    paths = {key_path(**{name: value}) for name, value in changes.items()} | {key_path(size=8)}
-    for module in (cache.numba, cache.llvmlite):
+    changes = {"module": "rows", "name": "make", "traits": (0, 1.5), "types": ("i4",)}
+    paths = {key_path(**{name: value}) for name, value in changes.items()}
+    for variable in ("NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_BOUNDSCHECK"):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "__version__", "0.1")
+            patch.setenv(variable, "1")
             paths.add(key_path())
-    assert len(paths - {first}) == 6
-    assert {path.parent for path in paths} == {first.parent}
+    for module, name, value in (
+        (loader, "_host", ("x86_64", "skylake", "+avx2")),
+        (cache, "_toolchain", ("cpython-311", "", "0.1", "0.1")),
+        (cache, "source_digest", "0" * 32),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda value=value: value)
+            paths.add(key_path())
+    assert len(paths - {first}) == 11
+    assert {path.parent for path in paths if path.parent != first.parent} == {
+        first.parent.parent / ("0" * 32)
+    }
+    assert len({path.name.partition("-")[0] for path in paths}) == 3
+
+
+def test_the_file_of_numbas_settings_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = key_path()
+    (tmp_path / ".numba_config.yaml").write_text("opt: 1\n")
+    assert key_path() != first
 
 
 def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     inside = Path("nbgather") / "kernels" / cache.source_digest()
-    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(cache.sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -263,7 +269,7 @@ def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(cache.sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert cache.folder() == tmp_path / "local" / inside
-    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path / "numba"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
     assert cache.folder() == tmp_path / "numba" / inside
 
 
@@ -271,7 +277,7 @@ def test_no_folder_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home(self: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert cache.folder() is None
@@ -329,21 +335,19 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     cache.trim(tmp_path / "missing" / ("f" * 32))  # nothing to do, and no error
 
 
-def test_what_cannot_be_loaded_is_compiled_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that is as it was written, and that this environment cannot make a function of."""
-    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path))
-    kept = cache.KernelCache(key_path, {})
-    target = SimpleNamespace(
-        refresh=lambda: None, codegen=lambda: SimpleNamespace(magic_tuple=lambda: ())
-    )
-    path = kept._path("int64()", target.codegen())
-    assert path is not None
-    for payload in (pickle.dumps(["0.0", {}]), b"cno_such_module\nname\n.", b"text"):
-        cache.write(path, payload)
-        assert cache.read(path) == payload
-        assert kept.load_overload("int64()", target) is None
+def test_code_that_needs_numba_is_refused() -> None:
+    """LLVM would end the process that loads it without."""
+    source = compiler.Function("repeat", "make_repeat", (16,), ("i8",) * 3)
+
+    def prints(a):
+        print(a)
+        return a
+
+    with global_compiler_lock, pytest.raises(RuntimeError, match="without numba"):
+        build._compile(prints, [build._type("i8")], "refused")
+    code, kept = build.object_code(source, "accepted")
+    assert code
+    assert kept
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

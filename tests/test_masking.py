@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import nbgather
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu import threads as cpu_threads
+from nbgather.kernels.cpu import limits as cpu_limits
 from nbgather.kernels.views import reference
 
 # Random123's published known answers for philox4x32-10: counter, key, output.
@@ -319,7 +319,7 @@ def test_a_sample_has_its_mask_alone_in_any_batch_and_order() -> None:
 
 def test_thread_counts_and_threads_do_not_enter() -> None:
     x = random_bits(rng("threads"), (300, 64, 32), "float32")
-    with cpu_threads.limit_threads(1):
+    with cpu_limits.limit_threads(1):
         want = nbgather.random_masking(x, seed=9)
     found: list[nbgather.MaskedTokens] = []
 

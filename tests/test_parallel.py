@@ -1,28 +1,27 @@
-"""Threads, forks, layers, interpreter exit: no abort, no hang, the right bytes."""
+"""Threads, forks, interrupts, interpreter exit: no abort, no hang, the right bytes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import rng, same
-from children import INTERRUPTS, LAYERS, SECONDS, THREADS, WORK, child
+from children import INTERRUPTS, SECONDS, THREADS, WAYS, WORK, child
 
 import nbgather
-from nbgather.kernels.cpu import threads as cpu_threads
+from nbgather.kernels.cpu import limits as cpu_limits
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_warm(layer: str) -> None:
-    assert child("check()\n" + THREADS.replace("ROUNDS", "20"), layer) == "done\n"
+@pytest.mark.parametrize("way", WAYS)
+def test_eight_threads_warm(way: str) -> None:
+    assert child("check()\n" + THREADS.replace("ROUNDS", "20"), way) == "done\n"
 
 
-def test_users_own_parallel_numba_at_the_same_time_on_workqueue() -> None:
+def test_users_own_parallel_numba_at_the_same_time() -> None:
     """Numba's workqueue layer aborts when two threads enter it: nbgather must not enter it."""
     code = """
     import threading, numba
@@ -49,11 +48,11 @@ def test_users_own_parallel_numba_at_the_same_time_on_workqueue() -> None:
     thread.join()
     print("done")
     """
-    assert child(code, "workqueue") == "done\n"
+    assert child(code, NUMBA_THREADING_LAYER="workqueue") == "done\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_child_forked_after_use(layer: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_child_forked_after_use(way: str) -> None:
     code = """
     import os
     first = check()
@@ -65,7 +64,7 @@ def test_a_child_forked_after_use(layer: str) -> None:
         assert check() == first
     print("done")
     """
-    assert child(code, layer) == "done\n"
+    assert child(code, way) == "done\n"
 
 
 USERS_OWN = {
@@ -111,35 +110,53 @@ def test_a_child_forked_after_the_users_own_threads(user: str, loaded: str) -> N
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr[-3000:]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_an_interrupt(layer: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt(way: str) -> None:
     code = INTERRUPTS.replace("TIMES", "20").replace("WITHIN", "0.05")
-    assert child("check()\n" + code, layer) == "20\n"
+    assert child("check()\n" + code, way) == "20\n"
 
 
-def test_an_interrupted_call_waits_for_its_threads() -> None:
-    """No thread writes to a result after its call has ended, also if by an interrupt."""
-    began, go_on = threading.Event(), threading.Event()
-    states = []
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("call", ["rank", "strategy", "mask"])
+def test_a_long_call_is_interrupted_soon(call: str, threads: str) -> None:
+    """And no thread writes to a result after its call has ended."""
+    code = f"""
+    import signal, threading, time
+    from nbgather.kernels import constants
+    from nbgather.kernels.cpu import threads
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    check()
+    scores = np.zeros((2000, 100_000), np.float32)
+    tokens = np.zeros((2000, 2000, 64), np.float32)
+    calls = {{
+        "rank": lambda: nbgather.rank_tokens(scores, 10),
+        "strategy": lambda: nbgather.strategies.block(1, 20_000, (60, 60)),
+        "mask": lambda: [nbgather.random_masking(tokens, 0.1, seed=1) for _ in range(99)],
+    }}
+    sent = []
 
-    def run(lo: int, hi: int) -> int:
-        if threading.current_thread() is not threading.main_thread():
-            began.set()
-            go_on.wait()
-            states.append("written")
-            return 1
-        began.wait()
-        threading.Timer(0.2, go_on.set).start()
-        raise KeyboardInterrupt
+    def interrupt():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        cpu_threads._run_on_pool(run, (), 3, 3, 2)
-    # The part that had begun was finished, and the rest of the range was not begun any more.
-    assert states == ["written"]
+    timer = threading.Timer(0.4, interrupt)
+    timer.start()
+    try:
+        calls[{call!r}]()
+        raise AssertionError("it was over too soon")
+    except KeyboardInterrupt:
+        taken = time.monotonic() - sent[0]
+    slots = threads._team.words[constants.HEAD_WORDS:].reshape(-1, constants.SLOT_WORDS)
+    busy = [constants.OPEN, constants.TAKEN, constants.INSIDE]
+    assert not slots[:, busy].any()
+    check()
+    print(taken < 1.0 or taken)
+    """
+    assert child(code, NBGATHER_NUM_THREADS=threads) == "True\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_forks_while_other_threads_work(layer: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_forks_while_other_threads_work(way: str) -> None:
     code = """
     import os, threading
     first = check()
@@ -162,12 +179,12 @@ def test_forks_while_other_threads_work(layer: str) -> None:
         thread.join()
     print("done")
     """
-    assert child(code, layer) == "done\n"
+    assert child(code, way) == "done\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing(method: str, layer: str, tmp_path: Path) -> None:
+def test_multiprocessing(method: str, way: str, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     body = """
     if __name__ == "__main__":
@@ -182,11 +199,11 @@ def test_multiprocessing(method: str, layer: str, tmp_path: Path) -> None:
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     if method == "spawn":
         code = f"import subprocess; subprocess.run([sys.executable, {str(script)!r}], check=True)"
-    assert child(code, layer) == "done\n"
+    assert child(code, way) == "done\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_torchs_data_loader(layer: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_torchs_data_loader(way: str) -> None:
     code = """
     import torch
     from torch.utils.data import DataLoader
@@ -209,11 +226,11 @@ def test_torchs_data_loader(layer: str) -> None:
     check()
     print("done")
     """
-    assert child(code, layer) == "done\n"
+    assert child(code, way) == "done\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_at_the_end_of_the_interpreter(layer: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_at_the_end_of_the_interpreter(way: str) -> None:
     code = """
     import atexit
     check()
@@ -226,11 +243,10 @@ def test_at_the_end_of_the_interpreter(layer: str) -> None:
     late = Late()
     atexit.register(lambda: print("exit", len(check()) > 0))
     """
-    assert child(code, layer) == "exit True\nlate\n"
+    assert child(code, way) == "exit True\nlate\n"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_thread_that_is_still_working_at_the_end(layer: str) -> None:
+def test_a_thread_that_is_still_working_at_the_end() -> None:
     code = """
     import atexit, threading, time
     check()
@@ -244,7 +260,7 @@ def test_a_thread_that_is_still_working_at_the_end(layer: str) -> None:
     time.sleep(0.2)
     atexit.register(lambda: print("exit", len(check()) > 0))
     """
-    assert child(code, layer) == "exit True\n"
+    assert child(code) == "exit True\n"
 
 
 # In this process
@@ -257,9 +273,9 @@ def test_any_number_of_threads(threads: int, shape: tuple[int, ...]) -> None:
     x = generator.integers(0, 255, shape).astype(np.float32)
     dim = len(shape) - 2
     index = generator.integers(0, shape[dim], shape)
-    with cpu_threads.limit_threads(1):
+    with cpu_limits.limit_threads(1):
         expected = nbgather.gather(x, dim, index)
-    with cpu_threads.limit_threads(threads):
+    with cpu_limits.limit_threads(threads):
         same(nbgather.gather(x, dim, index), expected)
         same(nbgather.gather(x[..., ::-1], dim, index[..., ::-1]), expected[..., ::-1].copy())
 
@@ -271,7 +287,7 @@ def test_the_first_bad_index_is_named(threads: int, last: int) -> None:
     index[3, last] = -9
     index[4, 0] = 12
     with (
-        cpu_threads.limit_threads(threads),
+        cpu_limits.limit_threads(threads),
         pytest.raises(IndexError) as raised,
     ):
         nbgather.gather(np.zeros((5, 8)), 1, index)
@@ -292,7 +308,7 @@ def test_a_bad_thread_count(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_thread_count_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBGATHER_NUM_THREADS", "3")
-    assert cpu_threads.num_threads() == 3
-    with cpu_threads.limit_threads(1):
-        assert cpu_threads.num_threads() == 1
-    assert cpu_threads.num_threads() == 3
+    assert cpu_limits.num_threads() == 3
+    with cpu_limits.limit_threads(1):
+        assert cpu_limits.num_threads() == 1
+    assert cpu_limits.num_threads() == 3

@@ -13,7 +13,7 @@ import torch
 from cases import DTYPES, random_bits, rng, same
 
 import nbgather
-from nbgather.kernels.cpu import threads as cpu_threads
+from nbgather.kernels.cpu import limits as cpu_limits
 
 
 def paper_patchify(images: torch.Tensor, p: int) -> torch.Tensor:
@@ -113,7 +113,7 @@ def test_every_block_of_channels_and_pixels(dtype: str, channels: int) -> None:
 def test_large_images_on_any_number_of_threads(dtype: str, threads: int) -> None:
     images = random_bits(rng("large"), (7, 3, 224, 208), dtype)
     video = random_bits(rng("video"), (3, 2, 8, 48, 60), dtype)
-    with cpu_threads.limit_threads(threads):
+    with cpu_limits.limit_threads(threads):
         for given, sizes in ((images, (16, 8)), (images, (14, 13)), (video, (2, 16, 5))):
             patches = nbgather.patchify(given, sizes)
             same(patches, by_numpy(given, sizes))

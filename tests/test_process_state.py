@@ -21,8 +21,16 @@ import nbgather.dask, nbgather.explain, nbgather.onnx
 import dask, onnxruntime, jax
 {extra}
 
+def settings():
+    # The settings of each OpenMP library, for the calling thread.
+    import ctypes, re
+    maps = open("/proc/self/maps").read()
+    found = re.findall(r"(/\\S*/lib(?:gomp|omp|iomp5)[^/\\s]*\\.so[^/\\s]*)$", maps, re.M)
+    names = "omp_get_max_threads", "omp_get_max_active_levels"
+    libraries = [ctypes.CDLL(path) for path in sorted(set(found))]
+    return {{(l._name, n): getattr(l, n)() for l in libraries for n in names if hasattr(l, n)}}
+
 def snapshot():
-    from nbgather.kernels.cpu import openmp
     return {{
         "torch threads": torch.get_num_threads(),
         "torch interop threads": torch.get_num_interop_threads(),
@@ -31,7 +39,7 @@ def snapshot():
         "torch grad": torch.is_grad_enabled(),
         "torch deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch random": torch.get_rng_state().tolist(),
-        "OpenMP": {{k: v for k, v in openmp.settings().items() if k in KNOWN}},
+        "OpenMP": {{k: v for k, v in settings().items() if k in KNOWN}},
         "random": random.getstate(),
         "numpy random": str(np.random.get_state()),
         "numpy errors": np.geterr(),
@@ -52,8 +60,7 @@ def snapshot():
         "jax": jax.config.jax_enable_x64,
     }}
 
-from nbgather.kernels.cpu import openmp
-KNOWN = set(openmp.settings())
+KNOWN = set(settings())
 n = {n}
 x = torch.rand(n, 196, 64)
 ids = torch.arange(n)

@@ -11,10 +11,11 @@ import pytest
 from cases import random_bits, rng, same
 
 import nbgather
-from nbgather.kernels.cpu import launch_masking
+from nbgather.kernels.constants import MAX_SLOT_BITS
+from nbgather.kernels.cpu import launch_masking, limits
 from nbgather.kernels.cpu import threads as cpu_threads
 from nbgather.kernels.cpu.counting import BLOCK_KEYS
-from nbgather.kernels.cpu.ranking import MAX_SLOT_BITS, SHORT_BYTES
+from nbgather.kernels.cpu.ranking import SHORT_BYTES
 
 DTYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 #: Every length up to a few blocks, and those around the last that is ranked without slots.
@@ -89,7 +90,7 @@ def test_ranks_are_the_references(length: int, dtype: type) -> None:
 @pytest.mark.parametrize("length", [511, 1568, 4097, 1 << MAX_SLOT_BITS, 70_001])
 def test_long_samples(length: int, kind: str, dtype: type) -> None:
     scores = scores_of(kind, (2, length), dtype)
-    with cpu_threads.limit_threads(1):
+    with limits.limit_threads(1):
         assert_ranks(nbgather.rank_tokens(scores, length // 4), scores, length // 4)
 
 
@@ -146,8 +147,8 @@ def test_scores_that_no_kernel_reads_where_they_lie(unlike: str) -> None:
 # One sample by several threads
 
 
-@pytest.fixture(params=["driver", "pool"])
-def split(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Samples of 40 tokens are split; the threads of each call that was."""
     calls: list[int] = []
     run_tasks = cpu_threads.run_tasks
@@ -159,8 +160,6 @@ def split(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setattr(launch_masking, "SPLIT_SAMPLE_TOKENS", 40)
     monkeypatch.setattr(cpu_threads, "splits", lambda work: True)
     monkeypatch.setattr(cpu_threads, "run_tasks", counted)
-    if request.param == "pool":
-        monkeypatch.setattr(cpu_threads, "threading_layer", lambda: "pool")
     return calls
 
 
@@ -171,7 +170,7 @@ def test_a_sample_by_several_threads(threads: int, dtype: type, split: list[int]
     for length in lengths:
         for kind in KINDS:
             scores = scores_of(kind, (1, length), dtype)
-            with cpu_threads.limit_threads(threads):
+            with limits.limit_threads(threads):
                 got = nbgather.rank_tokens(scores, length // 3)
             assert_ranks(got, scores, length // 3)
     assert split == [threads] * len(lengths) * len(KINDS)
@@ -189,10 +188,10 @@ def test_tokens_by_several_threads(samples: int, source: str, split: list[int]) 
             ),
             "counts": lambda x=x: nbgather.random_masking(x, seed=6, num_keep=[30, 9][: len(x)]),
         }[source]
-        with cpu_threads.limit_threads(1):
+        with limits.limit_threads(1):
             want = call()
         assert not split
-        with cpu_threads.limit_threads(3):
+        with limits.limit_threads(3):
             got = call()
         assert split == [3]
         split.clear()
@@ -203,10 +202,10 @@ def test_tokens_by_several_threads(samples: int, source: str, split: list[int]) 
 def test_a_long_sample_is_split_and_many_are_not() -> None:
     work, tokens = 1 << 30, launch_masking.SPLIT_SAMPLE_TOKENS
     parts = launch_masking._parts_of_samples
-    with cpu_threads.limit_threads(4):
+    with limits.limit_threads(4):
         assert parts(1, tokens, work) == 4
         assert parts(3, tokens, work) == 4
         assert parts(4, tokens, work) == 1
         assert parts(1, tokens - 1, work) == 1
-    with cpu_threads.limit_threads(1):
+    with limits.limit_threads(1):
         assert parts(1, tokens, work) == 1

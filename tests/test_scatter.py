@@ -13,7 +13,7 @@ from cases import DTYPES, INDEX_DTYPES, random_bits, rng, same
 
 import nbgather
 from nbgather.kernels.cpu import launch
-from nbgather.kernels.cpu import threads as cpu_threads
+from nbgather.kernels.cpu import limits as cpu_limits
 
 BACKENDS = ("cpu", "reference", "torch")
 NUMBERS = ("bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64", "complex64")
@@ -153,7 +153,7 @@ def test_the_same_bits_for_any_number_of_threads(shape, dim: int, values: int, t
     generator = rng("threads")
     x, src = numbers(generator, shape, "float32"), numbers(generator, shape, "float32")
     index = generator.integers(0, values, shape)
-    with cpu_threads.limit_threads(threads):
+    with cpu_limits.limit_threads(threads):
         same(nbgather.scatter_add(x, dim, index, src), by_torch(True, x, dim, index, src))
         same(nbgather.scatter(x, dim, index, src), by_torch(False, x, dim, index, src))
 
@@ -278,7 +278,7 @@ def test_threads_share_the_places_of_few_lanes(
         generator.integers(shape[dim] // 2 - 3, shape[dim] // 2 + 3, index_shape),
     ):
         for given in (x, np.repeat(x, 2, -1)[..., ::2]):
-            with cpu_threads.limit_threads(threads):
+            with cpu_limits.limit_threads(threads):
                 same(ours(add)(given, dim, index, src), by_torch(add, x, dim, index, src))
     lanes = int(np.prod(shape[:dim]))
     assert ("shared" in forms) == (threads > 1 and lanes < 2 * threads)
@@ -299,7 +299,7 @@ def test_every_kernel_finds_a_bad_index(value: int | None, add: bool, threads: i
             index.flat[first] = bad
             if first:
                 index.flat[good.size - 1] = bad
-            with cpu_threads.limit_threads(threads), pytest.raises(IndexError) as raised:
+            with cpu_limits.limit_threads(threads), pytest.raises(IndexError) as raised:
                 ours(add)(x, dim, index, src)
             place = tuple(int(p) for p in np.unravel_index(first, index_shape))
             limits = f"is out of bounds for dimension {dim} with size {shape[dim]}"

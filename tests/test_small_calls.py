@@ -17,7 +17,7 @@ from cases import random_bits, rng
 import nbgather
 from nbgather import dispatch
 from nbgather.engine import memo
-from nbgather.kernels.cpu import threads as cpu_threads
+from nbgather.kernels.cpu import limits as cpu_limits
 
 N, L, D, K = 2, 6, 4, 3
 
@@ -233,10 +233,10 @@ def test_large_calls_come_again(
     case = CASES[name]._replace(shapes=shapes, limits=limits)
     monkeypatch.setitem(CASES, name, case)
     arrays = operands(name, case.dtypes[-1] if name == "token_noise" else "float32", 0)
-    with cpu_threads.limit_threads(1):
+    with cpu_limits.limit_threads(1):
         wanted = bits(case.call(*[to(library, a) for a in arrays]))
     memo.entries.clear()
-    with cpu_threads.limit_threads(threads):
+    with cpu_limits.limit_threads(threads):
         for _ in range(4):
             assert bits(case.call(*[to(library, a) for a in arrays])) == wanted
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import nbgather
 from nbgather import strategies
-from nbgather.kernels.cpu import threads
+from nbgather.kernels.cpu import limits
 
 Case = tuple[Callable[..., Any], tuple[int, ...], dict[str, Any]]
 
@@ -104,7 +104,7 @@ def test_a_sample_has_its_scores_alone_in_any_batch_order_and_thread_count(case:
     for n in range(len(IDS)):
         same(strategy(9, IDS[n : n + 1], grid, epoch=2, **own), want[n : n + 1])
     many = np.tile(IDS, 300)
-    with threads.limit_threads(3):
+    with limits.limit_threads(3):
         same(strategy(9, many, grid, epoch=2, **own), np.tile(want, (300, 1)))
 
 

@@ -18,7 +18,8 @@ from cases import rng, same
 import nbgather
 from nbgather.engine import memo
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.cpu import blocks, cache, variants
+from nbgather.kernels import constants
+from nbgather.kernels.cpu import cache, variants
 from nbgather.kernels.plans import STREAM_BYTES
 
 #: More variants and items: each is some kernels to compile.
@@ -33,7 +34,7 @@ def _forget() -> None:
     variants._read.clear()
 
 
-@pytest.fixture(params=blocks.METHODS)
+@pytest.fixture(params=constants.METHODS)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("NBGATHER_VARIANT", request.param)
     _forget()
@@ -99,7 +100,7 @@ def variants_modes_and_indices() -> list[Any]:
     """Each is two kernels to compile: beyond an eighth of them it is ``large``."""
     return [
         pytest.param(name, index, mode, marks=() if (k + n + v) % 8 == 0 else pytest.mark.large)
-        for v, name in enumerate(blocks.METHODS)
+        for v, name in enumerate(constants.METHODS)
         for k, index in enumerate(["int64", "int32", "uint8", "int8", "uint64"])
         for n, mode in enumerate(["raise", "clip", "fill"])
     ]
@@ -178,8 +179,8 @@ def test_a_large_call_measures_once_and_keeps_it(empty_folder: Path) -> None:
     (path,) = empty_folder.glob("variants-*")
     choice = variants.choices()[4]
     assert choice.method == number
-    assert set(choice.seconds) == set(blocks.METHODS)
-    assert blocks.METHODS[number] == min(choice.seconds, key=lambda k: choice.seconds[k])
+    assert set(choice.seconds) == set(constants.METHODS)
+    assert constants.METHODS[number] == min(choice.seconds, key=lambda k: choice.seconds[k])
     # Another process reads what this one measured, also for a small call.
     _forget()
     text = path.read_bytes()
@@ -261,26 +262,6 @@ def test_an_unknown_variant_is_one_error(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         nbgather.gather(np.zeros((3, 40), np.int16), 1, np.zeros((3, 40), np.int64))
     _forget()
-
-
-def test_kernels_are_told_apart_by_what_they_close_over() -> None:
-    def make(value: object) -> object:
-        def kernel() -> object:
-            return value
-
-        return kernel
-
-    first, second = (cache.KernelCache(make(v), {}).variant for v in (1, 2))
-    assert first != second
-    with pytest.raises(ValueError, match="known by the values"):
-        cache.KernelCache(make(object()), {})
-    names = {
-        repr(blocks.gather_block(mode, False, method, across, False))
-        for mode in (0, 1, 3)
-        for method in range(3)
-        for across in (False, True)
-    }
-    assert len(names) == 18
 
 
 LESSER = """if True:

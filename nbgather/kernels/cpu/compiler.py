@@ -81,14 +81,11 @@ def _find(function: Function) -> int:
     with forks.held_back():
         entry = cache.entry(function.module, function.name, function[2:])
         code = entry.read()
-        if code is None:
-            with _building:
-                known = _addresses.get(function)  # another thread was first
-                if known is not None:
-                    return known
-                code = _build(function, entry)
-                return _load(function, entry, code)
-        return _load(function, entry, code)
+        if code is not None:
+            return _load(function, entry, code)
+        with _building:
+            known = _addresses.get(function)  # another thread was first
+            return _load(function, entry, _build(function, entry)) if known is None else known
 
 
 def _load(function: Function, entry: cache.Entry, code: bytes) -> int:

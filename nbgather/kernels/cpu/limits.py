@@ -64,9 +64,7 @@ def _chosen() -> int | None:
     return _set if _set is not None else _named()
 
 
-@functools.cache
 def _named() -> int | None:
-    """What ``NBGATHER_NUM_THREADS`` said at the first call."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
@@ -163,7 +161,7 @@ def quota(groups: Path, own: Path) -> int:
     A group's limit holds for the groups inside it, so the least on the way up counts.
     """
     limits = [sys.maxsize]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             roots = [groups] if not controllers else [groups / controllers, groups / "cpu"]

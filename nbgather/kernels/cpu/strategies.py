@@ -17,7 +17,14 @@ from numba import njit
 
 from nbgather.kernels import scalar
 from nbgather.kernels.constants import GRID, LINES
-from nbgather.kernels.cpu.intrinsics import address, allocate, release, uint32_at, uint64_at
+from nbgather.kernels.cpu.intrinsics import (
+    address,
+    allocate,
+    release,
+    uint32_at,
+    uint64_at,
+    words_on_stack,
+)
 from nbgather.kernels.cpu.philox import draw
 from nbgather.kernels.cpu.ranking import radix_pass
 
@@ -28,6 +35,7 @@ philox4x32 = scalar.philox4x32
 STREAM_GRID, STREAM_BLOCK, STREAM_LINES = U(1 << 28), U(2 << 28), U(3 << 28)
 #: Words of a box: area, aspect, side, one unused, four positions, four extents of leading axes.
 BOX_WORDS = 16
+_four_on_stack = words_on_stack(4)
 #: The table of aspect ratios has 2**10 entries.
 ASPECT_BITS = 10
 
@@ -135,7 +143,10 @@ def block_keys(keys, length, args, aspects, sample, epoch, k0, k1):
     height = U(args[8 + axes - U(2)]) if axes > U(1) else U(1)
     width = U(args[8 + axes - U(1)])
     limit = U(8) * (length // least) + U(32)
-    size, side, start = np.ones(4, np.uint64), np.ones(4, np.uint64), np.zeros(4, np.uint64)
+    size = uint64_at(U(_four_on_stack()))
+    side, start = uint64_at(U(_four_on_stack())), uint64_at(U(_four_on_stack()))
+    for d in range(4):
+        size[d], side[d], start[d] = U(1), U(1), U(0)
     for d in range(axes):
         size[U(4) - axes + d] = U(args[8 + d])
     for t in range(length):
