@@ -300,12 +300,13 @@ def scatter(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if out is None and backend is None:
+    if backend is None:
         kind = type(src)
+        into = () if out is None else (out,)
         if kind is int or kind is float:
-            result = dispatch.recall(dispatch.head(Scatter, dim, src), input, index)
+            result = dispatch.recall(dispatch.head(Scatter, dim, src), input, index, *into)
         else:
-            result = dispatch.recall((Scatter, dim), input, index, src)
+            result = dispatch.recall((Scatter, dim), input, index, src, *into)
         if result is not None:
             return result
     operation = Scatter(dim)
@@ -362,8 +363,9 @@ def scatter_add(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if out is None and backend is None:
-        result = dispatch.recall((ScatterAdd, dim), input, index, src)
+    if backend is None:
+        into = () if out is None else (out,)
+        result = dispatch.recall((ScatterAdd, dim), input, index, src, *into)
         if result is not None:
             return result
     operation = ScatterAdd(dim)

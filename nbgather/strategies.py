@@ -18,8 +18,8 @@ from math import prod
 from typing import Any
 
 from nbgather import dispatch
+from nbgather.masking import token_noise
 from nbgather.operations import checks, scores
-from nbgather.operations.tokens import token_noise
 
 __all__ = ["block", "grid", "random", "time_frequency", "tube"]
 
@@ -63,8 +63,9 @@ def random(
     >>> strategies.random(0, 1, (2, 2)).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    operation = token_noise(seed, epoch, prod(scores.token_grid(grid)))
-    return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
+    return token_noise(
+        seed, sample_ids, prod(scores.token_grid(grid)), epoch=epoch, backend=backend
+    )
 
 
 def grid(

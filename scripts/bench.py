@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from nbgather import files  # noqa: E402
 from nbgather.apps.bench import check_tables, markdown, picture, run_all, update_tables  # noqa: E402
+from nbgather.apps.bench.beside import DEFAULT_TURNS, beside_text, run_beside  # noqa: E402
 from nbgather.apps.bench.dask_rows import dask_markdown, run_dask  # noqa: E402
 from nbgather.apps.bench.kinds import (  # noqa: E402
     kinds_markdown,
@@ -27,6 +28,7 @@ from nbgather.apps.bench.kinds import (  # noqa: E402
 )
 from nbgather.apps.bench.machine import cpu_kind  # noqa: E402
 from nbgather.apps.bench.rows import select_rows  # noqa: E402
+from nbgather.apps.bench.start import run_start, start_text  # noqa: E402
 from nbgather.apps.bench.surface import (  # noqa: E402
     DEFAULT_COUNT,
     run_surface,
@@ -35,7 +37,7 @@ from nbgather.apps.bench.surface import (  # noqa: E402
     surface_map,
     surface_text,
 )
-from nbgather.kernels.cpu import threads  # noqa: E402
+from nbgather.kernels.cpu import limits  # noqa: E402
 
 KEPT = ROOT / "scripts" / "bench"
 DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
@@ -67,7 +69,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rows", help="only rows whose name or group matches this pattern")
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant")
     parser.add_argument("--quick", action="store_true", help="one turn of each")
-    parser.add_argument("--threads", type=int, default=threads.num_threads())
+    parser.add_argument("--threads", type=int, default=limits.num_threads())
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
     parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
@@ -75,6 +77,12 @@ def _arguments() -> argparse.ArgumentParser:
         "--surface", nargs="*", type=int, metavar=("N", "SEED"),
         help=f"time N random calls ({DEFAULT_COUNT}) of each function, of this SEED (0), instead",
     )  # fmt: skip
+    parser.add_argument(
+        "--beside", action="store_true", help="time calls beside other work, instead"
+    )
+    parser.add_argument(
+        "--start", action="store_true", help="time the first calls of new processes, instead"
+    )
     parser.add_argument("--only", help="with --surface: these functions, commas between them")
     parser.add_argument("--without", help="with --surface: leave these libraries out, e.g. jax")
     parser.add_argument("--png", type=Path, help="draw the ratios here")
@@ -139,6 +147,28 @@ def _dask(options: argparse.Namespace) -> None:
     print(dask_markdown(results))
 
 
+def _beside(options: argparse.Namespace) -> None:
+    """Time calls beside other work."""
+    if options.from_json:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        turns = 5 if options.quick else DEFAULT_TURNS
+        results = run_beside(turns, lambda name: print(name, file=sys.stderr, flush=True))
+    _write(options, (json.dumps(results, indent=1) + "\n").encode(), "beside.json")
+    print(beside_text(results))
+
+
+def _start(options: argparse.Namespace) -> None:
+    """Time the first calls of new processes."""
+    if options.from_json:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        rounds = 1 if options.quick else options.rounds
+        results = run_start(rounds, lambda name: print(name, file=sys.stderr, flush=True))
+    _write(options, (json.dumps(results, indent=1) + "\n").encode(), "start.json")
+    print(start_text(results))
+
+
 def _surface(options: argparse.Namespace) -> None:
     """Time random calls of every function."""
     count, seed = (*options.surface, *(DEFAULT_COUNT, 0)[len(options.surface) :])[:2]
@@ -200,6 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     timed = options.keep or options.json or options.from_json or options.rows
     if options.dask:
         _dask(options)
+    elif options.beside:
+        _beside(options)
+    elif options.start:
+        _start(options)
     elif options.surface is not None:
         _surface(options)
     elif timed or not options.update_readme:

@@ -40,7 +40,7 @@ def check():
 """
 
 
-def child(code: str, way: str = "own", **environment: str) -> str:
+def child(code: str, way: str = "own", seconds: float = SECONDS, **environment: str) -> str:
     """Run code after ``WORK`` in a fresh interpreter; it must end well, in time."""
     settings = {
         name: value
@@ -53,7 +53,7 @@ def child(code: str, way: str = "own", **environment: str) -> str:
         [sys.executable, "-c", WORK + textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         env=settings | environment,
     )
     assert result.returncode == 0, (result.returncode, result.stderr[-3000:])

@@ -8,7 +8,9 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from numba.core.compiler_lock import global_compiler_lock
@@ -348,6 +350,26 @@ def test_code_that_needs_numba_is_refused() -> None:
     code, kept = build.object_code(source, "accepted")
     assert code
     assert kept
+
+
+def test_the_cache_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    own = cache.folder()
+    assert own is not None
+    base = own.parent
+    base.mkdir(parents=True)
+    older(base, 2)
+    (base / "notes.txt").write_text("not a kernel")
+    cache.write(own / "gather.gather-1.nbc", b"machine code")
+    assert cache.usage() == (5, 20 + 32 + 12)
+    assert "kernels kept     5 files, 64 bytes" in command("info").out
+    ended = command("cache", "clear")
+    assert (ended.code, ended.out) == (0, f"64 bytes were removed from {own}\n")
+    assert [path.name for path in base.iterdir()] == ["notes.txt"]
+    assert cache.usage() == (0, 0)
+    assert cache.clear() == 0
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

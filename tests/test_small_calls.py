@@ -241,18 +241,34 @@ def test_large_calls_come_again(
             assert bits(case.call(*[to(library, a) for a in arrays])) == wanted
 
 
+INTO = (
+    "gather", "take_along_axis", "gather_tokens", "gather fill", "scatter", "scatter number",
+    "scatter_add",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", ["gather", "take_along_axis", "gather_tokens", "gather fill"])
+@pytest.mark.parametrize("name", INTO)
 def test_out_is_written(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
-    x, index = (to(library, a) for a in operands(name, "float32", 0))
-    wanted = case.call(x, index)
-    out = case.call(x, index)
+    given = [to(library, a) for a in operands(name, "float32", 0)]
+    wanted = case.call(*given)
+    out = case.call(*given)
     for _ in range(2):
-        case.call(x, index, out=out)
-    monkeypatch.setattr(dispatch, "execute", whole_way)
-    out[...] = 7
-    assert case.call(x, index, out=out) is out
+        case.call(*given, out=out)
+    before = [bits(a) for a in given]
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "execute", whole_way)
+        out[...] = 7
+        assert case.call(*given, out=out) is out
+    assert bits(out) == bits(wanted)
+    assert [bits(a) for a in given] == before
+    if not name.startswith("scatter"):
+        return
+    # A bad index leaves all of it as it was.
+    given[1].reshape(-1)[-1] = L
+    with pytest.raises(IndexError, match=f"index {L} at"):
+        case.call(*given, out=out)
     assert bits(out) == bits(wanted)
 
 

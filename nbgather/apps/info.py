@@ -40,6 +40,7 @@ def facts() -> dict[str, Any]:
         "threads of torch": limits.num_threads_of_torch() if "torch" in sys.modules else None,
         "recycled bytes": str(recycle.limit()),
         "kernel cache": str(cache.folder()),
+        "kernels kept": "{} files, {} bytes".format(*cache.usage()),
         "processor": machine.processor(),
         "caches": {str(level): nbytes for level, nbytes in machine.cache_sizes().items()},
         "gather variants": {

@@ -28,11 +28,12 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         src = container.item_bits(src, x, "src")
     else:
         src_spec = container.spec(src)
-    out = options.out
+    out, out_spec = options.out, None
     if out is not None:
         named = [("input", x, x_spec), ("index", i, i_spec)]
         named += [] if src_spec is None else [("src", src, src_spec)]
-        check_match(check_out(container, out, named), x_spec)
+        out_spec = check_out(container, out, named)
+        check_match(out_spec, x_spec)
     plan = plan_scatter(operation, x_spec, i_spec, src_spec)
     backend = backends.serving(options.backend, container.home, x_spec.device)
     if "scatter" not in backend.DOES:
@@ -75,10 +76,12 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
-    is_plain = out is None and options.backend is None
-    if is_plain and not place and arrays.is_contiguous(x_spec):
-        _keep(container, backend, operation, operands, (x_spec, i_spec, src_spec), plan)
-    return _into(container, result, out)
+    result = _into(container, result, out)
+    is_plain = options.backend is None and not place and arrays.is_contiguous(x_spec)
+    if is_plain and (out_spec is None or arrays.is_contiguous(out_spec)):
+        specs = x_spec, i_spec, src_spec, out_spec
+        _keep(container, backend, operation, operands, specs, plan, out)
+    return result
 
 
 def _keep(
@@ -88,8 +91,12 @@ def _keep(
     operands: tuple[Any, ...],
     specs: tuple[Spec | None, ...],
     plan: ScatterPlan,
+    out: Any,
 ) -> None:
-    """Keep a small call that went well: a copy of the input, and the scatter into it."""
+    """Keep a call that went well: a copy of the input, the scatter into it, and a copy to ``out``.
+
+    Nothing is written to ``out`` before all has gone well.
+    """
     x, _, src = operands
     if not plan.count:
         return
@@ -111,7 +118,14 @@ def _keep(
         backend.scatter(plan, target, small.operand(1), source, added, given_x, run=backend.step)
     )
     results = [memo.Result(tuple(x.shape), x.dtype)]
-    memo.keep(container, backend, head, given, results, steps, owner=item)
+    if out is None:
+        memo.keep(container, backend, head, given, results, steps, owner=item)
+        return
+    steps.append(backend.copy(small.operand(len(given)), target, plan.nbytes, run=backend.step))
+    memo.keep(
+        container, backend, head, (*given, out), [], steps,
+        out=len(given), hidden=results, owner=item,
+    )  # fmt: skip
 
 
 def _must_copy(container: Any, plan: ScatterPlan, i: Any, src: Any, src_spec: Spec | None) -> bool:

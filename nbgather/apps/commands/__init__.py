@@ -52,3 +52,7 @@ for command in (
     page.web,
 ):
     app.command()(command)
+
+_cache = typer.Typer(help="The cache of compiled kernels.", no_args_is_help=True)
+_cache.command("clear")(machine.clear_cache)
+app.add_typer(_cache, name="cache")

@@ -1,4 +1,4 @@
-"""The commands ``info`` and ``warmup``: the machine and its kernels."""
+"""The commands ``info``, ``warmup`` and ``cache clear``: the machine and its kernels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ def info(
         else:
             console.print(f"{'backend ' + name:16} [yellow]not available[/]: ", end="")
             console.print(state["reason"], markup=False)
-    for name in ("threads", "threads of torch", "recycled bytes", "kernel cache", "platform"):
+    for name in (
+        "threads",
+        "threads of torch",
+        "recycled bytes",
+        "kernel cache",
+        "kernels kept",
+        "platform",
+    ):
         if known[name] is not None:
             console.print(f"{name:16} {known[name]}", markup=False)
     caches = ", ".join(f"L{level} {n >> 10} KiB" for level, n in known["caches"].items())
@@ -42,8 +49,15 @@ def info(
         console.print(f"{'gather variants':16} not measured yet: nbgather warmup does it")
 
 
+def clear_cache(debug: Debug = False) -> None:
+    """Remove all compiled kernels from their cache; the next calls compile theirs again."""
+    from nbgather.kernels.cpu import cache
+
+    typer.echo(f"{cache.clear()} bytes were removed from {cache.folder()}")
+
+
 def warmup(debug: Debug = False) -> None:
-    """Compile the common kernels into numba's cache, so that no first call waits for them."""
+    """Compile the common kernels into their cache, so that no first call waits for them."""
     from nbgather.apps.warmup import steps
 
     planned = steps()

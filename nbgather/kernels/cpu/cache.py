@@ -143,6 +143,34 @@ def trim(own: Path) -> None:
                 path.rmdir()  # which fails if it contains other files
 
 
+def usage() -> tuple[int, int]:
+    """How many files the cache has, of all sources' kernels, and how many bytes."""
+    sizes = [nbytes for path in _every_folder() for _, nbytes in _files(path)]
+    return len(sizes), sum(sizes)
+
+
+def clear() -> int:
+    """Remove the kernels of all sources; how many bytes that were.
+
+    What this process has loaded stays usable.
+    """
+    removed = 0
+    for path in _every_folder():
+        for name, nbytes in list(_files(path)):
+            with contextlib.suppress(OSError):
+                (path / name).unlink()
+                removed += nbytes
+        with contextlib.suppress(OSError):
+            path.rmdir()  # which fails if it contains other files
+    _mark_used.cache_clear()
+    return removed
+
+
+def _every_folder() -> list[Path]:
+    own = folder()
+    return [] if own is None else [own, *_others_by_use(own)]
+
+
 def _others_by_use(own: Path) -> list[Path]:
     """Folders of other sources' kernels, the last used first."""
     times: dict[Path, float] = {}
