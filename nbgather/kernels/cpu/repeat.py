@@ -53,6 +53,7 @@ from nbgather.kernels.cpu.objects import (
     tuple_item,
     tuple_size,
 )
+from nbgather.kernels.cpu.words import run_kernel
 from nbgather.kernels.small import FIXED, LOW32, OPERAND, RESULT, TENSOR
 
 U = np.uint64
@@ -132,7 +133,7 @@ def run_steps(table, of_torch, numbers, at, facts, results, args):
         idx = place(step[S_OUT + 4], step[S_OUT + 5], facts, results)
         aux = place(step[S_OUT + 6], step[S_OUT + 7], facts, results)
         if step[S_WORK] < KEEP_GIL_BYTES:
-            bad = team.run_kernel(step[S_KERNEL], out, src, idx, aux, args, 0, step[S_COUNT])
+            bad = run_kernel(step[S_KERNEL], out, src, idx, aux, args, 0, step[S_COUNT])
         else:
             bad = run_large(
                 table, of_torch, step[S_KERNEL], out, src, idx, aux, args, step[S_COUNT],

@@ -16,13 +16,7 @@ All functions of the system are called through pointers in the head.
 
 from __future__ import annotations
 
-import platform
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nbgather.kernels.constants import (
     AVOIDED_CPU,
@@ -73,170 +67,29 @@ from nbgather.kernels.constants import (
     YIELD,
 )
 from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
+from nbgather.kernels.cpu.words import (
+    add_to,
+    as_object,
+    ask_system,
+    begin_region,
+    bind_thread,
+    call_system,
+    check_signals,
+    exchange,
+    pause,
+    read,
+    release_gil,
+    run_kernel,
+    take_gil,
+    whole_number,
+    write,
+)
 
 U = np.uint64
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_BYTES = ir.IntType(8).as_pointer()
 #: Turns of a waiting loop before the thread gives its core away.
 SPINS = 2000
 
-#: By machine: the instruction for a loop that waits, and its argument.
-_PAUSES = {
-    "x86_64": ("llvm.x86.sse2.pause", []),
-    "amd64": ("llvm.x86.sse2.pause", []),
-    "aarch64": ("llvm.aarch64.hint", [1]),
-    "arm64": ("llvm.aarch64.hint", [1]),
-}
-
-
-def _word(builder, address, number):
-    return builder.gep(builder.inttoptr(address, _I64.as_pointer()), [number])
-
-
-@intrinsic
-def add_to(typingctx, address, number, value):
-    """Add to a word, atomically; what it was before."""
-
-    def codegen(context, builder, sig, values):
-        pointer = _word(builder, values[0], values[1])
-        return builder.atomic_rmw("add", pointer, values[2], "seq_cst")
-
-    return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def exchange(typingctx, address, number, value):
-    """Set a word, atomically; what it was before."""
-
-    def codegen(context, builder, sig, values):
-        pointer = _word(builder, values[0], values[1])
-        return builder.atomic_rmw("xchg", pointer, values[2], "seq_cst")
-
-    return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def read(typingctx, address, number):
-    """A word that other threads write."""
-
-    def codegen(context, builder, sig, values):
-        return builder.load_atomic(_word(builder, values[0], values[1]), "seq_cst", 8)
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
-def write(typingctx, address, number, value):
-    """Write a word that other threads read."""
-
-    def codegen(context, builder, sig, values):
-        builder.store_atomic(values[2], _word(builder, values[0], values[1]), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def call_system(typingctx, function, one, other):
-    """Call a function of the system at an address: ``int32 function(int64, int64)``."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(_I32, [_I64, _I64])
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def ask_system(typingctx, function):
-    """Call ``int32 function()`` at an address."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(_I32, [])
-        return builder.sext(builder.call(builder.inttoptr(values[0], kind.as_pointer()), []), _I64)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def bind_thread(typingctx, function, thread, nbytes, cpus):
-    """Call ``int32 function(thread, nbytes, cpus)`` at an address."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(_I32, [_I64] * 3)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
-
-
-@intrinsic
-def begin_region(typingctx, function, body, argument, count):
-    """Call what begins a region of OpenMP: ``void(body, argument, uint32 count, uint32 flags)``."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I32, _I32])
-        count = builder.trunc(values[3], _I32)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), [*values[1:3], count, _I32(0)])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
-
-
-@intrinsic
-def pause(typingctx):
-    """Tell the processor that a loop waits."""
-
-    def codegen(context, builder, sig, values):
-        known = _PAUSES.get(platform.machine().lower())
-        if known is not None:
-            name, arguments = known
-            kind = ir.FunctionType(ir.VoidType(), [_I32] * len(arguments))
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            builder.call(function, [_I32(a) for a in arguments])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def run_kernel(typingctx, kernel, out, src, idx, aux, args, lo, hi):
-    """Call the range kernel at address ``kernel``."""
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(_I64, [_BYTES] * 5 + [_I64, _I64])
-        function = builder.inttoptr(values[0], kind.as_pointer())
-        pointers = [builder.inttoptr(v, _BYTES) for v in values[1:6]]
-        return builder.call(function, [*pointers, *values[6:]])
-
-    return types.int64(*[types.int64] * 8), codegen
-
-
-def _of_python(name, result, *arguments):
-    """A function of Python's C API, of words."""
-    kinds = {"word": _I64, "int": _I32, "none": ir.VoidType()}
-
-    def codegen(context, builder, sig, values):
-        kind = ir.FunctionType(kinds[result], [kinds[a] for a in arguments])
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        value = builder.call(function, values)
-        if result == "int":
-            return builder.sext(value, _I64)
-        return value if result == "word" else context.get_dummy_value()
-
-    signature = (types.void if result == "none" else types.int64)(*[types.int64] * len(arguments))
-    if not arguments:
-        return intrinsic(lambda typingctx: (signature, codegen))
-    return intrinsic(lambda typingctx, a: (signature, codegen))
-
-
-_release_gil = _of_python("PyEval_SaveThread", "word")
-_take_gil = _of_python("PyEval_RestoreThread", "none", "word")
-_check_signals = _of_python("PyErr_CheckSignals", "int")
-_whole_number = _of_python("PyLong_AsUnsignedLongLongMask", "word", "word")
-_as_object = _of_python("PyLong_FromLongLong", "word", "word")
 _time_on_stack = words_on_stack(2)
 _state_on_stack = words_on_stack(1)
 _cpus_on_stack = words_on_stack(CPU_SET_WORDS)
@@ -318,9 +171,9 @@ def interrupted(state):
     """Let Python see to its signals; whether one of them raised. ``state`` is of the thread."""
     if state == 0:
         return False
-    _take_gil(read(state, 0))
-    raised = _check_signals() != 0
-    write(state, 0, _release_gil())
+    take_gil(read(state, 0))
+    raised = check_signals() != 0
+    write(state, 0, release_gil())
     return raised
 
 
@@ -502,9 +355,9 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, stat
 def run_without_gil(team, kernel, out, src, idx, aux, args, count, parts, threads):
     """`run_over` of a thread that holds the GIL; -1 with the exception of a signal set."""
     state = _state_on_stack()
-    write(state, 0, _release_gil())
+    write(state, 0, release_gil())
     bad = run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, state)
-    _take_gil(read(state, 0))
+    take_gil(read(state, 0))
     return bad
 
 
@@ -515,13 +368,13 @@ def run(self, objects_at, count):
     takes less time than to get it back.
     """
     numbers = int64_at(U(objects_at))
-    team, kernel = _whole_number(numbers[U(0)]), _whole_number(numbers[U(1)])
-    out, src = _whole_number(numbers[U(2)]), _whole_number(numbers[U(3)])
-    idx, aux = _whole_number(numbers[U(4)]), _whole_number(numbers[U(5)])
-    args, length = _whole_number(numbers[U(6)]), _whole_number(numbers[U(7)])
-    parts, threads = _whole_number(numbers[U(8)]), _whole_number(numbers[U(9)])
+    team, kernel = whole_number(numbers[U(0)]), whole_number(numbers[U(1)])
+    out, src = whole_number(numbers[U(2)]), whole_number(numbers[U(3)])
+    idx, aux = whole_number(numbers[U(4)]), whole_number(numbers[U(5)])
+    args, length = whole_number(numbers[U(6)]), whole_number(numbers[U(7)])
+    parts, threads = whole_number(numbers[U(8)]), whole_number(numbers[U(9)])
     if parts == 0:
         bad = run_kernel(kernel, out, src, idx, aux, args, 0, length)
     else:
         bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, threads)
-    return 0 if bad < 0 else _as_object(bad)
+    return 0 if bad < 0 else as_object(bad)
