@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nbgather.kernels import scalar  # noqa: E402
+from nbgather.kernels.constants import MODES  # noqa: E402
 from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
 from nbgather.kernels.cuda import gather, masking, patches, scatter  # noqa: E402
 from nbgather.kernels.cuda.positions import (  # noqa: E402
@@ -28,7 +28,7 @@ from nbgather.kernels.cuda.positions import (  # noqa: E402
 )
 
 ARCHITECTURES = ((8, 0), (9, 0))
-RAISE, CLIP, WRAP, FILL = range(len(scalar.MODES))
+RAISE, CLIP, WRAP, FILL = range(len(MODES))
 
 
 class Kernel(NamedTuple):
@@ -60,7 +60,7 @@ def _gathers() -> list[Kernel]:
         (5, 4, "i8", RAISE, False, False),
     ):
         key = (axes, item, index, mode, from_end, wide)
-        name = f"gather elements, {axes} axes, {item} B, {index}, {scalar.MODES[mode]}"
+        name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
@@ -91,7 +91,7 @@ def _gathers() -> list[Kernel]:
         (16, FILL, False, True),
     ):
         rows = (2, width, "i8", mode, False, wide, row)
-        name = f"gather rows, {width} B, {scalar.MODES[mode]}" + (", from a row" if row else "")
+        name = f"gather rows, {width} B, {MODES[mode]}" + (", from a row" if row else "")
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +35,14 @@ def test_that_test_can_fail(package: str) -> None:
     assert package in brought_in(f"import nbgather, {package}")
 
 
-def test_numpy_work_brings_in_numba_alone() -> None:
-    work = "import nbgather, numpy as np\nnbgather.random_masking(np.zeros((2, 8, 3)), seed=0)"
+def test_numpy_work_brings_in_numba_where_it_compiles(tmp_path: Path) -> None:
+    work = (
+        f"import os; os.environ['NUMBA_CACHE_DIR'] = {str(tmp_path)!r}\n"
+        "import nbgather, numpy as np\nnbgather.random_masking(np.zeros((2, 8, 3)), seed=0)\n"
+        "nbgather.gather(np.zeros((900, 900)), 1, np.zeros((900, 900), int))"  # on all threads
+    )
     assert brought_in(work) == ["numba"]
+    assert brought_in(work) == []
 
 
 def test_numpy_work_leaves_cuda_alone() -> None:
@@ -71,7 +77,7 @@ def test_the_import_takes_under_half_a_second() -> None:
     assert least(code, 0.5) < 0.5
 
 
-def test_the_first_gather_on_a_warm_cache_takes_under_a_second() -> None:
+def test_the_first_gather_on_a_warm_cache_takes_an_instant() -> None:
     code = (
         "import numpy as np, nbgather, time\n"
         "x, index = np.zeros((2, 3, 4), np.float32), np.zeros((2, 2, 4), np.int64)\n"
@@ -79,4 +85,4 @@ def test_the_first_gather_on_a_warm_cache_takes_under_a_second() -> None:
         "nbgather.gather(x, 1, index)\n"
         "print(time.process_time() - begun)"
     )
-    assert least(code, 1) < 1
+    assert least(code, 0.15) < 0.25

@@ -11,6 +11,7 @@ import nbgather
 from nbgather.engine import backends, recycle
 from nbgather.kernels import machine
 from nbgather.kernels.constants import METHODS
+from nbgather.kernels.cpu import limits
 
 #: Packages whose version a report of a problem needs.
 PACKAGES = (
@@ -20,7 +21,7 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
-    from nbgather.kernels.cpu import cache, limits, variants
+    from nbgather.kernels.cpu import cache, variants
 
     available = backends.available()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}

@@ -338,6 +338,14 @@ def beside_text(results: dict[str, Any]) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench.beside import beside_text
+    >>> row = {"state": "quiet", "call": "c", "seconds": {w: {"median": 2e-6, "p90": 3e-6}
+    ...        for w in ("one thread", "all threads")}}
+    >>> print(beside_text({"facts": {}, "turns": 1, "rows": [row]}).splitlines()[-1])
+    | quiet | c | 2 (3) | 2 (3) | 1.00 (1.00) |  |
     """
     facts = ", ".join(f"{name} {value}" for name, value in results["facts"].items())
     lines = [

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbgather.kernels.cpu import launch as cpu
+from nbgather.kernels.cpu import threads
 from nbgather.kernels.memory import memory_address
 
 __all__ = ["Timing", "bandwidth", "interleave", "split_cost"]
@@ -114,8 +116,6 @@ def bandwidth(nbytes: int = 1 << 28, rounds: int = 7) -> float:
     >>> bandwidth(1 << 20, rounds=1) > 0
     True
     """
-    from nbgather.kernels.cpu import launch as cpu
-
     source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
     calls = {
         "numpy": lambda: np.copyto(target, source),
@@ -143,9 +143,6 @@ def split_cost(rounds: int = 15) -> float:
     >>> split_cost(rounds=1) < 1e6
     True
     """
-    from nbgather.kernels.cpu import launch as cpu
-    from nbgather.kernels.cpu import threads
-
     block, numbers = np.zeros(256, np.uint8), np.zeros(1, np.int64)
     address = memory_address(block)
     kernel = cpu.copy_kernel()

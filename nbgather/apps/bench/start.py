@@ -163,6 +163,13 @@ def start_text(results: dict[str, Any]) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from nbgather.apps.bench.start import start_text
+    >>> row = {"name": "nbgather", "ms": {"import": 1.25}, "numba": False}
+    >>> print(start_text({"facts": {}, "rounds": 1, "rows": [row]}).splitlines()[-1])
+    | nbgather | 1.2 |  |  |  |  |  |
     """
     facts = ", ".join(f"{name} {value}" for name, value in results["facts"].items())
     lines = [

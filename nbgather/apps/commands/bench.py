@@ -12,6 +12,7 @@ import typer
 
 from nbgather import files
 from nbgather.apps.commands.terminal import Debug, progress_bar
+from nbgather.kernels.cpu.limits import num_threads
 
 
 def bench(
@@ -47,8 +48,6 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Time nbgather and the peers that are installed, in turns on the same arrays."""
-    from nbgather.kernels.cpu.limits import num_threads
-
     for option, value in (("--rounds", rounds), ("--threads", threads), ("--count", count)):
         if value is not None and value < 1:
             raise ValueError(f"{option} is {value}: it must be at least 1")
