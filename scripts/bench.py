@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -106,6 +107,13 @@ NOT_MEASURED = (
 )
 
 
+def _kept(suffix: str, text: Callable[[dict[str, Any]], str]) -> str:
+    """The tables of every kind that has a file of this suffix."""
+    paths = sorted(KEPT.glob(f"*.{suffix}"))
+    tables = [text(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return "\n\n".join(tables) or "*No kind of CPU has been measured yet.*"
+
+
 def _tables() -> dict[Path, dict[str, str]]:
     """The tables of each document, made of what is kept."""
     kinds = load_kinds(KEPT)
@@ -119,6 +127,8 @@ def _tables() -> dict[Path, dict[str, str]]:
         PAGE: {
             "rows": rows_document(kinds),
             "surface": surface_document(kinds, maps, WORST_SHOWN) or NOT_MEASURED,
+            "beside": _kept("beside.json", beside_text),
+            "start": _kept("start.json", start_text),
         },
     }  # fmt: skip
 

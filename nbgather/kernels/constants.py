@@ -75,7 +75,8 @@ RETRY_AT, PENALTY = 8, 9
 #: What begins a region of OpenMP, and what each of its threads does.
 OPENMP, OPENMP_BODY = 10, 11
 #: What gives the CPU a thread is on, what binds a thread to CPUs, the CPU that helpers keep off,
-#: the helpers that can be bound, and the CPUs that the process may use: a bit for each.
+#: the helpers that can be bound, and the CPUs that the process may use: a bit for each. Where there
+#: are more than `MAX_BOUND`, nobody is bound.
 WHICH_CPU, BIND, AVOIDED_CPU, BOUND, CPUS = 12, 13, 14, 15, 16
 HELPER_THREADS, MAX_BOUND = 32, 8
 CPU_SET_WORDS = 16

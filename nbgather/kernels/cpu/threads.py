@@ -77,9 +77,10 @@ class _Team:
                 system.wait, system.post, system.give_way, system.clock, system.clock_id,
             )  # fmt: skip
             self.words[SEMAPHORE] = system.semaphore()
-            self.words[[WHICH_CPU, BIND, AVOIDED_CPU]] = system.which_cpu, system.bind, -1
-            if system.bind:
-                cpus = os.sched_getaffinity(0)
+            self.words[[WHICH_CPU, AVOIDED_CPU]] = system.which_cpu, -1
+            cpus = os.sched_getaffinity(0) if system.bind else set()
+            if len(cpus) <= MAX_BOUND:
+                self.words[BIND] = system.bind
                 for k in range(CPU_SET_WORDS):
                     word = sum(1 << (cpu & 63) for cpu in cpus if cpu >> 6 == k)
                     self.words[CPUS + k] = np.uint64(word).astype(np.int64)
@@ -96,7 +97,7 @@ class _Team:
                 if not thread:
                     self.helpers = sys.maxsize  # and no other is tried
                     return
-                if self.system.bind and self.helpers < MAX_BOUND:
+                if self.words[BIND] and self.helpers < MAX_BOUND:
                     self.words[HELPER_THREADS + self.helpers] = thread
                     self.words[AVOIDED_CPU] = -1
                     self.words[BOUND] = self.helpers + 1
