@@ -11,7 +11,6 @@ import array
 import hashlib
 import json
 import re
-import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from torch.masked import masked_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
 import nbgather
+from nbgather.containers.base import Container
 from nbgather.engine import memo
 
 warnings.simplefilter("ignore")
@@ -356,7 +356,7 @@ def run(name: str, library: str, warm: bool, write: Callable[[str, str], None]) 
 
 
 if __name__ == "__main__":
-    secrets.randbits = lambda bits: 7
+    Container.draw_seed = lambda self: 7
     for chosen in sys.argv[2:] or FUNCTIONS:
         for kind_of_array in ("numpy", "torch"):
             run(

@@ -21,6 +21,7 @@ UNLOADED = {
     "cuda": "an extra; it looks for a driver when it is loaded",
     "cupy": "never a dependency; its arrays bring it",
     "dask": "an extra, and slow to load",
+    "decimal": "slow to load, and for one strategy alone",
     "jax": "never a dependency; its arrays bring it",
     "matplotlib": "an extra, and slow to load",
     "ml_dtypes": "an extra; models of bfloat16 alone need it",

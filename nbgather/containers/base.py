@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import secrets
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -137,7 +137,7 @@ class Container:
 
     def draw_seed(self) -> int:
         """64 random bits for a masking that was given neither noise nor a seed."""
-        return secrets.randbits(64)
+        return int.from_bytes(os.urandom(8), "little")
 
     def with_seed(self, operation: Operation, operands: tuple[Any, ...]) -> Operation:
         """A masking with a seed drawn where it needs one; any other operation as it is."""

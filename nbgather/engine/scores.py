@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 import functools
 from typing import Any
 
@@ -23,6 +22,8 @@ def _aspects(least: float | None) -> np.ndarray:
     """Aspect ratios, even on a logarithmic scale, the same bits on every machine."""
     if least is None:
         return np.ones(1)
+    import decimal
+
     with decimal.localcontext(decimal.Context(prec=40)):
         log, last = decimal.Decimal(least).ln(), decimal.Decimal(NUM_ASPECTS - 1)
         steps = [log - log * k / last * 2 for k in range(NUM_ASPECTS)]

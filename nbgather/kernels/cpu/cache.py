@@ -19,7 +19,6 @@ import importlib.util
 import os
 import re
 import sys
-import uuid
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -107,7 +106,7 @@ def read(path: str | Path) -> bytes | None:
 def write(path: Path, payload: bytes) -> None:
     """Write a file in one step: other processes see all of it or nothing."""
     _make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:16]}")
+    temporary = path.with_name(f"{path.name}.tmp.{os.urandom(8).hex()}")
     try:
         temporary.write_bytes(_checksum(path.name, payload) + payload)
         os.replace(temporary, path)
