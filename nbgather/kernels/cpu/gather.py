@@ -7,7 +7,8 @@ The layout of ``args``, as :class:`nbgather.kernels.plans.GatherPlan` holds it::
 ``size`` is the length of the gathered dimension and ``along`` its stride in the input. ``B`` is
 the innermost axis of the loop and ``M`` the next; the outer axes follow, innermost first. Each
 axis has a length and three strides: input, index, output. ``nt`` is 1 if the output is too large
-for any cache, and is written with non-temporal stores. ``W`` is the width of a panel.
+for any cache, and is written with non-temporal stores. ``W`` is the width of a panel or a group of
+lanes; of other elements it is 1 where index and input are so large that they are prefetched.
 
 All arithmetic on positions is in uint64, since numba adds wraparound code to signed subscripts; a
 negative stride is right as well, modulo 2**64.
@@ -27,11 +28,13 @@ from nbgather.kernels.cpu.blocks import (
     gather_block,
     gather_narrow_block,
     lane_offsets,
+    line_items,
     next_short_rows,
     offsets_in_two_rows,
     start_short_rows,
 )
 from nbgather.kernels.cpu.intrinsics import (
+    LINE_BYTES,
     address,
     fence,
     prefetch,
@@ -44,8 +47,14 @@ U = np.uint64
 LITTLE_ENDIAN = sys.byteorder == "little"
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
-#: How far ahead of its use the index is prefetched by the kernels that gather by an instruction.
-INDEX_PREFETCH_ITEMS = 128
+#: How far ahead of its use the index of a large gather is prefetched, in bytes: a page, at whose end
+#: the processor's own prefetching stops.
+INDEX_PREFETCH_BYTES = 1 << 12
+#: Items for which something is prefetched at a time at most, a multiple of the fewest; so many that
+#: no more than some cache lines of the input are asked for at once.
+AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
+#: How far ahead of its use an index is looked at for what it stands for, in items.
+PEEK_ITEMS = 512
 #: The position of the number of outer axes in ``args``.
 OUTER = 13
 
@@ -95,14 +104,44 @@ def until_line(out, o, itemsize):
 
 
 @njit(inline="always")
+def fetch_indices(idx, i, n):
+    """Prefetch ``n`` indices, a multiple of `FETCHED_ITEMS`, a page after ``idx[i]``."""
+    each = line_items(idx)
+    first = i + each * U(INDEX_PREFETCH_BYTES // LINE_BYTES)
+    for k in range(first, first + n, U(FETCHED_ITEMS)):
+        for t in range(U(0), U(FETCHED_ITEMS), each):
+            prefetch(idx, k + t)
+
+
+@njit(inline="always")
+def fetch_items(src, x, n, itemsize):
+    """Prefetch ``n`` neighbours of the input."""
+    for k in range(x, x + n, U(LINE_BYTES // itemsize)):
+        prefetch(src, k)
+
+
+@njit(inline="always")
+def fetch_rows(src, x, idx, i, n, left, jump, along, itemsize):
+    """Prefetch what some of ``n`` indices stand for: one of those that fill a line of the output.
+
+    Neighbours often have the same index, as where a row's is repeated. The first ``left`` belong to
+    one row, the input's next is ``jump`` further. A prefetch may have any address.
+    """
+    for k in range(U(0), n, U(LINE_BYTES // itemsize)):
+        prefetch(src, x + k + (jump if k >= left else U(0)) + U(idx[i + k]) * along)
+
+
+@njit(inline="always")
 def gather_run(
     out, o, src, x, idx, i, n, b, B, step, jump, size, limit, along, aux, mode, from_end, itemsize,
-    method, streams, block, block_across, narrow_block,
+    method, streams, every, ahead, block, block_across, narrow_block,
 ):  # fmt: skip
     """Gather ``n`` elements whose indices and outputs are contiguous; not 0 if an index was bad.
 
     They are those of rows of ``B``, from place ``b`` of the first: in the input an element is
-    ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time.
+    ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time. With
+    ``ahead`` index and input are prefetched: so many items of the next row, where ``step`` is 0,
+    for ``every`` so many indices.
     """
     bad = U(0)
     k = U(0)
@@ -131,21 +170,35 @@ def gather_run(
             is_narrow = LITTLE_ENDIAN and itemsize <= 2 and method == VECTOR
             is_narrow = is_narrow and along == U(1) and step == U(0)
             is_narrow = is_narrow and size * U(itemsize) >= U(4)
+            far = max(jump, U(INDEX_PREFETCH_BYTES // itemsize))
             while k < n:
                 start = k
                 end = k + min(n - k, B - b)
+                cursor = x + far
                 while k + items <= end:
-                    if method == VECTOR:
-                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS))
-                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS + 8))
-                    if is_narrow:
-                        bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
-                    else:
-                        bad |= block(
-                            out, o + k, src, x + (k - start) * step, idx, i + k, size, limit,
-                            along, step, aux,
-                        )  # fmt: skip
-                    k += items
+                    stop = end
+                    if ahead > U(0):
+                        stop = min(end, k + every)
+                        fetch_indices(idx, i + k, every)
+                        peeked = k + U(PEEK_ITEMS)
+                        if step == U(0):
+                            fetch_items(src, cursor, ahead, itemsize)
+                            cursor += ahead
+                        elif peeked < n:
+                            fetch_rows(
+                                src, x + (peeked - start) * step, idx, i + peeked,
+                                min(every, n - peeked), end - min(peeked, end), jump, along,
+                                itemsize,
+                            )  # fmt: skip
+                    while k + items <= stop:
+                        if is_narrow:
+                            bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
+                        else:
+                            bad |= block(
+                                out, o + k, src, x + (k - start) * step, idx, i + k, size, limit,
+                                along, step, aux,
+                            )  # fmt: skip
+                        k += items
                 b += k - start
                 x += (k - start) * step
                 if k == n:
@@ -203,6 +256,11 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
         xb, ib, ob = U(args[4]), U(args[5]), U(args[6])
         M = args[7]
         nt = U(args[11])
+        every, ahead = U(AHEAD_ITEMS), U(0)
+        if args[12]:
+            burst = U(BURST_LINES * (LINE_BYTES // itemsize)) * U(B) // max(size, U(1))
+            every = min(max(burst & ~U(FETCHED_ITEMS - 1), U(FETCHED_ITEMS)), every)
+            ahead = max(size * every // U(B), U(1))
         step = U(1) if form == MIDDLE else U(0)
         # Rows that follow each other in index and output are one run.
         joined = form != STRIDED and args[9] == B and args[10] == B
@@ -232,7 +290,7 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                     bad |= gather_run(
                         out, o + f, src, x + f * step, idx, i + f, U(n), f, U(B), step, jump,
                         size, limit, U(1) if form == LAST else along, aux, mode, from_end, itemsize,
-                        method, streams,
+                        method, streams, every, ahead,
                         block, block_across, narrow_block,
                     )  # fmt: skip
                 p += n
