@@ -215,8 +215,6 @@ def _is_fetched(plan: GatherPlan, inner: Axis, index_size: int) -> bool:
     Of rows along the dimension the next one is fetched as a whole. That pays up to a cache line of
     it for each index, and a row must still be in the second-level cache when its turn comes.
     """
-    import os
-    if 'AH' in os.environ: return bool(int(os.environ['AH']))
     row = plan.size * plan.itemsize
     if plan.form == "last":
         read = plan.count // inner.n * row

@@ -47,9 +47,9 @@ U = np.uint64
 LITTLE_ENDIAN = sys.byteorder == "little"
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
-#: How far ahead of its use the index of a large gather is prefetched, in bytes: a page, at whose end
-#: the processor's own prefetching stops.
-INDEX_PREFETCH_BYTES = 1 << 12
+#: How far ahead of its use the index of a large gather is prefetched, since the processor's own
+#: prefetching stops at the end of a page; and the input, unless a row of it is longer.
+PAGE_BYTES = 1 << 12
 #: Items for which something is prefetched at a time at most, a multiple of the fewest; so many that
 #: no more than some cache lines of the input are asked for at once.
 AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
@@ -107,7 +107,7 @@ def until_line(out, o, itemsize):
 def fetch_indices(idx, i, n):
     """Prefetch ``n`` indices, a multiple of `FETCHED_ITEMS`, a page after ``idx[i]``."""
     each = line_items(idx)
-    first = i + each * U(INDEX_PREFETCH_BYTES // LINE_BYTES)
+    first = i + each * U(PAGE_BYTES // LINE_BYTES)
     for k in range(first, first + n, U(FETCHED_ITEMS)):
         for t in range(U(0), U(FETCHED_ITEMS), each):
             prefetch(idx, k + t)
@@ -170,7 +170,7 @@ def gather_run(
             is_narrow = LITTLE_ENDIAN and itemsize <= 2 and method == VECTOR
             is_narrow = is_narrow and along == U(1) and step == U(0)
             is_narrow = is_narrow and size * U(itemsize) >= U(4)
-            far = max(jump, U(INDEX_PREFETCH_BYTES // itemsize))
+            far = max(jump, U(PAGE_BYTES // itemsize))
             while k < n:
                 start = k
                 end = k + min(n - k, B - b)
