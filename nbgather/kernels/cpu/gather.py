@@ -234,6 +234,40 @@ def gather_run(
             b += k - start - rows * B
 
 
+@njit(inline="always")
+def gather_groups(
+    out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end, block_across
+):  # fmt: skip
+    """Gather elements whose outer positions follow each other, each a group of at most sixteen.
+
+    Of sixteen elements from the start of a group on, each is as far from the first as of any other.
+    Those of the last group, if it is not whole, are gathered again.
+    """
+    B, xm, far = U(args[3]), U(args[8]), U(args[OUTER + 2])
+    group, items = B * U(args[7]), U(BLOCK_ITEMS)
+    groups = items // group
+    lanes = lane_offsets()
+    for t in range(items):
+        place = t % group
+        lanes[t] = t // group * far + place // B * xm + place % B * step
+    bad = U(0)
+    p = U(lo)
+    while p < U(hi):
+        q = p // group
+        place = p - q * group
+        x = q * far
+        if place == U(0):
+            while p + items <= U(hi):
+                bad |= block_across(out, p, src, x, idx, p, size, limit, along, lanes, aux)
+                p += groups * group
+                x += groups * far
+        if p < U(hi):
+            x += place // B * xm + place % B * step
+            bad |= gather_one(out, p, src, x, idx[p], size, limit, along, aux, mode, from_end)
+            p += U(1)
+    return bad
+
+
 def make_blocks(mode, from_end, method, streams):
     """What moves sixteen items: within a row, across rows, and of 1 or 2 bytes by vectors."""
     return (
@@ -261,10 +295,22 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
             burst = U(BURST_LINES * (LINE_BYTES // itemsize)) * U(B) // max(size, U(1))
             every = min(max(burst & ~U(FETCHED_ITEMS - 1), U(FETCHED_ITEMS)), every)
             ahead = max(size * every // U(B), U(1))
-        step = U(1) if form == MIDDLE else U(0)
-        # Rows that follow each other in index and output are one run.
-        joined = form != STRIDED and args[9] == B and args[10] == B
+        step = xb
+        if form != STRIDED:
+            step = U(1) if form == MIDDLE else U(0)
+        # Rows whose index and output are contiguous; what follows each other there is one run.
+        in_runs = form != STRIDED or (ib == U(1) and ob == U(1))
+        joined = in_runs and args[9] == B and args[10] == B
         jump = U(args[8]) - U(B) * step
+        if form == MIDDLE and mode != WRAP and size > U(0):
+            group = B * M
+            grouped = joined and args[OUTER] == 1 and group <= BLOCK_ITEMS
+            if grouped and args[OUTER + 3] == group and args[OUTER + 4] == group:
+                bad = gather_groups(
+                    out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end,
+                    block_across,
+                )  # fmt: skip
+                return np.int64(bad != U(0) and args[1] >= 0)
         bad = U(0)
         p = lo
         while p < hi:
@@ -279,7 +325,7 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                 x = U(x0 + m * args[8])
                 i = U(i0 + m * args[9])
                 o = U(o0 + m * args[10])
-                if form == STRIDED:
+                if not in_runs:
                     for k in range(U(b), U(b + n)):
                         bad |= gather_one(
                             out, o + k * ob, src, x + k * xb, idx[i + k * ib],
