@@ -32,8 +32,9 @@ PANEL_BYTES = machine.second_level_bytes()
 CACHED_BYTES = PANEL_BYTES // 4
 #: Bytes that a gather moves from which on they are prefetched.
 FETCH_BYTES = STREAM_BYTES // 2
-#: Bytes of a step along the gathered dimension that leaves the page.
-PAGE_BYTES = 1 << 12
+#: Bytes of a step along the gathered dimension that leaves the page; and of one from which on rows
+#: that leave the cache use few of its sets, or so many pages that their addresses are waited for.
+PAGE_BYTES, CLASHING_BYTES = 1 << 12, 1 << 10
 
 
 class Axis:
@@ -237,10 +238,13 @@ def _stage(
     """
     line = max(CACHE_LINE_BYTES // item, 1)
     lanes = plan.count // inner.n
+    # Items of 8 bytes take as long to copy together as others are waited for.
+    is_wide = plan.size * inner.n * item >= PANEL_BYTES and item < 8
+    apart = CLASHING_BYTES if is_wide else PAGE_BYTES
     if (
         plan.form == "middle"
         and second.x == 0
-        and abs(along) >= PAGE_BYTES
+        and abs(along) >= apart
         and 2 * second.n >= plan.size
     ):
         fits = PANEL_BYTES // (plan.size * item) // line * line
