@@ -55,6 +55,8 @@ PAGE_BYTES = 1 << 12
 AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
 #: How far ahead of its use an index is looked at for what it stands for, in items.
 PEEK_ITEMS = 512
+#: A place in a run that is not reached.
+NEVER = U(1 << 63)
 #: The position of the number of outer axes in ``args``.
 OUTER = 13
 
@@ -175,10 +177,10 @@ def gather_run(
                 start = k
                 end = k + min(n - k, B - b)
                 cursor = x + far
+                due = k if ahead > U(0) else NEVER
                 while k + items <= end:
-                    stop = end
-                    if ahead > U(0):
-                        stop = min(end, k + every)
+                    if k >= due:
+                        due = k + every
                         fetch_indices(idx, i + k, every)
                         peeked = k + U(PEEK_ITEMS)
                         if step == U(0):
@@ -190,6 +192,7 @@ def gather_run(
                                 min(every, n - peeked), end - min(peeked, end), jump, along,
                                 itemsize,
                             )  # fmt: skip
+                    stop = min(end, due)
                     while k + items <= stop:
                         if is_narrow:
                             bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
@@ -280,7 +283,10 @@ def make_blocks(mode, from_end, method, streams):
 def make_gather(mode, from_end, itemsize, method, streams, form):
     """The kernel that goes element by element along the innermost axis."""
 
-    block, block_across, narrow_block = make_blocks(mode, from_end, method, streams)
+    # The items of a strided gather start anywhere, and are not streamed.
+    block, block_across, narrow_block = make_blocks(
+        mode, from_end, method, streams and form != STRIDED
+    )
 
     def gather_elements(out, src, idx, aux, args, lo, hi):
         size = U(args[0])
@@ -295,12 +301,9 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
             burst = U(BURST_LINES * (LINE_BYTES // itemsize)) * U(B) // max(size, U(1))
             every = min(max(burst & ~U(FETCHED_ITEMS - 1), U(FETCHED_ITEMS)), every)
             ahead = max(size * every // U(B), U(1))
-        step = xb
-        if form != STRIDED:
-            step = U(1) if form == MIDDLE else U(0)
-        # Rows whose index and output are contiguous; what follows each other there is one run.
-        in_runs = form != STRIDED or (ib == U(1) and ob == U(1))
-        joined = in_runs and args[9] == B and args[10] == B
+        step = U(1) if form == MIDDLE else U(0)
+        # Rows that follow each other in index and output are one run.
+        joined = form != STRIDED and args[9] == B and args[10] == B
         jump = U(args[8]) - U(B) * step
         if form == MIDDLE and mode != WRAP and size > U(0):
             group = B * M
@@ -325,12 +328,20 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                 x = U(x0 + m * args[8])
                 i = U(i0 + m * args[9])
                 o = U(o0 + m * args[10])
-                if not in_runs:
-                    for k in range(U(b), U(b + n)):
+                if form == STRIDED:
+                    k, end = U(b), U(b + n)
+                    if mode != WRAP and size > U(0) and ib == U(1) and ob == U(1):
+                        while k + U(BLOCK_ITEMS) <= end:
+                            bad |= block(
+                                out, o + k, src, x + k * xb, idx, i + k, size, limit, along, xb, aux
+                            )
+                            k += U(BLOCK_ITEMS)
+                    while k < end:
                         bad |= gather_one(
                             out, o + k * ob, src, x + k * xb, idx[i + k * ib],
                             size, limit, along, aux, mode, from_end,
                         )  # fmt: skip
+                        k += U(1)
                 else:
                     f = U(b)
                     bad |= gather_run(
