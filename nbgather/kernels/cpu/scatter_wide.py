@@ -88,7 +88,9 @@ def make_wide_scatter(action, itemsize):
         # Where the rows of a tile would push each other out of the caches, it is copied together.
         clashing = row % CLASHING_BYTES == U(0) and NEAR_TILE_BYTES < tile <= FAR_TILE_BYTES
         clashing = clashing and T < B and D * U(4) >= size and ib != U(0)
-        buffer = allocate(out, tile if clashing else U(0))
+        buffer = out
+        if clashing:
+            buffer = allocate(out, tile)
         staged = clashing and address(buffer) != U(0)
         target, along = (buffer, T) if staged else (out, B)
         before = aux if copies else out
@@ -125,7 +127,8 @@ def make_wide_scatter(action, itemsize):
                 for j in range(size):
                     copy_bytes(out, first + j * B, buffer, j * T, n * U(itemsize))
             p += U(1)
-        release(buffer)
+        if staged:
+            release(buffer)
         return np.int64(bad)
 
     return scatter_wide
