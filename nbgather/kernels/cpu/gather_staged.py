@@ -13,7 +13,7 @@ from nbgather.kernels.cpu.intrinsics import address, allocate, fence, prefetch, 
 U = np.uint64
 
 #: How far ahead of its use the index is prefetched, in rows of a panel.
-INDEX_PREFETCH_ROWS = 4
+INDEX_PREFETCH_ROWS = 8
 
 
 def make_panel_gather(mode, from_end, itemsize, method, streams):
