@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from test_gather import expected
 
 import nbgather
 from nbgather import dispatch
+from nbgather.engine import plan
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.plans import STREAM_BYTES
@@ -111,6 +112,44 @@ def test_outputs_written_past_the_caches(name: str, dtype: str) -> None:
     out = np.empty(case.index.size + 5, case.input.dtype)[5:].reshape(case.index.shape)
     nbgather.gather(*case, out=out)
     same(out, expected(case))
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All gathers are planned as if they were large."""
+    plan_gather.cache_clear()
+    monkeypatch.setattr(plan, "FETCH_BYTES", 0)
+    yield
+    plan_gather.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(
+    "shape, dim, length",
+    [
+        ((7, 1009), 1, 1009), ((7, 1009), 1, 20), ((5, 40), 1, 61), ((3, 5, 17), 2, 700),
+        ((1, 3001), 1, 2999), ((4, 9, 613), 1, 3), ((4, 9, 70), 1, 2), ((9, 2050), 0, 2),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("fetched")
+def test_what_is_prefetched_is_gathered_as_ever(
+    shape: tuple[int, ...], dim: int, length: int, dtype: str
+) -> None:
+    case = _case(rng(f"{shape} {dtype}"), dtype, shape, dim, length)
+    specs = [dispatch.container_of(a, "input").spec(a) for a in (case.input, case.index)]
+    planned = plan_gather(Gather, dim, "raise", *specs, None)
+    assert planned.form in ("last", "middle")
+    row = shape[dim] * case.input.itemsize
+    assert planned.args[12] == (planned.form == "middle" or row <= 64 * length)
+    want = expected(case)
+    for _ in range(2):
+        same(nbgather.gather(*case), want)
+    repeated = np.repeat(case.index[..., :1], case.index.shape[-1], -1)
+    same(nbgather.gather(case.input, dim, repeated), expected(Case(case.input, dim, repeated)))
+    last = tuple(n - 1 for n in case.index.shape)
+    case.index[last] = shape[dim]
+    with pytest.raises(IndexError, match=f"index {shape[dim]} at"):
+        nbgather.gather(*case)
 
 
 def bad_index_cases() -> list[Any]:

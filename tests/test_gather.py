@@ -40,6 +40,41 @@ def test_every_backend_equals_the_reference(name: str, backend: str) -> None:
     same(got, expected(case))
 
 
+@pytest.mark.parametrize("mode", ["raise", "fill"])
+@pytest.mark.parametrize("columns", [2, 3, 4, 16])
+def test_a_few_elements_at_each_outer_position(columns: int, mode: str) -> None:
+    for rows in (1, 2, 3, 4, 7, 8):
+        generator = rng(f"{columns} {rows}")
+        x = random_bits(generator, (23, 5, columns), "float32")
+        index = generator.integers(0, 5, (23, rows, columns))
+        if mode == "fill":
+            index[generator.random(index.shape) < 0.2] = generator.choice([-1, 5, 2**40])
+        same(
+            nbgather.gather(x, 1, index, mode=mode),
+            nbgather.gather(x, 1, index, mode=mode, backend="reference"),
+        )
+        for place in ((0, 0, 0), (11, rows - 1, 1), (22, rows - 1, columns - 1)):
+            bad = np.clip(index, 0, 4)
+            bad[place] = 5
+            with pytest.raises(IndexError, match=f"index 5 at {place}".replace("(", r"\(")[:-1]):
+                nbgather.gather(x, 1, bad)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_strided_elements_by_a_plain_index(mode: str) -> None:
+    generator = rng(mode)
+    x = random_bits(generator, (211, 3, 4), "float32")
+    index = generator.integers(0, 4, (211, 1, 1))
+    if mode != "raise":
+        index[::7] = [[[9]]]
+        index[5::7] = [[[-6]]]
+    for view in (x, x[::-1], x[:, :, ::-1]):
+        same(
+            nbgather.gather(view, 2, index, mode=mode, fill_value=7),
+            nbgather.gather(view, 2, index, mode=mode, fill_value=7, backend="reference"),
+        )
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_large_cases_equal_torch(name: str) -> None:
     case = LARGE[name]()

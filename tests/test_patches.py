@@ -85,6 +85,47 @@ def channels_and_dtypes() -> list[Any]:
     ]
 
 
+#: Sides of images and of patches which, with their neighbours, are larger ones: rows of patches,
+#: columns, whole frames, all there is; and patches of one column.
+MERGED = [
+    ((6, 10), (1, 1)), ((6, 10), (1, 5)), ((6, 1), (1, 1)), ((6, 5), (2, 5)), ((6, 5), (1, 5)),
+    ((6, 20), (3, 1)), ((4, 1), (2, 1)), ((4, 6, 10), (1, 1, 1)), ((4, 6, 5), (2, 3, 5)),
+    ((4, 6, 5), (1, 3, 5)), ((4, 6, 5), (2, 6, 5)), ((4, 3, 5), (1, 1, 5)), ((4, 6, 20), (2, 2, 1)),
+    ((4, 1, 1), (2, 1, 1)), ((2, 2, 2), (2, 2, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [1, 3, 17])
+@pytest.mark.parametrize("sides, sizes", MERGED)
+def test_patches_that_follow_each_other(
+    sides: tuple[int, ...], sizes: tuple[int, ...], samples: int
+) -> None:
+    for channels in (1, 3):
+        images = random_bits(rng(f"{sides} {sizes}"), (samples, channels, *sides), "float32")
+        last = np.moveaxis(np.ascontiguousarray(np.moveaxis(images, 1, -1)), -1, 1)
+        apart = np.repeat(images, 2, axis=0)[::2]
+        turned = images[..., ::-1].copy()[..., ::-1]
+        patches = by_numpy(images, sizes)
+        for given in (images, last, apart, turned):
+            same(nbgather.patchify(given, sizes), patches)
+        longer = np.repeat(patches, 2, axis=1)[:, ::2]
+        for given in (patches, longer):
+            same(nbgather.unpatchify(given, sizes, sides), images)
+
+
+def test_images_that_are_parts_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBGATHER_NUM_THREADS", "3")
+    for shape, sizes in (
+        ((2, 1, 600, 500), (1, 1)),
+        ((2, 3, 300, 401), (3, 1)),
+        ((2, 1, 999, 200), (3, 200)),
+    ):
+        images = random_bits(rng(f"{shape}"), shape, "float32")
+        patches = by_numpy(images, sizes)
+        same(nbgather.patchify(images, sizes), patches)
+        same(nbgather.unpatchify(patches, sizes, shape[2:]), images)
+
+
 @pytest.mark.parametrize("channels, dtype", channels_and_dtypes())
 def test_every_block_of_channels_and_pixels(dtype: str, channels: int) -> None:
     for height, width in (

@@ -36,6 +36,11 @@ KINDS: dict[str, Callable[[Generator, tuple[int, int]], np.ndarray]] = {
     ),
     "awkward": lambda generator, pair: generator.choice(np.array(AWKWARD), pair),
     "few": lambda generator, pair: generator.integers(0, 3, pair) / 4,
+    # Each slot is of equal keys, in the last kind but for one.
+    "levels": lambda generator, pair: generator.integers(0, 8, pair),
+    "levels but one": lambda generator, pair: np.where(
+        np.arange(pair[1]) == pair[1] // 2, 3 - 2.0**-20, generator.integers(0, 8, pair)
+    ),
     "equal": lambda generator, pair: np.full(pair, -0.25),
     "no finite": lambda generator, pair: generator.choice([math.nan, math.inf, -math.inf], pair),
     # In slots of equal width nearly all are in the first, and in slots of keys they are spread.

@@ -307,6 +307,22 @@ def test_every_kernel_finds_a_bad_index(value: int | None, add: bool, threads: i
             same(x, before)
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("places, steps", [(300, 300), (300, 75), (90, 200), (300, 10)])
+def test_rows_that_share_sets_of_the_caches(places: int, steps: int, add: bool) -> None:
+    generator = rng(f"{places} {steps}")
+    for shape, dim in (((places, 1024), 0), ((2, places, 512), 1)):
+        index_shape = (*shape[:dim], steps, *shape[dim + 1 :])
+        x, src = (numbers(generator, s, "float32") for s in (shape, index_shape))
+        index = generator.integers(0, places, index_shape)
+        for given in (x, x[..., ::-1].copy()[..., ::-1]):
+            got = ours(add)(given, dim, index, src)
+            same(got, ours(add)(given, dim, index, src, backend="reference"))
+        index[(..., steps - 1, 700 % shape[-1])] = places
+        with pytest.raises(IndexError, match=f"index {places} at"):
+            ours(add)(x, dim, index, src)
+
+
 def test_no_places_at_all() -> None:
     for shape, dim, index_shape in (((3, 0), 1, (3, 2)), ((0, 30), 0, (2, 30)), ((0,), 0, (1,))):
         with pytest.raises(IndexError, match="with size 0"):

@@ -24,8 +24,10 @@ from nbgather.operations.patches import (
 VECTOR_BYTES = 64
 #: Channels that are interleaved as one block, and pixels of it at most.
 PACKED_CHANNELS, PACKED_PIXELS = (2, 3, 4), 16
-#: Of more channels a block has this many of each.
+#: Of more channels a block has this many of each, and of pixels that are patches of their own.
 BLOCK = 8
+#: Images from which on, or bytes below which, an image is not kept in parts for threads.
+MIN_MERGED, MERGED_BYTES = 16, 1 << 17
 #: Bytes of items that kernels move.
 _ITEM_BYTES = (1, 2, 4, 8, 16)
 
@@ -95,10 +97,10 @@ def _plan_all(
     if any(s % item for s in spec.strides):
         return result.shape, None
     if isinstance(operation, Patchify):
-        return result.shape, _plan(operation.patch_size, spec, result, False)
+        return result.shape, _plan(operation.patch_size, spec, result, False, True)
     if spec.strides[2] != item and spec.shape[2] > 1:
         return result.shape, None
-    return result.shape, _plan(operation.patch_size, result, spec, True)
+    return result.shape, _plan(operation.patch_size, result, spec, True, True)
 
 
 def cut_patches(
@@ -177,25 +179,51 @@ def _numbers(sizes: tuple[int, ...], spec: Spec) -> tuple[int, ...]:
     return spec.shape[1], *steps[:2], time[0], *steps[-2:], *grid[-2:], time[1], *sizes[-2:]
 
 
-def _plan(sizes: tuple[int, ...], images: Spec, patches: Spec, inverse: bool) -> PatchPlan:
-    """Plan to move patches `[N, K, ...]` of images, out of them or with ``inverse`` into them."""
+def _plan(
+    sizes: tuple[int, ...], images: Spec, patches: Spec, inverse: bool, in_order: bool = False
+) -> PatchPlan:
+    """Plan to move patches `[N, K, ...]` of images, out of them or with ``inverse`` into them.
+
+    ``in_order``: they are all patches of an image, one after the other.
+    """
     item, (samples, kept, width) = images.dtype.itemsize, patches.shape
     channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw = _numbers(sizes, images)
+    pn, pk = (s // item for s in patches.strides[:2])
     if channels == 1 or (sc == 1 and sw == channels):
         # The items of a row of a patch are neighbours: one channel of so many pixels.
         pw, channels, sc, sw = pw * channels, 1, 0, sw if channels == 1 else 1
+    nbytes = samples * kept * width * item
+    if in_order and pk == width:
+        # Patches that follow each other in the image as they do here are one larger patch.
+        if pt == ph == 1:
+            pw, gw = pw * gw, 1
+        if gw == 1 and pt == 1 and (samples >= MIN_MERGED or nbytes < MERGED_BYTES):
+            ph, gh = ph * gh, 1
+            pt *= kept * width // (ph * pw * channels)
+        kept = kept * width // (pt * ph * pw * channels)
+        width = pt * ph * pw * channels
+        pk = width
+    if ph > 1 and gw == 1 and sh == pw * sw:  # as wide as the image
+        pw, ph, sh = pw * ph, 1, sh * ph
+    if pt > 1 and ph == gw == gh == 1 and st == pw * sw:
+        pw, pt, st = pw * pt, 1, st * pt
+    if channels == pt == ph == kept == sw == 1 and in_order and (samples == 1 or sn == pn == pw):
+        args = np.array([item], np.int64)
+        args.flags.writeable = False
+        return PatchPlan(args, samples * pw, 2 * nbytes, item, (inverse, 0, 0, False))
     rows = channels if channels in (1, *PACKED_CHANNELS) else min(BLOCK, channels)
-    packed = rows == channels
+    across = in_order and pw == 1
+    packed = rows == channels and not across
     pixels = 1
-    if sw == 1 and item < 16:
+    if across and sw == 1 and item < 16:
+        pixels = 1 << min(gw, BLOCK).bit_length() - 1
+    elif sw == 1 and item < 16:
         most = VECTOR_BYTES // item if rows == 1 else PACKED_PIXELS if packed else BLOCK
         pixels = 1 << max(min(pw, most).bit_length() - 1, 0)
-    steps = [s // item for s in patches.strides[:2]]
-    numbers = kept, channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw, *steps
+    numbers = kept, channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw, pn, pk
     args = np.array(numbers, np.int64)
     args.flags.writeable = False
-    count = samples * kept
-    return PatchPlan(args, count, 2 * count * width * item, item, (inverse, rows, pixels, packed))
+    return PatchPlan(args, samples * kept, 2 * nbytes, item, (inverse, rows, pixels, packed))
 
 
 def masked_patchify(

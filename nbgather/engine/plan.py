@@ -30,8 +30,11 @@ CACHE_LINE_BYTES = 64
 PANEL_BYTES = machine.second_level_bytes()
 #: Bytes of input that are as near where they lie as in a copy.
 CACHED_BYTES = PANEL_BYTES // 4
-#: Bytes of a step along the gathered dimension that leaves the page.
-PAGE_BYTES = 1 << 12
+#: Bytes that a gather moves from which on they are prefetched.
+FETCH_BYTES = STREAM_BYTES // 2
+#: Bytes of a step along the gathered dimension that leaves the page; and of one from which on rows
+#: that leave the cache use few of its sets, or so many pages that their addresses are waited for.
+PAGE_BYTES, CLASHING_BYTES = 1 << 12, 1 << 10
 
 
 class Axis:
@@ -154,7 +157,7 @@ def _write_items(plan: GatherPlan, axes: list[Axis], along: int, index_size: int
     second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
     _stage(plan, axes[-1], second, along, item, index_size)
     plan.work = plan.nbytes + plan.nbytes // item * index_size
-    _write(plan, axes, along, item, index_size)
+    _write(plan, axes, along, item, index_size, _is_fetched(plan, axes[-1], index_size))
 
 
 def _rows_as_items(
@@ -175,7 +178,14 @@ def _rows_as_items(
     return wide
 
 
-def _write(plan: GatherPlan, axes: list[Axis], along: int, unit: int, index_size: int) -> None:
+def _write(
+    plan: GatherPlan,
+    axes: list[Axis],
+    along: int,
+    unit: int,
+    index_size: int,
+    is_fetched: bool = False,
+) -> None:
     """The kernel's integers, from strides in bytes to those in units and indices."""
     plan.index_mask = index_size - 1
     plan.needs_copy |= any(a.i % index_size for a in axes)
@@ -184,7 +194,7 @@ def _write(plan: GatherPlan, axes: list[Axis], along: int, unit: int, index_size
     numbers = [plan.size, plan.limit, along // unit]
     for axis in (inner, second):
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
-    numbers += [int(plan.nbytes >= STREAM_BYTES), plan.width, len(rest)]
+    numbers += [int(plan.nbytes >= STREAM_BYTES), plan.width or int(is_fetched), len(rest)]
     for axis in rest:
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)
@@ -200,6 +210,24 @@ def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:
     return "strided"
 
 
+def _is_fetched(plan: GatherPlan, inner: Axis, index_size: int) -> bool:
+    """Whether index and input are prefetched: where together with the result they leave the caches.
+
+    Of rows along the dimension the next one is fetched as a whole. That pays up to a cache line of
+    it for each index, and a row must still be in the second-level cache when its turn comes.
+    """
+    row = plan.size * plan.itemsize
+    if plan.form == "last":
+        read = plan.count // inner.n * row
+        if row > CACHE_LINE_BYTES * inner.n or 2 * row > PANEL_BYTES:
+            return False
+    elif plan.form == "middle":
+        read = plan.nbytes
+    else:
+        return False
+    return read + plan.nbytes + plan.count * index_size >= FETCH_BYTES
+
+
 def _stage(
     plan: GatherPlan, inner: Axis, second: Axis, along: int, item: int, index_size: int
 ) -> None:
@@ -210,10 +238,13 @@ def _stage(
     """
     line = max(CACHE_LINE_BYTES // item, 1)
     lanes = plan.count // inner.n
+    # Items of 8 bytes take as long to copy together as others are waited for.
+    is_wide = plan.size * inner.n * item >= PANEL_BYTES and item < 8
+    apart = CLASHING_BYTES if is_wide else PAGE_BYTES
     if (
         plan.form == "middle"
         and second.x == 0
-        and abs(along) >= PAGE_BYTES
+        and abs(along) >= apart
         and 2 * second.n >= plan.size
     ):
         fits = PANEL_BYTES // (plan.size * item) // line * line

@@ -19,6 +19,8 @@ TILE_BYTES = 1 << 18
 #: Tiles that a scatter of many columns is cut into at least, for threads to share, and the fewest
 #: columns of one.
 MIN_TILES, MIN_TILE_COLUMNS = 16, 8
+#: Places for each step along the dimension from which on the input's copy is most of a scatter.
+COPIED_STEPS = 8
 #: Places of a lane up to which most sums wait for the one before, through memory, and values of a
 #: lane up to which a loop over it costs more than they do.
 FEW_PLACES, FEW_STEPS = 8, 16
@@ -114,7 +116,7 @@ def _lay_out_walk(plan: ScatterPlan, x: Spec, index_size: int) -> None:
         plan.walk, plan.walk_count = _constant([*head, int(copies), *ends]), lanes
         plan.can_share = plan.size * inner.n * item >= SHARED_BYTES
     elif inner.n > 1:
-        width = _tile(plan.size, inner.n, lanes, item)
+        width = _tile(plan.size, steps, inner.n, lanes, item)
         plan.form, plan.copies = "wide", copies
         strides = along.i // index_size, along.o // item, inner.i // index_size
         plan.walk = _constant([*head, *strides, width, int(copies), *ends])
@@ -129,17 +131,19 @@ def _narrow_form(size: int, steps: int, columns: int, lanes: int, outer: list[Ax
     return "far" if size >= FAR_PLACES else "lane"
 
 
-def _tile(size: int, columns: int, lanes: int, item: int) -> int:
+def _tile(size: int, steps: int, columns: int, lanes: int, item: int) -> int:
     """Columns of a tile: its part of the result fits a cache, and there is a tile for each thread.
 
-    A part that does not fit even if it is as narrow as a few cache lines is not cut for it.
+    A part that does not fit even if it is as narrow as a few cache lines is not cut for it, and no
+    part is narrower where most of the time goes to the copy of the input.
     """
     line = max(CACHE_LINE_BYTES // item, 1)
     width = TILE_BYTES // max(size * item, 1) // line * line
     if width < 4 * line:
         width = columns
     wanted = -(-columns * lanes // MIN_TILES)
-    width = min(width, max(-(-wanted // line) * line, MIN_TILE_COLUMNS))
+    least = 4 * line if COPIED_STEPS * steps <= size else MIN_TILE_COLUMNS
+    width = min(width, max(-(-wanted // line) * line, least))
     return min(width, columns)
 
 

@@ -28,7 +28,8 @@ class GatherPlan:
     form : str
         The kernel: ``last``, ``middle``, ``strided``, ``panel``, ``lanes`` or ``rows``.
     width : int
-        Of a panel or a group of lanes, in items; else 0.
+        Of a panel or a group of lanes, in items; else 0, and the kernel is told whether index and
+        input are prefetched.
     row, row_nbytes : int
         Items and bytes in a row of the form ``rows``, else 0.
     as_items : GatherPlan or None
@@ -177,13 +178,15 @@ class PatchPlan(NamedTuple):
     Attributes
     ----------
     args, patches, work : ndarray, int, int
-        The kernel's integers, the number of patches, the bytes that are moved.
+        The kernel's integers, the length of its range, the bytes that are moved. Patches that
+        follow each other in images as they do in memory count as one; 0 if there are none.
     itemsize : int
         Of a pixel.
     block : tuple of (bool, int, int, bool)
         Whether patches are put into images; how many channels of how many neighbours in a row are
         moved at once, single items where the latter is 1; whether these are all channels, so that
-        their items are neighbours in the patch.
+        their items are neighbours in the patch. No channels: patches lie as the images do, and
+        items are copied.
     """
 
     args: np.ndarray

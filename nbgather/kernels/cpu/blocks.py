@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbgather.kernels.constants import BLOCK_ITEMS, CLIP, FILL, RAISE, SINGLE, VECTOR
-from nbgather.kernels.cpu.intrinsics import at, named, stream
+from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at, named, stream
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -43,6 +43,16 @@ def lane_offsets(typingctx):
         return builder.bitcast(cgutils.alloca_once(builder, kind), _I64.as_pointer())
 
     return pointer(), codegen
+
+
+@intrinsic
+def line_items(typingctx, pointer):
+    """How many integers of a pointer's type a cache line holds."""
+
+    def codegen(context, builder, sig, values):
+        return _I64(LINE_BYTES * 8 // values[0].type.pointee.width)
+
+    return types.uint64(pointer), codegen
 
 
 def _vectors(builder, lanes):

@@ -7,7 +7,8 @@ The layout of ``args``, as :class:`nbgather.kernels.plans.GatherPlan` holds it::
 ``size`` is the length of the gathered dimension and ``along`` its stride in the input. ``B`` is
 the innermost axis of the loop and ``M`` the next; the outer axes follow, innermost first. Each
 axis has a length and three strides: input, index, output. ``nt`` is 1 if the output is too large
-for any cache, and is written with non-temporal stores. ``W`` is the width of a panel.
+for any cache, and is written with non-temporal stores. ``W`` is the width of a panel or a group of
+lanes; of other elements it is 1 where index and input are so large that they are prefetched.
 
 All arithmetic on positions is in uint64, since numba adds wraparound code to signed subscripts; a
 negative stride is right as well, modulo 2**64.
@@ -35,11 +36,13 @@ from nbgather.kernels.cpu.blocks import (
     gather_block,
     gather_narrow_block,
     lane_offsets,
+    line_items,
     next_short_rows,
     offsets_in_two_rows,
     start_short_rows,
 )
 from nbgather.kernels.cpu.intrinsics import (
+    LINE_BYTES,
     address,
     fence,
     prefetch,
@@ -49,8 +52,16 @@ U = np.uint64
 
 #: `gather_narrow_block` shifts narrow items out of words, which is right on these machines only.
 LITTLE_ENDIAN = sys.byteorder == "little"
-#: How far ahead of its use the index is prefetched by the kernels that gather by an instruction.
-INDEX_PREFETCH_ITEMS = 128
+#: How far ahead of its use the index of a large gather is prefetched, since the processor's own
+#: prefetching stops at the end of a page; and the input, unless a row of it is longer.
+PAGE_BYTES = 1 << 12
+#: Items for which something is prefetched at a time at most, a multiple of the fewest; so many that
+#: no more than some cache lines of the input are asked for at once.
+AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
+#: How far ahead of its use an index is looked at for what it stands for, in items.
+PEEK_ITEMS = 512
+#: A place in a run that is not reached.
+NEVER = U(1 << 63)
 #: The position of the number of outer axes in ``args``.
 OUTER = 13
 
@@ -100,14 +111,44 @@ def until_line(out, o, itemsize):
 
 
 @njit(inline="always")
+def fetch_indices(idx, i, n):
+    """Prefetch ``n`` indices, a multiple of `FETCHED_ITEMS`, a page after ``idx[i]``."""
+    each = line_items(idx)
+    first = i + each * U(PAGE_BYTES // LINE_BYTES)
+    for k in range(first, first + n, U(FETCHED_ITEMS)):
+        for t in range(U(0), U(FETCHED_ITEMS), each):
+            prefetch(idx, k + t)
+
+
+@njit(inline="always")
+def fetch_items(src, x, n, itemsize):
+    """Prefetch ``n`` neighbours of the input."""
+    for k in range(x, x + n, U(LINE_BYTES // itemsize)):
+        prefetch(src, k)
+
+
+@njit(inline="always")
+def fetch_rows(src, x, idx, i, n, left, jump, along, itemsize):
+    """Prefetch what some of ``n`` indices stand for: one of those that fill a line of the output.
+
+    Neighbours often have the same index, as where a row's is repeated. The first ``left`` belong to
+    one row, the input's next is ``jump`` further. A prefetch may have any address.
+    """
+    for k in range(U(0), n, U(LINE_BYTES // itemsize)):
+        prefetch(src, x + k + (jump if k >= left else U(0)) + U(idx[i + k]) * along)
+
+
+@njit(inline="always")
 def gather_run(
     out, o, src, x, idx, i, n, b, B, step, jump, size, limit, along, aux, mode, from_end, itemsize,
-    method, streams, block, block_across, narrow_block,
+    method, streams, every, ahead, block, block_across, narrow_block,
 ):  # fmt: skip
     """Gather ``n`` elements whose indices and outputs are contiguous; not 0 if an index was bad.
 
     They are those of rows of ``B``, from place ``b`` of the first: in the input an element is
-    ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time.
+    ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time. With
+    ``ahead`` index and input are prefetched: so many items of the next row, where ``step`` is 0,
+    for ``every`` so many indices.
     """
     bad = U(0)
     k = U(0)
@@ -136,21 +177,36 @@ def gather_run(
             is_narrow = LITTLE_ENDIAN and itemsize <= 2 and method == VECTOR
             is_narrow = is_narrow and along == U(1) and step == U(0)
             is_narrow = is_narrow and size * U(itemsize) >= U(4)
+            far = max(jump, U(PAGE_BYTES // itemsize))
             while k < n:
                 start = k
                 end = k + min(n - k, B - b)
+                cursor = x + far
+                due = k if ahead > U(0) else NEVER
                 while k + items <= end:
-                    if method == VECTOR:
-                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS))
-                        prefetch(idx, i + k + U(INDEX_PREFETCH_ITEMS + 8))
-                    if is_narrow:
-                        bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
-                    else:
-                        bad |= block(
-                            out, o + k, src, x + (k - start) * step, idx, i + k, size, limit,
-                            along, step, aux,
-                        )  # fmt: skip
-                    k += items
+                    if k >= due:
+                        due = k + every
+                        fetch_indices(idx, i + k, every)
+                        peeked = k + U(PEEK_ITEMS)
+                        if step == U(0):
+                            fetch_items(src, cursor, ahead, itemsize)
+                            cursor += ahead
+                        elif peeked < n:
+                            fetch_rows(
+                                src, x + (peeked - start) * step, idx, i + peeked,
+                                min(every, n - peeked), end - min(peeked, end), jump, along,
+                                itemsize,
+                            )  # fmt: skip
+                    stop = min(end, due)
+                    while k + items <= stop:
+                        if is_narrow:
+                            bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
+                        else:
+                            bad |= block(
+                                out, o + k, src, x + (k - start) * step, idx, i + k, size, limit,
+                                along, step, aux,
+                            )  # fmt: skip
+                        k += items
                 b += k - start
                 x += (k - start) * step
                 if k == n:
@@ -186,6 +242,40 @@ def gather_run(
             b += k - start - rows * B
 
 
+@njit(inline="always")
+def gather_groups(
+    out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end, block_across
+):  # fmt: skip
+    """Gather elements whose outer positions follow each other, each a group of at most sixteen.
+
+    Of sixteen elements from the start of a group on, each is as far from the first as of any other.
+    Those of the last group, if it is not whole, are gathered again.
+    """
+    B, xm, far = U(args[3]), U(args[8]), U(args[OUTER + 2])
+    group, items = B * U(args[7]), U(BLOCK_ITEMS)
+    groups = items // group
+    lanes = lane_offsets()
+    for t in range(items):
+        place = t % group
+        lanes[t] = t // group * far + place // B * xm + place % B * step
+    bad = U(0)
+    p = U(lo)
+    while p < U(hi):
+        q = p // group
+        place = p - q * group
+        x = q * far
+        if place == U(0):
+            while p + items <= U(hi):
+                bad |= block_across(out, p, src, x, idx, p, size, limit, along, lanes, aux)
+                p += groups * group
+                x += groups * far
+        if p < U(hi):
+            x += place // B * xm + place % B * step
+            bad |= gather_one(out, p, src, x, idx[p], size, limit, along, aux, mode, from_end)
+            p += U(1)
+    return bad
+
+
 def make_blocks(mode, from_end, method, streams):
     """What moves sixteen items: within a row, across rows, and of 1 or 2 bytes by vectors."""
     return (
@@ -198,7 +288,10 @@ def make_blocks(mode, from_end, method, streams):
 def make_gather(mode, from_end, itemsize, method, streams, form):
     """The kernel that goes element by element along the innermost axis."""
 
-    block, block_across, narrow_block = make_blocks(mode, from_end, method, streams)
+    # The items of a strided gather start anywhere, and are not streamed.
+    block, block_across, narrow_block = make_blocks(
+        mode, from_end, method, streams and form != STRIDED
+    )
 
     def gather_elements(out, src, idx, aux, args, lo, hi):
         size = U(args[0])
@@ -208,10 +301,24 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
         xb, ib, ob = U(args[4]), U(args[5]), U(args[6])
         M = args[7]
         nt = U(args[11])
+        every, ahead = U(AHEAD_ITEMS), U(0)
+        if args[12]:
+            burst = U(BURST_LINES * (LINE_BYTES // itemsize)) * U(B) // max(size, U(1))
+            every = min(max(burst & ~U(FETCHED_ITEMS - 1), U(FETCHED_ITEMS)), every)
+            ahead = max(size * every // U(B), U(1))
         step = U(1) if form == MIDDLE else U(0)
         # Rows that follow each other in index and output are one run.
         joined = form != STRIDED and args[9] == B and args[10] == B
         jump = U(args[8]) - U(B) * step
+        if form == MIDDLE and mode != WRAP and size > U(0):
+            group = B * M
+            grouped = joined and args[OUTER] == 1 and group <= BLOCK_ITEMS
+            if grouped and args[OUTER + 3] == group and args[OUTER + 4] == group:
+                bad = gather_groups(
+                    out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end,
+                    block_across,
+                )  # fmt: skip
+                return np.int64(bad != U(0) and args[1] >= 0)
         bad = U(0)
         p = lo
         while p < hi:
@@ -227,17 +334,25 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                 i = U(i0 + m * args[9])
                 o = U(o0 + m * args[10])
                 if form == STRIDED:
-                    for k in range(U(b), U(b + n)):
+                    k, end = U(b), U(b + n)
+                    if mode != WRAP and size > U(0) and ib == U(1) and ob == U(1):
+                        while k + U(BLOCK_ITEMS) <= end:
+                            bad |= block(
+                                out, o + k, src, x + k * xb, idx, i + k, size, limit, along, xb, aux
+                            )
+                            k += U(BLOCK_ITEMS)
+                    while k < end:
                         bad |= gather_one(
                             out, o + k * ob, src, x + k * xb, idx[i + k * ib],
                             size, limit, along, aux, mode, from_end,
                         )  # fmt: skip
+                        k += U(1)
                 else:
                     f = U(b)
                     bad |= gather_run(
                         out, o + f, src, x + f * step, idx, i + f, U(n), f, U(B), step, jump,
                         size, limit, U(1) if form == LAST else along, aux, mode, from_end, itemsize,
-                        method, streams,
+                        method, streams, every, ahead,
                         block, block_across, narrow_block,
                     )  # fmt: skip
                 p += n

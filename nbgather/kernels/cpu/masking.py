@@ -138,10 +138,14 @@ def make_masking(source):
                     low_end, high_end = value_of_key_f8(least), value_of_key_f8(largest)
                     slots_of_values(slots, values, length, bits, low_end, high_end, np.float64)
                 crowd = sort_into_slots(tokens, sorted_keys, slots, keys, counts, length, bits)
-                if source != SEED and crowd > U(MAX_CROWDED_KEYS) * length:
+                crowded = source != SEED and crowd > U(MAX_CROWDED_KEYS) * length
+                if crowded and is_ascending(sorted_keys, length):
+                    crowded = False
+                if crowded:
                     slots_of_keys(slots, keys, length, bits, least, largest)
                     crowd = sort_into_slots(tokens, sorted_keys, slots, keys, counts, length, bits)
-                if source != SEED and crowd > U(MAX_CROWDED_KEYS) * length:
+                    crowded = crowd > U(MAX_CROWDED_KEYS) * length
+                if crowded:
                     ranked, other = uint64_at(sorted_at), uint64_at(sorted_at + U(8) * length)
                     if source == FLOAT64:
                         bits_of_keys = uint64_at(keys_at)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels.cpu.interleave import make_block_mover
+from nbgather.kernels.cpu.intrinsics import copy_bytes
 
 U = np.uint64
 
@@ -31,8 +32,13 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
 
     Where ``pixels`` is more than 1, pixels of a row are neighbours, and a block of ``rows``
     channels of so many goes at once; the last blocks of a row and of the channels may overlap those
-    before. ``by_ids``: those that ``idx`` names, and ``aux[0]`` for none; else all K.
+    before. ``by_ids``: those that ``idx`` names, and ``aux[0]`` for none; else all K. No ``rows``:
+    patches are what the images are, and are copied.
     """
+    if not rows:
+        return copy_items
+    if not by_ids:
+        return _make_row_mover(inverse, rows, pixels, packed)
     move_block = make_block_mover(rows, pixels, packed, inverse)
 
     def move_patches(out, src, idx, aux, args, lo, hi):
@@ -47,26 +53,18 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
         step = U(rows) if packed else channels
         n = U(lo) // kept
         k = U(lo) - n * kept
-        # Where a patch is on the grid; without ids it is counted up, for a division takes as long
-        # as a small patch.
-        row = k // gw
-        column = k - row * gw
-        frame = row // gh
-        row -= frame * gh
         for p in range(U(lo), U(hi)):
             o = n * pn + k * pk
-            if by_ids:
-                token = idx[p]
-                if token < 0:
-                    for e in range(pt * ph * row_items):
-                        patch[o + e] = aux[U(0)]
-                else:
-                    row = U(token) // gw
-                    column = U(token) - row * gw
-                    frame = row // gh
-                    row -= frame * gh
+            token = idx[p]
+            if token < 0:
+                for e in range(pt * ph * row_items):
+                    patch[o + e] = aux[U(0)]
+            row = U(token) // gw
+            column = U(token) - row * gw
+            frame = row // gh
+            row -= frame * gh
             x = n * sn + frame * pt * st + row * ph * sh + column * pw * sw
-            for a in range(pt if not by_ids or idx[p] >= 0 else U(0)):
+            for a in range(pt if token >= 0 else U(0)):
                 for b in range(ph):
                     line = x + a * st + b * sh
                     if pixels > 1:
@@ -91,19 +89,92 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
                                 )  # fmt: skip
                     o += row_items
             k += U(1)
-            column += U(1)
-            if column == gw:
-                column = U(0)
-                row += U(1)
-                if row == gh:
-                    row = U(0)
-                    frame += U(1)
             if k == kept:
-                k, frame = U(0), U(0)
+                k = U(0)
                 n += U(1)
         return 0
 
     return move_patches
+
+
+def _make_row_mover(inverse, rows, pixels, packed):
+    """The kernel that moves all patches: a row of them at a time, line by line of the image.
+
+    Lines of the image are so walked from end to end, and what is done for one patch is little more
+    than to move it. Where a patch is one pixel wide, the pixels of a block are those of neighbours,
+    and it is not ``packed``.
+    """
+    move_block = make_block_mover(rows, pixels, packed, inverse)
+
+    def move_all_patches(out, src, idx, aux, args, lo, hi):
+        patch, image = (src, out) if inverse else (out, src)
+        kept, channels = U(args[0]), U(args[1])
+        sn, sc, st, sh, sw = U(args[2]), U(args[3]), U(args[4]), U(args[5]), U(args[6])
+        gh, gw = U(args[7]), U(args[8])
+        pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
+        pn, pk = U(args[12]), U(args[13])
+        row_items = pw * channels
+        step = U(rows) if packed else channels
+        one_block = pixels > 1 and pw == U(pixels) and channels == U(rows)
+        p = U(lo)
+        while p < U(hi):
+            n = p // kept
+            k = p - n * kept
+            row = k // gw
+            column = k - row * gw
+            columns = min(gw - column, U(hi) - p)
+            p += columns
+            frame = row // gh
+            row -= frame * gh
+            corner = n * sn + frame * pt * st + row * ph * sh + column * pw * sw
+            o = n * pn + k * pk
+            for a in range(pt):
+                for b in range(ph):
+                    line = corner + a * st + b * sh
+                    if one_block:
+                        for e in range(columns):
+                            move_block(patch, o + e * pk, step, image, line + e * pw, sc)
+                    elif pixels > 1 and pw == U(1) and columns >= U(pixels):
+                        first = U(0)
+                        while first < channels:
+                            first = min(first, channels - U(rows))
+                            left = U(0)
+                            while left < columns:
+                                left = min(left, columns - U(pixels))
+                                move_block(
+                                    patch, o + left * pk + first, pk,
+                                    image, line + left + first * sc, sc,
+                                )  # fmt: skip
+                                left += U(pixels)
+                            first += U(rows)
+                    elif pixels > 1 and pw >= U(pixels):
+                        first = U(0)
+                        while first < channels:
+                            first = min(first, channels - U(rows))
+                            for e in range(columns):
+                                to, x = o + e * pk + first, line + e * pw + first * sc
+                                left = U(0)
+                                while left < pw:
+                                    left = min(left, pw - U(pixels))
+                                    move_block(patch, to + left * step, step, image, x + left, sc)
+                                    left += U(pixels)
+                            first += U(rows)
+                    else:
+                        for e in range(columns):
+                            for f in range(pw):
+                                to, x = o + e * pk + f * channels, line + (e * pw + f) * sw
+                                for c in range(channels):
+                                    move_item(patch, to + c, image, x + c * sc, inverse)
+                    o += row_items
+        return 0
+
+    return move_all_patches
+
+
+def copy_items(out, src, idx, aux, args, lo, hi):
+    """Patches that lie as the images do: a position of the range is one of ``args[0]`` bytes."""
+    copy_bytes(out, U(lo), src, U(lo), U(hi - lo) * U(args[0]))
+    return 0
 
 
 @njit(inline="always")

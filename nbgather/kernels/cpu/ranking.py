@@ -68,13 +68,19 @@ def finite_keys(keys, length, below, above):
     return least, largest
 
 
-@njit
-def is_ascending(keys, length):
-    """Whether keys are in order as they came."""
-    for t in range(U(1), length):
+@njit(inline="always")
+def ascends(keys, first, last):
+    """Whether none of ``keys[first:last]`` is below the one before it."""
+    for t in range(first + U(1), last):
         if keys[t] < keys[t - U(1)]:
             return False
     return True
+
+
+@njit
+def is_ascending(keys, length):
+    """Whether keys are in order as they came."""
+    return ascends(keys, U(0), length)
 
 
 @njit
@@ -167,8 +173,16 @@ def sort_into_slots(tokens, sorted_keys, slots, keys, counts, length, bits):
 def rank_slots(ranks, tokens, sorted_keys, slots, ends, lo, hi, later):
     """Ranks of keys that are sorted by slot, for the places ``lo`` to ``hi``.
 
-    Slot v ends before the place ``ends[v]``.
+    Slot v ends before the place ``ends[v]``. Keys that are in order by now, as where those of each
+    slot are equal, have their places as ranks.
     """
+    if lo < hi:
+        slot = U(slots[U(tokens[lo])])
+        first = U(ends[slot - U(1)]) if slot > U(0) else U(0)
+        if ascends(sorted_keys, first, U(ends[U(slots[U(tokens[hi - U(1)])])])):
+            for t in range(lo, hi):
+                ranks[t] = np.int32(t)
+            return
     for start in range(lo, hi, U(BLOCK_KEYS)):
         slot = U(slots[U(tokens[start])])
         first = U(ends[slot - U(1)]) if slot > U(0) else U(0)

@@ -11,7 +11,7 @@ from numba import njit
 from nbgather.kernels.constants import ADD, SET
 from nbgather.kernels.cpu.bounds import any_outside
 from nbgather.kernels.cpu.gather import outer_offset
-from nbgather.kernels.cpu.intrinsics import copy_bytes
+from nbgather.kernels.cpu.intrinsics import address, allocate, copy_bytes, release
 from nbgather.kernels.cpu.scatter import (
     COMPARED_PLACES,
     INTERLEAVED_LANES,
@@ -23,6 +23,11 @@ from nbgather.kernels.cpu.scatter import (
 )
 
 U = np.uint64
+
+#: Rows of the result that are so many bytes apart, or a multiple, share few sets of the caches.
+CLASHING_BYTES = U(1 << 11)
+#: Bytes of a tile from which on that matters, and up to which a copy of it stays in a cache.
+NEAR_TILE_BYTES, FAR_TILE_BYTES = U(1 << 14), U(1 << 20)
 
 
 @njit(inline="always")
@@ -78,33 +83,53 @@ def make_wide_scatter(action, itemsize):
         id_, sd, ib, T = U(args[3]), U(args[4]), U(args[5]), U(args[6])
         copies = args[7]
         tiles = (B + T - U(1)) // T
-        for p in range(U(lo), U(hi)):
+        row, tile = B * U(itemsize), size * T * U(itemsize)
+        # Where the rows of a tile would push each other out of the caches, it is copied together.
+        clashing = row % CLASHING_BYTES == U(0) and NEAR_TILE_BYTES < tile <= FAR_TILE_BYTES
+        clashing = clashing and T < B and D * U(4) >= size and ib != U(0)
+        buffer = out
+        if clashing:
+            buffer = allocate(out, tile)
+        staged = clashing and address(buffer) != U(0)
+        target, along = (buffer, T) if staged else (out, B)
+        before = aux if copies else out
+        bad = U(0)
+        p = U(lo)
+        while p < U(hi) and not bad:
             a = p // tiles
             b = (p - a * tiles) * T
             n = min(T, B - b)
-            o = a * size * B + b
+            first = a * size * B + b
+            o = U(0) if staged else first
             i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a))) + b * ib
             s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
-            if copies and n == B:
-                copy_bytes(out, o, aux, o, size * B * U(itemsize))
-            elif copies:
+            if n == B and copies:
+                copy_bytes(out, first, aux, first, size * row)
+            elif copies or staged:
                 for place in range(size):
-                    begin = o + place * B
-                    copy_bytes(out, begin, aux, begin, n * U(itemsize))
+                    at = first + place * B
+                    copy_bytes(target, o + place * along, before, at, n * U(itemsize))
             for _ in range(D):
                 if ib == U(0):
                     j = U(idx[i])
-                    if j >= size:
-                        return 1
-                    scatter_row(out, o + j * B, src, s, n, action)
+                    bad = U(1) if j >= size else U(0)
+                    if not bad:
+                        scatter_row(out, o + j * B, src, s, n, action)
                 elif action == ADD and size <= COMPARED_PLACES:
-                    if compare_columns(out, o, src, s, idx, i, n, size, B):
-                        return 1
-                elif scatter_wide_row(out, o, src, s, idx, i, n, size, B, action):
-                    return 1
+                    bad = compare_columns(target, o, src, s, idx, i, n, size, along)
+                else:
+                    bad = scatter_wide_row(target, o, src, s, idx, i, n, size, along, action)
+                if bad:
+                    break
                 i += id_
                 s += sd
-        return 0
+            if staged:
+                for j in range(size):
+                    copy_bytes(out, first + j * B, buffer, j * T, n * U(itemsize))
+            p += U(1)
+        if staged:
+            release(buffer)
+        return np.int64(bad)
 
     return scatter_wide
 
