@@ -124,8 +124,8 @@ def make_wide_scatter(action, itemsize):
                 i += id_
                 s += sd
             if staged:
-                for j in range(size):
-                    copy_bytes(out, first + j * B, buffer, j * T, n * U(itemsize))
+                for place in range(size):
+                    copy_bytes(out, first + place * B, buffer, place * T, n * U(itemsize))
             p += U(1)
         if staged:
             release(buffer)
