@@ -177,6 +177,21 @@ def test_helpers_help() -> None:
     raise AssertionError("no helper came in 2000 calls")
 
 
+def test_a_repeated_call_has_helpers_that_its_first_one_had_not() -> None:
+    code = """
+    from nbgather.kernels.cpu import threads
+    large = np.zeros((2000, 1000)), 1, np.zeros((2000, 1000), np.int64)
+    with nbgather.limit_threads(1):
+        for _ in range(3):
+            nbgather.gather(*large)
+    assert threads._team.helpers == 0
+    with nbgather.limit_threads(3):
+        nbgather.gather(*large)
+    print(threads._team.helpers)
+    """
+    assert child(code) == "2\n"
+
+
 def test_when_all_slots_are_taken() -> None:
     nbgather.gather(X, 1, INDEX, backend="cpu")
     team = threads._team

@@ -193,7 +193,11 @@ def choose_for_tensors() -> int:
 def _with_openmp(count: int) -> int:
     count = min(count, MAX_THREADS)
     team = _team
-    if team is None or team.system is None or not openmp.awake(count):
+    if team is None or team.system is None:
+        return count
+    if team.helpers < count - 1:  # since calls were limited to fewer threads
+        team.grow(count - 1)
+    if not openmp.awake(count):
         return count
     if team.words[OPENMP] == 0:
         team.words[OPENMP_BODY] = openmp.functions()[1]
