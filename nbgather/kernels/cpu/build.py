@@ -1,6 +1,6 @@
 """Object code from the kernels' sources, by numba.
 
-A function becomes C code that calls nothing of numba's: no exceptions, no objects of its runtime.
+A function becomes C code that calls nothing of numba's: no objects of its runtime.
 What is left undefined in it is of the C library or of Python's C API.
 """
 
@@ -67,7 +67,9 @@ def _compile(source: Any, arguments: list[Any], symbol: str) -> tuple[bytes, boo
     flags = compiler.Flags()
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     flags.no_compile = True
-    flags.error_model = "numpy"  # a division by zero is no exception
+    # No kernel divides by zero. That it is checked makes some of them a quarter faster: LLVM then
+    # unrolls other loops.
+    flags.error_model = "python"
     compiled = compiler.compile_extra(
         target.typing_context, target.target_context, source, arguments, types.int64, flags, {}
     )
