@@ -37,7 +37,7 @@ _TYPES = {
 
 
 #: No kernel divides by zero, and yet it counts whether that is checked. A loop with the check in it
-#: is not made of vectors: normalising pixels takes four times as long. But where there is none in the
+#: is not made of vectors: normalising pixels takes four times as long. Where there is none in the
 #: loop, LLVM unrolls others by the check outside: rows are copied up to a third faster.
 _ERROR_MODELS = {"make_normal_patches": "numpy"}
 
