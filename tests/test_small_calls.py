@@ -114,6 +114,11 @@ CASES: dict[str, Case] = {
         lambda x, ids, **o: nbgather.masked_patchify(x, 2, 0.5, seed=9, sample_ids=ids, **o),
         (2**40,),
     ),
+    "masked_patchify none": Case(
+        (IMAGES, (N,)),
+        lambda x, ids, **o: nbgather.masked_patchify(x, 2, 0.9, seed=9, sample_ids=ids, **o),
+        (2**40,), FLOATS,
+    ),
     "masked_patchify noise": Case(
         (IMAGES, (N, 6)),
         lambda x, noise, **o: nbgather.masked_patchify(x, (2, 2), noise=noise, **o),

@@ -163,15 +163,15 @@ def keep_masked_patches(
         None if ids is None else container.spec(ids),
     )  # fmt: skip
     cut, mask = specs[0].shape, specs[1].shape
-    if 0 in cut or 0 in mask:
+    if 0 in mask:
         return
-    plan = plan_of(operation.patch_size, spec, cut)
-    steps = [
-        _step(backend, mask, cut[1], 2, 1, keep=3, **source[1]),
-        backend.move_patches(
-            plan, small.result(0), small.operand(0), small.result(3), run=backend.step
-        ),
-    ]
+    steps = [_step(backend, mask, cut[1], 2, 1, keep=3, **source[1])]
+    if 0 not in cut:
+        plan = plan_of(operation.patch_size, spec, cut)
+        ids = small.result(3)
+        steps.append(
+            backend.move_patches(plan, small.result(0), small.operand(0), ids, run=backend.step)
+        )
     results = [memo.Result(cut, images.dtype), memo.Result(mask, FLOAT32)]
     results.append(memo.Result(mask, INT64))
     memo.keep(

@@ -4,8 +4,8 @@ A *team* is memory: a head, then slots, each for one call at a time. Helpers are
 system that wait on a semaphore. A caller that may split takes a free slot, writes its job there,
 opens it, wakes helpers, and takes parts of the range itself until none is left. Then it closes the
 slot and waits for the helpers that are *inside*: never for one that has not begun. A helper that
-comes late finds the slot closed. A helper looks for another job
-for some microseconds before it sleeps. Nobody holds Python's GIL.
+comes late finds the slot closed. Who has helped looks for another job for some microseconds before
+it sleeps. Nobody holds Python's GIL.
 
 Whether helpers are worth waking is seen by what became of the last ones: where they came too late,
 or were kept from their work so that the caller waited for them, calls stay alone for a while, the
@@ -364,8 +364,7 @@ def run_without_gil(team, kernel, out, src, idx, aux, args, count, parts, thread
 def run(self, objects_at, count):
     """A function of Python: team, kernel, out, src, idx, aux, args, count, parts, threads.
 
-    All are ints; the threads may have the flag `BY_OPENMP`. With no parts the GIL is kept: for what
-    takes less time than to get it back.
+    All are ints; the threads may have the flag `BY_OPENMP`.
     """
     numbers = int64_at(U(objects_at))
     team, kernel = whole_number(numbers[U(0)]), whole_number(numbers[U(1)])
@@ -373,8 +372,5 @@ def run(self, objects_at, count):
     idx, aux = whole_number(numbers[U(4)]), whole_number(numbers[U(5)])
     args, length = whole_number(numbers[U(6)]), whole_number(numbers[U(7)])
     parts, threads = whole_number(numbers[U(8)]), whole_number(numbers[U(9)])
-    if parts == 0:
-        bad = run_kernel(kernel, out, src, idx, aux, args, 0, length)
-    else:
-        bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, threads)
+    bad = run_without_gil(team, kernel, out, src, idx, aux, args, length, parts, threads)
     return 0 if bad < 0 else as_object(bad)

@@ -9,6 +9,7 @@ again. Where the system is not one that is known here, every call runs on its ow
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
@@ -138,6 +139,13 @@ def _compiled() -> Any:
     return builtin("run", compiler.address(_RUN))
 
 
+@functools.cache
+def _callable(kernel: int) -> Any:
+    """A range kernel as a function of Python that keeps the GIL, with nothing else to compile."""
+    pointers = [ctypes.c_void_p] * 5
+    return ctypes.PYFUNCTYPE(ctypes.c_int64, *pointers, ctypes.c_int64, ctypes.c_int64)(kernel)
+
+
 def run(
     kernel: int,
     out: int,
@@ -166,7 +174,7 @@ def run(
     """
     call = kernel, out, src, idx, aux, memory_address(args), count
     if work < KEEP_GIL_BYTES:
-        return int(_compiled()(0, *call, 0, 0))
+        return int(_callable(kernel)(*call[1:6], 0, count))
     chosen = choose() if splits(work) else 1
     cut = parts_of(work, count, chosen, count if parts is None else parts)
     return _over_threads(call, cut, with_length(chosen, work))
