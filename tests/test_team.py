@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +325,11 @@ def test_which_threads_are_awake(torchs_threads: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(openmp.time, "clock_gettime_ns", gone)
     assert not openmp.awake(2)
     assert openmp._local.clocks is None
+
+
+def test_torch_that_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert not openmp.awake(2)
 
 
 def test_openmp_is_left_alone_in_a_forked_child() -> None:

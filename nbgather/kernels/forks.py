@@ -27,6 +27,7 @@ LOCK_TIMEOUT_SECONDS = 60.0
 _held: list[bool] = []
 _no_fork = threading.Condition(threading.Lock())
 _holders = 0
+_local = threading.local()
 
 
 @contextmanager
@@ -35,9 +36,11 @@ def held_back() -> Iterator[None]:
     global _holders
     with _no_fork:
         _holders += 1
+    _local.depth = getattr(_local, "depth", 0) + 1
     try:
         yield
     finally:
+        _local.depth -= 1
         with _no_fork:
             _holders -= 1
             _no_fork.notify_all()
@@ -45,20 +48,24 @@ def held_back() -> Iterator[None]:
 
 def _hold() -> None:
     _held.append(lock.acquire(timeout=LOCK_TIMEOUT_SECONDS))
-    # In the block of `held_back` no thread forks itself.
-    with _no_fork:
-        _no_fork.wait_for(lambda: _holders == 0, timeout=LOCK_TIMEOUT_SECONDS)
+    # Kept until the fork is done, so that no other thread enters such a block meanwhile.
+    _no_fork.acquire()
+    own = getattr(_local, "depth", 0)
+    _no_fork.wait_for(lambda: _holders == own, timeout=LOCK_TIMEOUT_SECONDS)
 
 
 def _release() -> None:
+    _no_fork.release()
     if _held.pop():
         lock.release()
 
 
 def _release_in_child() -> None:
     global _holders, _no_fork
-    _holders, _no_fork = 0, threading.Condition(threading.Lock())
-    _release()
+    _holders = getattr(_local, "depth", 0)
+    _no_fork = threading.Condition(threading.Lock())
+    if _held.pop():
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -205,7 +205,7 @@ def _numba_version() -> str:
         return ""
     with contextlib.suppress(OSError):
         return _digest((Path(spec.origin).parent / "_version.py").read_text())
-    return importlib.metadata.version("numba")
+    return str(importlib.import_module("numba").__version__)
 
 
 @functools.cache

@@ -78,8 +78,9 @@ def functions() -> tuple[int, int]:
 
 def awake(count: int) -> bool:
     """Whether the calling thread has a set of ``count`` threads of OpenMP, all running now."""
-    torch = sys.modules.get("torch")
-    if count < 2 or torch is None or _forked or torch.get_num_threads() != count:
+    # Another thread may be importing torch at this moment.
+    threads_of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if count < 2 or threads_of_torch is None or _forked or threads_of_torch() != count:
         return False
     if _may_be_forked() or _library() is None:
         return False
