@@ -363,3 +363,10 @@ def test_parts(work: int, count: int, threads_: int) -> None:
     assert parts * split.PART_MAX_BYTES >= work - parts or parts == count
     assert split.parts_of(work, count, threads_, 3) <= 3
     assert split.parts_of(work, count, threads_ | constants.BY_OPENMP, 1 << 50) == parts
+
+
+def test_what_a_region_of_openmp_is_given() -> None:
+    chosen = 2 | constants.BY_OPENMP
+    assert split.with_length(chosen, split.WOKEN_MIN_BYTES - 1) == 2 | constants.SHORT
+    assert split.with_length(chosen, split.WOKEN_MIN_BYTES) == chosen
+    assert split.with_length(chosen, split.REGION_MAX_BYTES + 1) == 2

@@ -17,6 +17,8 @@ WOKEN_MIN_BYTES = 1 << 22
 PART_MIN_BYTES = 1 << 17
 PARTS_PER_THREAD = 8
 PART_MAX_BYTES = 1 << 23
+#: The most work that a region of OpenMP is given: some 10 to 50 ms.
+REGION_MAX_BYTES = 1 << 28
 
 
 def splits(work: int) -> bool:
@@ -25,8 +27,14 @@ def splits(work: int) -> bool:
 
 
 def with_length(chosen: int, work: int) -> int:
-    """A number of threads with the flag `SHORT` for a call that is."""
-    return chosen | SHORT if work < WOKEN_MIN_BYTES else chosen
+    """A number of threads with the flag `SHORT` for a call that is.
+
+    Only calls between take a region of OpenMP: it waits for all its threads, which short ones feel
+    where the machine is busy, and sees no signals, which long ones must.
+    """
+    if work < WOKEN_MIN_BYTES:
+        return (chosen & MAX_THREADS) | SHORT
+    return chosen & MAX_THREADS if work > REGION_MAX_BYTES else chosen
 
 
 def parts_of(work: int, count: int, chosen: int, most: int) -> int:

@@ -44,7 +44,6 @@ from nbgather.kernels.cpu.objects import (
     call_tuple,
     call_with,
     call_without,
-    clear_error,
     hold,
     lower_bits,
     new_tuple,
@@ -104,8 +103,7 @@ def run_large(table, of_torch, kernel, out, src, idx, aux, args, count, work, mo
     if splits(work):
         answer = call_without(word(table + 8 * (THREADS_OF_TORCH if of_torch else THREADS)))
         if answer == 0:
-            clear_error()
-            return ELSEWHERE
+            return RAISED  # an interrupt, or a number of threads that is none
         threads = lower_bits(answer)
         release(answer)
     if team_at == 0:

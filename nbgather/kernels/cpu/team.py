@@ -326,8 +326,7 @@ def is_worth_it(team, begun, threads):
 def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, state):
     """Run a range over the caller and others; -1 where a signal raised."""
     slot, begun = 0, 0
-    # A region waits for all its threads, which short calls feel where the machine is busy.
-    by_openmp = (threads & BY_OPENMP) != 0 and (threads & SHORT) == 0
+    by_openmp = (threads & BY_OPENMP) != 0
     helpers = (threads & MAX_THREADS) - 1
     if helpers > 0 and parts > 1:
         begun = now(team)
