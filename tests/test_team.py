@@ -370,3 +370,23 @@ def test_what_a_region_of_openmp_is_given() -> None:
     assert split.with_length(chosen, split.WOKEN_MIN_BYTES - 1) == 2 | constants.SHORT
     assert split.with_length(chosen, split.WOKEN_MIN_BYTES) == chosen
     assert split.with_length(chosen, split.REGION_MAX_BYTES + 1) == 2
+
+
+def test_what_is_raised_on_the_way_to_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a repeated call: an interrupt is not lost, nor a number of threads that is none."""
+    out = np.zeros_like(X)
+    for _ in range(3):
+        nbgather.gather(X, 1, INDEX, out=out)
+    monkeypatch.setenv(limits.VARIABLE, "none")
+    with pytest.raises(ValueError, match="NBGATHER_NUM_THREADS is 'none'"):
+        nbgather.gather(X, 1, INDEX, out=out)
+    monkeypatch.delenv(limits.VARIABLE)
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "num_threads", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            nbgather.gather(X, 1, INDEX, out=out)
+    assert np.array_equal(nbgather.gather(X, 1, INDEX, out=out), EXPECTED)
