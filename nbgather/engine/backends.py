@@ -17,6 +17,8 @@ views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it 
 
 ``scatter``
     ``scatter(plan, ...)`` of a :class:`nbgather.kernels.plans.ScatterPlan`.
+``checks``
+    ``find_outside(index, idx, count, size)``: whether an index is good, before a scatter.
 ``copy``
     Copying a block of memory by all cores, and of a scatter's input on the way where its plan says
     so.
@@ -69,7 +71,7 @@ def get(name: str) -> ModuleType:
             raise ValueError(
                 f"backend is {name!r}: it must be one of {', '.join(map(repr, BACKENDS))}"
             )
-        reason = available()[name]
+        reason = _why_not(name)
         if reason is not None:
             raise ImportError(f"backend {name!r} is not available: {reason}")
         with forks.lock:
@@ -105,14 +107,19 @@ def available() -> dict[str, str | None]:
     >>> nbgather.backends.available()["reference"] is None
     True
     """
-    reasons: dict[str, str | None] = {}
-    for name, (_, needs) in BACKENDS.items():
-        missing = [n for n in needs if importlib.util.find_spec(n) is None]
-        reasons[name] = f"{', '.join(missing)} not installed" if missing else None
-    if reasons["cpu"] is None and _compiler_is_off():
-        reasons["cpu"] = (
+    return {name: _why_not(name) for name in BACKENDS}
+
+
+def _why_not(name: str) -> str | None:
+    """The reason why a backend cannot be used here, or None; of no other anything is loaded."""
+    missing = [n for n in BACKENDS[name].needs if importlib.util.find_spec(n) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    if name == "cpu" and _compiler_is_off():
+        return (
             "NUMBA_DISABLE_JIT is set, and its kernels are compiled: unset it, or give"
             " backend='reference'"
         )
-    reasons["cuda"] = cuda_driver.why_not()
-    return reasons
+    if name == "cuda":
+        return cuda_driver.why_not()
+    return None
