@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbgather.kernels.constants import BLOCK_ITEMS, CLIP, FILL, RAISE, SINGLE, VECTOR
-from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at, named, stream
+from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at, stream
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -213,7 +213,7 @@ def gather_block(mode: int, from_end: bool, method: int, across: bool, streams: 
     not below ``limit``.
     """
 
-    @named(f"gather_block_{mode}_{from_end}_{method}_{across}_{streams}")
+    @intrinsic
     def block(typingctx, out, o, src, x, idx, i, size, limit, along, offsets, aux):
         integer = types.uint64
         signature = integer(
@@ -301,7 +301,7 @@ def gather_narrow_block(mode: int, from_end: bool) -> Any:
     machine must be little-endian. Apart from that it is as `gather_block`.
     """
 
-    @named(f"gather_narrow_block_{mode}_{from_end}")
+    @intrinsic
     def block(typingctx, out, o, src, x, idx, i, size, limit, aux):
         integer = types.uint64
         signature = integer(out, integer, src, integer, idx, integer, integer, integer, aux)

@@ -214,11 +214,12 @@ def _toolchain() -> tuple[str, ...]:
     return (*python, _numba_version(), llvmlite.__version__)
 
 
-def _settings() -> list[str]:
-    settings = [os.environ.get(f"NUMBA_{name}", "") for name in _SETTINGS]
+def settings() -> list[str]:
+    """What numba is told about how to compile."""
+    told = [os.environ.get(f"NUMBA_{name}", "") for name in _SETTINGS]
     with contextlib.suppress(OSError):
-        settings.append(_SETTINGS_FILE.read_text())
-    return settings
+        told.append(_SETTINGS_FILE.read_text())
+    return told
 
 
 class Entry(NamedTuple):
@@ -245,7 +246,7 @@ class Entry(NamedTuple):
 
 def entry(module: str, name: str, parameters: Hashable) -> Entry:
     """The entry of a function of a module, with all else that says what is compiled."""
-    toolchain = loader.processor(), _toolchain(), _settings()
+    toolchain = loader.processor(), _toolchain(), settings()
     digest = _digest(repr((source_digest(), module, name, parameters, toolchain)))
     directory = folder()
     path = None if directory is None else directory / f"{module}.{name}-{digest}{SUFFIX}"

@@ -7,8 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-
-from nbgather.kernels.cpu.intrinsics import named
+from numba.extending import intrinsic
 
 _I32 = ir.IntType(32)
 
@@ -53,7 +52,7 @@ def make_block_mover(rows: int, pixels: int, packed: bool, inverse: bool) -> Any
     bytes are no vector's: for them it does nothing.
     """
 
-    @named(f"move_block_{rows}_{pixels}_{packed}_{inverse}")
+    @intrinsic
     def move_block(typingctx, patch, o, step, image, x, plane):
         integer = types.uint64
         signature = types.void(patch, integer, integer, image, integer, integer)

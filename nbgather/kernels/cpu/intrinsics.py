@@ -46,19 +46,6 @@ def copy_bytes(typingctx, dst, dst_offset, src, src_offset, count):
     return signature, codegen
 
 
-def named(name: str) -> Any:
-    """An intrinsic that is one of several made by a function.
-
-    By its name the cache of kernels knows which a kernel was compiled with.
-    """
-
-    def decorate(function: Any) -> Any:
-        function.__name__ = name
-        return intrinsic(function)
-
-    return decorate
-
-
 @functools.cache
 def copy_overlapping(width: int) -> Any:
     """Copy ``count`` bytes, from ``width`` to twice as many, between two byte pointers.
@@ -66,7 +53,7 @@ def copy_overlapping(width: int) -> Any:
     By two moves of ``width`` bytes, which overlap unless ``count`` is twice as many.
     """
 
-    @named(f"copy_overlapping_{width}")
+    @intrinsic
     def copy(typingctx, dst, dst_offset, src, src_offset, count):
         signature = types.void(dst, types.uint64, src, types.uint64, types.uint64)
 

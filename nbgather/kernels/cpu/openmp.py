@@ -25,7 +25,7 @@ from typing import Any
 from nbgather.kernels.cpu import compiler
 from nbgather.kernels.cpu.loader import function_pointer
 
-_BODY = compiler.Function("team", "help_openmp", None, ("i8",))
+BODY = compiler.Function("team", "help_openmp", None, ("i8",))
 _NAME = "libgomp.so.1"
 #: dlopen's flag for a library that is loaded already, and only that.
 _LOADED = 4
@@ -73,7 +73,7 @@ def _library() -> Any:
 @functools.cache
 def functions() -> tuple[int, int]:
     """The addresses of what begins a region, and of what each of its threads does for a slot."""
-    return function_pointer(_library().GOMP_parallel), compiler.address(_BODY)
+    return function_pointer(_library().GOMP_parallel), compiler.address(BODY)
 
 
 def awake(count: int) -> bool:

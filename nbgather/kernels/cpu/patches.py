@@ -49,7 +49,6 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
         pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
         pn, pk = U(args[12]), U(args[13])
         row_items = pw * channels
-        # The kernel's file is named by the variables that it refers to: by all four of a block.
         step = U(rows) if packed else channels
         n = U(lo) // kept
         k = U(lo) - n * kept

@@ -5,8 +5,6 @@ Words are int64 at addresses; functions of the system are called by their addres
 
 from __future__ import annotations
 
-import platform
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -15,13 +13,8 @@ from numba.extending import intrinsic
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 
-#: By machine: the instruction for a loop that waits, and its argument.
-_PAUSES = {
-    "x86_64": ("llvm.x86.sse2.pause", []),
-    "amd64": ("llvm.x86.sse2.pause", []),
-    "aarch64": ("llvm.aarch64.hint", [1]),
-    "arm64": ("llvm.aarch64.hint", [1]),
-}
+#: The function that :mod:`nbgather.kernels.cpu.build` puts the instruction of the processor into.
+PAUSE = "nbgather_pause"
 
 
 def _word(builder, address, number):
@@ -124,12 +117,8 @@ def pause(typingctx):
     """Tell the processor that a loop waits."""
 
     def codegen(context, builder, sig, values):
-        known = _PAUSES.get(platform.machine().lower())
-        if known is not None:
-            name, arguments = known
-            kind = ir.FunctionType(ir.VoidType(), [_I32] * len(arguments))
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            builder.call(function, [_I32(a) for a in arguments])
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, PAUSE), [])
         return context.get_dummy_value()
 
     return types.void(), codegen
