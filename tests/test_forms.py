@@ -263,3 +263,32 @@ def test_nothing_outside_the_input_is_read(argument: str) -> None:
         assert done.returncode < 0
     else:
         assert (done.returncode, done.stdout) == (0, "done"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "wrap", "fill"])
+@pytest.mark.parametrize("width", [127, 128, 129, 191, 192, 257, 1000, 2047, 2048, 2049])
+def test_rows_of_any_width(width: int, mode: str) -> None:
+    """Copied by two moves, a loop of them, or memcpy; nothing beside them is touched."""
+    generator = rng(f"{width} {mode}")
+    x = random_bits(generator, (5, 40, width), "uint8")
+    low, high = (0, 40) if mode == "raise" else (-60, 90)
+    ids = generator.integers(low, high, (5, 70))
+    fill = {"fill_value": 7} if mode == "fill" else {}
+    want = nbgather.gather_tokens(x, ids, mode=mode, backend="reference", **fill)
+    guarded = np.full((5, 72, width + 3), 99, np.uint8)
+    for given in (
+        x,
+        x[::-1, :, ::-1][::-1, :, ::-1],
+        np.pad(x, ((0, 0), (0, 0), (1, 5)))[..., 1:-5],
+    ):
+        for _ in range(3):
+            same(nbgather.gather_tokens(given, ids, mode=mode, **fill), want)
+        out = guarded[:, 1:-1, 1:-2]
+        nbgather.gather_tokens(given, ids, mode=mode, out=out, **fill)
+        same(np.ascontiguousarray(out), want)
+        out[:] = 99
+        assert (guarded == 99).all()
+    ids[3, 5] = 40
+    if mode == "raise":
+        with pytest.raises(IndexError, match=r"index 40 at \(3, 5\)"):
+            nbgather.gather_tokens(x, ids)

@@ -359,6 +359,32 @@ def test_large_inputs_are_copied_right() -> None:
 
 
 @pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("columns", [1, 24])
+@pytest.mark.parametrize("steps", [3, 40, 3000])
+def test_out_is_written_once_the_index_is_good(steps: int, columns: int, add: bool) -> None:
+    """Whether the index is looked through first, which a long one is not; at once and repeated."""
+    generator = rng(f"{steps} {columns}")
+    x = generator.integers(0, 99, (60, 300, columns)).astype(np.float32)
+    src = generator.integers(0, 9, (60, steps, columns)).astype(np.float32)
+    index = generator.integers(0, 300, src.shape)
+    theirs = torch.scatter_add if add else torch.scatter
+    want = theirs(*map(torch.from_numpy, (x,)), 1, *map(torch.from_numpy, (index, src))).numpy()
+    if not add:
+        want = ours(add)(x, 1, index, src)  # of several values torch keeps any
+    out = np.empty_like(x)
+    for _ in range(4):
+        out[:] = -1
+        assert ours(add)(x, 1, index, src, out=out) is out
+        assert out.tobytes() == want.tobytes()
+        for place, value in (((59, steps - 1, columns - 1), 300), ((0, 0, 0), -1)):
+            kept, index[place], out[:] = index[place], value, -1
+            with pytest.raises(IndexError, match=f"index {value} at "):
+                ours(add)(x, 1, index, src, out=out)
+            assert (out == -1).all()
+            index[place] = kept
+
+
+@pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_bad_index_writes_nothing(backend: str, add: bool) -> None:
     guarded = np.full((5, 6), 7.0)

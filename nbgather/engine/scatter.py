@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,15 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     place = container.place(x)
     if place:
         backend.may_wait(*place)
+    direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
+    if direct and backend.find_outside(*_index_of(plan, container.address(i))):
+        raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if plan.copies and "copy" in backend.DOES:
-        result = container.empty(x_spec.shape, x)  # the kernel copies as it goes
+        # The kernel copies as it goes.
+        result = out if direct else container.empty(x_spec.shape, x)
+    elif direct:
+        backend.copy(container.address(out), container.address(x), plan.nbytes)
+        result = x = out
     else:
         result = _copy(container, backend, x, x_spec, plan.nbytes)
         x = result
@@ -76,12 +84,35 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
-    result = _into(container, result, out)
+    if not direct:
+        result = _into(container, result, out)
     is_plain = options.backend is None and not place and arrays.is_contiguous(x_spec)
     if is_plain and (out_spec is None or arrays.is_contiguous(out_spec)):
         specs = x_spec, i_spec, src_spec, out_spec
-        _keep(container, backend, operation, operands, specs, plan, out)
+        _keep(container, backend, operation, operands, specs, plan, out, direct)
     return result
+
+
+def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:
+    """A contiguous index as a check takes it."""
+    return plan.index, at, math.prod(plan.index_shape), plan.size
+
+
+def _is_direct(
+    container: Any, backend: Any, plan: ScatterPlan, specs: tuple[Spec, Spec, Spec | None]
+) -> bool:
+    """Whether to look through the index first, and then to scatter into ``out``.
+
+    Else the result is made apart and copied, so that nothing is written where an index is bad. The
+    first reads the index twice, the second the result.
+    """
+    x, index, out = specs
+    return (
+        out is not None
+        and "checks" in backend.DOES
+        and math.prod(index.shape) * index.dtype.itemsize <= 2 * plan.nbytes
+        and all(map(arrays.is_contiguous, (x, index, out)))
+    )
 
 
 def _keep(
@@ -92,10 +123,12 @@ def _keep(
     specs: tuple[Spec | None, ...],
     plan: ScatterPlan,
     out: Any,
+    direct: bool,
 ) -> None:
     """Keep a call that went well: a copy of the input, the scatter into it, and a copy to ``out``.
 
-    Nothing is written to ``out`` before all has gone well.
+    Nothing is written to ``out`` before all has gone well; if ``direct``, before the index was
+    looked through.
     """
     x, _, src = operands
     if not plan.count:
@@ -111,6 +144,9 @@ def _keep(
     added = added_kind(specs[0].dtype) if isinstance(operation, ScatterAdd) else None  # type: ignore[union-attr]
     target, given_x = small.result(0), small.operand(0)
     steps = []
+    if direct:
+        target = small.operand(len(given))
+        steps.append(backend.find_outside(*_index_of(plan, small.operand(1)), run=backend.step))
     if not plan.copies:  # the kernel copies as it goes
         steps.append(backend.copy(target, given_x, plan.nbytes, run=backend.step))
         given_x = target
@@ -121,7 +157,10 @@ def _keep(
     if out is None:
         memo.keep(container, backend, head, given, results, steps, owner=item)
         return
-    steps.append(backend.copy(small.operand(len(given)), target, plan.nbytes, run=backend.step))
+    if direct:
+        results = []
+    else:
+        steps.append(backend.copy(small.operand(len(given)), target, plan.nbytes, run=backend.step))
     memo.keep(
         container, backend, head, (*given, out), [], steps,
         out=len(given), hidden=results, owner=item,

@@ -8,13 +8,17 @@ below ``size`` is filled from ``aux``.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from nbgather.kernels import scalar
 from nbgather.kernels.constants import FILL, RAISE
 from nbgather.kernels.cpu.gather import OUTER, outer_offset
 from nbgather.kernels.cpu.intrinsics import (
+    LINE_BYTES,
     address,
+    at,
     copy_bytes,
     copy_overlapping,
     fence,
@@ -28,8 +32,25 @@ U = np.uint64
 #: How far ahead of its copy a row of the input is prefetched, and how much of it at most.
 INPUT_PREFETCH_ROWS = 3
 INPUT_PREFETCH_BYTES = 1024
+#: Of medium rows: how many bytes ahead.
+FETCHED_BYTES = 2048
 
 resolve = scalar.resolve
+
+
+@intrinsic
+def copy_line(typingctx, dst, dst_offset, src, src_offset):
+    """Copy as many bytes as a cache line has, between byte pointers of any alignment."""
+    signature = types.void(dst, types.uint64, src, types.uint64)
+
+    def codegen(context, builder, sig, values):
+        line = ir.VectorType(ir.IntType(8), LINE_BYTES)
+        loaded = builder.load(at(builder, values[2], values[3], line))
+        loaded.align = 1
+        builder.store(loaded, at(builder, values[0], values[1], line)).align = 1
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @njit(inline="always")
@@ -91,6 +112,55 @@ def make_gather_rows(mode, from_end):
         return np.int64(bad)
 
     return gather_rows
+
+
+def make_gather_medium_rows(mode, from_end):
+    """The kernel of rows of two cache lines to some dozen of them, which are not streamed.
+
+    They are copied line by line, the last ones overlapping: for so few, memcpy's call takes longer.
+    A position of the range is a row.
+    """
+
+    def gather_medium_rows(out, src, idx, aux, args, lo, hi):
+        size = U(args[0])
+        limit = U(args[1])
+        along = U(args[2])
+        B = U(args[3])
+        M = args[7]
+        xm, im, om = U(args[8]), U(args[9]), U(args[10])
+        source, line = address(src), U(LINE_BYTES)
+        last = B - line
+        far = U(FETCHED_BYTES) // B + U(1)
+        bad = U(0)
+        p = lo
+        while p < hi:
+            q = p // M
+            m = p - q * M
+            n = U(min(M - m, hi - p))
+            p += np.int64(n)
+            x = U(outer_offset(args, OUTER, 1, q)) + U(m) * xm
+            i = U(outer_offset(args, OUTER, 2, q)) + U(m) * im
+            o = U(outer_offset(args, OUTER, 3, q)) + U(m) * om
+            for k in range(n):
+                if k + far < n:
+                    # A prefetch may have any address, so the index needs no check.
+                    ahead = x + (k + far) * xm + U(idx[i + (k + far) * im]) * along
+                    for b in range(U(0), B, line):
+                        prefetch(src, ahead + b)
+                j = resolve(idx[i + k * im], size, mode, from_end)
+                bad |= U(1) if j >= limit else U(0)
+                row = source + x + k * xm + j * along
+                if mode == FILL:
+                    row = row if j < size else address(aux)
+                elif mode == RAISE and j >= size:
+                    continue
+                to = o + k * om
+                for b in range(U(0), last, line):
+                    copy_line(out, to + b, uint8_at(row), b)
+                copy_line(out, to + last, uint8_at(row), last)
+        return np.int64(bad != U(0) and args[1] >= 0)
+
+    return gather_medium_rows
 
 
 def make_gather_small_rows(mode, from_end, width):

@@ -17,13 +17,14 @@ from nbgather.kernels.small import TABLE
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("copy", "masking", "moved patches", "patches", "scatter"))
+DOES = frozenset(("checks", "copy", "masking", "moved patches", "patches", "scatter"))
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
 
-#: Rows shorter than this are copied by moves of their own; longer ones by memcpy.
-SMALL_ROW_BYTES = 128
+#: Rows shorter than the first are copied by two moves, and those shorter than the second by a loop
+#: of moves, unless they are streamed; longer ones by memcpy.
+SMALL_ROW_BYTES, MEDIUM_ROW_BYTES = 128, 2048
 #: The position in a plan's integers of whether its result is written past the caches.
 STREAMS = 11
 
@@ -37,13 +38,19 @@ _FORMS = {
 def _gather_kernel(plan: GatherPlan) -> int:
     """The address of the kernel for a plan, compiled if it is not yet."""
     item = plan.itemsize
-    traits: tuple[Any, ...] = constants.MODES.index(plan.mode), plan.from_end
+    # That negative indices count from the end is no other way to wrap.
+    traits: tuple[Any, ...] = (
+        constants.MODES.index(plan.mode),
+        plan.from_end and plan.mode != "wrap",
+    )
     if plan.form == "rows":
         item = 1
         source = "gather_rows", "make_gather_rows"
-        if _are_small(plan):
+        if plan.row_nbytes < SMALL_ROW_BYTES:
             source = "gather_rows", "make_gather_small_rows"
             traits = *traits, 1 << (plan.row_nbytes.bit_length() - 1)
+        elif _is_by_row(plan):
+            source = "gather_rows", "make_gather_medium_rows"
     else:
         streams = bool(plan.args[STREAMS]) and item < 16
         traits = *traits, item, variants.method(item, plan.work), streams
@@ -57,9 +64,11 @@ def _gather_kernel(plan: GatherPlan) -> int:
     return compiler.range_kernel(*source, traits, (bits, bits, plan.index, bits))
 
 
-def _are_small(plan: GatherPlan) -> bool:
-    """Whether the kernel of small rows takes a plan's rows."""
-    return plan.form == "rows" and plan.row_nbytes < SMALL_ROW_BYTES
+def _is_by_row(plan: GatherPlan) -> bool:
+    """Whether a position of the kernel's range is a row, and not a byte of one."""
+    if plan.form != "rows" or plan.row_nbytes >= MEDIUM_ROW_BYTES:
+        return False
+    return plan.row_nbytes < SMALL_ROW_BYTES or not plan.args[STREAMS]
 
 
 def _planned(plan: GatherPlan, *addresses: Any) -> GatherPlan:
@@ -111,7 +120,7 @@ def gather(plan: GatherPlan, out: Any, src: Any, idx: Any, aux: Any, run: Any = 
     kernel = plan.kernel
     if kernel is None:
         kernel = plan.kernel = _gather_kernel(plan)
-    count = plan.count // plan.row_nbytes if _are_small(plan) else plan.count
+    count = plan.count // plan.row_nbytes if _is_by_row(plan) else plan.count
     return run(kernel, out, src, idx, aux, plan.args, count, plan.work)
 
 
@@ -189,6 +198,12 @@ def scatter(
     if plan.walk is None:
         return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
+
+
+def find_outside(index: str, idx: Any, count: int, size: int, run: Any = threads.run) -> Any:
+    """Not 0 if one of ``count`` indices that follow each other is not below ``size``."""
+    kernel = compiler.range_kernel("scatter", "find_outside", None, ("u1", "u1", index, "u1"))
+    return run(kernel, 0, 0, idx, 0, np.array([size], np.int64), count, count * int(index[1:]))
 
 
 def copy_kernel() -> int:

@@ -185,6 +185,18 @@ def copy_lanes(out, aux, a, end, row, itemsize):
     copy_bytes(out, a * row, aux, a * row, (end - a) * row * U(itemsize))
 
 
+def find_outside(out, src, idx, aux, args, lo, hi):
+    """Not 0 if one of some indices is not below ``args[0]``, before anything is written."""
+    size, bad, i = U(args[0]), U(0), U(lo)
+    while i + STEP <= U(hi):
+        bad |= any_outside(idx, i, size)
+        i += STEP
+    while i < U(hi):
+        bad |= U(1) if U(idx[i]) >= size else U(0)
+        i += U(1)
+    return np.int64(bad != U(0))
+
+
 # The args of the next kernels are [size, D, B, copies, outer, (n, 0, i, s) * outer]. D is the
 # index's length along the dimension, B the number of columns. A position of the range is one of the
 # outer axes. Each form is a kernel of its own, and short: the loop has all registers.
