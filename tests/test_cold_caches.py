@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from children import INTERRUPTS, SECONDS, THREADS, WORK, child
 
 from nbgather.kernels.cpu import cache
+
+#: Code in a fresh interpreter that compiles its kernels, and takes none that come with the package.
+cold = functools.partial(child, NBGATHER_SHIPPED_KERNELS="0")
 
 
 @pytest.fixture
@@ -25,20 +29,20 @@ def empty_cache(tmp_path: Path) -> str:
 def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that ``check`` needs, compiled once; to be copied."""
     folder = tmp_path_factory.mktemp("whole")
-    child("check()", NUMBA_CACHE_DIR=str(folder))
+    cold("check()", NUMBA_CACHE_DIR=str(folder))
     return folder
 
 
 def test_eight_threads_cold(empty_cache: str) -> None:
     code = THREADS.replace("ROUNDS", "1")
-    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    assert cold(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
 
 
 def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
     # An interrupted import of numba cannot be repeated in the same process: that is over before.
     load = "import nbgather.kernels.cpu.launch\n"
     code = INTERRUPTS.replace("TIMES", "4").replace("WITHIN", "1.0")
-    assert 0 < int(child(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
+    assert 0 < int(cold(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
 
 
 def test_a_fork_while_a_thread_compiles(empty_cache: str) -> None:
@@ -56,7 +60,7 @@ def test_a_fork_while_a_thread_compiles(empty_cache: str) -> None:
     thread.join()
     print("done")
     """
-    assert child(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
+    assert cold(code, NUMBA_CACHE_DIR=empty_cache) == "done\n"
 
 
 #: Nobody, not even root, can write to the cache's folder.
@@ -110,10 +114,10 @@ def test_a_read_only_cache_and_home(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     elsewhere = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked / "cache")}
-    assert child(ONE_KERNEL, NUMBA_CACHE_DIR="", **elsewhere) == ALL
+    assert cold(ONE_KERNEL, NUMBA_CACHE_DIR="", **elsewhere) == ALL
     one_thread = {"NBGATHER_NUM_THREADS": "1", **elsewhere}
     folder = str(blocked / "cache")
-    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=folder, **one_thread) == "make_gather run\n"
+    assert cold(ONE_KERNEL, NUMBA_CACHE_DIR=folder, **one_thread) == "make_gather run\n"
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
@@ -127,7 +131,7 @@ def test_a_cache_that_can_only_be_read(obstacle: str, whole_cache: Path, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert len(before) > 2
     code = OBSTACLES[obstacle] + ONE_KERNEL
-    assert child(code, NUMBA_CACHE_DIR=str(folder)) == "make_gather\n"
+    assert cold(code, NUMBA_CACHE_DIR=str(folder)) == "make_gather\n"
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert after == before
 
@@ -153,7 +157,7 @@ def test_a_damaged_cache(damage: str, whole_cache: Path, tmp_path: Path) -> None
     for path in damaged:
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
         assert cache.read(path) is None
-    assert child(ONE_KERNEL, NUMBA_CACHE_DIR=str(folder)) == ALL
+    assert cold(ONE_KERNEL, NUMBA_CACHE_DIR=str(folder)) == ALL
     # They were replaced, not avoided: the next process finds what it needs.
     assert stamps.keys() == set(folder.rglob("*.nbc"))
     for path, stamp in stamps.items():

@@ -8,12 +8,12 @@ import random
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from numba.core.compiler_lock import global_compiler_lock
 
 import nbgather
 from nbgather.kernels.cpu import build, cache, compiler, loader
@@ -50,6 +50,7 @@ def run(folder: Path, package: Path = PACKAGE) -> list[str]:
             **os.environ,
             "NUMBA_CACHE_DIR": str(folder),
             "PYTHONPATH": str(package.parent),
+            "NBGATHER_SHIPPED_KERNELS": "0",
             "NBGATHER_VARIANT": "single",  # nothing is measured, which has a file of its own
         },
         cwd=package.parent,
@@ -337,7 +338,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     cache.trim(tmp_path / "missing" / ("f" * 32))  # nothing to do, and no error
 
 
-def test_code_that_needs_numba_is_refused() -> None:
+def test_code_that_needs_numba_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """LLVM would end the process that loads it without."""
     source = compiler.Function("repeat", "make_repeat", (16,), ("i8",) * 3)
 
@@ -345,8 +346,11 @@ def test_code_that_needs_numba_is_refused() -> None:
         print(a)
         return a
 
-    with global_compiler_lock, pytest.raises(RuntimeError, match="without numba"):
-        build._compile(prints, [build._type("i8")], "refused")
+    module = types.ModuleType("nbgather.kernels.cpu.printing")
+    module.prints = prints  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(RuntimeError, match="without numba"):
+        build.object_code(compiler.Function("printing", "prints", None, ("i8",)), "refused")
     code, kept = build.object_code(source, "accepted")
     assert code
     assert kept

@@ -21,9 +21,9 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
-    from nbgather.kernels.cpu import cache, variants
+    from nbgather.kernels.cpu import cache, shipped, variants
 
-    available = backends.available()
+    available, archive = backends.available(), shipped.in_use()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -40,6 +40,9 @@ def facts() -> dict[str, Any]:
         "threads": limits.num_threads(),
         "threads of torch": limits.num_threads_of_torch() if "torch" in sys.modules else None,
         "recycled bytes": str(recycle.limit()),
+        "shipped kernels": (
+            f"{archive.path.stem}, {len(archive.functions)} functions" if archive else "none"
+        ),
         "kernel cache": str(cache.folder()),
         "kernels kept": "{} files, {} bytes".format(*cache.usage()),
         "processor": machine.processor(),

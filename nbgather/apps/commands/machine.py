@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from nbgather.apps.commands.terminal import Debug, progress_bar
-from nbgather.apps.info import facts
 
 
 def info(
@@ -17,6 +16,8 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Show versions, the backends and why one is not available, threads and caches."""
+    from nbgather.apps.info import facts
+
     known = facts()
     if as_json:
         typer.echo(json.dumps(known, indent=1))
@@ -34,6 +35,7 @@ def info(
         "threads",
         "threads of torch",
         "recycled bytes",
+        "shipped kernels",
         "kernel cache",
         "kernels kept",
         "platform",
@@ -59,6 +61,7 @@ def clear_cache(debug: Debug = False) -> None:
 def warmup(debug: Debug = False) -> None:
     """Compile the common kernels into their cache, so that no first call waits for them."""
     from nbgather.apps.warmup import steps
+    from nbgather.kernels.cpu import cache
 
     planned = steps()
     with progress_bar() as bar:
@@ -67,4 +70,4 @@ def warmup(debug: Debug = False) -> None:
             bar.update(task, description=name)
             step()
             bar.advance(task)
-    typer.echo(f"{len(planned)} groups of kernels are compiled in {facts()['kernel cache']}")
+    typer.echo(f"{len(planned)} groups of kernels are compiled in {cache.folder()}")

@@ -1,4 +1,4 @@
-"""The machine code of a function, by what it is compiled from: in this process, a file, or anew.
+"""The machine code of a function: of this process, of the package, of the cache, or compiled.
 
 A *range kernel* does its work for the positions ``lo <= p < hi`` of a flat range and returns how
 many bad values it met. Every range kernel is compiled to a C function of one shape::
@@ -19,7 +19,7 @@ import threading
 from typing import NamedTuple
 
 from nbgather.kernels import forks
-from nbgather.kernels.cpu import cache, loader
+from nbgather.kernels.cpu import cache, loader, shipped
 
 #: The type that carries the bits of an item of so many bytes; 16 are two words.
 BITS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "u8x2"}
@@ -79,17 +79,22 @@ def address(function: Function) -> int:
 def _find(function: Function) -> int:
     # A fork waits until this is through; other threads that need other functions do not.
     with forks.held_back():
+        code = shipped.read(function)
+        if code is not None:
+            return _load(function, shipped.symbol(function), code)
         entry = cache.entry(function.module, function.name, function[2:])
         code = entry.read()
         if code is not None:
-            return _load(function, entry, code)
+            return _load(function, entry.symbol, code)
         with _building:
             known = _addresses.get(function)  # another thread was first
-            return _load(function, entry, _build(function, entry)) if known is None else known
+            if known is not None:
+                return known
+            return _load(function, entry.symbol, _build(function, entry))
 
 
-def _load(function: Function, entry: cache.Entry, code: bytes) -> int:
-    return _addresses.setdefault(function, loader.load(code, entry.symbol))
+def _load(function: Function, symbol: str, code: bytes) -> int:
+    return _addresses.setdefault(function, loader.load(code, symbol))
 
 
 def _build(function: Function, entry: cache.Entry) -> bytes:

@@ -58,6 +58,17 @@ def load(code: bytes, symbol: str) -> int:
 
 
 @functools.cache
+def _features() -> dict[str, bool]:
+    return dict(llvm.get_host_cpu_features())
+
+
+def has_features(names: tuple[str, ...]) -> bool:
+    """Whether this processor has all of some features, by LLVM's names."""
+    features = _features()
+    return all(features.get(name, False) for name in names)
+
+
+@functools.cache
 def _host() -> tuple[str, str, str]:
     features = llvm.get_host_cpu_features()
     return (
@@ -67,7 +78,11 @@ def _host() -> tuple[str, str, str]:
     )
 
 
+def told() -> list[str]:
+    """What numba is told about the processor."""
+    return [os.environ.get(f"NUMBA_{name}", "") for name in _PROCESSOR_VARIABLES]
+
+
 def processor() -> tuple[str, ...]:
     """The processor that code is compiled for: triple, name, features, and what numba is told."""
-    told = [os.environ.get(f"NUMBA_{name}", "") for name in _PROCESSOR_VARIABLES]
-    return (*_host(), *told)
+    return (*_host(), *told())

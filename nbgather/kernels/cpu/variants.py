@@ -8,7 +8,6 @@ file for this processor, and is read by the next process.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ import numpy as np
 
 from nbgather.kernels import constants, forks, machine
 from nbgather.kernels.constants import METHODS, SINGLE, VECTOR
-from nbgather.kernels.cpu import cache, compiler, loader, threads
+from nbgather.kernels.cpu import cache, compiler, loader, shipped, threads
 from nbgather.kernels.memory import memory_address
 
 #: Sizes of items in bytes that are moved in more than one way.
@@ -90,10 +89,24 @@ def measured(itemsize: int) -> Choice:
     """Measure the ways to move items of a size, and keep the fastest."""
     with forks.lock:
         choice = _measure(itemsize)
-        _choices[itemsize] = choice
-        with contextlib.suppress(OSError):  # a folder that cannot be written
+        try:
             _keep({**_known(), itemsize: choice})
+        except OSError:  # a folder that cannot be written: no kernel can be kept there either
+            if shipped.in_use() is not None:
+                choice = _fastest(
+                    {METHODS[m]: choice.seconds[METHODS[m]] for m in shipped_methods(itemsize)}
+                )
+        _choices[itemsize] = choice
         return choice
+
+
+def shipped_methods(itemsize: int) -> tuple[int, ...]:
+    """The ways whose kernels come with the package."""
+    return (VECTOR, SINGLE) if itemsize >= 4 else (SINGLE,)
+
+
+def _fastest(seconds: dict[str, float]) -> Choice:
+    return Choice(METHODS.index(min(seconds, key=lambda name: seconds[name])), seconds)
 
 
 def _measure(itemsize: int) -> Choice:
@@ -115,8 +128,7 @@ def _measure(itemsize: int) -> Choice:
             begun = time.perf_counter()
             threads.run(kernel, out, src, idx, src, args, ROWS, 0)
             seconds[name] = min(seconds[name], time.perf_counter() - begun)
-    fastest = min(seconds, key=lambda name: seconds[name])
-    return Choice(METHODS.index(fastest), seconds)
+    return _fastest(seconds)
 
 
 def _probe(itemsize: int, method: int) -> int:

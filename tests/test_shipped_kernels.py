@@ -1,0 +1,202 @@
+"""The kernels that come with the package: up to date, whole, right, and enough for usual calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from test_kernel_cache import damage
+
+from nbgather.apps import info
+from nbgather.kernels.cpu import loader, shipped
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "build_kernels.py"
+KINDS = [kind for kinds in shipped.KINDS.values() for kind in kinds]
+
+
+def usable() -> list[shipped.Kind]:
+    """The kinds that this processor belongs to."""
+    machine = os.uname().machine if sys.platform == "linux" else ""
+    return [kind for kind in shipped.KINDS.get(machine, ()) if loader.has_features(kind.has)]
+
+
+class Made(NamedTuple):
+    """What the calls of scripts/usual_calls.py gave."""
+
+    digest: str
+    compiled: list[str]
+    numba: bool
+
+
+def calls(kind: str, folder: Path, package: Path = ROOT, **environment: str) -> Made:
+    """Make usual calls in a new process, by the kernels for a kind of processors."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "usual_calls.py", kind],
+        env={
+            **os.environ,
+            "NUMBA_CACHE_DIR": str(folder),
+            "PYTHONPATH": str(package),
+            "NBGATHER_SHIPPED_KERNELS": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return Made(**json.loads(done.stdout))
+
+
+def test_they_are_of_these_sources_and_of_all_usual_calls() -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_they_are_small() -> None:
+    assert sum(shipped.path_of(kind).stat().st_size for kind in KINDS) < 5_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_compiled_again_they_are_the_same(kind: shipped.Kind) -> None:
+    """A few of them: byte for byte, on whatever processor this is."""
+    archive = shipped.opened(shipped.path_of(kind))
+    assert archive is not None
+    code = f"""
+import sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import build_kernels as build
+from nbgather.kernels.cpu import shipped
+functions = build.asked_for()
+if build.TOOLCHAIN != {archive.toolchain!r}:
+    sys.exit(build.TOOLCHAIN)
+archive = shipped.opened(shipped.FOLDER / {kind.name + shipped.SUFFIX!r})
+for function in functions[:: len(functions) // 6]:
+    kept = shipped.read_from(archive, function)
+    assert kept is not None and build.compiled(function)[{kind.name!r}] == kept, function
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.stderr.startswith("numba-"):
+        pytest.skip(f"they were compiled by {archive.toolchain}, here is {done.stderr}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    """What the calls give by kernels that are compiled, and the cache with these."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, calls("none", folder)
+
+
+@pytest.mark.parametrize("kind", usable(), ids=lambda kind: kind.name)
+def test_usual_calls_compile_nothing_on_a_cold_machine(
+    kind: shipped.Kind, tmp_path: Path, compiled_here: tuple[Path, Made]
+) -> None:
+    blocked = tmp_path / "nothing can be written below a file"
+    blocked.write_text("")
+    _, expected = compiled_here
+    assert calls(kind.name, blocked) == Made(expected.digest, [], False)
+
+
+def test_without_them_kernels_are_compiled(compiled_here: tuple[Path, Made]) -> None:
+    folder, made = compiled_here
+    assert len(made.compiled) > 50
+    assert made.numba
+    own = shipped.kind()
+    if own is not None:
+        # Of the cache that was filled without them.
+        again = calls(own.name, folder, NBGATHER_SHIPPED_KERNELS="0")
+        assert again == Made(made.digest, [], False)
+
+
+@pytest.mark.parametrize(
+    "variable", ["NUMBA_OPT=3", "NUMBA_CPU_NAME=generic", "NUMBA_BOUNDSCHECK=1"]
+)
+def test_who_tells_numba_how_to_compile_gets_that(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NBGATHER_SHIPPED_KERNELS", raising=False)
+    assert shipped.is_allowed()
+    monkeypatch.setenv(*variable.split("="))
+    assert not shipped.is_allowed()
+
+
+def test_an_edit_of_a_kernel_leaves_the_others(tmp_path: Path) -> None:
+    package = tmp_path / "nbgather"
+    shutil.copytree(ROOT / "nbgather", package, ignore=shutil.ignore_patterns("__pycache__"))
+    path = package / "kernels" / "cpu" / "strategies.py"
+    path.write_text(path.read_text() + "\n# Another line.\n")
+    own = shipped.kind()
+    if own is None:
+        pytest.skip("nothing comes for this processor")
+    made = calls(own.name, tmp_path / "cache", tmp_path)
+    assert len(made.compiled) == 3
+    assert all("module='strategies'" in function for function in made.compiled)
+
+
+def test_the_best_kind_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for machine, kinds in shipped.KINDS.items():
+        monkeypatch.setattr(os, "uname", lambda machine=machine: UName(machine))
+        for kind in kinds:
+            monkeypatch.setattr(
+                loader, "_features", lambda kind=kind: dict.fromkeys(kind.has, True)
+            )
+            assert shipped.kind() == kind
+        monkeypatch.setattr(loader, "_features", dict)
+        assert shipped.kind() is None
+    monkeypatch.setattr(os, "uname", lambda: UName("riscv64"))
+    assert shipped.kind() is None
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert shipped.kind() is None
+
+
+class UName:
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+
+
+def read(archive: shipped.Archive, key: bytes) -> Any:
+    group, offset, length = archive.functions[key]
+    held = shipped._group.__wrapped__(archive.path, *archive.groups[group])
+    return None if held is None else held[offset : offset + length]
+
+
+def test_every_damage_is_seen(tmp_path: Path) -> None:
+    """A changed archive is missing, or what is read of it is what was written."""
+    path = tmp_path / "small"
+    generator = random.Random(0)
+    groups = [
+        {generator.randbytes(16): generator.randbytes(100) * 3 for _ in range(3)} for _ in range(4)
+    ]
+    sources = {"gather": ("00" * 16, ("cpu/gather.py",))}
+    data = shipped.pack(groups, sources, "a b")
+    path.write_bytes(data)
+    whole = {key: code for group in groups for key, code in group.items()}
+    archive = shipped.opened(path)
+    assert archive is not None
+    assert (archive.sources, archive.toolchain) == (sources, "a b")
+    assert {key: read(archive, key) for key in archive.functions} == whole
+    seen = 0
+    for _ in range(2000):
+        path.write_bytes(damage(data, generator))
+        archive = shipped.opened(path)
+        codes = {} if archive is None else {k: read(archive, k) for k in archive.functions}
+        assert all(code is None or code == whole[key] for key, code in codes.items())
+        seen += len(codes) == 0 or None in codes.values()
+    assert seen > 1500  # else a byte was added at the end
+    assert shipped.opened(tmp_path / "missing") is None
+
+
+def test_info_tells_of_them() -> None:
+    own = shipped.in_use()
+    said = info.facts()["shipped kernels"]
+    assert said == (f"{own.path.stem}, {len(own.functions)} functions" if own else "none")
