@@ -1,30 +1,36 @@
 """nbgather: gather along an axis, and token masking for masked autoencoders.
 
-Importing this module imports NumPy and nothing heavier: numba is loaded at the first call, torch
-and onnx only when they are asked for.
+Importing this module imports nothing else. NumPy and what a function needs are loaded when it is
+first asked for, numba when something has to be compiled, torch and onnx never unless they are used.
 """
 
-from nbgather import backends, strategies
-from nbgather.indexing import (
-    gather,
-    gather_tokens,
-    infer_gather,
-    scatter,
-    scatter_add,
-    take_along_axis,
-)
-from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
-from nbgather.masking import (
-    MaskedTokens,
-    PaddedTokens,
-    TokenMask,
-    random_masking,
-    rank_tokens,
-    restore_tokens,
-    token_noise,
-)
-from nbgather.operations.infer import GatherSolution
-from nbgather.patches import masked_patchify, patchify, unpatchify
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbgather import backends, strategies
+    from nbgather.indexing import (
+        gather,
+        gather_tokens,
+        infer_gather,
+        scatter,
+        scatter_add,
+        take_along_axis,
+    )
+    from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
+    from nbgather.masking import (
+        MaskedTokens,
+        PaddedTokens,
+        TokenMask,
+        random_masking,
+        rank_tokens,
+        restore_tokens,
+        token_noise,
+    )
+    from nbgather.operations.infer import GatherSolution
+    from nbgather.patches import masked_patchify, patchify, unpatchify
 
 __version__ = "0.1.0"
 
@@ -52,3 +58,44 @@ __all__ = [
     "token_noise",
     "unpatchify",
 ]
+
+#: Where the public names are defined; the others are modules.
+_HOMES = {
+    "indexing": (
+        "gather",
+        "gather_tokens",
+        "infer_gather",
+        "scatter",
+        "scatter_add",
+        "take_along_axis",
+    ),
+    "kernels.cpu.limits": ("get_num_threads", "limit_threads", "set_num_threads"),
+    "masking": (
+        "MaskedTokens",
+        "PaddedTokens",
+        "TokenMask",
+        "random_masking",
+        "rank_tokens",
+        "restore_tokens",
+        "token_noise",
+    ),
+    "operations.infer": ("GatherSolution",),
+    "patches": ("masked_patchify", "patchify", "unpatchify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            break
+    else:
+        value = importlib.import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Any
 
-from nbgather.engine import gather, infer, masking, patches, scatter, scores
 from nbgather.kernels.cpu import limits
 from nbgather.operations.base import Apply, Operation, Options, is_array
-from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
-from nbgather.operations.infer import InferGather
-from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Unpatchify
-from nbgather.operations.scores import Score
-from nbgather.operations.tokens import (
-    ChooseTokens,
-    RandomMasking,
-    RankTokens,
-    RestoreTokens,
-    TokenNoise,
-)
 
-#: What executes each operation. It may give NotImplemented: then its lowering does.
-EXECUTORS: dict[type[Operation], Any] = {
-    Gather: gather.gather,
-    TakeAlongAxis: gather.gather,
-    GatherTokens: gather.gather,
-    RestoreTokens: gather.restore,
-    Scatter: scatter.scatter,
-    ScatterAdd: scatter.scatter,
-    TokenNoise: masking.token_noise,
-    RankTokens: masking.rank_tokens,
-    ChooseTokens: masking.choose_tokens,
-    RandomMasking: masking.random_masking,
-    CutPatches: patches.cut_patches,
-    MaskedPatchify: patches.masked_patchify,
-    Patchify: patches.patchify,
-    Unpatchify: patches.unpatchify,
-    Score: scores.score,
-    InferGather: infer.infer_gather,
+#: What executes each operation: a function of a module of this package, which is imported at the
+#: first call. It may give NotImplemented: then the operation's lowering does it.
+EXECUTORS = {
+    "Gather": "gather.gather",
+    "TakeAlongAxis": "gather.gather",
+    "GatherTokens": "gather.gather",
+    "RestoreTokens": "gather.restore",
+    "Scatter": "scatter.scatter",
+    "ScatterAdd": "scatter.scatter",
+    "TokenNoise": "masking.token_noise",
+    "RankTokens": "masking.rank_tokens",
+    "ChooseTokens": "masking.choose_tokens",
+    "RandomMasking": "masking.random_masking",
+    "CutPatches": "patches.cut_patches",
+    "MaskedPatchify": "patches.masked_patchify",
+    "Patchify": "patches.patchify",
+    "Unpatchify": "patches.unpatchify",
+    "Score": "scores.score",
+    "InferGather": "infer.infer_gather",
 }
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"nbgather.engine.{name}")
+
+
+_executors: dict[type[Operation], Any] = {}
+
+
+def _executor(kind: type[Operation]) -> Any:
+    """What executes operations of a kind, or None."""
+    executor = _executors.get(kind)
+    if executor is None and kind.__name__ in EXECUTORS:
+        module, _, function = EXECUTORS[kind.__name__].partition(".")
+        executor = _executors[kind] = getattr(_module(module), function)
+    return executor
 
 
 def run(container: Any, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
@@ -57,7 +64,7 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     -------
     array, tuple of arrays, or list of GatherSolution
     """
-    executor = None if options.lower else EXECUTORS.get(type(operation))
+    executor = None if options.lower else _executor(type(operation))
     result: Any = NotImplemented
     if executor is not None:
         count = container.num_threads()
@@ -70,8 +77,8 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
         specs = [container.spec(o) if is_array(o) else None for o in operands]
         operation.check(*specs)
         result = operation.lower(_parts(container, operands[0], options), *operands)
-        if isinstance(operation, RandomMasking):
-            result = masking.with_valid(container, operation, operands[0], result)
+        if operation.may_pad:
+            result = _module("masking").with_valid(container, operation, operands[0], result)
     return result
 
 

@@ -129,6 +129,9 @@ class Operation:
     #: Whether `lower` is made of a namespace's functions alone: what a library traces, or has on a
     #: device where no kernel does it.
     composed: ClassVar[bool] = False
+    #: Whether samples may keep different numbers of tokens; a result then says which slots hold one
+    #: of them.
+    may_pad: ClassVar[bool] = False
 
     def result(self, *specs: Any) -> tuple[Spec, ...]:
         """The checks of the operands, and the specifications of what comes out."""

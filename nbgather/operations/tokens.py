@@ -126,6 +126,7 @@ class RandomMasking(Operation):
     sides: ClassVar[tuple[int, ...]] = (1, 2)
     optional: ClassVar[tuple[int, ...]] = (1, 2)
     differentiable_parts: ClassVar[bool] = True
+    may_pad: ClassVar[bool] = True
 
     def result(self, x: Spec, noise: Spec | None, ids: Spec | None) -> tuple[Spec, ...]:
         """Of (x_masked, mask, ids_restore), and valid where samples keep different numbers."""

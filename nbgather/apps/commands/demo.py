@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nbgather.apps.commands.terminal import Debug
-from nbgather.apps.demo import MODEL, PEERS, PICTURE, Comparison, run_demo
+
+if TYPE_CHECKING:
+    from nbgather.apps.demo import Comparison
 
 
 def demo(
@@ -30,11 +33,13 @@ def demo(
 
     Exit status 1 if a byte differs.
     """
+    from nbgather.apps.demo import MODEL, PEERS, PICTURE, run_demo
+
     console = Console()
     with console.status("compiling kernels, exporting, comparing"):
         rows = run_demo(image, out, seed=seed, mask_ratio=ratio)
-    console.print(_bytes_table(rows))
-    console.print(_times_table(rows))
+    console.print(_bytes_table(rows, PEERS))
+    console.print(_times_table(rows, PEERS))
     for name in (MODEL, PICTURE):
         typer.echo(f"wrote {out / name}")
     different = [row.name for row in rows if not row.same]
@@ -45,14 +50,14 @@ def demo(
     typer.echo(f"all {total:,} compared bytes are equal")
 
 
-def _bytes_table(rows: list[Comparison]) -> Table:
+def _bytes_table(rows: list[Comparison], peers: Sequence[str]) -> Table:
     table = Table(title="bytes that agree", box=SIMPLE_HEAD)
     for name in ("array", "shape", "dtype"):
         table.add_column(name)
-    for name in ("bytes", *PEERS):
+    for name in ("bytes", *peers):
         table.add_column(name, justify="right")
     for row in rows:
-        agreed = [_agreed(row, peer) for peer in PEERS]
+        agreed = [_agreed(row, peer) for peer in peers]
         table.add_row(
             row.name, "×".join(map(str, row.shape)), row.dtype, f"{row.nbytes:,}", *agreed
         )
@@ -68,14 +73,14 @@ def _agreed(row: Comparison, peer: str) -> str:
     return f"[bold red]{text}[/]"
 
 
-def _times_table(rows: list[Comparison]) -> Table:
+def _times_table(rows: list[Comparison], peers: Sequence[str]) -> Table:
     table = Table(title="microseconds, the shortest of warm calls", box=SIMPLE_HEAD)
     table.add_column("call")
-    for way in ("nbgather", *PEERS):
+    for way in ("nbgather", *peers):
         table.add_column(way, justify="right")
     for row in rows:
         if row.seconds:
-            times = [row.seconds.get(way) for way in ("nbgather", *PEERS)]
+            times = [row.seconds.get(way) for way in ("nbgather", *peers)]
             cells = ["-" if t is None else f"{t * 1e6:,.1f}" for t in times]
             table.add_row(row.call, *cells)
     return table

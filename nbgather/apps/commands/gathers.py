@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 
-from nbgather import figures, files
+from nbgather import files
 from nbgather.apps.commands.terminal import Debug
-from nbgather.explain import explain_gather, explain_inverse, worked_example
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def explain(
@@ -32,6 +33,8 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Show where each cell of a small gather came from, in colours, with the formula."""
+    from nbgather.explain import explain_gather, explain_inverse, worked_example
+
     if output:
         explanation = explain_inverse(_array("--input", input), _array("--output", output))
     else:
@@ -43,10 +46,12 @@ def explain(
         console = Console()
         typer.echo(explanation.text(colour=console.is_terminal and not console.no_color))
         return
+    from nbgather import plotting
+
     formats = {
         ".svg": lambda: explanation.svg().encode(),
         ".html": lambda: explanation.html().encode(),
-        ".png": lambda: figures.png_bytes(explanation.figure()),
+        ".png": lambda: plotting.png_bytes(explanation.figure()),
     }
     if out.suffix not in formats:
         raise ValueError(f"--out is {out}: a name that ends in {', '.join(formats)} is needed")
@@ -54,6 +59,8 @@ def explain(
 
 
 def _array(name: str, text: str) -> np.ndarray:
+    import numpy as np
+
     try:
         array = np.array(json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -6,14 +6,11 @@ import enum
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from nbgather import figures, files, strategies
+import nbgather
+from nbgather import files
 from nbgather.apps.commands.terminal import Debug, progress_bar
-from nbgather.apps.photos import load_frames
-from nbgather.masking import random_masking
-from nbgather.patches import patchify
 
 #: The largest side of a picture that is drawn, in a gigabyte or two of memory.
 MAX_SIDE_PIXELS = 4096
@@ -48,6 +45,11 @@ def mask(
 
     Of a photo, the tube strategy has one frame, whose mask is that of the random strategy.
     """
+    import numpy as np
+
+    from nbgather import figures
+    from nbgather.apps.photos import load_frames
+
     if size < 1:
         raise ValueError(f"--size is {size}: it must be at least 1")
     if size > MAX_SIDE_PIXELS:
@@ -55,13 +57,13 @@ def mask(
     video = load_frames(image, size)
     photo = video.shape[2] == 1
     pixels, sizes = (video[:, :, 0], (patch, patch)) if photo else (video, (1, patch, patch))
-    tokens = patchify(pixels, sizes).shape[1]
+    tokens = nbgather.patchify(pixels, sizes).shape[1]
     grid: tuple[int, ...] = (size // patch, size // patch)
     if not photo or strategy == Strategy.tube:
         grid = (video.shape[2], *grid)
-    scores = getattr(strategies, strategy.value)(seed, 1, grid, epoch=epoch)
+    scores = getattr(nbgather.strategies, strategy.value)(seed, 1, grid, epoch=epoch)
     # Only the mask is drawn: the tokens have no width.
-    masked = random_masking(np.empty((1, tokens, 0), np.uint8), ratio, noise=scores)
+    masked = nbgather.random_masking(np.empty((1, tokens, 0), np.uint8), ratio, noise=scores)
     title = f"{strategy.value}, ratio {ratio:g}, seed {seed}" + (
         f", epoch {epoch}" if epoch else ""
     )
