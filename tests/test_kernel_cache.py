@@ -8,15 +8,17 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nbgather
-from nbgather.kernels.cpu import build, cache, compiler, loader
+from nbgather.kernels.cpu import build, cache, compiler, loader, shipped
 
 PACKAGE = Path(nbgather.__file__).parent
 
@@ -384,3 +386,35 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         cache.write(tmp_path / "own" / "x.nbc", b"machine code")
     assert files(tmp_path) == []
+
+
+def test_who_compiles_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads' calls of kernels that are there go on, large ones and those of new shapes."""
+    x = np.arange(3_000_000.0).reshape(1000, 3000)
+    index = np.zeros((1000, 3000), np.int64)
+    nbgather.gather(x, 1, index)
+    begun, may_end = threading.Event(), threading.Event()
+    build = compiler._build
+
+    def slow(function: compiler.Function, entry: cache.Entry) -> bytes:
+        begun.set()
+        assert may_end.wait(60)
+        return build(function, entry)
+
+    monkeypatch.setattr(compiler, "_build", slow)
+    monkeypatch.setattr(shipped, "read", lambda function: None)
+    monkeypatch.setattr(cache, "read", lambda path: None)
+    # An index that no other test asks for.
+    types = "*u8", "*u8", "*i1", "*u8", "*i8", "i8", "i8"
+    function = compiler.Function("probe", "make_probe", (1,), types)
+    thread = threading.Thread(target=compiler.address, args=(function,))
+    thread.start()
+    try:
+        assert begun.wait(60)
+        for rows in range(900, 1000):
+            result = nbgather.gather(x[:rows], 1, index[:rows])
+            assert (result == x[:rows, :1]).all()
+    finally:
+        may_end.set()
+        thread.join()
+    assert function in compiler._addresses

@@ -46,7 +46,7 @@ class Axis:
         self.n, self.x, self.i, self.o = n, x, i, o
 
 
-def _merge(axes: Sequence[Axis]) -> list[Axis]:
+def merged_axes(axes: Sequence[Axis]) -> list[Axis]:
     """Drop axes of length 1 and join neighbours that one stride can walk; outermost first."""
     merged: list[Axis] = []
     for axis in axes:
@@ -120,10 +120,10 @@ def _lay_out(
     ]
     if always_rows:
         # An axis of length 1 must not vanish here: it is the row.
-        row = _merge(axes[2:])
-        axes = [*_merge(axes[:2]), *(row if row[0].n > 1 else [Axis(1, item, 0, item)])]
+        row = merged_axes(axes[2:])
+        axes = [*merged_axes(axes[:2]), *(row if row[0].n > 1 else [Axis(1, item, 0, item)])]
     else:
-        axes = _merge(axes)
+        axes = merged_axes(axes)
     inner = axes[-1]
     run = inner.i == 0 and inner.x == item and inner.o == item
     if always_rows:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from nbgather.engine.plan import CACHE_LINE_BYTES, Axis, _merge
+from nbgather.engine.plan import CACHE_LINE_BYTES, Axis, merged_axes
 from nbgather.kernels.plans import ScatterPlan
 from nbgather.operations.base import Spec, contiguous_strides
 from nbgather.operations.indexing import Scatter
@@ -71,7 +71,7 @@ def _lay_out_lanes(plan: ScatterPlan, index_size: int) -> None:
     item = plan.itemsize
     axes = _axes(plan)
     along = axes.pop(plan.dim)
-    lanes = _merge(axes)
+    lanes = merged_axes(axes)
     inner, rest = lanes[-1], lanes[-2::-1]
     plan.rows = abs(along.i) <= abs(inner.i) or inner.n == 1
     plan.form = "strided lanes" if plan.rows else "strided"
@@ -96,7 +96,7 @@ def _lay_out_walk(plan: ScatterPlan, x: Spec, index_size: int) -> None:
     axes, item, dim = _axes(plan), plan.itemsize, plan.dim
     if any(a.n != n for d, (a, n) in enumerate(zip(axes, shape, strict=True)) if d != dim):
         return
-    along, outer, columns = axes[dim], _merge(axes[:dim]), _merge(axes[dim + 1 :])
+    along, outer, columns = axes[dim], merged_axes(axes[:dim]), merged_axes(axes[dim + 1 :])
     if len(columns) > 1:
         return
     (inner,) = columns
