@@ -38,18 +38,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-#: The others compile what their own tests compile; they are ``large``.
-QUICK = ("random_masking",)
-
-
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    "function",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.large)
-        for name in functions.FUNCTIONS
-    ],
-)
+@pytest.mark.parametrize("function", functions.FUNCTIONS)
 def test_peers_do_the_same_and_nobody_is_left_out(function: str) -> None:
     pytest.importorskip("torch")
     names: set[str] = set()
