@@ -49,6 +49,11 @@ def recall(head: Any, *operands: Any) -> Any:
 head, gather_head = memo.head, memo.gather_head
 
 
+def is_exact(array: Any) -> bool:
+    """Whether an array is of a type whose small calls are repeated."""
+    return type(array) in registry.exact
+
+
 def is_plain_draw(seed: Any, epoch: Any) -> bool:
     """Whether seed and epoch are ints that noise can be drawn by."""
     return (

@@ -192,8 +192,11 @@ def masked_patchify(
     >>> masked.x_masked.dtype, masked.x_masked.shape
     (dtype('float32'), (1, 1, 12))
     """
-    if backend is None and scale is mean is std is None:
+    if backend is None:
         head = _head(MaskedPatchify, patch_size)
+        if head is not None and not (scale is mean is std is None):
+            words = _words_of(images, scale, mean, std)
+            head = None if words is None else head + words
         if head is not None:
             result = dispatch.recall_masking(
                 head, mask_ratio, num_keep, (images, noise, sample_ids, seed, epoch)
@@ -208,9 +211,50 @@ def masked_patchify(
     keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), shape[0], length)
     key = None if seed is None else checks.bits64(seed, "seed")
     numbers = dispatch.evaluate(images, "images", affine, (scale, mean, std, shape[1]))
+    if numbers is not None:
+        _keep_words(numbers, scale, mean, std)
     operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
     results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
+
+
+#: What small calls are kept under, of the numbers that normalise pixels, by these as they came.
+_words: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+MAX_WORDS = 256
+
+
+def _numbers_key(channels: int, *numbers: Any) -> tuple[Any, ...] | None:
+    """Numbers and sequences of them, with their types and bits; None for anything else."""
+    key: list[Any] = [channels]
+    for value in numbers:
+        its = type(value)
+        if its is list or its is tuple:
+            key.append(len(value))
+            items = value
+        else:
+            items = (value,)
+        for item in items:
+            if item is not None and type(item) is not float and type(item) is not int:
+                return None
+            key += (type(item), item or repr(item))  # 0.0 equals -0.0
+    return tuple(key)
+
+
+def _words_of(images: Any, *numbers: Any) -> tuple[Any, ...] | None:
+    """What a call's numbers are kept under, if its like was made before."""
+    if not dispatch.is_exact(images) or images.ndim < 2:
+        return None
+    key = _numbers_key(images.shape[1], *numbers)
+    return None if key is None else _words.get(key)
+
+
+def _keep_words(affine_numbers: tuple[float, ...], *numbers: Any) -> None:
+    key = _numbers_key(len(affine_numbers) // 2, *numbers)
+    words = dispatch.head(MaskedPatchify, *affine_numbers)
+    if key is not None and isinstance(words, tuple) and key not in _words:
+        if len(_words) >= MAX_WORDS:
+            _words.clear()
+        _words[key] = words[1:]
 
 
 def _head(kind: type, *sizes: Any) -> tuple[Any, ...] | None:

@@ -485,3 +485,45 @@ def test_shapes_are_told_with_their_meaning(shape: tuple[int, ...], text: str) -
         with pytest.raises(ValueError) as caught:
             call()
         assert str(caught.value) == text
+
+
+def test_normalised_patches_made_again_are_of_their_own_numbers() -> None:
+    """A call that is repeated is found by every number, with its type, sign and place."""
+    generator = np.random.default_rng(3)
+    images = generator.integers(0, 256, (4, 3, 8, 12), np.uint8)
+    zeros = images.astype(np.float32) * np.float32(-0.0)
+    third = [0.5, 0.25, 0.125]
+    numbers = [
+        {"scale": 1 / 255},
+        {"scale": 1 / 255, "mean": 0.5},
+        {"scale": 1 / 255, "std": 0.5},
+        {"mean": third},
+        {"mean": tuple(third[::-1])},
+        {"std": third},
+        {"mean": 0.0},
+        {"mean": -0.0},
+        {"mean": 0},
+        {"mean": [0.0, -0.0, 0.0]},
+        {"mean": [-0.0, 0.0, 0.0]},
+        {"mean": np.float32(0.1)},
+        {"mean": 0.1, "std": np.array(third)},
+    ]
+    for _ in range(4):
+        for pixels in (images, zeros, torch.from_numpy(images), images[:, :1], images[..., ::-1]):
+            for given in numbers:
+                if pixels.shape[1] == 1 and any(np.ndim(v) for v in given.values()):
+                    with pytest.raises(ValueError, match="3"):
+                        nbgather.masked_patchify(pixels, 4, 0.5, seed=1, **given)
+                    continue
+                got = nbgather.masked_patchify(pixels, 4, 0.5, seed=1, **given)
+                host = np.asarray(pixels)
+                want = nbgather.masked_patchify(host, 4, 0.5, seed=1, backend="reference", **given)
+                for one, other in zip(got, want, strict=True):
+                    assert type(one) is type(pixels)
+                    assert np.asarray(one).tobytes() == other.tobytes(), given
+        for wrong in (True, [0.5, 0.5], float("nan"), "0.5", [0.5, None, 0.5]):
+            with pytest.raises((TypeError, ValueError)):
+                nbgather.masked_patchify(images, 4, 0.5, seed=1, mean=wrong)
+        for wrong in (0, -0.0, float("inf"), [1, 0, 1]):
+            with pytest.raises(ValueError, match="std"):
+                nbgather.masked_patchify(images, 4, 0.5, seed=1, std=wrong)

@@ -11,7 +11,7 @@ import numpy as np
 from nbgather.engine import backends, masking, memo, small_masking
 from nbgather.kernels import small
 from nbgather.kernels.plans import PatchPlan
-from nbgather.operations.base import FLOAT32, Options, Spec, contiguous_strides
+from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
 from nbgather.operations.patches import (
     CutPatches,
     MaskedPatchify,
@@ -121,7 +121,7 @@ def cut_patches(
     if not cut.patches:
         return result
     addresses = container.address(result), container.address(images), container.address(ids_keep)
-    place, table = container.place(images), cut.affine
+    place, table = container.place(images), _table_of(operation)
     if cut.plan is not None and "moved patches" in backend.DOES:
         backend.move_patches(cut.plan, *addresses)
     elif not place:
@@ -143,8 +143,7 @@ class _Cut(NamedTuple):
     must_copy: bool  # the images first, for they are in the other byte order, or not aligned
     numbers: tuple[int, ...]
     plan: PatchPlan | None  # where pixels are copied bit by bit
-    pixel: str  # the name of their dtype, where they are normalised,
-    affine: np.ndarray | None  # by these numbers
+    pixel: str  # the name of their dtype, where they are normalised
 
 
 @functools.lru_cache(maxsize=1024)
@@ -157,9 +156,14 @@ def _plan_cut(operation: CutPatches, images: Spec, ids: Spec) -> _Cut:
     numbers = result.shape[1], *_numbers(operation.patch_size, images)
     if affine is None:
         plan = _plan(operation.patch_size, images, result, False)
-        return _Cut(result.shape, count, must_copy, numbers, plan, "", None)
-    pixel, table = np.dtype(images.dtype.plain).name, np.array(affine, np.float32)
-    return _Cut(result.shape, count, must_copy, numbers, None, pixel, table)
+        return _Cut(result.shape, count, must_copy, numbers, plan, "")
+    pixel = np.dtype(images.dtype.plain).name
+    return _Cut(result.shape, count, must_copy, numbers, None, pixel)
+
+
+def _table_of(operation: CutPatches) -> np.ndarray | None:
+    """The numbers that normalise; not kept by the operation, since -0.0 equals 0.0 there."""
+    return None if operation.affine is None else np.array(operation.affine, np.float32)
 
 
 def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:
@@ -235,12 +239,26 @@ def masked_patchify(
     operation.check(*specs)
     results = operation.lower(container.apply(operands[0], options.backend), *operands)
     if options.backend is None and container.home == "cpu":
-        small_masking.keep_masked_patches(container, backend, operation, operands, _plan_kept)
+        small_masking.keep_masked_patches(container, backend, operation, operands, _step_of_kept)
     return masking.with_valid(container, operation, operands[0], results)
 
 
-def _plan_kept(sizes: tuple[int, ...], images: Spec, shape: tuple[int, ...]) -> PatchPlan:
-    """Plan to cut patches of such a shape out of images."""
-    item = images.dtype.itemsize
-    patches = Spec(shape, contiguous_strides(shape, item), images.dtype)
-    return _plan(sizes, images, patches, False)
+def _step_of_kept(
+    backend: Any, operation: MaskedPatchify, images: Spec, patches: Spec
+) -> tuple[Any, Any]:
+    """The step that cuts kept patches, by the ids of a result of its own; and memory it refers to.
+
+    None instead of the step where the images would have to be copied first.
+    """
+    places = small.result(0), small.operand(0), small.result(3)
+    shape = patches.shape[:2]
+    cut = _plan_cut(operation.cut, images, Spec(shape, contiguous_strides(shape, 8), INT64))
+    if cut.must_copy:
+        return None, None
+    if cut.plan is not None:
+        return backend.move_patches(cut.plan, *places, run=backend.step), None
+    table = _table_of(operation.cut)
+    step = backend.normal_patches(
+        cut.numbers, cut.patches, *places, cut.pixel, table, run=backend.step
+    )
+    return step, table

@@ -141,15 +141,15 @@ def keep_masked_patches(
     backend: Any,
     operation: MaskedPatchify,
     operands: tuple[Any, ...],
-    plan_of: Callable[..., Any],
+    cut_by: Callable[..., Any],
 ) -> None:
     """Keep small patches, masked and cut, that went well; their ids are left between the steps.
 
-    ``plan_of`` is of :mod:`nbgather.engine.patches`.
+    ``cut_by`` is of :mod:`nbgather.engine.patches`.
     """
     images, noise, ids = operands
     spec = container.spec(images)
-    head = None if operation.affine else _head(operation, *operation.patch_size)
+    head = _head(operation, *operation.patch_size, *(operation.affine or ()))
     source = _source_of(container, operation, operands)
     item = spec.dtype.itemsize
     if head is None or source is None or any(s % item for s in spec.strides):
@@ -165,15 +165,11 @@ def keep_masked_patches(
     cut, mask = specs[0].shape, specs[1].shape
     if 0 in mask:
         return
-    steps = [_step(backend, mask, cut[1], 2, 1, keep=3, **source[1])]
+    steps, owner = [_step(backend, mask, cut[1], 2, 1, keep=3, **source[1])], None
     if 0 not in cut:
-        plan = plan_of(operation.patch_size, spec, cut)
-        ids = small.result(3)
-        steps.append(
-            backend.move_patches(plan, small.result(0), small.operand(0), ids, run=backend.step)
-        )
-    results = [memo.Result(cut, images.dtype), memo.Result(mask, FLOAT32)]
-    results.append(memo.Result(mask, INT64))
-    memo.keep(
-        container, backend, head, source[0], results, steps, hidden=[memo.Result(cut[:2], INT64)]
-    )
+        step, owner = cut_by(backend, operation, spec, specs[0])
+        steps.append(step)
+    dtype = images.dtype if operation.affine is None else FLOAT32
+    results = [memo.Result(cut, dtype), memo.Result(mask, FLOAT32), memo.Result(mask, INT64)]
+    hidden = [memo.Result(cut[:2], INT64)]
+    memo.keep(container, backend, head, source[0], results, steps, hidden=hidden, owner=owner)

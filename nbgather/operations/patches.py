@@ -248,9 +248,12 @@ def affine(scale: Any, mean: Any, std: Any, channels: int) -> tuple[float, ...] 
 
 def _floats(value: Any, count: int, what: str) -> np.ndarray:
     try:
-        values = np.asarray(value, np.float64)
+        values = np.asarray(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{what} is {value!r}: numbers are needed") from None
+        values = np.asarray("")
+    if values.dtype.kind not in "fiu":  # no text, and no bools
+        raise TypeError(f"{what} is {value!r}: numbers are needed")
+    values = values.astype(np.float64)
     if values.shape not in ((), (count,)):
         raise ValueError(
             f"{what} has shape {values.shape}: one number is needed"
