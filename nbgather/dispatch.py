@@ -49,9 +49,10 @@ def recall(head: Any, *operands: Any) -> Any:
 head, gather_head = memo.head, memo.gather_head
 
 
-def is_exact(array: Any) -> bool:
-    """Whether an array is of a type whose small calls are repeated."""
-    return type(array) in registry.exact
+def may_repeat(array: Any) -> bool:
+    """Whether small calls of an array are repeated now."""
+    container = _exact_get(type(array))
+    return container is not None and container.may_repeat()
 
 
 def is_plain_draw(seed: Any, epoch: Any) -> bool:

@@ -210,9 +210,7 @@ def masked_patchify(
     length = prod(image_grid(shape, sizes))
     keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), shape[0], length)
     key = None if seed is None else checks.bits64(seed, "seed")
-    numbers = dispatch.evaluate(images, "images", affine, (scale, mean, std, shape[1]))
-    if numbers is not None:
-        _keep_words(numbers, scale, mean, std)
+    numbers = dispatch.evaluate(images, "images", _noted_affine, (scale, mean, std, shape[1]))
     operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
     results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
@@ -242,19 +240,23 @@ def _numbers_key(channels: int, *numbers: Any) -> tuple[Any, ...] | None:
 
 def _words_of(images: Any, *numbers: Any) -> tuple[Any, ...] | None:
     """What a call's numbers are kept under, if its like was made before."""
-    if not dispatch.is_exact(images) or images.ndim < 2:
+    if not dispatch.may_repeat(images) or images.ndim < 2:
         return None
     key = _numbers_key(images.shape[1], *numbers)
     return None if key is None else _words.get(key)
 
 
-def _keep_words(affine_numbers: tuple[float, ...], *numbers: Any) -> None:
-    key = _numbers_key(len(affine_numbers) // 2, *numbers)
-    words = dispatch.head(MaskedPatchify, *affine_numbers)
-    if key is not None and isinstance(words, tuple) and key not in _words:
-        if len(_words) >= MAX_WORDS:
-            _words.clear()
-        _words[key] = words[1:]
+def _noted_affine(*numbers: Any) -> tuple[float, ...] | None:
+    """`affine`, whose result is noted for calls that come again."""
+    result = affine(*numbers)
+    if result is not None:
+        key = _numbers_key(numbers[3], *numbers[:3])
+        words = dispatch.head(MaskedPatchify, *result)
+        if key is not None and isinstance(words, tuple) and key not in _words:
+            if len(_words) >= MAX_WORDS:
+                _words.clear()
+            _words[key] = words[1:]
+    return result
 
 
 def _head(kind: type, *sizes: Any) -> tuple[Any, ...] | None:

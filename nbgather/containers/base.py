@@ -171,6 +171,10 @@ class Container:
 
     # Small calls that are repeated; see nbgather.engine.memo
 
+    def may_repeat(self) -> bool:
+        """Whether a small call could be repeated now, and is no part of a trace."""
+        return True
+
     def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         """Repeat a small call whose like went well before; None to go the whole way."""
         return None

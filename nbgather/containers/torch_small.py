@@ -42,6 +42,9 @@ class SmallTorchCalls(Container):
         super().__init__(run)
         self._is_told = torch_memory.tell()
 
+    def may_repeat(self) -> bool:
+        return not is_dynamo_compiling()
+
     def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         # The modes, transforms and traces of torch are seen to where the call is repeated.
         if is_dynamo_compiling() or _forward_ad._current_level >= 0:
