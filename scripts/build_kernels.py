@@ -125,7 +125,7 @@ def masking() -> None:
     for source in ({"seed": 1}, {"noise": x[..., 0]}, {"noise": x[..., 0].astype("f8")}):
         nbgather.random_masking(x, 0.75, **source)
     nbgather.token_noise(1, 2, 196)
-    long = np.empty((1, 1 << 17), np.float32)
+    long = np.zeros((1, 1 << 17), np.float32)
     for noise in (long, long.astype("f8")):
         nbgather.rank_tokens(noise, 1 << 16)
     nbgather.random_masking(long[..., None], 0.75, seed=1)
