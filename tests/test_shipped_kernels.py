@@ -196,6 +196,26 @@ def test_every_damage_is_seen(tmp_path: Path) -> None:
     assert shipped.opened(tmp_path / "missing") is None
 
 
+def test_a_python_without_lzma_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = shipped.in_use()
+    if archive is None:
+        pytest.skip("nothing comes for this processor")
+    group = archive.groups[0]
+    assert shipped._group.__wrapped__(archive.path, *group) is not None
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    assert shipped._group.__wrapped__(archive.path, *group) is None
+
+
+def test_a_damaged_head_asks_for_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    data = shipped.pack([{b"1" * 16: b"code"}], {"gather": ("00" * 16, ("a.py",))}, "a")
+    for at in range(32, shipped._HEAD.size):
+        changed = bytearray(data)
+        changed[at] = 0xFF
+        path.write_bytes(changed)
+        assert shipped.opened(path) is None
+
+
 def test_info_tells_of_them() -> None:
     own = shipped.in_use()
     said = info.facts()["shipped kernels"]

@@ -125,6 +125,8 @@ def opened(path: Path) -> Archive | None:
                 return None
             split = functions * _FUNCTION.size
             end = split + groups * _GROUP.size
+            if _HEAD.size + end + text > os.fstat(file.fileno()).st_size:
+                return None
             tables = file.read(end + text)
     except (OSError, struct.error):
         return None
@@ -174,8 +176,10 @@ def in_use() -> Archive | None:
 
 @functools.lru_cache(maxsize=4)
 def _group(archive: Path, at: int, length: int, full_length: int, checksum: bytes) -> bytes | None:
-    import lzma
-
+    try:
+        import lzma
+    except ImportError:  # a Python that was built without
+        return None
     try:
         with open(archive, "rb") as file:
             file.seek(at)
