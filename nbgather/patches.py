@@ -221,8 +221,10 @@ _words: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 MAX_WORDS = 256
 
 
-def _numbers_key(channels: int, *numbers: Any) -> tuple[Any, ...] | None:
+def _numbers_key(channels: Any, *numbers: Any) -> tuple[Any, ...] | None:
     """Numbers and sequences of them, with their types and bits; None for anything else."""
+    if type(channels) is not int:  # a size that is not known yet, and has no hash
+        return None
     key: list[Any] = [channels]
     for value in numbers:
         its = type(value)

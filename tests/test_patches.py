@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import DTYPES, random_bits, rng, same
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import nbgather
 from nbgather.kernels.cpu import limits as cpu_limits
@@ -527,3 +528,14 @@ def test_normalised_patches_made_again_are_of_their_own_numbers() -> None:
         for wrong in (0, -0.0, float("inf"), [1, 0, 1]):
             with pytest.raises(ValueError, match="std"):
                 nbgather.masked_patchify(images, 4, 0.5, seed=1, std=wrong)
+
+
+def test_normalised_patches_of_a_symbolic_number_of_channels() -> None:
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).reshape(2, 3, 8, 8)
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(nbgather.masked_patchify(x, 4, 0.5, seed=1, scale=0.5, mean=0.25))
+
+    traced = make_fx(run, tracing_mode="symbolic")(images)
+    for one, other in zip(traced(images), run(images), strict=True):
+        assert torch.equal(one, other)
