@@ -205,8 +205,8 @@ def _gather_at(builder, base, positions, width, item):
 def gather_block(mode: int, from_end: bool, method: int, across: bool, streams: bool) -> Any:
     """``out[o + k] = src[x + idx[i + k] * along + offset of k]`` for k below 16.
 
-    The offset of k is ``offsets * k``, or with ``across`` what `lane_offsets` holds. An index that
-    is not below ``size``, which is not 0, reads a position that is: it gives ``aux[0]`` in the mode
+    The offset of k is ``offsets * k``, or with ``across`` ``offsets[k]``. An index that is not
+    below ``size``, which is not 0, reads a position that is: it gives ``aux[0]`` in the mode
     "fill", and in "clip" the nearest is read. The mode is not "wrap". With ``streams`` the sixteen
     items start at a multiple of their bytes, or a cache line, and the store is non-temporal, except
     of items of 16 bytes. The result is not 0 if an index was not below ``size``, in the mode "fill"
@@ -235,11 +235,11 @@ def gather_block(mode: int, from_end: bool, method: int, across: bool, streams: 
             filling = builder.bitcast(aux, item.as_pointer())
 
             def vector():
-                steps = (
-                    builder.load(_vectors(builder, offsets)[0])
-                    if across
-                    else builder.mul(_IOTA, _splat(builder, offsets, _LANES))
-                )
+                if across:
+                    steps = builder.load(_vectors(builder, offsets)[0])
+                    steps.align = 8
+                else:
+                    steps = builder.mul(_IOTA, _splat(builder, offsets, _LANES))
                 scaled = builder.mul(indices.wide(builder), _splat(builder, along, _LANES))
                 items = _gather_at(builder, base, builder.add(scaled, steps), align, item)
                 if mode == FILL:

@@ -46,6 +46,8 @@ from nbgather.kernels.cpu.intrinsics import (
     address,
     fence,
     prefetch,
+    uint64_at,
+    words_on_stack,
 )
 
 U = np.uint64
@@ -60,12 +62,15 @@ PAGE_BYTES = 1 << 12
 AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
 #: How far ahead of its use an index is looked at for what it stands for, in items.
 PEEK_ITEMS = 512
+#: Elements of a group at most, for which the places of one are a table.
+GROUP_ITEMS = 240
 #: A place in a run that is not reached.
 NEVER = U(1 << 63)
 #: The position of the number of outer axes in ``args``.
 OUTER = 13
 
 resolve = scalar.resolve
+_table_on_stack = words_on_stack(GROUP_ITEMS + BLOCK_ITEMS)
 
 
 @njit(inline="always")
@@ -246,32 +251,41 @@ def gather_run(
 def gather_groups(
     out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end, block_across
 ):  # fmt: skip
-    """Gather elements whose outer positions follow each other, each a group of at most sixteen.
+    """Gather elements whose outer positions follow each other, each a group of few elements.
 
-    Of sixteen elements from the start of a group on, each is as far from the first as of any other.
-    Those of the last group, if it is not whole, are gathered again.
+    How far an element is from the first of its group depends on its place in it alone. A table has
+    that for each place, and goes on so far that sixteen elements may begin at any. The last sixteen
+    repeat a few.
     """
     B, xm, far = U(args[3]), U(args[8]), U(args[OUTER + 2])
     group, items = B * U(args[7]), U(BLOCK_ITEMS)
-    groups = items // group
-    lanes = lane_offsets()
-    for t in range(items):
-        place = t % group
-        lanes[t] = t // group * far + place // B * xm + place % B * step
+    table = uint64_at(U(_table_on_stack()))
+    for t in range(group):
+        table[t] = t // B * xm + t % B * step
+    for t in range(group, group + items):
+        table[t] = table[t - group] + far
+    groups, places = items // group, items % group
     bad = U(0)
-    p = U(lo)
-    while p < U(hi):
+    p, end = U(lo), U(hi)
+    in_blocks = end - p >= items
+    while p < end:
+        if in_blocks:
+            p = min(p, end - items)
         q = p // group
-        place = p - q * group
-        x = q * far
-        if place == U(0):
-            while p + items <= U(hi):
-                bad |= block_across(out, p, src, x, idx, p, size, limit, along, lanes, aux)
-                p += groups * group
-                x += groups * far
-        if p < U(hi):
-            x += place // B * xm + place % B * step
-            bad |= gather_one(out, p, src, x, idx[p], size, limit, along, aux, mode, from_end)
+        place, x = p - q * group, q * far
+        while p + items <= end:
+            lanes = uint64_at(address(table) + place * U(8))
+            bad |= block_across(out, p, src, x, idx, p, size, limit, along, lanes, aux)
+            p += items
+            place += places
+            x += groups * far
+            if place >= group:
+                place -= group
+                x += far
+        if not in_blocks:
+            bad |= gather_one(
+                out, p, src, x + table[place], idx[p], size, limit, along, aux, mode, from_end
+            )
             p += U(1)
     return bad
 
@@ -312,7 +326,7 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
         jump = U(args[8]) - U(B) * step
         if form == MIDDLE and mode != WRAP and size > U(0):
             group = B * M
-            grouped = joined and args[OUTER] == 1 and group <= BLOCK_ITEMS
+            grouped = joined and args[OUTER] == 1 and group <= GROUP_ITEMS
             if grouped and args[OUTER + 3] == group and args[OUTER + 4] == group:
                 bad = gather_groups(
                     out, src, idx, args, lo, hi, step, size, limit, along, aux, mode, from_end,
