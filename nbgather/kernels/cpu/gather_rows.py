@@ -32,7 +32,7 @@ U = np.uint64
 #: How far ahead of its copy a row of the input is prefetched, and how much of it at most.
 INPUT_PREFETCH_ROWS = 3
 INPUT_PREFETCH_BYTES = 1024
-#: Of medium rows: how many bytes ahead.
+#: Of rows of a few lines: how many bytes ahead.
 FETCHED_BYTES = 2048
 
 resolve = scalar.resolve
@@ -114,22 +114,31 @@ def make_gather_rows(mode, from_end):
     return gather_rows
 
 
-def make_gather_medium_rows(mode, from_end):
-    """The kernel of rows of two cache lines to some dozen of them, which are not streamed.
+@njit(inline="always")
+def copy_lines(out, o, src, x, count):
+    """Copy bytes, at least a cache line, line by line: the last two may overlap."""
+    last = count - U(LINE_BYTES)
+    for b in range(U(0), last, U(LINE_BYTES)):
+        copy_line(out, o + b, src, x + b)
+    copy_line(out, o + last, src, x + last)
 
-    They are copied line by line, the last ones overlapping: for so few, memcpy's call takes longer.
-    A position of the range is a row.
+
+def make_gather_short_rows(mode, from_end, width):
+    """The kernel of rows that memcpy's call would take longer for; they are not streamed.
+
+    Rows of at least ``width`` bytes, a power of two, and at most twice as many; or with 0 those of
+    two cache lines to some dozen of them. A position of the range is a row.
     """
+    copy = copy_overlapping(width) if width else copy_lines
 
-    def gather_medium_rows(out, src, idx, aux, args, lo, hi):
+    def gather_short_rows(out, src, idx, aux, args, lo, hi):
         size = U(args[0])
         limit = U(args[1])
         along = U(args[2])
         B = U(args[3])
         M = args[7]
         xm, im, om = U(args[8]), U(args[9]), U(args[10])
-        source, line = address(src), U(LINE_BYTES)
-        last = B - line
+        source = address(src)
         far = U(FETCHED_BYTES) // B + U(1)
         bad = U(0)
         p = lo
@@ -142,53 +151,11 @@ def make_gather_medium_rows(mode, from_end):
             i = U(outer_offset(args, OUTER, 2, q)) + U(m) * im
             o = U(outer_offset(args, OUTER, 3, q)) + U(m) * om
             for k in range(n):
-                if k + far < n:
+                if width == 0 and k + far < n:
                     # A prefetch may have any address, so the index needs no check.
                     ahead = x + (k + far) * xm + U(idx[i + (k + far) * im]) * along
-                    for b in range(U(0), B, line):
+                    for b in range(U(0), B, U(LINE_BYTES)):
                         prefetch(src, ahead + b)
-                j = resolve(idx[i + k * im], size, mode, from_end)
-                bad |= U(1) if j >= limit else U(0)
-                row = source + x + k * xm + j * along
-                if mode == FILL:
-                    row = row if j < size else address(aux)
-                elif mode == RAISE and j >= size:
-                    continue
-                to = o + k * om
-                for b in range(U(0), last, line):
-                    copy_line(out, to + b, uint8_at(row), b)
-                copy_line(out, to + last, uint8_at(row), last)
-        return np.int64(bad != U(0) and args[1] >= 0)
-
-    return gather_medium_rows
-
-
-def make_gather_small_rows(mode, from_end, width):
-    """The kernel of rows of at least ``width`` bytes, a power of two, and at most twice as many.
-
-    A position of the range is a row.
-    """
-    copy = copy_overlapping(width)
-
-    def gather_small_rows(out, src, idx, aux, args, lo, hi):
-        size = U(args[0])
-        limit = U(args[1])
-        along = U(args[2])
-        B = U(args[3])
-        M = args[7]
-        xm, im, om = U(args[8]), U(args[9]), U(args[10])
-        source = address(src)
-        bad = U(0)
-        p = lo
-        while p < hi:
-            q = p // M
-            m = p - q * M
-            n = U(min(M - m, hi - p))
-            p += np.int64(n)
-            x = U(outer_offset(args, OUTER, 1, q)) + U(m) * xm
-            i = U(outer_offset(args, OUTER, 2, q)) + U(m) * im
-            o = U(outer_offset(args, OUTER, 3, q)) + U(m) * om
-            for k in range(n):
                 j = resolve(idx[i + k * im], size, mode, from_end)
                 bad |= U(1) if j >= limit else U(0)
                 if mode == FILL:
@@ -198,4 +165,4 @@ def make_gather_small_rows(mode, from_end, width):
                     copy(out, o + k * om, src, x + k * xm + j * along, B)
         return np.int64(bad != U(0) and args[1] >= 0)
 
-    return gather_small_rows
+    return gather_short_rows
