@@ -114,7 +114,9 @@ def _make_row_mover(inverse, rows, pixels, packed):
         pn, pk = U(args[12]), U(args[13])
         row_items = pw * channels
         step = U(rows) if packed else channels
-        one_block = pixels > 1 and pw == U(pixels) and channels == U(rows)
+        blocks = pixels > 1 and channels == U(rows)
+        one_block = blocks and pw == U(pixels)
+        two_blocks = blocks and pw > U(pixels) and pw <= U(2 * pixels)
         p = U(lo)
         while p < U(hi):
             n = p // kept
@@ -133,6 +135,12 @@ def _make_row_mover(inverse, rows, pixels, packed):
                     if one_block:
                         for e in range(columns):
                             move_block(patch, o + e * pk, step, image, line + e * pw, sc)
+                    elif two_blocks:
+                        left = pw - U(pixels)
+                        for e in range(columns):
+                            to, x = o + e * pk, line + e * pw
+                            move_block(patch, to, step, image, x, sc)
+                            move_block(patch, to + left * step, step, image, x + left, sc)
                     elif pixels > 1 and pw == U(1) and columns >= U(pixels):
                         first = U(0)
                         while first < channels:
@@ -177,16 +185,15 @@ def copy_items(out, src, idx, aux, args, lo, hi):
 
 
 @njit(inline="always")
-def normal(value, aux, c, channels):
+def normal(value, scale, mean, std):
     """(pixel * scale - mean) / std, each step rounded to float32, as in NumPy and torch."""
-    scaled = np.float32(value) * aux[U(0)]
-    return (scaled - aux[U(1) + c]) / aux[U(1) + channels + c]
+    return (np.float32(value) * scale - mean) / std
 
 
 def make_normal_patches(planes):
     """The kernel that normalises pixels: ``aux`` = [scale, means, stds] of the channels.
 
-    ``planes`` is 3 for a kernel of exactly 3 channels, 0 for one of any number.
+    ``planes`` is 1 or 3 for a kernel of exactly so many channels, 0 for one of any number.
     """
 
     def normal_patches(out, src, idx, aux, args, lo, hi):
@@ -196,6 +203,13 @@ def make_normal_patches(planes):
         pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
         row_items = pw * channels
         size = pt * ph * row_items
+        means, stds = U(1), U(1) + channels
+        scale, m0, s0 = aux[U(0)], aux[means], aux[stds]
+        m1 = m2 = m0
+        s1 = s2 = s0
+        if planes == 3:
+            m1, s1 = aux[means + U(1)], aux[stds + U(1)]
+            m2, s2 = aux[means + U(2)], aux[stds + U(2)]
         for p in range(U(lo), U(hi)):
             o = p * size
             token = idx[p]
@@ -214,14 +228,20 @@ def make_normal_patches(planes):
                         for k in range(pw):
                             first = line + k * sw
                             to = o + U(3) * k
-                            out[to] = normal(src[first], aux, U(0), U(3))
-                            out[to + U(1)] = normal(src[first + sc], aux, U(1), U(3))
-                            out[to + U(2)] = normal(src[first + U(2) * sc], aux, U(2), U(3))
+                            out[to] = normal(src[first], scale, m0, s0)
+                            out[to + U(1)] = normal(src[first + sc], scale, m1, s1)
+                            out[to + U(2)] = normal(src[first + U(2) * sc], scale, m2, s2)
+                    elif planes == 1 and sw == U(1):
+                        for k in range(pw):
+                            out[o + k] = normal(src[line + k], scale, m0, s0)
                     else:
                         for k in range(pw):
                             for c in range(channels):
                                 out[o + k * channels + c] = normal(
-                                    src[line + k * sw + c * sc], aux, c, channels
+                                    src[line + k * sw + c * sc],
+                                    scale,
+                                    aux[means + c],
+                                    aux[stds + c],
                                 )
                     o += row_items
         return 0
