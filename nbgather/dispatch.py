@@ -62,6 +62,15 @@ def is_plain_draw(seed: Any, epoch: Any) -> bool:
     )
 
 
+def recall_draw(head: Any, sample_ids: Any, seed: Any, epoch: Any) -> Any:
+    """Repeat what was made of sample ids, a seed and an epoch alone, or None."""
+    if not is_plain_draw(seed, epoch):
+        return None
+    if type(sample_ids) is int and 0 < sample_ids <= MAX_KEPT_IDS:
+        sample_ids = first_ids(sample_ids)
+    return recall(head, sample_ids, seed, epoch)
+
+
 def recall_masking(
     kind: tuple[Any, ...], ratio: Any, number: Any, operands: tuple[Any, ...]
 ) -> Any:

@@ -97,10 +97,9 @@ def token_noise(
     >>> nbgather.token_noise(0, 1, 4).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    if backend is None and type(num_tokens) is int and dispatch.is_plain_draw(seed, epoch):
-        if type(sample_ids) is int and 0 < sample_ids <= dispatch.MAX_KEPT_IDS:
-            sample_ids = dispatch.first_ids(sample_ids)
-        result = dispatch.recall((TokenNoise, int, num_tokens or "0"), sample_ids, seed, epoch)
+    if backend is None and type(num_tokens) is int:
+        head = TokenNoise, int, num_tokens or "0"
+        result = dispatch.recall_draw(head, sample_ids, seed, epoch)
         if result is not None:
             return result
     operation = noise_operation(seed, epoch, num_tokens)

@@ -13,13 +13,16 @@ for images, `(T, H, W)` for video, `(time, frequency)` for spectrograms.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
+from types import NoneType
 from typing import Any
 
 from nbgather import dispatch
 from nbgather.masking import token_noise
 from nbgather.operations import checks, scores
+from nbgather.operations.scores import Order
 
 __all__ = ["block", "grid", "random", "time_frequency", "tube"]
 
@@ -63,9 +66,8 @@ def random(
     >>> strategies.random(0, 1, (2, 2)).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    return token_noise(
-        seed, sample_ids, prod(scores.token_grid(grid)), epoch=epoch, backend=backend
-    )
+    tokens = _kept(_num_tokens, grid)
+    return token_noise(seed, sample_ids, tokens, epoch=epoch, backend=backend)
 
 
 def grid(
@@ -112,8 +114,7 @@ def grid(
     >>> (scores.reshape(4, 6) < 6).astype(int).tolist()
     [[0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
     """
-    step = scores.stride(stride)
-    return _ordered("grid", seed, sample_ids, grid, (step, 0, 0), epoch, backend)
+    return _ordered(_kept(_lattice, grid, stride), seed, sample_ids, epoch, backend)
 
 
 def block(
@@ -182,12 +183,8 @@ def block(
     -####---
     --------
     """
-    sizes = scores.block_grid(grid)
-    numbers = scores.areas(min_area, max_area, prod(sizes[-2:]))
-    least = scores.aspect(min_aspect)
-    return _ordered(
-        "block", seed, sample_ids, sizes, (*numbers, int(bool(wrap))), epoch, backend, least
-    )
+    order = _kept(_boxes, grid, min_area, max_area, min_aspect, wrap)
+    return _ordered(order, seed, sample_ids, epoch, backend)
 
 
 def time_frequency(
@@ -238,10 +235,7 @@ def time_frequency(
     --##--
     --##--
     """
-    sizes = scores.token_grid(grid)
-    chosen = scores.axes(axes, len(sizes))
-    numbers = (sum(1 << d for d in chosen), 0, 0)
-    return _ordered("lines", seed, sample_ids, sizes, numbers, epoch, backend)
+    return _ordered(_kept(_lines, grid, axes), seed, sample_ids, epoch, backend)
 
 
 def tube(
@@ -288,26 +282,68 @@ def tube(
     >>> nbgather.rank_tokens(scores, 3).mask.reshape(3, 4).tolist()
     [[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]
     """
-    sizes = scores.token_grid(grid)
-    if len(sizes) < 2:
-        raise ValueError(f"grid is {grid}: frames first and at least one more side are needed")
+    sizes = _kept(_frames, grid)
+    if spatial is None and backend is None:
+        result = dispatch.recall_draw((scores.Tube, sizes), sample_ids, seed, epoch)
+        if result is not None:
+            return result
     checks.bits64(seed, "seed")
     operation = scores.Tube(spatial, sizes, seed, checks.epoch(epoch), backend)
     return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)
 
 
-def _ordered(
-    name: str,
-    seed: int,
-    sample_ids: Any,
-    grid: Sequence[int],
-    numbers: tuple[int, int, int],
-    epoch: int,
-    backend: str | None,
-    min_aspect: float | None = None,
-) -> Any:
-    """The scores of a strategy that the kernels know."""
+_PLAIN = frozenset((int, float, bool, NoneType))
+
+
+def _kept(check: Callable[..., Any], grid: Any, *options: Any) -> Any:
+    """What a check of a grid and options gives, which is kept for plain ones."""
+    if (type(grid) is tuple or type(grid) is list) and _PLAIN.issuperset(
+        map(type, (*grid, *options))
+    ):
+        return _checked(check, len(grid), *grid, *options)
+    return check(grid, *options)
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _checked(check: Callable[..., Any], ndim: int, *values: Any) -> Any:
+    return check(values[:ndim], *values[ndim:])
+
+
+def _num_tokens(grid: Any) -> int:
+    return prod(scores.token_grid(grid))
+
+
+def _lattice(grid: Any, stride: Any) -> Order:
+    step = scores.stride(stride)
+    return Order("grid", scores.token_grid(grid), (step, 0, 0))
+
+
+def _boxes(grid: Any, min_area: Any, max_area: Any, min_aspect: Any, wrap: Any) -> Order:
+    sizes = scores.block_grid(grid)
+    least, most = scores.areas(min_area, max_area, prod(sizes[-2:]))
+    aspect = scores.aspect(min_aspect)
+    return Order("block", sizes, (least, most, int(bool(wrap))), aspect)
+
+
+def _lines(grid: Any, axes: Any) -> Order:
     sizes = scores.token_grid(grid)
+    chosen = scores.axes(axes, len(sizes))
+    return Order("lines", sizes, (sum(1 << d for d in chosen), 0, 0))
+
+
+def _frames(grid: Any) -> tuple[int, ...]:
+    sizes = scores.token_grid(grid)
+    if len(sizes) < 2:
+        raise ValueError(f"grid is {grid}: frames first and at least one more side are needed")
+    return sizes
+
+
+def _ordered(order: Order, seed: int, sample_ids: Any, epoch: int, backend: str | None) -> Any:
+    """The scores of a strategy that the kernels know."""
+    if backend is None:
+        result = dispatch.recall_draw(order, sample_ids, seed, epoch)
+        if result is not None:
+            return result
     key = checks.bits64(seed, "seed")
-    operation = scores.Score(name, sizes, numbers, key, checks.epoch(epoch), min_aspect)
+    operation = scores.Score(*order[:3], key, checks.epoch(epoch), order.min_aspect)
     return dispatch.execute(operation, dispatch.array_of_ids(sample_ids), backend=backend)

@@ -292,3 +292,66 @@ def test_rows_of_any_width(width: int, mode: str) -> None:
     if mode == "raise":
         with pytest.raises(IndexError, match=r"index 40 at \(3, 5\)"):
             nbgather.gather_tokens(x, ids)
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "wrap", "fill"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
+def test_groups_of_few_elements(dtype: str, mode: str) -> None:
+    """Of a length that a table of places holds, and a little more; wherever a part begins."""
+    generator = rng(f"groups {dtype} {mode}")
+    low, high = (0, 5) if mode == "raise" else (-7, 12)
+    for length, inner in (
+        (2, 3), (4, 4), (1, 17), (4, 5), (3, 16), (6, 40), (7, 33), (16, 15), (61, 4), (2, 121),
+    ):  # fmt: skip
+        for samples in (1, 2, 7, 40):
+            x = random_bits(generator, (samples, 5, inner), dtype)
+            for kind in ("int64", "int8"):
+                index = generator.integers(low, high, (samples, min(length, 61), inner)).astype(
+                    kind
+                )
+                want = nbgather.gather(x, 1, index, mode=mode, backend="reference")
+                same(nbgather.gather(x, 1, index, mode=mode), want)
+                for threads in (2, 3):
+                    with limits.limit_threads(threads):
+                        same(nbgather.gather(x, 1, index, mode=mode), want)
+
+
+def test_parts_of_groups_begin_anywhere() -> None:
+    x = random_bits(rng("parts"), (5000, 9, 7), "uint8")
+    index = rng("parts of groups").integers(0, 9, (5000, 5, 7))
+    want = np.take_along_axis(x, index, 1)
+    for threads in (1, 2, 3, 5):
+        with limits.limit_threads(threads):
+            for _ in range(3):
+                same(nbgather.gather(x, 1, index), want)
+    index[4321, 3, 6] = 9
+    with pytest.raises(IndexError, match=r"index 9 at \(4321, 3, 6\) is out of bounds"):
+        nbgather.gather(x, 1, index)
+
+
+@pytest.mark.parametrize("shape, dim", [((3, 1, 4), 1), ((1, 5), 0), ((1,), 0), ((700, 300, 1), 2)])
+def test_a_dimension_of_length_one(shape: tuple[int, ...], dim: int) -> None:
+    """The input is copied if no index is bad; what is then done with a bad one is as ever."""
+    x = random_bits(rng(f"one {shape}"), shape, "float32")
+    index = np.zeros(shape, np.int32)
+    last = tuple(n - 1 for n in shape)
+    for _ in range(3):
+        same(nbgather.gather(x, dim, index), x)
+        same(nbgather.take_along_axis(x, index - 1, dim), x)
+    for bad in (1, -1):
+        index[last] = bad
+        for mode in ("clip", "wrap"):
+            same(nbgather.gather(x, dim, index, mode=mode), x)
+        filled = nbgather.gather(x, dim, index, mode="fill", fill_value=3)
+        assert filled[last] == 3
+        out = np.full_like(x, 7)
+        for _ in range(3):
+            with pytest.raises(IndexError, match=f"index {bad} at .* dimension {dim} with size 1"):
+                nbgather.gather(x, dim, index)
+            with pytest.raises(IndexError, match=f"index {bad} at"):
+                nbgather.gather(x, dim, index, out=out)
+    with pytest.raises(IndexError, match="index -2 at"):
+        nbgather.take_along_axis(x, index - 1, dim)
+    same(nbgather.take_along_axis(x, index, dim), x)
+    turned = np.ascontiguousarray(x.T).T
+    same(nbgather.gather(turned, dim, np.zeros(shape, np.int32)), np.ascontiguousarray(turned))

@@ -281,7 +281,7 @@ def test_threads_share_the_places_of_few_lanes(
             with cpu_limits.limit_threads(threads):
                 same(ours(add)(given, dim, index, src), by_torch(add, x, dim, index, src))
     lanes = int(np.prod(shape[:dim]))
-    assert ("shared" in forms) == (threads > 1 and lanes < 2 * threads)
+    assert ("shared" in forms) == (lanes < threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

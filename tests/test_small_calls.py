@@ -41,6 +41,7 @@ class Case(NamedTuple):
 
 
 FLOATS = ("float32", "float64")
+SCORES = (*FLOATS, "float16", "bfloat16")
 SUMS = ("float32", "float64", "int8", "int64", "uint16", "complex64", "bool")
 X, IMAGES = (N, L, D), (N, 3, 4, 6)
 CASES: dict[str, Case] = {
@@ -88,7 +89,13 @@ CASES: dict[str, Case] = {
         ((N, K, D), (N, L)), lambda x, r, **o: nbgather.restore_tokens(x, r, 1, **o), (L,),
         ("float32", "bfloat16", "int32"), (1,),
     ),
-    "rank_tokens": Case(((N, L),), lambda s, **o: nbgather.rank_tokens(s, K, **o), (), FLOATS),
+    "gather of one place": Case(
+        ((N, 1, D), (N, 1, D)), lambda x, i, **o: nbgather.gather(x, 1, i, **o), (1,)
+    ),
+    "rank_tokens": Case(((N, L),), lambda s, **o: nbgather.rank_tokens(s, K, **o), (), SCORES),
+    "rank_tokens long": Case(
+        ((2, 300),), lambda s, **o: nbgather.rank_tokens(s, 9, **o), (), SCORES
+    ),
     "token_noise": Case(
         ((N,),), lambda ids, **o: nbgather.token_noise(-5, ids, 9, epoch=3, **o), (),
         ("int64", "uint64"),
@@ -103,7 +110,7 @@ CASES: dict[str, Case] = {
     ),
     "random_masking noise": Case(
         (X, (N, L)), lambda x, noise, **o: nbgather.random_masking(x, 0.25, noise=noise, **o), (0,),
-        FLOATS,
+        SCORES,
     ),
     "patchify": Case((IMAGES,), lambda x: nbgather.patchify(x, 2), has_backends=False),
     "unpatchify": Case(
@@ -122,8 +129,21 @@ CASES: dict[str, Case] = {
     "masked_patchify noise": Case(
         (IMAGES, (N, 6)),
         lambda x, noise, **o: nbgather.masked_patchify(x, (2, 2), noise=noise, **o),
-        (0,), FLOATS,
+        (0,), SCORES,
     ),
+    **{
+        f"strategies.{name}": Case(
+            ((N,),),
+            lambda ids, name=name, options=options, **o: getattr(nbgather.strategies, name)(
+                -7, ids, (3, 4, 5), epoch=2, **options, **o
+            ),
+            (), ("int64",),
+        )
+        for name, options in {
+            "random": {}, "grid": {"stride": 3}, "block": {"min_area": 2, "wrap": True},
+            "time_frequency": {}, "tube": {},
+        }.items()
+    },
 }  # fmt: skip
 LIBRARIES = ("numpy", "torch")
 

@@ -404,3 +404,48 @@ def test_refusals(call: Callable[[], Any], error: type, text: str) -> None:
     with pytest.raises(error) as raised:
         call()
     assert text in str(raised.value)
+
+
+def test_what_is_kept_for_one_kind_of_argument_answers_no_other() -> None:
+    """1, 1.0 and True are equal, and so are their tuples."""
+    want = [strategies.grid(1, 3, (2, 3), stride=1).tolist() for _ in range(4)]
+    assert want[0] == want[3]
+    for _ in range(3):
+        assert strategies.grid(1, 3, [2, 3], stride=1).tolist() == want[0]
+        assert strategies.grid(1, range(3), (2, np.int64(3)), stride=1).tolist() == want[0]
+        for grid, stride in (((2.0, 3), 1), ((2, 3), 1.0), ((2, "3"), 1), (([2], 3), 1), (None, 1)):
+            with pytest.raises(TypeError):
+                strategies.grid(1, 3, grid, stride=stride)
+        for seed, epoch in ((1.0, 0), (1, 0.0), ("1", 0), (1, None)):
+            with pytest.raises(TypeError):
+                strategies.grid(seed, 3, (2, 3), epoch=epoch)
+        with pytest.raises(ValueError, match="seed"):
+            strategies.grid(2**64, 3, (2, 3))
+    least = [strategies.block(1, 3, (6, 7), min_aspect=value) for value in (1, 1.0)]
+    same(*least)
+    same(strategies.block(1, 3, (6, 7), wrap=1), strategies.block(1, 3, (6, 7), wrap=True))
+
+
+@pytest.mark.parametrize("name", ["random", "grid", "block", "time_frequency", "tube"])
+def test_nothing_to_score(name: str) -> None:
+    for ids, grid in (([], (2, 3)), (3, (0, 4)), (0, (2, 2))):
+        for _ in range(3):
+            try:
+                scores = getattr(strategies, name)(1, ids, grid)
+            except ValueError as error:
+                assert "grid" in str(error) or "area" in str(error)  # noqa: PT017
+            else:
+                count = 0 if ids == [] else ids
+                assert scores.shape == (count, grid[0] * grid[1])
+
+
+@pytest.mark.parametrize("grid", [(1, 200), (130, 3), (2, 3, 70), (64, 64), (5, 1, 129)])
+def test_rows_of_more_words_than_one(grid: tuple[int, ...]) -> None:
+    """Rows of blocks are kept as bits; lines and lattices are walked row by row."""
+    for call in (
+        strategies.grid,
+        strategies.time_frequency,
+        strategies.block,
+        functools.partial(strategies.block, wrap=True, min_aspect=0.01),
+    ):
+        same(call(5, IDS, grid, epoch=7), call(5, IDS, grid, epoch=7, backend="reference"))

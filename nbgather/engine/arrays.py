@@ -13,7 +13,7 @@ import numpy as np
 
 from nbgather.engine import backends
 from nbgather.kernels.memory import bits_dtype, view_memory
-from nbgather.operations.base import INT64, Spec, contiguous_strides
+from nbgather.operations.base import INT64, Spec, is_contiguous
 
 
 def bits(container: Any, array: Any) -> np.ndarray:
@@ -43,11 +43,6 @@ def _device_integers(container: Any, array: Any, spec: Spec, code: str) -> np.nd
     with container.device_context(array):
         memory = cuda.driver.read(container.address(array) + low, nbytes, place)
     return np.ndarray(spec.shape, code, memory.data, -low, spec.strides)
-
-
-def is_contiguous(spec: Spec) -> bool:
-    """Whether an array is C-contiguous."""
-    return spec.strides == contiguous_strides(spec.shape, spec.dtype.itemsize)
 
 
 def copy_on_device(container: Any, target: Any, source: Any) -> None:

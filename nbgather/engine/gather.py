@@ -14,7 +14,7 @@ from nbgather.engine.plan import plan_gather, results_of
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
-from nbgather.operations.base import Options, is_array
+from nbgather.operations.base import Options, is_array, is_contiguous
 from nbgather.operations.indexing import Gather, GatherTokens
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import RestoreTokens
@@ -101,7 +101,9 @@ def _gather(
         elif fill is not None:
             fill = np.repeat(fill, plan.row) if plan.row else fill
             aux = memory_address(fill)
-        bad = backend.gather(plan, out_address, x_address, i_address, aux)
+        bad = 0
+        if not _copy(backend, plan, out_address, x_address, i_address):
+            bad = backend.gather(plan, out_address, x_address, i_address, aux)
     if bad:
         size = plan.limit if row is not None else plan.size
         raise_bad_index(arrays.integers(container, i), size, plan.dim, plan.from_end)
@@ -111,6 +113,16 @@ def _gather(
             token = token if is_array(token) else None
             _keep(container, backend, head, plan, (x, i, out, token), fill if row is None else row)
     return result
+
+
+def _copy(backend: Any, plan: GatherPlan, out: int, x: int, i: int) -> bool:
+    """Copy the input to the result, if that is all there is to do."""
+    if not plan.indices or "copy" not in backend.DOES:
+        return False
+    if plan.mode == "raise" and backend.find_outside(plan.index, i, plan.indices, plan.size):
+        return False  # it may count from the end
+    backend.copy(out, x, plan.nbytes)
+    return True
 
 
 def _keep(
@@ -131,9 +143,17 @@ def _keep(
         given.append(token)
     elif fill is not None:
         aux = memory_address(fill)
-    step = backend.gather(plan, target, small.operand(0), small.operand(1), aux, run=backend.step)
+    source, index = small.operand(0), small.operand(1)
+    steps = []
+    if plan.indices:
+        if plan.mode == "raise":
+            check = plan.index, index, plan.indices, plan.size
+            steps.append(backend.find_outside(*check, run=backend.step))
+        steps.append(backend.copy(target, source, plan.nbytes, run=backend.step))
+    else:
+        steps.append(backend.gather(plan, target, source, index, aux, run=backend.step))
     memo.keep(
-        container, backend, head, given, results, [step], out=2 if out is not None else -1,
+        container, backend, head, given, results, steps, out=2 if out is not None else -1,
         owner=(plan, fill), masks={0: backend.address_mask(plan), 2: backend.address_mask(plan)},
     )  # fmt: skip
 
@@ -142,7 +162,7 @@ def _is_a_row(container: Any, token: Any, x: Any, items: int) -> bool:
     """Whether a mask token is as kernels read it: one token of x's dtype, without gaps."""
     spec = container.spec(token)
     same = spec.dtype == container.spec(x).dtype
-    return same and arrays.is_contiguous(spec) and math.prod(spec.shape) == items
+    return same and is_contiguous(spec) and math.prod(spec.shape) == items
 
 
 def _gather_copies(

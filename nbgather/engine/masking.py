@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, small_masking
+from nbgather.engine import arrays, backends, memo, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
-from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
+from nbgather.operations.base import (
+    FLOAT32,
+    INT64,
+    Options,
+    Spec,
+    contiguous_strides,
+    is_contiguous,
+)
 from nbgather.operations.keep import Keep
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 
@@ -40,7 +48,9 @@ def token_noise(
     else:
         backend.token_noise(args, *arrays.views(container, ids, noise))
         if options.backend is None and ids is operands[0]:
-            small_masking.keep_noise(container, backend, operation, ids, (samples, tokens))
+            head, pair = memo.head(TokenNoise, tokens), (samples, tokens)
+            step = functools.partial(backend.noise_by_address, pair)
+            small_masking.keep_scores(container, backend, head, ids, pair, step)
     return noise
 
 
@@ -234,7 +244,7 @@ def _ready_scores(container: Any, scores: Any, spec: Spec) -> Any:
         if spec.dtype.itemsize == 2:
             xp = container.namespace(scores)
             return xp.astype(container.copy(scores), xp.float32)
-        return scores if arrays.is_contiguous(spec) else container.copy(scores)
+        return scores if is_contiguous(spec) else container.copy(scores)
     bits = arrays.bits(container, scores)
     if not spec.dtype.native:
         bits = bits.byteswap()

@@ -17,7 +17,7 @@ import numpy as np
 from nbgather.engine.out import check_match
 from nbgather.kernels import machine
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan
-from nbgather.operations.base import Operation, Spec, contiguous_strides
+from nbgather.operations.base import Operation, Spec, contiguous_strides, is_contiguous
 from nbgather.operations.indexing import Gather
 from nbgather.operations.tokens import RestoreTokens
 
@@ -35,6 +35,8 @@ FETCH_BYTES = STREAM_BYTES // 2
 #: Bytes of a step along the gathered dimension that leaves the page; and of one from which on rows
 #: that leave the cache use few of its sets, or so many pages that their addresses are waited for.
 PAGE_BYTES, CLASHING_BYTES = 1 << 12, 1 << 10
+#: So many rows of items below 8 bytes are read as fast from where they lie.
+FEW_ROWS = 32
 
 
 class Axis:
@@ -85,7 +87,7 @@ def plan_gather(
     plan.index = i.dtype.integer or ""
     plan.mode, plan.from_end = operation.mode, operation.from_end
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
-    plan.needs_copy, plan.width = not i.dtype.native, 0
+    plan.needs_copy, plan.width, plan.indices = not i.dtype.native, 0, 0
     plan.shape, plan.dim, plan.size = loop.shape, loop.dim, loop.size
     plan.index_strides = loop.index_strides
     restores = isinstance(operation, RestoreTokens)
@@ -102,6 +104,10 @@ def plan_gather(
         if 0 in x.shape:  # NumPy gives every axis of an empty array stride 0
             plan.input_strides = contiguous_strides(x.shape, plan.itemsize)
         _lay_out(plan, strides, i.dtype.itemsize, restores, x.device)
+        same = plan.size == 1 and mode != "fill" and not restores and not plan.needs_copy
+        if same and math.prod(x.shape) * plan.itemsize == plan.nbytes:
+            plain = all(map(is_contiguous, (x, i) if out is None else (x, i, out)))
+            plan.indices = math.prod(i.shape) if plain else 0
     return plan
 
 
@@ -246,6 +252,7 @@ def _stage(
         and second.x == 0
         and abs(along) >= apart
         and 2 * second.n >= plan.size
+        and (plan.size > FEW_ROWS or item == 8)
     ):
         fits = PANEL_BYTES // (plan.size * item) // line * line
         if fits and plan.size * inner.n * item > CACHED_BYTES and inner.n >= 4 * line:

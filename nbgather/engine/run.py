@@ -27,6 +27,7 @@ EXECUTORS = {
     "Patchify": "patches.patchify",
     "Unpatchify": "patches.unpatchify",
     "Score": "scores.score",
+    "Tube": "scores.tube",
     "InferGather": "infer.infer_gather",
 }
 

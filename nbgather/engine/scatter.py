@@ -14,7 +14,7 @@ from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import Options, Spec, is_array
+from nbgather.operations.base import Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 
 
@@ -86,8 +86,8 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:
         result = _into(container, result, out)
-    is_plain = options.backend is None and not place and arrays.is_contiguous(x_spec)
-    if is_plain and (out_spec is None or arrays.is_contiguous(out_spec)):
+    is_plain = options.backend is None and not place and is_contiguous(x_spec)
+    if is_plain and (out_spec is None or is_contiguous(out_spec)):
         specs = x_spec, i_spec, src_spec, out_spec
         _keep(container, backend, operation, operands, specs, plan, out, direct)
     return result
@@ -111,7 +111,7 @@ def _is_direct(
         out is not None
         and "checks" in backend.DOES
         and math.prod(index.shape) * index.dtype.itemsize <= 2 * plan.nbytes
-        and all(map(arrays.is_contiguous, (x, index, out)))
+        and all(map(is_contiguous, (x, index, out)))
     )
 
 
@@ -185,7 +185,7 @@ def _into(container: Any, result: Any, out: Any) -> Any:
 
 def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:
     """A C-contiguous copy of ``x``, by all cores if it is large and contiguous."""
-    is_plain = container.home == "cpu" and arrays.is_contiguous(spec)
+    is_plain = container.home == "cpu" and is_contiguous(spec)
     if nbytes < recycle.MIN_BYTES or not is_plain or "copy" not in backend.DOES:
         return container.copy(x)
     result = container.empty(spec.shape, x)

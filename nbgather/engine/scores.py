@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends
+from nbgather.engine import arrays, backends, small_masking
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Options
-from nbgather.operations.scores import Score
+from nbgather.operations.scores import Score, Tube
 
 #: Aspect ratios that blocks are drawn from.
 NUM_ASPECTS = 1024
@@ -43,8 +43,34 @@ def score(container: Any, operation: Score, operands: tuple[Any, ...], options: 
     backend = backends.serving(options.backend, "cpu")
     if spec.shape[0]:
         args = operation.epoch, operation.seed & _LOW32, operation.seed >> 32
-        backend.strategy(
-            operation.strategy, operation.grid, operation.numbers, _aspects(operation.min_aspect),
-            args, *arrays.views(container, ids, scores),
-        )  # fmt: skip
+        order = *operation.order[:3], _aspects(operation.min_aspect)
+        backend.strategy(*order, args, *arrays.views(container, ids, scores))
+        if options.backend is None and ids is operands[0] and operation.num_tokens:
+            samples, head = spec.shape[0], operation.order
+            step = functools.partial(backend.strategy_by_address, *order, samples)
+            pair = samples, operation.num_tokens
+            small_masking.keep_scores(container, backend, head, ids, pair, step, owner=order)
+    return scores
+
+
+def tube(container: Any, operation: Tube, operands: tuple[Any, ...], options: Options) -> Any:
+    """A frame's noise for all frames at once, where noise is what scores it."""
+    (ids,) = operands
+    spec = container.spec(ids)
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if operation.spatial is not None or "frames" not in backend.DOES:
+        return NotImplemented
+    checks.sample_ids(spec.shape, spec.dtype.name)
+    ids = arrays.int64_ids(container, ids)
+    pair, frames = (spec.shape[0], operation.num_tokens), operation.grid[0]
+    scores = container.empty(pair, ids, FLOAT32)
+    if 0 in pair:
+        return scores
+    key = checks.bits64(operation.seed, "seed")
+    args = operation.epoch, key & _LOW32, key >> 32
+    step = functools.partial(backend.noise_by_address, pair, frames=frames)
+    step(args, container.address(scores), container.address(ids))
+    if options.backend is None and ids is operands[0]:
+        head = Tube, operation.grid
+        small_masking.keep_scores(container, backend, head, ids, pair, step)
     return scores

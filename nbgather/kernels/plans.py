@@ -41,6 +41,9 @@ class GatherPlan:
         The low bits that must be 0 in the addresses of input and result, and of the index.
     needs_copy : bool
         No kernel takes these operands as they are: copy them first.
+    indices : int
+        How many indices are to be looked at where the result is then the input, byte for byte,
+        since the dimension's length is 1; else 0.
     kernel : int or None
         The kernel's address, which the backend fills in.
     """
@@ -55,6 +58,7 @@ class GatherPlan:
         "index",
         "index_mask",
         "index_strides",
+        "indices",
         "input_strides",
         "item_mask",
         "itemsize",
@@ -80,6 +84,7 @@ class GatherPlan:
     index: str
     index_mask: int
     index_strides: tuple[int, ...]
+    indices: int
     input_strides: tuple[int, ...]
     item_mask: int
     itemsize: int

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: Limits of a call that can be repeated.
-MAX_OPERANDS, MAX_RESULTS, MAX_ARGS, MAX_NDIM = 6, 4, 64, 8
+MAX_OPERANDS, MAX_RESULTS, MAX_ARGS, MAX_NDIM = 6, 5, 64, 8
 
 #: What an operand is: None, a NumPy array, a tensor of torch, a whole number.
 ABSENT, ARRAY, TENSOR, INTEGER = range(4)
@@ -48,7 +48,8 @@ TABLE = (
     "requires_grad", "grad_enabled", "true",  # an attribute's name, a function, its answer
     "dispatch_modes", "function_modes", "zero", "transform", "trace",  # functions, and an answer
     "team",  # where the address of the team of threads is
-    "threads", "threads_of_torch",  # functions: how many threads a call may use
+    "threads", "threads_of_torch",  # functions: how many threads a call may use, and whose
+    "limit", "limit_of_torch",  # functions: how many a short call may use
 )  # fmt: skip
 
 

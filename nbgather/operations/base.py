@@ -59,6 +59,11 @@ def contiguous_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def is_contiguous(spec: Spec) -> bool:
+    """Whether an array is C-contiguous."""
+    return spec.strides == contiguous_strides(spec.shape, spec.dtype.itemsize)
+
+
 def known(size: Any) -> bool:
     """Whether a size is a number that can be compared."""
     return isinstance(size, int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Apply, Operation, Spec, fresh
@@ -35,9 +35,8 @@ class ScoresOfIds:
         return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
 
 
-@dataclass(frozen=True)
-class Score(ScoresOfIds, Operation):
-    """Each token's place in the order of a strategy: operand sample_ids `[N]`.
+class Order(NamedTuple):
+    """How a strategy orders the tokens of a grid, but for who draws.
 
     ``strategy`` is ``grid``, ``block`` or ``lines``, and ``numbers`` what it takes besides;
     ``min_aspect`` is for blocks.
@@ -46,9 +45,23 @@ class Score(ScoresOfIds, Operation):
     strategy: str
     grid: tuple[int, ...]
     numbers: tuple[int, int, int]
+    min_aspect: float | None = None
+
+
+@dataclass(frozen=True)
+class Score(ScoresOfIds, Operation):
+    """Each token's place in an `Order`: operand sample_ids `[N]`."""
+
+    strategy: str
+    grid: tuple[int, ...]
+    numbers: tuple[int, int, int]
     seed: int
     epoch: int
     min_aspect: float | None = None
+
+    @property
+    def order(self) -> Order:
+        return Order(self.strategy, self.grid, self.numbers, self.min_aspect)
 
 
 @dataclass(frozen=True)

@@ -180,3 +180,13 @@ def words_on_stack(count: int) -> Any:
         return builder.ptrtoint(cgutils.alloca_once(builder, _I64, size=count), _I64)
 
     return intrinsic(lambda typingctx: (types.int64(), codegen))
+
+
+@intrinsic
+def trailing_zeros(typingctx, word):
+    """How many bits of a word that is not 0 are 0 below the lowest that is 1."""
+
+    def codegen(context, builder, sig, values):
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), codegen

@@ -17,14 +17,16 @@ from nbgather.kernels.small import TABLE
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("checks", "copy", "masking", "moved patches", "patches", "scatter"))
+DOES = frozenset(("checks", "copy", "frames", "masking", "moved patches", "patches", "scatter"))
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
 
 #: Rows shorter than the first are copied by two moves, and those shorter than the second by a loop
 #: of moves, unless they are streamed; longer ones by memcpy.
-SMALL_ROW_BYTES, MEDIUM_ROW_BYTES = 128, 2048
+SMALL_ROW_BYTES, SHORT_ROW_BYTES = 128, 2048
+#: Work from which threads share the places of few lanes: each of them walks the whole index.
+SHARED_MIN_BYTES = 1 << 19
 #: The position in a plan's integers of whether its result is written past the caches.
 STREAMS = 11
 
@@ -46,11 +48,10 @@ def _gather_kernel(plan: GatherPlan) -> int:
     if plan.form == "rows":
         item = 1
         source = "gather_rows", "make_gather_rows"
-        if plan.row_nbytes < SMALL_ROW_BYTES:
-            source = "gather_rows", "make_gather_small_rows"
-            traits = *traits, 1 << (plan.row_nbytes.bit_length() - 1)
-        elif _is_by_row(plan):
-            source = "gather_rows", "make_gather_medium_rows"
+        if _is_by_row(plan):
+            source = "gather_rows", "make_gather_short_rows"
+            nbytes = plan.row_nbytes
+            traits = *traits, 1 << nbytes.bit_length() - 1 if nbytes < SMALL_ROW_BYTES else 0
     else:
         streams = bool(plan.args[STREAMS]) and item < 16
         traits = *traits, item, variants.method(item, plan.work), streams
@@ -66,7 +67,7 @@ def _gather_kernel(plan: GatherPlan) -> int:
 
 def _is_by_row(plan: GatherPlan) -> bool:
     """Whether a position of the kernel's range is a row, and not a byte of one."""
-    if plan.form != "rows" or plan.row_nbytes >= MEDIUM_ROW_BYTES:
+    if plan.form != "rows" or plan.row_nbytes >= SHORT_ROW_BYTES:
         return False
     return plan.row_nbytes < SMALL_ROW_BYTES or not plan.args[STREAMS]
 
@@ -98,6 +99,8 @@ def repeating(table: np.ndarray) -> Any | None:
         ("team", memory_address(threads.team_address)),
         ("threads", id(threads.choose)),
         ("threads_of_torch", id(threads.choose_for_tensors)),
+        ("limit", id(limits.num_threads)),
+        ("limit_of_torch", id(limits.num_threads_of_torch)),
     ):
         table[TABLE.index(name)] = value
     return _repeating()
@@ -184,9 +187,9 @@ def scatter(
     ``add`` is how items are added, or None to replace them. ``x`` is the input, which is copied on
     the way where the plan says so; else ``out`` holds it already.
     """
-    if plan.can_share and threads.splits(plan.work):
+    if plan.can_share and plan.work >= SHARED_MIN_BYTES:
         most = limits.num_threads()
-        if most > 1 and plan.walk_count < 2 * most:
+        if most > 1 and plan.walk_count < most:
             kernel = _scatter_kernel(plan, "shared", add)
             # One part for each thread: every part walks the whole of an index.
             count = plan.walk_count * plan.size
@@ -221,7 +224,8 @@ def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
 #: Maskings and their parts, which have a module of their own.
 token_noise, noise_by_address = launch_masking.token_noise, launch_masking.noise_by_address
 masking, rank_tokens = launch_masking.masking, launch_masking.rank_tokens
-strategy = launch_masking.strategy
+order_of_halves = launch_masking.order_of_halves
+strategy, strategy_by_address = launch_masking.strategy, launch_masking.strategy_by_address
 
 
 #: The types of pixels that can be normalised.
@@ -255,7 +259,7 @@ def normal_patches(
     ``numbers`` are the arguments of :mod:`nbgather.kernels.cpu.patches`, ``count`` is N * K,
     ``pixel`` the name of the pixels' dtype, ``affine`` the scale, means and stds as float32.
     """
-    planes = 3 if numbers[1] == 3 else 0
+    planes = numbers[1] if numbers[1] in (1, 3) else 0
 
     kernel = compiler.range_kernel(
         "patches", "make_normal_patches", (planes,), ("f4", _PIXELS[pixel], "i8", "f4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,23 @@ SPLIT_SAMPLE_TOKENS = 1 << 16
 
 def token_noise(args: tuple[int, int, int], ids: np.ndarray, out: np.ndarray) -> None:
     """Fill float32 ``out`` `[N, L]` for ``args`` = (epoch, key low, key high)."""
-    noise_by_address(args, out.shape, memory_address(out), memory_address(ids))
+    noise_by_address(out.shape, args, memory_address(out), memory_address(ids))
 
 
 def noise_by_address(
-    args: tuple[Any, Any, Any], pair: tuple[int, ...], out: Any, ids: Any, run: Any = threads.run
+    pair: tuple[int, ...],
+    args: tuple[Any, Any, Any],
+    out: Any,
+    ids: Any,
+    frames: int = 1,
+    run: Any = threads.run,
 ) -> Any:
-    """Noise `[N, L]` = ``pair`` by addresses."""
+    """Noise `[N, L]` = ``pair`` by addresses: of ``frames``, each of which has the same noise."""
     kernel = compiler.range_kernel("philox", "token_noise_range", None, ("f4", "u1", "i8", "u1"))
-    samples, tokens = pair
+    samples, tokens = pair[0], pair[1] // frames
     # A counter's ten rounds, for four tokens, cost about what 120 bytes of copying do.
-    work = samples * tokens * 30
-    return run(kernel, out, 0, ids, 0, integers((tokens, *args)), samples, work)
+    work = samples * (tokens * 30 + (frames - 1) * tokens * 4)
+    return run(kernel, out, 0, ids, 0, integers((tokens, *args, frames)), samples, work)
 
 
 _STRATEGIES = {"grid": GRID, "block": BLOCK, "lines": LINES}
@@ -46,14 +52,43 @@ def strategy(
     out: np.ndarray,
 ) -> None:
     """Order a grid's tokens, as `nbgather.kernels.views.reference.strategy` does."""
+    addresses = memory_address(out), memory_address(ids)
+    if strategy_by_address(name, sizes, numbers, aspects, out.shape[0], args, *addresses):
+        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
+
+
+def strategy_by_address(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: np.ndarray,
+    samples: int,
+    args: tuple[Any, Any, Any],
+    out: Any,
+    ids: Any,
+    run: Any = threads.run,
+) -> Any:
+    """The same by addresses; not 0 if there is no memory. ``aspects`` must outlive the call."""
     kernel = compiler.range_kernel(
         "strategies", "make_strategy", (_STRATEGIES[name],), ("f4", "u1", "i8", "f8")
     )
-    planned = np.array([out.shape[1], *args, len(sizes), *numbers, *sizes], np.int64)
-    pointers = memory_address(out), 0, memory_address(ids), memory_address(aspects)
-    # Ordering a token costs about what 256 bytes of copying do.
-    if threads.run(kernel, *pointers, planned, out.shape[0], out.size * 256):
-        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
+    tokens = math.prod(sizes)
+    bits = constants.slot_bits(tokens), constants.slot_bits(sum(sizes))
+    planned = integers((tokens, *args, len(sizes), *numbers, *bits, *sizes))
+    # Ordering a token costs about what 150 bytes of copying do.
+    work = samples * tokens * 150
+    return run(kernel, out, 0, ids, memory_address(aspects), planned, samples, work)
+
+
+#: The bits of infinity in the 16-bit floats that are ranked.
+_INFINITIES = {"float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+def order_of_halves(dtype: str, count: int, out: Any, scores: Any, run: Any = threads.run) -> Any:
+    """Float32 in the order of so many scores of 16 bits, by addresses."""
+    kernel = compiler.range_kernel("halves", "order_of_halves", None, ("f4", "u2", "u1", "u1"))
+    numbers = np.array([_INFINITIES[dtype]], np.int64)
+    return run(kernel, out, scores, 0, 0, numbers, count, 6 * count)
 
 
 #: The masking kernels by where the scores come from, and the type of the scores' bits.
