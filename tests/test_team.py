@@ -25,7 +25,7 @@ EXPECTED = np.take_along_axis(X, INDEX, 1)
 
 @pytest.fixture(autouse=True)
 def nobody_has_chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in (limits.VARIABLE, "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    for name in (limits.VARIABLE.name, "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     limits.default.cache_clear()
@@ -191,6 +191,38 @@ def test_a_repeated_call_has_helpers_that_its_first_one_had_not() -> None:
     print(threads._team.helpers)
     """
     assert child(code) == "2\n"
+
+
+def test_short_calls_that_follow_each_other_wake_helpers() -> None:
+    """They wait for nobody, and are split once somebody is awake; who then sleeps again."""
+    if limits.default() < 2:
+        pytest.skip("one CPU: nobody can help")
+    code = """
+    import time
+    from nbgather.kernels import constants, split
+    from nbgather.kernels.cpu import threads
+    x, index = np.arange(300 * 70.0).reshape(300, 70), np.zeros((300, 70), np.int64)
+    large = np.zeros((2000, 1000)), 1, np.zeros((2000, 1000), np.int64)
+    wanted = nbgather.gather(x, 1, index)
+    assert split.AWAKE_MIN_BYTES <= 16 * index.size < split.WOKEN_MIN_BYTES
+    with nbgather.limit_threads(2):
+        nbgather.gather(*large)
+        words = threads._team.words
+        slots = words[constants.HEAD_WORDS :].reshape(-1, constants.SLOT_WORDS)
+        until, helped = time.monotonic() + 20, 0
+        while not helped and time.monotonic() < until:
+            slots[:, constants.HELPED] = 0
+            for _ in range(100):
+                assert np.array_equal(nbgather.gather(x, 1, index), wanted)
+                helped += int(slots[:, constants.HELPED].sum())
+        until = time.monotonic() + 20
+        while words[constants.AWAKE] and time.monotonic() < until:
+            time.sleep(0.001)
+    begun = time.process_time()
+    time.sleep(0.2)
+    print(helped > 0, int(words[constants.AWAKE]), time.process_time() - begun < 0.1)
+    """
+    assert child(code) == "True 0 True\n"
 
 
 def test_when_all_slots_are_taken() -> None:
@@ -377,10 +409,10 @@ def test_what_is_raised_on_the_way_to_the_threads(monkeypatch: pytest.MonkeyPatc
     out = np.zeros_like(X)
     for _ in range(3):
         nbgather.gather(X, 1, INDEX, out=out)
-    monkeypatch.setenv(limits.VARIABLE, "none")
+    monkeypatch.setenv(limits.VARIABLE.name, "none")
     with pytest.raises(ValueError, match="NBGATHER_NUM_THREADS is 'none'"):
         nbgather.gather(X, 1, INDEX, out=out)
-    monkeypatch.delenv(limits.VARIABLE)
+    monkeypatch.delenv(limits.VARIABLE.name)
 
     def interrupted() -> int:
         raise KeyboardInterrupt

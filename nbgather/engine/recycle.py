@@ -3,7 +3,7 @@
 The operating system zeroes the pages of a new block, which takes a third to two thirds of a large
 gather although every byte is overwritten. So the memory of a large result is kept when the result
 is no longer referenced, and used again, as the allocators of GPUs and of onnxruntime do. A block is
-in use or free, never both: the finaliser of the object that every view of the result keeps alive
+in use or free, never both: a weak reference to the array that every view of the result keeps alive
 frees it.
 
 ``NBGATHER_RECYCLE_BYTES`` limits the memory kept; 0 keeps none.
@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from nbgather.kernels.environment import Variable
+from nbgather.kernels.memory import memory_address
 
 #: Smaller results are left to the C library's allocator, which is as fast for them.
 MIN_BYTES = 1 << 20
@@ -27,37 +30,43 @@ DEFAULT_LIMIT_BYTES = 1 << 28
 #: Results start at a cache line, as non-temporal stores require.
 ALIGNMENT_BYTES = 64
 
+VARIABLE = Variable("NBGATHER_RECYCLE_BYTES")
+_BYTE = np.dtype(np.uint8)
 _lock = threading.Lock()
 #: Blocks not in use, oldest first.
-_free: list[np.ndarray] = []
+_free: list[_Block] = []
+#: Those in use.
+_leases: dict[int, _Lease] = {}
 
 
-class _Lease:
-    """A block in use. NumPy keeps this object alive for as long as a view of the block is."""
+class _Block:
+    """Memory, and where in it results begin."""
 
-    def __init__(self, block: np.ndarray, nbytes: int) -> None:
-        self.block = block
-        start = block.__array_interface__["data"][0]
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "data": (start + -start % ALIGNMENT_BYTES, False),
-        }
+    __slots__ = ("memory", "nbytes", "offset")
 
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():  # this module may be torn down by then
-            _give_back(self.block)
+    def __init__(self, nbytes: int) -> None:
+        memory = np.empty(nbytes, np.uint8)
+        self.memory = memory.data
+        self.nbytes = nbytes
+        self.offset = -memory_address(memory) % ALIGNMENT_BYTES
+
+
+class _Lease(weakref.ref[np.ndarray]):
+    """A block in use. It knows the array that every view of the block keeps alive."""
+
+    __slots__ = ("block",)
+
+    block: _Block
 
 
 def limit() -> int:
     """The most bytes that are kept: ``NBGATHER_RECYCLE_BYTES``, or the default."""
-    text = os.environ.get("NBGATHER_RECYCLE_BYTES", "")
+    text = VARIABLE.text()
     if not text:
         return DEFAULT_LIMIT_BYTES
     if not text.isdigit():
         raise ValueError(
-            f"NBGATHER_RECYCLE_BYTES is {text!r}: a whole number from 0 up is needed (0: off)"
+            f"{VARIABLE.name} is {text!r}: a whole number from 0 up is needed (0: off)"
         )
     return int(text)
 
@@ -70,22 +79,30 @@ def kept() -> int:
 
 def empty(nbytes: int) -> np.ndarray:
     """``nbytes`` bytes of any content from the start of a cache line, kept after the last view."""
-    allowed = limit()
-    block = None
-    with _lock:
-        fitting = [b for b in _free if nbytes + ALIGNMENT_BYTES <= b.nbytes <= nbytes * 5 // 4]
-        if fitting:
-            block = min(fitting, key=lambda b: b.nbytes)
-            _remove(block)
-        _trim(allowed)
-    if block is None:
-        block = np.empty(nbytes + 4096, np.uint8)
-    return np.asarray(_Lease(block, nbytes))
+    return array((nbytes,), _BYTE)
 
 
 def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """A new array in such memory."""
-    return empty(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    nbytes = math.prod(shape) * dtype.itemsize
+    allowed = limit()
+    least, most = nbytes + ALIGNMENT_BYTES, nbytes * 5 // 4
+    block = None
+    with _lock:
+        for free in _free:
+            if least <= free.nbytes <= most and (block is None or free.nbytes < block.nbytes):
+                block = free
+        if block is not None:
+            _free.remove(block)
+        _trim(allowed)
+    if block is None:
+        block = _Block(nbytes + 4096)
+    # What has no array as its base is the base of its views.
+    memory = np.frombuffer(block.memory, _BYTE, nbytes, block.offset)
+    lease = _Lease(memory, _give_back)
+    lease.block = block
+    _leases[id(lease)] = lease
+    return np.ndarray(shape, dtype, memory)
 
 
 def maker(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Callable[..., np.ndarray], Any]:
@@ -94,19 +111,17 @@ def maker(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Callable[..., n
     return (array if is_large else np.empty), (shape, dtype)
 
 
-def _remove(block: np.ndarray) -> None:
-    _free[:] = [b for b in _free if b is not block]
-
-
 def _trim(allowed: int) -> None:
     total = sum(b.nbytes for b in _free)
     while _free and total > allowed:
         total -= _free.pop(0).nbytes
 
 
-def _give_back(block: np.ndarray) -> None:
-    # A finaliser may run at any point, also while this thread holds the lock. A block is not kept
-    # when the lock is held, by this thread or another. Nothing may be raised here.
+def _give_back(lease: _Lease) -> None:
+    # This may run at any point, also while this thread holds the lock. A block is not kept when the
+    # lock is held, by this thread or another. Nothing may be raised here.
+    _leases.pop(id(lease), None)
+    block = lease.block
     if not _lock.acquire(blocking=False):
         return
     try:

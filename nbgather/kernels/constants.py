@@ -80,8 +80,9 @@ OPENMP, OPENMP_BODY = 10, 11
 WHICH_CPU, BIND, AVOIDED_CPU, BOUND, CPUS = 12, 13, 14, 15, 16
 HELPER_THREADS, MAX_BOUND = 32, 8
 CPU_SET_WORDS = 16
-#: How many helpers are awake between jobs, and when the last call ended that may be split.
-AWAKE, LAST_END = 40, 41
+#: How many helpers are awake between jobs, when the last call ended that may be split, and when
+#: helpers were last woken for the short calls to come.
+AWAKE, LAST_END, WOKEN = 40, 41, 42
 HEAD_WORDS = 48
 #: The words of a slot: whether a call has it, the job, and in cache lines of their own what all
 #: threads write: the next part, who is inside, and what helpers have done.
@@ -99,8 +100,10 @@ MAX_THREADS, BY_OPENMP, SHORT = (1 << 16) - 1, 1 << 16, 1 << 17
 CHECK_SIGNALS_NS = 50_000_000
 #: Helpers that made the caller wait longer, beside the time of two parts, were not worth it.
 LATE_NS = 30_000
-#: A helper that had work looks so long for more before it sleeps.
+#: A helper that was woken looks so long for work before it sleeps, and after work for more.
 AWAKE_NS = 50_000
+#: Between two times that helpers are woken for short calls, and until when they are awake.
+WAKE_AGAIN_NS, WAKING_NS = 500_000, 200_000
 #: How long calls stay alone after that, and after helpers that came too late to help.
 MAX_PENALTY_NS = 200_000_000
 MIN_PENALTY_NS, MAX_UNHELPED_NS = 50_000, 1_000_000

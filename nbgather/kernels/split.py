@@ -9,12 +9,12 @@ from nbgather.kernels.constants import MAX_THREADS, SHORT
 
 #: A call of less work keeps the GIL: to get it back may take longer than the call.
 KEEP_GIL_BYTES = 1 << 16
-#: Work from which a call is split over threads that are awake, and from which helpers are woken for
-#: it: that takes some 70 us, in which one thread moves as much.
-AWAKE_MIN_BYTES = 1 << 19
+#: Work from which a call is split over threads that are awake, some 4 us of it; and from which
+#: helpers are woken for it: that takes some 70 us, in which one thread moves as much.
+AWAKE_MIN_BYTES = 1 << 17
 WOKEN_MIN_BYTES = 1 << 22
 #: The least work of a part, into how many parts that of one thread is cut, and the most of a part.
-PART_MIN_BYTES = 1 << 17
+PART_MIN_BYTES = 1 << 16
 PARTS_PER_THREAD = 8
 PART_MAX_BYTES = 1 << 23
 #: The most work that a region of OpenMP is given: some 10 to 50 ms.

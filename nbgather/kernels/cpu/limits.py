@@ -18,10 +18,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from nbgather.kernels.environment import Variable
+
 _local = threading.local()
 _set: int | None = None
 
-VARIABLE = "NBGATHER_NUM_THREADS"
+VARIABLE = Variable("NBGATHER_NUM_THREADS")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -65,11 +67,11 @@ def _chosen() -> int | None:
 
 
 def _named() -> int | None:
-    text = os.environ.get(VARIABLE, "")
+    text = VARIABLE.text()
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise ValueError(f"{VARIABLE} is {text!r}: a whole number from 1 up is needed")
+        raise ValueError(f"{VARIABLE.name} is {text!r}: a whole number from 1 up is needed")
     return int(text)
 
 

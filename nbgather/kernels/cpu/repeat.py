@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.kernels import small, split
+from nbgather.kernels.constants import SHORT
 from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import (
     ADDRESS,
@@ -65,7 +66,9 @@ PATCH_WORDS = small.PATCH_WORDS
 MAKER_ITEMS = 3
 
 TEAM = small.TABLE.index("team")
-THREADS, THREADS_OF_TORCH = small.TABLE.index("threads"), small.TABLE.index("threads_of_torch")
+THREADS, THREADS_OF_TORCH, LIMIT, LIMIT_OF_TORCH = (
+    small.TABLE.index(name) for name in ("threads", "threads_of_torch", "limit", "limit_of_torch")
+)
 KEEP_GIL_BYTES = split.KEEP_GIL_BYTES
 #: What steps give where they cannot be done here, and with an exception.
 ELSEWHERE, RAISED = 1, -1
@@ -97,20 +100,26 @@ def place(kind, value, facts, results):
 @inlined
 def run_large(table, of_torch, kernel, out, src, idx, aux, args, count, work, most):
     """A kernel over the team, without the GIL."""
-    at = word(table + 8 * TEAM)
-    team_at = word(at)
-    threads = 1
-    if splits(work):
-        answer = call_without(word(table + 8 * (THREADS_OF_TORCH if of_torch else THREADS)))
+    team_at = word(word(table + 8 * TEAM))
+    if team_at == 0:
+        return ELSEWHERE
+    threads, short = 1, (with_length(1, work) & SHORT) != 0
+    asks = splits(work) and (not short or team.is_helped(team_at))
+    if asks:
+        which = THREADS_OF_TORCH if of_torch else THREADS
+        if short:
+            which = LIMIT_OF_TORCH if of_torch else LIMIT
+        answer = call_without(word(table + 8 * which))
         if answer == 0:
             return RAISED  # an interrupt, or a number of threads that is none
         threads = lower_bits(answer)
         release(answer)
-    if team_at == 0:
-        return ELSEWHERE
     parts = parts_of(work, count, threads, most)
     threads = with_length(threads, work)
-    return team.run_without_gil(team_at, kernel, out, src, idx, aux, args, count, parts, threads)
+    bad = team.run_without_gil(team_at, kernel, out, src, idx, aux, args, count, parts, threads)
+    if splits(work) and not asks:
+        team.ended(team_at)
+    return bad
 
 
 @inlined

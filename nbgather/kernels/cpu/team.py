@@ -9,7 +9,9 @@ it sleeps. Nobody holds Python's GIL.
 
 Whether helpers are worth waking is seen by what became of the last ones: where they came too late,
 or were kept from their work so that the caller waited for them, calls stay alone for a while, the
-longer the more often that happens (`RETRY_AT`, `PENALTY`).
+longer the more often that happens (`RETRY_AT`, `PENALTY`). Short calls are over before anyone
+wakes: they are split only while helpers are awake, and where one follows the other, some are woken
+for those to come.
 
 All functions of the system are called through pointers in the head.
 """
@@ -63,7 +65,10 @@ from nbgather.kernels.constants import (
     SLOTS,
     TAKEN,
     WAIT,
+    WAKE_AGAIN_NS,
+    WAKING_NS,
     WHICH_CPU,
+    WOKEN,
     YIELD,
 )
 from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
@@ -148,13 +153,16 @@ def helper(team):
     """What a helper does, for ever: the start routine of its thread."""
     while read(team, WAIT) != 0:
         call_system(read(team, WAIT), read(team, SEMAPHORE), -1)
-        if help_anyone(team):
-            # The next call often follows at once, and to be woken takes longer than to stay awake.
+        helped, time = help_anyone(team), now(team)
+        # The next call often follows at once, and to be woken takes longer than to stay awake.
+        until = time + AWAKE_NS if helped else read(team, WOKEN) + WAKING_NS
+        if time < until:
             add_to(team, AWAKE, 1)
-            last = now(team)
-            while now(team) - last < AWAKE_NS and read(team, PENALTY) == 0:
-                if help_anyone(team):
-                    last = now(team)
+            while time < until and read(team, PENALTY) == 0:
+                helped = help_anyone(team)
+                time = now(team)
+                if helped:
+                    until = max(until, time + AWAKE_NS)
                 pause()
             add_to(team, AWAKE, -1)
     return 0
@@ -280,14 +288,23 @@ def keep_off(team):
 
 
 @inlined
-def run_with_helpers(team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, state):
-    """Run the job of a slot over the caller and helpers; -1 where a signal raised."""
-    count = read(slot, J_COUNT)
+def wake(team, helpers):
+    """Wake helpers, on other CPUs than the caller's."""
     if read(team, BOUND) != 0:
         keep_off(team)
-    write(slot, OPEN, 1)
-    for _ in range(min(helpers, parts - 1)):
+    for _ in range(helpers):
         call_system(read(team, POST), read(team, SEMAPHORE), 0)
+
+
+@inlined
+def run_with_helpers(
+    team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, short, state
+):
+    """Run the job of a slot over the caller and helpers; -1 where a signal raised."""
+    count = read(slot, J_COUNT)
+    write(slot, OPEN, 1)
+    if not short or read(team, AWAKE) < helpers:
+        wake(team, helpers)
     bad, own_parts, checked, raised = 0, 0, begun, False
     own_end = begun
     part = add_to(slot, NEXT, 1)
@@ -312,14 +329,39 @@ def run_with_helpers(team, slot, begun, kernel, out, src, idx, aux, args, parts,
 
 
 @inlined
-def is_worth_it(team, begun, threads):
+def is_followed(team, begun):
+    """Whether helpers are to be woken for the short calls that come after this one."""
+    return (
+        begun - read(team, LAST_END) < AWAKE_NS
+        and begun - read(team, WOKEN) > WAKE_AGAIN_NS
+        and begun >= read(team, RETRY_AT)
+    )
+
+
+@inlined
+def is_helped(team):
+    """Whether a short call need ask how many threads it may use; else it is alone."""
+    return read(team, AWAKE) > 0 or is_followed(team, now(team))
+
+
+@inlined
+def ended(team):
+    """Note the end of a call that may be split."""
+    write(team, LAST_END, now(team))
+
+
+@inlined
+def is_worth_it(team, begun, threads, wanted):
     """Whether helpers are asked at all."""
     if begun < read(team, RETRY_AT):
         return False
     if (threads & SHORT) == 0 or read(team, AWAKE) > 0:
         return True
-    # Of many short calls, one after the other, the first to be split wakes them for the next.
-    return begun - read(team, LAST_END) < AWAKE_NS
+    if is_followed(team, begun):
+        write(team, WOKEN, begun)
+        write(team, PENALTY, 0)
+        wake(team, wanted)
+    return False
 
 
 @inlined
@@ -330,12 +372,12 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, stat
     helpers = (threads & MAX_THREADS) - 1
     if helpers > 0 and parts > 1:
         begun = now(team)
-        if by_openmp or is_worth_it(team, begun, threads):
+        if by_openmp or is_worth_it(team, begun, threads, min(helpers, parts - 1)):
             slot = free_slot(team)
     if slot == 0:
         bad = run_alone(team, kernel, out, src, idx, aux, args, count, parts, state)
         if begun != 0:
-            write(team, LAST_END, now(team))
+            ended(team)
         return bad
     fill(slot, kernel, out, src, idx, aux, args, count, parts, helpers)
     if by_openmp:
@@ -343,10 +385,11 @@ def run_over(team, kernel, out, src, idx, aux, args, count, parts, threads, stat
         bad = read(slot, BAD)
     else:
         bad = run_with_helpers(
-            team, slot, begun, kernel, out, src, idx, aux, args, parts, helpers, state
-        )
+            team, slot, begun, kernel, out, src, idx, aux, args, parts,
+            min(helpers, parts - 1), (threads & SHORT) != 0, state,
+        )  # fmt: skip
     write(slot, TAKEN, 0)
-    write(team, LAST_END, now(team))
+    ended(team)
     return bad
 
 

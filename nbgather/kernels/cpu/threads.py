@@ -36,6 +36,7 @@ from nbgather.kernels.constants import (
     OPENMP_BODY,
     POST,
     SEMAPHORE,
+    SHORT,
     SLOT_WORDS,
     SLOTS,
     WAIT,
@@ -175,7 +176,10 @@ def run(
     call = kernel, out, src, idx, aux, memory_address(args), count
     if work < KEEP_GIL_BYTES:
         return int(_callable(kernel)(*call[1:6], 0, count))
-    chosen = choose() if splits(work) else 1
+    chosen = 1
+    if splits(work):
+        is_short = with_length(1, work) & SHORT
+        chosen = limits.num_threads() if is_short else choose()
     cut = parts_of(work, count, chosen, count if parts is None else parts)
     return _over_threads(call, cut, with_length(chosen, work))
 
