@@ -15,9 +15,10 @@ TURN_SECONDS = 3e-4
 HOPELESS, TRIES = 4.0, 3
 #: A call that takes as long is not slow by accident.
 LONG_SECONDS = 0.02
-#: The threads of some contestants spin on after a call that was split; calls from this length on
-#: are given a rest before their turn.
-SPLIT_SECONDS, REST_SECONDS = 3e-5, 1.5e-3
+#: The threads of some contestants spin on for 5 ms after a call that was split, and would take a
+#: core from the next; calls from this length on are given a rest before their turn, and are made
+#: some times before the clock starts, so that their own threads are awake.
+SPLIT_SECONDS, REST_SECONDS = 3e-6, 6e-3
 MOST_TURNS = 60
 
 
@@ -87,7 +88,7 @@ def race(
             for name in names[first:] + names[:first]:
                 if best[name] >= SPLIT_SECONDS:
                     rest(REST_SECONDS)
-                    turn(calls[name], 1)
+                    turn(calls[name], _batch(best[name]))
                 best[name] = min(best[name], turn(calls[name], _batch(best[name])))
         return best
     finally:
