@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.engine import arrays, backends
+from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Options
 from nbgather.operations.scores import Score
@@ -28,6 +29,19 @@ def _aspects(least: float | None) -> np.ndarray:
         log, last = decimal.Decimal(least).ln(), decimal.Decimal(NUM_ASPECTS - 1)
         steps = [log - log * k / last * 2 for k in range(NUM_ASPECTS)]
         return np.array([float(step.exp()) for step in steps])
+
+
+def step_of(
+    backend: Any, operation: Score, pair: tuple[int, ...], out: Any, ids: Any
+) -> tuple[Any, Any]:
+    """What scores the tokens ``pair`` = `[N, L]` by int64 ids: a step, and memory it refers to."""
+    aspects = _aspects(operation.min_aspect)
+    args = operation.epoch, operation.seed & _LOW32, operation.seed >> 32
+    step = backend.strategy_by_address(
+        operation.strategy, operation.grid, operation.numbers, memory_address(aspects), args,
+        pair, out, ids, run=backend.step,
+    )  # fmt: skip
+    return step, aspects
 
 
 def score(container: Any, operation: Score, operands: tuple[Any, ...], options: Options) -> Any:

@@ -221,7 +221,7 @@ def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
 #: Maskings and their parts, which have a module of their own.
 token_noise, noise_by_address = launch_masking.token_noise, launch_masking.noise_by_address
 masking, rank_tokens = launch_masking.masking, launch_masking.rank_tokens
-strategy = launch_masking.strategy
+strategy, strategy_by_address = launch_masking.strategy, launch_masking.strategy_by_address
 
 
 #: The types of pixels that can be normalised.

@@ -46,14 +46,32 @@ def strategy(
     out: np.ndarray,
 ) -> None:
     """Order a grid's tokens, as `nbgather.kernels.views.reference.strategy` does."""
+    addresses = memory_address(out), memory_address(ids)
+    if strategy_by_address(
+        name, sizes, numbers, memory_address(aspects), args, out.shape, *addresses
+    ):
+        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
+
+
+def strategy_by_address(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: int,
+    args: tuple[int, int, int],
+    pair: tuple[int, ...],
+    out: Any,
+    ids: Any,
+    run: Any = threads.run,
+) -> Any:
+    """The order of a grid's tokens `[N, L]` = ``pair`` by addresses; not 0 without memory."""
     kernel = compiler.range_kernel(
         "strategies", "make_strategy", (_STRATEGIES[name],), ("f4", "u1", "i8", "f8")
     )
-    planned = np.array([out.shape[1], *args, len(sizes), *numbers, *sizes], np.int64)
-    pointers = memory_address(out), 0, memory_address(ids), memory_address(aspects)
+    samples, tokens = pair
+    planned = np.array([tokens, *args, len(sizes), *numbers, *sizes], np.int64)
     # Ordering a token costs about what 256 bytes of copying do.
-    if threads.run(kernel, *pointers, planned, out.shape[0], out.size * 256):
-        raise MemoryError(f"no memory to order {out.shape[1]} tokens")
+    return run(kernel, out, 0, ids, aspects, planned, samples, samples * tokens * 256)
 
 
 #: The masking kernels by where the scores come from, and the type of the scores' bits.

@@ -15,11 +15,13 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _local = threading.local()
 _set: int | None = None
+#: What is called when `set_num_threads` was: compiled code that runs without Python cannot ask.
+listeners: list[Callable[[], None]] = []
 
 VARIABLE = "NBGATHER_NUM_THREADS"
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -98,6 +100,8 @@ def set_num_threads(count: int | None) -> None:
     """
     global _set
     _set = None if count is None else _checked(count)
+    for told in listeners:
+        told()
 
 
 def _checked(count: int) -> int:

@@ -1,0 +1,107 @@
+"""Operations in what XLA compiles for the CPU: one function for all of them.
+
+XLA's foreign function interface calls it with a text that says what is to be done
+(:mod:`nbgather.engine.call_text`) and the addresses of the buffers. Where XLA's version of the
+interface is none that is known, or an operation is beyond what the function can run, JAX calls
+back into Python instead: the same results, slower.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
+from jax.interpreters import mlir
+
+from nbgather.engine.call_text import key_of, program_of_text, text_of
+from nbgather.engine.programs import Specs, program_of
+from nbgather.kernels.cpu import programs
+from nbgather.operations.base import Operation, Spec
+
+#: The name of the function in what XLA compiles.
+TARGET = "nbgather"
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Register the function with XLA: None, or why calls go back into Python instead."""
+    ffi = getattr(jax, "ffi", None)
+    if ffi is None:
+        return f"JAX {jax.__version__} has no jax.ffi"
+    try:
+        capsule = ffi.pycapsule(programs.handler(program_of_text))
+        ffi.register_ffi_target(TARGET, capsule, platform="cpu", api_version=1)
+    except Exception as error:  # of whatever kind jaxlib raises
+        return f"XLA refused the function: {error}"
+    return None
+
+
+def published(operation: Operation, specs: Specs, item: bytes) -> tuple[str, Any] | None:
+    """The text of a call, and its program, which compiled code can find now; None without one."""
+    program = program_of(operation, specs, item)
+    if program is None or why_not() is not None:
+        return None
+    text = text_of(operation, specs, item)
+    key = key_of(text)
+    return (key + text, program) if programs.publish(key.encode(), program) else None
+
+
+def _element(dtype: np.dtype[Any]) -> Any:
+    return mlir.dtype_to_ir_type(dtype)
+
+
+def _as(value: Any, dtype: np.dtype[Any]) -> Any:
+    """A value of the graph in another dtype, which JAX itself need not have."""
+    kind = ir.RankedTensorType(value.type)
+    if kind.element_type == _element(dtype):
+        return value
+    return stablehlo.convert(ir.RankedTensorType.get(kind.shape, _element(dtype)), value)
+
+
+def numpy_dtype(spec: Spec) -> np.dtype[Any]:
+    """The NumPy dtype of a specification, JAX's own among them."""
+    return np.dtype(jax.numpy.dtype(spec.dtype.name))
+
+
+def lower(
+    ctx: Any,
+    values: Sequence[Any],
+    operation: Operation,
+    specs: Specs,
+    item: bytes,
+    back: Callable[..., Any],
+) -> Sequence[Any]:
+    """A call in the graph; ``specs`` say what the kernels take, an array that is not given is None.
+
+    ``back`` does the same on the host, where it must be.
+    """
+    made = published(operation, specs, item)
+    if made is None:
+        return mlir.lower_fun(back, multiple_results=True)(ctx, *values)
+    text, program = made
+    given: dict[int, Any] = {}
+    remaining = iter(values)
+    for k, spec in enumerate(specs):
+        if spec is not None:
+            given[k] = _as(next(remaining), numpy_dtype(spec))
+    used = [given[k] for k in program.uses]
+    results = operation.result(*specs)
+    types = [ir.RankedTensorType.get(r.shape, _element(numpy_dtype(r))) for r in results]
+    rule = jax.ffi.ffi_lowering(
+        TARGET,
+        operand_layouts=[_dense(specs[k]) for k in program.uses],
+        result_layouts=[_dense(r) for r in results],
+        result_types=types,
+    )
+    made_by_xla = rule(ctx, *used, call=text)
+    return [_as(v, a.dtype) for v, a in zip(made_by_xla, ctx.avals_out, strict=True)]
+
+
+def _dense(spec: Any) -> tuple[int, ...]:
+    """XLA's name for row-major order."""
+    return tuple(reversed(range(len(spec.shape))))

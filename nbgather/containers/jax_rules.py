@@ -1,0 +1,266 @@
+"""JAX's rules of the operations: one primitive, whose rules are those of the operation it carries.
+
+What is a result's shape, its tangent, its transpose and its batch is asked of the operation, so
+that ``jit``, ``grad``, ``jvp``, ``vmap`` and what is made of them follow without rules of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from nbgather.containers import jax_ffi
+from nbgather.containers.numpy import describe, item_bits
+from nbgather.engine.programs import program_of
+from nbgather.operations.base import (
+    FLOAT32,
+    INT64,
+    Apply,
+    Operation,
+    Spec,
+    contiguous_strides,
+    is_array,
+)
+from nbgather.operations.indexing import Gather, Scatter
+
+#: Executes an operation that no trace sees, and runs those that a rule is made of: handed down by
+#: the container of JAX's arrays.
+_container: Any = None
+
+#: Operands that kernels take as int64 whatever they are, and those that they take as float32 where
+#: they are narrower.
+_AS_INT64, _AS_FLOAT32 = ("sample_ids", "ids_keep"), ("noise", "scores")
+
+primitive = Primitive("nbgather")
+primitive.multiple_results = True
+
+
+class Call(NamedTuple):
+    """An operation with the operands that are arrays; hashable but for these.
+
+    ``places`` are the numbers of the operands that are arrays; of the others one may be a number,
+    which like the value that a gather fills with is told by its bits: numbers that are equal need
+    not have the same.
+    """
+
+    operation: Operation
+    places: tuple[int, ...]
+    item: bytes
+
+    def spread(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """What is known of the arrays, each in its operand's place; None in the others."""
+        operands: list[Any] = [None] * len(self.operation.names)
+        for k, array in zip(self.places, arrays, strict=True):
+            operands[k] = array
+        return tuple(operands)
+
+    def restored(self, arrays: Sequence[Any], dtype: Any) -> tuple[Operation, tuple[Any, ...]]:
+        """The operation and all of its operands; ``dtype`` is the first operand's."""
+        operation, operands = self.operation, list(self.spread(arrays))
+        if self.item:
+            value = np.frombuffer(self.item, dtype)[0]
+            if isinstance(operation, Gather):
+                operation = replace(operation, fill_value=value)
+            else:
+                operands[operation.may_be_numbers[0]] = value
+        return operation, tuple(operands)
+
+
+def call_of(operation: Operation, operands: Sequence[Any]) -> Call:
+    """What the primitive carries; a number that the first operand's dtype cannot hold is an error."""
+    places = tuple(k for k, o in enumerate(operands) if is_array(o))
+    item = b""
+    if isinstance(operation, Gather):
+        if operation.mode == "fill" and 2 not in places:
+            item = item_bits(operands[0].dtype, operation.fill_value, "fill_value").tobytes()
+        operation = replace(operation, fill_value=0)
+    elif isinstance(operation, Scatter) and 2 not in places:
+        item = item_bits(operands[0].dtype, operands[2], "src").tobytes()
+    return Call(operation, places, item)
+
+
+def spec_of(array: Any) -> Spec | None:
+    """The specification of an array or of what JAX knows of one; None for what is none."""
+    if not is_array(array) and not hasattr(array, "dtype"):
+        return None
+    dtype, shape = describe(np.dtype(array.dtype)), tuple(array.shape)
+    known = all(isinstance(n, int) for n in shape)
+    return Spec(shape, contiguous_strides(shape, dtype.itemsize) if known else (), dtype)
+
+
+def kernel_specs(operation: Operation, arrays: Sequence[Any]) -> tuple[Spec | None, ...]:
+    """The specifications of operands as kernels take them."""
+    return tuple(
+        None if a is None else _as_kernels_take(name, spec_of(a))
+        for name, a in zip(operation.names, arrays, strict=True)
+    )
+
+
+def _as_kernels_take(name: str, spec: Any) -> Spec:
+    dtype = spec.dtype
+    if name in _AS_INT64 and dtype.integer != "u8":
+        dtype = INT64
+    if name in _AS_FLOAT32 and dtype.itemsize == 2:
+        dtype = FLOAT32
+    return Spec(spec.shape, contiguous_strides(spec.shape, dtype.itemsize), dtype)
+
+
+def has_program(operation: Operation, operands: Sequence[Any]) -> bool:
+    """Whether compiled code can do an operation at once."""
+    call = call_of(operation, operands)
+    specs = kernel_specs(operation, call.spread([operands[k] for k in call.places]))
+    return program_of(call.operation, specs, call.item) is not None
+
+
+def bind(operation: Operation, operands: Sequence[Any]) -> Any:
+    """An operation as JAX sees it: its result, or a tuple of them."""
+    call = call_of(operation, operands)
+    results = primitive.bind(*(operands[k] for k in call.places), **call._asdict())
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _many(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _abstract(*avals: Any, **params: Any) -> list[Any]:
+    call = Call(**params)
+    specs = tuple(None if a is None else spec_of(a) for a in call.spread(avals))
+    results = call.operation.result(*specs)
+    made = []
+    for spec in results:
+        dtype = jax.dtypes.canonicalize_dtype(jax_ffi.numpy_dtype(spec))
+        made.append(avals[0].update(shape=spec.shape, dtype=dtype, weak_type=False))
+    return made
+
+
+def _concrete(*arrays: Any, **params: Any) -> list[Any]:
+    """Outside of a trace: as any other call, if all is on one device of the CPU."""
+    if all(_container.is_plain(a) for a in arrays):
+        operation, operands = Call(**params).restored(arrays, arrays[0].dtype)
+        return list(_many(_container.run_concrete(operation, operands)))
+    return list(jax.jit(lambda *a: primitive.bind(*a, **params))(*arrays))
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
+    call, do = Call(**params), _container.apply(primals[0])
+    operation, operands = call.restored(primals, primals[0].dtype)
+    given = tuple(None if isinstance(t, ad.Zero) else t for t in tangents)
+    if operation.differentiable_parts and any(t is not None for t in given):
+        return _jvp_of_parts(do, call, primals, given)
+    results = primitive.bind(*primals, **params)
+    moved = call.spread(given)
+    if all(moved[k] is None for k in operation.differentiable):
+        return results, [ad.Zero.from_primal_value(r) for r in results]
+    specs = tuple(map(spec_of, operands))
+    sides = tuple(
+        None if k in operation.differentiable else o for k, o in enumerate(operands)
+    )
+    return results, [operation.tangent(do, moved, specs, sides)]
+
+
+def _jvp_of_parts(do: Apply, call: Call, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """Of an operation whose parts have tangents."""
+    moving = [k for k, t in enumerate(tangents) if t is not None]
+
+    def parts(*values: Any) -> tuple[Any, ...]:
+        arrays = list(primals)
+        for k, value in zip(moving, values, strict=True):
+            arrays[k] = value
+        operation, operands = call.restored(arrays, primals[0].dtype)
+        return _many(operation.lower(do, *operands))
+
+    results, made = jax.jvp(
+        parts, tuple(primals[k] for k in moving), tuple(tangents[k] for k in moving)
+    )
+    return results, [
+        ad.Zero.from_primal_value(r) if t.dtype == jax.dtypes.float0 else t
+        for r, t in zip(results, made, strict=True)
+    ]
+
+
+def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[Any]:
+    call, (cotangent,) = Call(**params), cotangents
+    linear = [ad.is_undefined_primal(a) for a in arrays]
+    if isinstance(cotangent, ad.Zero):
+        return [ad.Zero(a.aval) if is_it else None for a, is_it in zip(arrays, linear, strict=True)]
+    operation = call.operation
+    avals = [a.aval if is_it else a for a, is_it in zip(arrays, linear, strict=True)]
+    specs = tuple(None if a is None else spec_of(a) for a in call.spread(avals))
+    places = operation.differentiable
+    is_linear = call.spread(linear)
+    sides = tuple(
+        None if k in places else a for k, a in enumerate(call.spread(arrays))
+    )
+    made = operation.transpose(
+        _container.apply(cotangent), cotangent, specs, sides,
+        tuple(bool(is_linear[k]) for k in places),
+    )  # fmt: skip
+    by_place = dict(zip(places, made, strict=True))
+    return [
+        by_place[k] if is_it else None for k, is_it in zip(call.places, linear, strict=True)
+    ]
+
+
+def _batch(arrays: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
+    call, do = Call(**params), _container.apply(arrays[0])
+    (size,) = {a.shape[k] for a, k in zip(arrays, axes, strict=True) if k is not None}
+    operation, operands = call.restored(arrays, arrays[0].dtype)
+    if type(operation).batch is Operation.batch:
+        results = jax.vmap(
+            lambda *a: _many(call.restored(a, arrays[0].dtype)[0].lower(do, *call.spread(a))),
+            tuple(axes),
+        )(*arrays)
+    else:
+        if isinstance(operation, Scatter) and 2 not in call.places:
+            shape = np.delete(arrays[1].shape, axes[1]) if axes[1] is not None else arrays[1].shape
+            number = jax.numpy.full(tuple(map(int, shape)), operands[2], arrays[0].dtype)
+            operands = (*operands[:2], number)
+        results = _many(operation.batch(do, size, operands, call.spread(axes)))
+    return results, (0,) * len(results)
+
+
+def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
+    call, avals = Call(**params), ctx.avals_in
+    specs = kernel_specs(call.operation, call.spread(avals))
+
+    def back(*arrays: Any) -> Any:
+        """The same on the host."""
+
+        def host(*views: Any) -> tuple[Any, ...]:
+            views = tuple(map(np.asarray, views))
+            operation, operands = call.restored(views, avals[0].dtype)
+            results = _many(_container.run_on_host(operation, operands))
+            return tuple(r.astype(a.dtype) for r, a in zip(results, ctx.avals_out, strict=True))
+
+        shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out)
+        return jax.pure_callback(host, shapes, *arrays)
+
+    return jax_ffi.lower(ctx, values, call.operation, specs, call.item, back)
+
+
+def _elsewhere(ctx: Any, *values: Any, **params: Any) -> Any:
+    places = ", ".join(ctx.module_context.platforms)
+    raise NotImplementedError(
+        f"{type(params['operation']).__name__} was traced by JAX for {places}: nbgather has kernels"
+        " for the CPU there; call it outside of jit, or on arrays of jax.devices('cpu')"
+    )
+
+
+def install(container: Any) -> None:
+    """Give the primitive its rules, which ask a container to run what they are made of."""
+    global _container
+    _container = container
+    primitive.def_impl(_concrete)
+    primitive.def_abstract_eval(_abstract)
+    ad.primitive_jvps[primitive] = _jvp
+    ad.primitive_transposes[primitive] = _transpose
+    batching.primitive_batchers[primitive] = _batch
+    mlir.register_lowering(primitive, _elsewhere)
+    mlir.register_lowering(primitive, _lower, platform="cpu")
