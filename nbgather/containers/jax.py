@@ -13,12 +13,34 @@ import jax
 import numpy as np
 
 from nbgather.containers import jax_calls, jax_rules
-from nbgather.containers.base import Container, HostViews, Run
+from nbgather.containers.base import IDS, Container, HostViews, Run
 from nbgather.containers.numpy import NumpyContainer
 from nbgather.operations.base import PLAIN, Apply, Operation, Options
 
 #: Dtypes of which a byte holds more than one item, or part of one.
 _PACKED = ("int1", "uint1", "int2", "uint2", "int4", "uint4", "float4_e2m1fn")
+#: Functions of a namespace that make an array on a device.
+_MAKERS = ("arange", "asarray", "full", "zeros")
+
+
+class _Namespace:
+    """jax.numpy, whose int64 is int32 where JAX has no other, and whose new arrays are anywhere.
+
+    What a traced array says of its device is for JAX alone.
+    """
+
+    @property
+    def int64(self) -> Any:
+        return jax.dtypes.canonicalize_dtype(np.int64)
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(jax.numpy, name)
+        if name not in _MAKERS:
+            return function
+        return lambda *args, device=None, **options: function(*args, **options)
+
+
+_NAMESPACE = _Namespace()
 
 
 class JaxContainer(HostViews):
@@ -70,7 +92,22 @@ class JaxContainer(HostViews):
         return jax.device_put(array, place)
 
     def namespace(self, array: Any) -> Any:
-        return jax.numpy
+        return _NAMESPACE
+
+    def host_scalar(self, array: Any) -> Any:
+        self._require_value(array, "a scalar")
+        return super().host_scalar(array)
+
+    def host_integers(self, array: Any, what: str) -> np.ndarray:
+        self._require_value(array, what)
+        return super().host_integers(array, what)
+
+    def _require_value(self, array: Any, what: str) -> None:
+        if isinstance(array, jax.core.Tracer):
+            raise TypeError(
+                f"{what} came as an array that JAX traces, which does not know its values: a number"
+                " of Python is needed, or a list of them"
+            )
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if any(isinstance(o, jax.core.Tracer) for o in operands):
@@ -91,7 +128,7 @@ class JaxContainer(HostViews):
     def run_on_host(self, operation: Operation, views: tuple[Any, ...]) -> Any:
         """An operation on NumPy arrays, in the middle of what XLA executes."""
         ready = tuple(
-            self.ids_view(v) if name == "sample_ids" else v
+            self.ids_view(v) if name in IDS else v
             for name, v in zip(operation.names, views, strict=True)
         )
         return self.numpy.execute(operation, ready, PLAIN)

@@ -37,13 +37,13 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
         as_jax(o, name) if is_array(o) else o
         for o, name in zip(operands, operation.names, strict=True)
     )
-    if isinstance(operation, RestoreTokens):
-        arrays = _with_token(operation, arrays)
     return run(container, operation, arrays)
 
 
 def run(container: Any, operation: Operation, arrays: tuple[Any, ...]) -> Any:
     """An operation on arrays of JAX: bound as one where it has a program, else made of others."""
+    if isinstance(operation, RestoreTokens):
+        arrays = _with_token(operation, arrays)
     specs = tuple(map(jax_rules.spec_of, arrays))
     operation.check(*specs)
     for spec, name in zip(specs, operation.names, strict=True):

@@ -16,6 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from nbgather.containers import jax_ffi
+from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
 from nbgather.engine.programs import program_of
 from nbgather.operations.base import (
@@ -33,9 +34,8 @@ from nbgather.operations.indexing import Gather, Scatter
 #: the container of JAX's arrays.
 _container: Any = None
 
-#: Operands that kernels take as int64 whatever they are, and those that they take as float32 where
-#: they are narrower.
-_AS_INT64, _AS_FLOAT32 = ("sample_ids", "ids_keep"), ("noise", "scores")
+#: Operands that kernels take as float32 where they are narrower.
+_SCORES = ("noise", "scores")
 
 primitive = Primitive("nbgather")
 primitive.multiple_results = True
@@ -87,7 +87,7 @@ def call_of(operation: Operation, operands: Sequence[Any]) -> Call:
 
 def spec_of(array: Any) -> Spec | None:
     """The specification of an array or of what JAX knows of one; None for what is none."""
-    if not is_array(array) and not hasattr(array, "dtype"):
+    if not is_array(array):
         return None
     dtype, shape = describe(np.dtype(array.dtype)), tuple(array.shape)
     known = all(isinstance(n, int) for n in shape)
@@ -104,9 +104,9 @@ def kernel_specs(operation: Operation, arrays: Sequence[Any]) -> tuple[Spec | No
 
 def _as_kernels_take(name: str, spec: Any) -> Spec:
     dtype = spec.dtype
-    if name in _AS_INT64 and dtype.integer != "u8":
+    if name in IDS and dtype.integer != "u8":
         dtype = INT64
-    if name in _AS_FLOAT32 and dtype.itemsize == 2:
+    if name in _SCORES and dtype.itemsize == 2:
         dtype = FLOAT32
     return Spec(spec.shape, contiguous_strides(spec.shape, dtype.itemsize), dtype)
 
@@ -157,7 +157,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     results = primitive.bind(*primals, **params)
     moved = call.spread(given)
     if all(moved[k] is None for k in operation.differentiable):
-        return results, [ad.Zero.from_primal_value(r) for r in results]
+        return results, [_zero(r) for r in results]
     specs = tuple(map(spec_of, operands))
     sides = tuple(
         None if k in operation.differentiable else o for k, o in enumerate(operands)
@@ -179,10 +179,17 @@ def _jvp_of_parts(do: Apply, call: Call, primals: Sequence[Any], tangents: Seque
     results, made = jax.jvp(
         parts, tuple(primals[k] for k in moving), tuple(tangents[k] for k in moving)
     )
+    if getattr(call.operation, "affine", None) is not None:
+        # XLA may round another way than kernels do where it computes with pixels.
+        results = primitive.bind(*primals, **call._asdict())
     return results, [
-        ad.Zero.from_primal_value(r) if t.dtype == jax.dtypes.float0 else t
-        for r, t in zip(results, made, strict=True)
+        _zero(r) if t.dtype == jax.dtypes.float0 else t for r, t in zip(results, made, strict=True)
     ]
+
+
+def _zero(result: Any) -> Any:
+    """The tangent of what has none."""
+    return ad.Zero(jax.typeof(result).to_tangent_aval())
 
 
 def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class Keep:
             for n, number in enumerate(self.counts):
                 _between(number, length, f"num_keep[{n}]")
         return self
+
+    def repeated(self, times: int) -> Keep:
+        """The same for so many times the samples, one batch of them after the other."""
+        return self if self.counts is None else replace(self, counts=self.counts * times)
 
     def valid_slots(self) -> np.ndarray:
         """Which slots hold a token where each sample has a number of its own: bool `[N, K]`."""

@@ -16,6 +16,7 @@ from nbgather.operations.base import (
     Operation,
     Spec,
     Tuple,
+    batch_of_samples,
     device_of,
     fresh,
     known,
@@ -53,6 +54,9 @@ class Patchify(Operation):
 
     def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
         return do.run(self, tangents[0])
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return batch_of_samples(self, do, size, operands, axes)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         (images,) = operands
@@ -103,6 +107,9 @@ class Unpatchify(Operation):
     def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
         return do.run(self, tangents[0])
 
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return batch_of_samples(self, do, size, operands, axes)
+
     def lower(self, do: Apply, *operands: Any) -> Any:
         (patches,) = operands
         xp, nd = do.xp, len(self.patch_size)
@@ -141,6 +148,9 @@ class CutPatches(Operation):
         dtype = images.dtype if self.affine is None else FLOAT32
         width = math.prod(self.patch_size) * images.shape[1]
         return (fresh((*ids.shape, width), dtype, images),)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return batch_of_samples(self, do, size, operands, axes)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         images, ids_keep = operands

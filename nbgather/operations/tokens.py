@@ -67,7 +67,8 @@ class RankTokens(Operation):
         return ranks(self.keep.check(samples, length), samples, length, scores)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        return batch_of_samples(self, do, size, operands, axes)
+        merged = RankTokens(self.keep.repeated(size))
+        return batch_of_samples(merged, do, size, operands, axes)
 
 
 @dataclass(frozen=True)
