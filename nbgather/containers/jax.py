@@ -61,9 +61,14 @@ class JaxContainer(HostViews):
             raise TypeError(
                 f"{what} is a JAX array of dtype {array.dtype}: plain numbers are needed"
             )
-        if not isinstance(array, jax.core.Tracer) and not self.is_plain(array):
-            places = ", ".join(sorted(map(str, array.devices())))
-            raise TypeError(f"{what} is a JAX array on {places}: one CPU device is needed")
+        if not isinstance(array, jax.core.Tracer):
+            places = array.devices()
+            if {d.platform for d in places} != {"cpu"}:
+                names = ", ".join(sorted(map(str, places)))
+                raise TypeError(
+                    f"{what} is a JAX array on {names}: one on the CPU is needed, as"
+                    f" jax.device_put({what}, jax.devices('cpu')[0])"
+                )
         return self
 
     def is_plain(self, array: Any) -> bool:
@@ -110,7 +115,7 @@ class JaxContainer(HostViews):
             )
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if any(isinstance(o, jax.core.Tracer) for o in operands):
+        if not all(self.is_plain(o) for o in operands if isinstance(o, jax.Array)):
             return jax_calls.call(self, operation, operands, options)
         return super().execute(operation, operands, options)
 

@@ -68,6 +68,11 @@ def numpy_dtype(spec: Spec) -> np.dtype[Any]:
     return np.dtype(jax.numpy.dtype(spec.dtype.name))
 
 
+def jax_dtype(spec: Spec) -> np.dtype[Any]:
+    """The dtype that JAX has for a specification: int32 for int64 where x64 is off."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(numpy_dtype(spec)))
+
+
 def lower(
     ctx: Any,
     values: Sequence[Any],

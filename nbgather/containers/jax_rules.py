@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nbgather.containers import jax_ffi
+from nbgather.containers import jax_ffi, jax_mesh
 from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
 from nbgather.engine.programs import program_of
@@ -121,7 +121,8 @@ def has_program(operation: Operation, operands: Sequence[Any]) -> bool:
 def bind(operation: Operation, operands: Sequence[Any]) -> Any:
     """An operation as JAX sees it: its result, or a tuple of them."""
     call = call_of(operation, operands)
-    results = primitive.bind(*(operands[k] for k in call.places), **call._asdict())
+    arrays = jax_mesh.alike([operands[k] for k in call.places])
+    results = primitive.bind(*arrays, **call._asdict())
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -133,11 +134,7 @@ def _abstract(*avals: Any, **params: Any) -> list[Any]:
     call = Call(**params)
     specs = tuple(None if a is None else spec_of(a) for a in call.spread(avals))
     results = call.operation.result(*specs)
-    made = []
-    for spec in results:
-        dtype = jax.dtypes.canonicalize_dtype(jax_ffi.numpy_dtype(spec))
-        made.append(avals[0].update(shape=spec.shape, dtype=dtype, weak_type=False))
-    return made
+    return [jax_mesh.result(avals[0], r.shape, jax_ffi.jax_dtype(r)) for r in results]
 
 
 def _concrete(*arrays: Any, **params: Any) -> list[Any]:
@@ -211,7 +208,8 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[A
     )  # fmt: skip
     by_place = dict(zip(places, made, strict=True))
     return [
-        by_place[k] if is_it else None for k, is_it in zip(call.places, linear, strict=True)
+        jax_mesh.vary_like(by_place[k], a.aval) if is_it else None
+        for k, a, is_it in zip(call.places, arrays, linear, strict=True)
     ]
 
 

@@ -1,0 +1,54 @@
+"""What a type of JAX says besides shape and dtype: over which axes of a mesh a value varies.
+
+Inside of ``jax.shard_map`` a value is the same on all devices along an axis, or it varies; operands
+of one operation must agree. JAX has had several names for this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+
+def _axes(aval: Any) -> frozenset[str]:
+    """The axes along which a value varies."""
+    kind = getattr(aval, "manual_axis_type", None)
+    varying = getattr(aval, "vma", frozenset()) if kind is None else kind.varying
+    return frozenset(varying)
+
+
+def _varied(array: Any, axes: frozenset[str]) -> Any:
+    """An array as one that varies along more axes."""
+    missing = tuple(sorted(axes - _axes(jax.typeof(array))))
+    if not missing:
+        return array
+    cast = getattr(jax.lax, "pcast", None)
+    return jax.lax.pvary(array, missing) if cast is None else cast(array, missing, to="varying")
+
+
+def alike(arrays: Sequence[Any]) -> list[Any]:
+    """Operands that vary along the same axes."""
+    if not hasattr(jax, "typeof"):
+        return list(arrays)
+    axes = frozenset[str]().union(*(_axes(jax.typeof(a)) for a in arrays))
+    return [_varied(a, axes) for a in arrays] if axes else list(arrays)
+
+
+def vary_like(array: Any, aval: Any) -> Any:
+    """A cotangent as its primal's type has it."""
+    axes = _axes(aval)
+    return _varied(array, axes) if axes else array
+
+
+def result(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The type of a result beside an operand of the type ``aval``; whole on every device."""
+    sharding = getattr(aval, "sharding", None)
+    if sharding is None:
+        return jax.core.ShapedArray(shape, dtype)
+    whole = jax.sharding.PartitionSpec(*(None,) * len(shape))
+    return aval.update(
+        shape=shape, dtype=dtype, weak_type=False,
+        sharding=jax.sharding.NamedSharding(sharding.mesh, whole),
+    )  # fmt: skip
