@@ -120,10 +120,16 @@ class JaxContainer(HostViews):
         return super().execute(operation, operands, options)
 
     def apply(self, array: Any, backend: str | None = None) -> Apply:
-        """What rules are made of: JAX sees it, traced or not."""
-        return Apply(
-            lambda operation, *operands: jax_calls.run(self, operation, operands),
-            lambda: self.namespace(array),
+        return self.rule_apply()
+
+    def rule_apply(self, in_place: bool = False) -> Apply:
+        """What rules are made of, see :class:`nbgather.containers.jax_rules.RuleApply`."""
+        return jax_rules.RuleApply(
+            lambda operation, operands, in_place: jax_calls.run(
+                self, operation, operands, in_place
+            ),
+            lambda: _NAMESPACE,
+            in_place,
         )
 
     def run_concrete(self, operation: Operation, operands: tuple[Any, ...]) -> Any:

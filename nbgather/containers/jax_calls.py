@@ -40,7 +40,9 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
     return run(container, operation, arrays)
 
 
-def run(container: Any, operation: Operation, arrays: tuple[Any, ...]) -> Any:
+def run(
+    container: Any, operation: Operation, arrays: tuple[Any, ...], in_place: bool = False
+) -> Any:
     """An operation on arrays of JAX: bound as one where it has a program, else made of others."""
     if isinstance(operation, RestoreTokens):
         arrays = _with_token(operation, arrays)
@@ -51,8 +53,11 @@ def run(container: Any, operation: Operation, arrays: tuple[Any, ...]) -> Any:
             _require_sizes(spec, name)
     pads = operation.may_pad and operation.keep.counts is not None  # type: ignore[attr-defined]
     if not pads and jax_rules.has_program(operation, arrays):
-        return jax_rules.bind(operation, arrays)
-    results = operation.lower(container.apply(arrays[0]), *arrays)
+        return jax_rules.bind(operation, arrays, in_place)
+    arrays = tuple(
+        jax.numpy.broadcast_to(a.array, a.shape) if jax_rules.is_spread(a) else a for a in arrays
+    )
+    results = operation.lower(container.rule_apply(), *arrays)
     if not pads:
         return results
     slots = operation.keep.valid_slots()  # type: ignore[attr-defined]

@@ -80,10 +80,12 @@ def lower(
     specs: Specs,
     item: bytes,
     back: Callable[..., Any],
+    in_place: bool = False,
 ) -> Sequence[Any]:
     """A call in the graph; ``specs`` say what the kernels take, an array that is not given is None.
 
-    ``back`` does the same on the host, where it must be.
+    ``back`` does the same on the host, where it must be. ``in_place``: the first operand's memory
+    becomes the result's, XLA copying it where it is used again.
     """
     made = published(operation, specs, item)
     if made is None:
@@ -102,6 +104,7 @@ def lower(
         operand_layouts=[_dense(specs[k]) for k in program.uses],
         result_layouts=[_dense(r) for r in results],
         result_types=types,
+        operand_output_aliases={0: 0} if in_place else None,
     )
     made_by_xla = rule(ctx, *used, call=text)
     return [_as(v, a.dtype) for v, a in zip(made_by_xla, ctx.avals_out, strict=True)]

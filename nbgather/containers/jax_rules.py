@@ -18,7 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from nbgather.containers import jax_ffi, jax_mesh
 from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
-from nbgather.engine.programs import program_of
+from nbgather.engine.programs import held, program_of
 from nbgather.operations.base import (
     FLOAT32,
     INT64,
@@ -41,17 +41,46 @@ primitive = Primitive("nbgather")
 primitive.multiple_results = True
 
 
+class Spread(NamedTuple):
+    """An array that is to be broadcast to a shape, and that no memory is filled with for it."""
+
+    array: Any
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+class RuleApply(Apply):
+    """What rules are made of: JAX sees it, traced or not.
+
+    ``in_place`` says that the first operand of a scatter is made for it, and not used again.
+    """
+
+    __slots__ = ("in_place",)
+
+    def __init__(self, run: Any, namespace: Any, in_place: bool = False) -> None:
+        super().__init__(
+            lambda operation, *operands: run(operation, operands, in_place), namespace
+        )
+        self.in_place = in_place
+
+    def spread(self, array: Any, shape: tuple[int, ...]) -> Any:
+        return Spread(array, shape, array.dtype)
+
+
 class Call(NamedTuple):
     """An operation with the operands that are arrays; hashable but for these.
 
     ``places`` are the numbers of the operands that are arrays; of the others one may be a number,
     which like the value that a gather fills with is told by its bits: numbers that are equal need
-    not have the same.
+    not have the same. ``spread`` is the shape that an index is broadcast to, and ``in_place``
+    whether a scatter may have the memory of its first operand.
     """
 
     operation: Operation
     places: tuple[int, ...]
     item: bytes
+    spread_to: tuple[int, ...] | None = None
+    in_place: bool = False
 
     def spread(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """What is known of the arrays, each in its operand's place; None in the others."""
@@ -60,9 +89,21 @@ class Call(NamedTuple):
             operands[k] = array
         return tuple(operands)
 
+    def specs(self, arrays: Sequence[Any]) -> tuple[Spec | None, ...]:
+        """The specifications of all operands."""
+        specs = [spec_of(a) for a in self.spread(arrays)]
+        index = specs[1] if len(specs) > 1 else None
+        if self.spread_to is not None and index is not None:
+            steps = zip(index.shape, index.strides, strict=True)
+            strides = tuple(0 if n == 1 else s for n, s in steps)
+            specs[1] = Spec(self.spread_to, strides, index.dtype)
+        return tuple(specs)
+
     def restored(self, arrays: Sequence[Any], dtype: Any) -> tuple[Operation, tuple[Any, ...]]:
         """The operation and all of its operands; ``dtype`` is the first operand's."""
         operation, operands = self.operation, list(self.spread(arrays))
+        if self.spread_to is not None:
+            operands[1] = jax.numpy.broadcast_to(operands[1], self.spread_to)
         if self.item:
             value = np.frombuffer(self.item, dtype)[0]
             if isinstance(operation, Gather):
@@ -72,17 +113,24 @@ class Call(NamedTuple):
         return operation, tuple(operands)
 
 
-def call_of(operation: Operation, operands: Sequence[Any]) -> Call:
+def call_of(operation: Operation, operands: Sequence[Any], in_place: bool = False) -> Call:
     """What the primitive carries; a number that the first operand's dtype cannot hold is an error."""
     places = tuple(k for k, o in enumerate(operands) if is_array(o))
     item = b""
+    spread_to = operands[1].shape if len(operands) > 1 and is_spread(operands[1]) else None
     if isinstance(operation, Gather):
         if operation.mode == "fill" and 2 not in places:
             item = item_bits(operands[0].dtype, operation.fill_value, "fill_value").tobytes()
         operation = replace(operation, fill_value=0)
     elif isinstance(operation, Scatter) and 2 not in places:
         item = item_bits(operands[0].dtype, operands[2], "src").tobytes()
-    return Call(operation, places, item)
+    in_place = in_place and isinstance(operation, Scatter) and operands[0].ndim > 0
+    return Call(operation, places, item, spread_to, in_place)
+
+
+def is_spread(operand: Any) -> bool:
+    """Whether an operand is an array that is still to be broadcast."""
+    return isinstance(operand, Spread)
 
 
 def spec_of(array: Any) -> Spec | None:
@@ -94,34 +142,44 @@ def spec_of(array: Any) -> Spec | None:
     return Spec(shape, contiguous_strides(shape, dtype.itemsize) if known else (), dtype)
 
 
-def kernel_specs(operation: Operation, arrays: Sequence[Any]) -> tuple[Spec | None, ...]:
+def kernel_specs(call: Call, arrays: Sequence[Any]) -> tuple[Spec | None, ...]:
     """The specifications of operands as kernels take them."""
-    return tuple(
-        None if a is None else _as_kernels_take(name, spec_of(a))
-        for name, a in zip(operation.names, arrays, strict=True)
-    )
+    specs = [
+        None if s is None else _as_kernels_take(name, s)
+        for name, s in zip(call.operation.names, call.specs(arrays), strict=True)
+    ]
+    if call.in_place:
+        specs[0] = held(specs[0])  # type: ignore[arg-type]
+    return tuple(specs)
 
 
-def _as_kernels_take(name: str, spec: Any) -> Spec:
+def _as_kernels_take(name: str, spec: Spec) -> Spec:
     dtype = spec.dtype
     if name in IDS and dtype.integer != "u8":
         dtype = INT64
     if name in _SCORES and dtype.itemsize == 2:
         dtype = FLOAT32
+    if dtype == spec.dtype:
+        return spec
     return Spec(spec.shape, contiguous_strides(spec.shape, dtype.itemsize), dtype)
 
 
 def has_program(operation: Operation, operands: Sequence[Any]) -> bool:
     """Whether compiled code can do an operation at once."""
     call = call_of(operation, operands)
-    specs = kernel_specs(operation, call.spread([operands[k] for k in call.places]))
-    return program_of(call.operation, specs, call.item) is not None
+    arrays = [arrays_of(operands[k]) for k in call.places]
+    return program_of(call.operation, kernel_specs(call, arrays), call.item) is not None
 
 
-def bind(operation: Operation, operands: Sequence[Any]) -> Any:
+def arrays_of(operand: Any) -> Any:
+    """The array of an operand, without the shape that it is to have."""
+    return operand.array if is_spread(operand) else operand
+
+
+def bind(operation: Operation, operands: Sequence[Any], in_place: bool = False) -> Any:
     """An operation as JAX sees it: its result, or a tuple of them."""
-    call = call_of(operation, operands)
-    arrays = jax_mesh.alike([operands[k] for k in call.places])
+    call = call_of(operation, operands, in_place)
+    arrays = jax_mesh.alike([arrays_of(operands[k]) for k in call.places])
     results = primitive.bind(*arrays, **call._asdict())
     return results[0] if len(results) == 1 else tuple(results)
 
@@ -132,8 +190,7 @@ def _many(results: Any) -> tuple[Any, ...]:
 
 def _abstract(*avals: Any, **params: Any) -> list[Any]:
     call = Call(**params)
-    specs = tuple(None if a is None else spec_of(a) for a in call.spread(avals))
-    results = call.operation.result(*specs)
+    results = call.operation.result(*call.specs(avals))
     return [jax_mesh.result(avals[0], r.shape, jax_ffi.jax_dtype(r)) for r in results]
 
 
@@ -146,7 +203,7 @@ def _concrete(*arrays: Any, **params: Any) -> list[Any]:
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    call, do = Call(**params), _container.apply(primals[0])
+    call, do = Call(**params), _container.rule_apply()
     operation, operands = call.restored(primals, primals[0].dtype)
     given = tuple(None if isinstance(t, ad.Zero) else t for t in tangents)
     if operation.differentiable_parts and any(t is not None for t in given):
@@ -196,14 +253,15 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[A
         return [ad.Zero(a.aval) if is_it else None for a, is_it in zip(arrays, linear, strict=True)]
     operation = call.operation
     avals = [a.aval if is_it else a for a, is_it in zip(arrays, linear, strict=True)]
-    specs = tuple(None if a is None else spec_of(a) for a in call.spread(avals))
+    specs = call.specs(avals)
     places = operation.differentiable
     is_linear = call.spread(linear)
-    sides = tuple(
-        None if k in places else a for k, a in enumerate(call.spread(arrays))
-    )
+    sides = list(call.spread(arrays))
+    if call.spread_to is not None:
+        sides[1] = jax.numpy.broadcast_to(sides[1], call.spread_to)
+    sides = [None if k in places else a for k, a in enumerate(sides)]
     made = operation.transpose(
-        _container.apply(cotangent), cotangent, specs, sides,
+        _container.rule_apply(in_place=True), cotangent, specs, tuple(sides),
         tuple(bool(is_linear[k]) for k in places),
     )  # fmt: skip
     by_place = dict(zip(places, made, strict=True))
@@ -214,7 +272,7 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[A
 
 
 def _batch(arrays: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
-    call, do = Call(**params), _container.apply(arrays[0])
+    call, do = Call(**params), _container.rule_apply()
     (size,) = {a.shape[k] for a, k in zip(arrays, axes, strict=True) if k is not None}
     operation, operands = call.restored(arrays, arrays[0].dtype)
     if type(operation).batch is Operation.batch:
@@ -233,7 +291,7 @@ def _batch(arrays: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
 
 def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
     call, avals = Call(**params), ctx.avals_in
-    specs = kernel_specs(call.operation, call.spread(avals))
+    specs = kernel_specs(call, avals)
 
     def back(*arrays: Any) -> Any:
         """The same on the host."""
@@ -247,7 +305,7 @@ def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
         shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out)
         return jax.pure_callback(host, shapes, *arrays)
 
-    return jax_ffi.lower(ctx, values, call.operation, specs, call.item, back)
+    return jax_ffi.lower(ctx, values, call.operation, specs, call.item, back, call.in_place)
 
 
 def _elsewhere(ctx: Any, *values: Any, **params: Any) -> Any:

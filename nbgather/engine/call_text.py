@@ -15,7 +15,7 @@ from typing import Any
 from nbgather.engine.programs import Specs, program_of
 from nbgather.kernels.program import KEY_BYTES, Program
 from nbgather.operations import indexing, patches, scores, tokens
-from nbgather.operations.base import DType, Operation, Spec, contiguous_strides
+from nbgather.operations.base import DType, Operation, Spec
 from nbgather.operations.keep import Keep
 
 #: What a text begins with; another number where the same words mean something else.
@@ -37,7 +37,7 @@ def text_of(operation: Operation, specs: Specs, item: bytes) -> str:
     fields = {f.name: getattr(operation, f.name) for f in dataclasses.fields(operation)}  # type: ignore[arg-type]
     if "keep" in fields:
         fields["keep"] = dataclasses.asdict(fields["keep"])
-    described = [None if s is None else [list(s.shape), *s.dtype[:3]] for s in specs]
+    described = [None if s is None else [s.shape, s.strides, *s.dtype[:3]] for s in specs]
     call = [FORMAT, type(operation).__name__, fields, described, item.hex()]
     return json.dumps(call, separators=(",", ":"))
 
@@ -78,6 +78,7 @@ def program_of_text(text: str) -> Program:
     return program
 
 
-def _spec(shape: list[int], name: str, itemsize: int, integer: str | None) -> Spec:
-    sizes = tuple(shape)
-    return Spec(sizes, contiguous_strides(sizes, itemsize), DType(name, itemsize, integer))
+def _spec(
+    shape: list[int], strides: list[int], name: str, itemsize: int, integer: str | None
+) -> Spec:
+    return Spec(tuple(shape), tuple(strides), DType(name, itemsize, integer))

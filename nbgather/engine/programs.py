@@ -50,7 +50,8 @@ def program_of(operation: Operation, specs: Specs, item: bytes = b"") -> Program
     operation : Operation
         Whatever is not known of it yet is in ``item``.
     specs : tuple of Spec or None
-        Of C-contiguous arrays in native byte order; ids are int64, scores float32 or float64.
+        Of C-contiguous arrays in native byte order; ids are int64, scores float32 or float64. An
+        index may have strides of 0 where it is broadcast; see also :func:`held`.
     item : bytes
         The bits of the value that a gather fills with, or of the number that is scattered.
     """
@@ -61,6 +62,11 @@ def program_of(operation: Operation, specs: Specs, item: bytes = b"") -> Program
     return program if program.mask <= _MOST_MASK else None
 
 
+def held(spec: Spec) -> Spec:
+    """The specification of a scatter's input whose memory the result has: strides of 0."""
+    return spec._replace(strides=(0,) * len(spec.shape))
+
+
 def _backend() -> Any:
     return backends.get("cpu")
 
@@ -68,7 +74,7 @@ def _backend() -> Any:
 def _of_index(index: Spec, operand: int, dim: int, size: int, from_end: bool = False) -> Fault:
     """What is said of an index that is out of bounds."""
     return Fault(
-        operand, index.dtype.integer or "i8", index.shape, size, from_end,
+        operand, index.dtype.integer or "i8", index.shape, index.strides, size, from_end,
         bad_index.message(chr(VALUE), chr(PLACE), dim, size),
         bad_index.unseen(dim, size),
     )  # fmt: skip
@@ -112,7 +118,9 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     backend, target, given = _backend(), small.result(0), small.operand(0)
     value = np.frombuffer(item or b"\0", np.uint8)
     steps = []
-    if not plan.copies or not plan.count:
+    if x.shape and x.strides == held(x).strides:
+        given = target
+    elif not plan.copies or not plan.count:
         steps.append(backend.copy(target, given, plan.nbytes, run=backend.step))
         given = target
     mask = 0

@@ -15,13 +15,15 @@ import numpy as np
 from nbgather.kernels import small
 from nbgather.kernels.small import Step
 
-#: The words of a program before the sizes of its index, and the numbers of its steps after those.
+#: The words of a program before the sizes of its index, its strides in bytes, and the numbers of
+#: the steps.
 HEADER = (
     "operands", "results",  # how many; -1 operands: nothing is looked at, since it must fail
     "mask",  # the bits that are 0 in the addresses of all buffers
     "scalars",  # a bit for each operand that is a whole number: its value counts, not its address
     "bad",  # not 0 where every index is out of bounds, so that nothing is run
     "index", "code", "size", "from_end", "ndim",  # the operand that is looked through, or -1
+    "dense",  # whether it has no gaps and is broadcast nowhere
     "text", "text_bytes",  # what is said of a bad index, with VALUE and PLACE in it
     "other", "status",  # what is said where a step failed otherwise, and XLA's code for that
     "numbers",  # where the numbers of the steps begin, in words
@@ -54,8 +56,8 @@ class Fault(NamedTuple):
     ----------
     index : int
         The operand that is looked through for the first value out of bounds, or -1.
-    dtype, shape : str, tuple of int
-        Its dtype as ``i8``, ``u1``, ..., and its shape.
+    dtype, shape, strides : str, tuple of int, tuple of int
+        Its dtype as ``i8``, ``u1``, ..., its shape, and its strides in bytes.
     size, from_end : int, bool
         Values from 0 to ``size`` - 1 are in bounds, and with ``from_end`` from -``size`` up.
     text : str
@@ -69,6 +71,7 @@ class Fault(NamedTuple):
     index: int = -1
     dtype: str = "i8"
     shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
     size: int = 0
     from_end: bool = False
     text: str = ""
@@ -94,6 +97,15 @@ class Program(NamedTuple):
     owner: Any = None
 
 
+def _is_dense(fault: Fault) -> bool:
+    step = int(fault.dtype[1:])
+    for n, stride in zip(reversed(fault.shape), reversed(fault.strides), strict=True):
+        if n != 1 and stride != step:
+            return False
+        step *= n
+    return True
+
+
 def words_of(program: Program) -> tuple[np.ndarray, Any] | None:
     """A program as int64 words, and what holds the memory they refer to; None beyond limits."""
     fault = program.fault
@@ -111,8 +123,8 @@ def words_of(program: Program) -> tuple[np.ndarray, Any] | None:
     words = [
         -1 if program.uses is None else len(program.uses), program.results, program.mask,
         program.scalars, int(fault.always or program.uses is None),
-        fault.index, code, fault.size, int(fault.from_end), len(fault.shape),
+        fault.index, code, fault.size, int(fault.from_end), len(fault.shape), int(_is_dense(fault)),
         texts[0].ctypes.data, len(text), texts[1].ctypes.data, fault.status,
-        len(HEADER) + len(fault.shape), *fault.shape,
+        len(HEADER) + 2 * len(fault.shape), *fault.shape, *fault.strides,
     ]  # fmt: skip
     return np.concatenate([np.array(words, np.int64), numbers]), (texts, program.owner)

@@ -104,6 +104,10 @@ class Apply:
     def xp(self) -> Any:
         return self._namespace()
 
+    def spread(self, array: Any, shape: Tuple) -> Any:
+        """An array broadcast to a shape, as an operand that says where and for `run` alone."""
+        return self.xp.broadcast_to(array, shape)
+
 
 class Operation:
     """A value that says what is to be done; see the subclasses for the operands of each.

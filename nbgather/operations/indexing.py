@@ -106,16 +106,22 @@ class Gather(Operation):
         return (self._scatter_back(do, cotangent, shape, self.axis(len(shape)), operands[1]),)
 
     def _scatter_back(self, do: Apply, cotangent: Any, shape: Shape, dim: int, index: Any) -> Any:
-        """Add a cotangent to where its items came from, an array of ``shape``."""
+        """Add a cotangent to where its items came from, an array of ``shape``.
+
+        The index may have dimensions of 1 where the cotangent has more.
+        """
         xp = do.xp
         zeros = xp.zeros(shape, dtype=cotangent.dtype, device=device_of(cotangent))
-        if is_empty(shape) or is_empty(tuple(cotangent.shape)):
+        full = tuple(cotangent.shape)
+        if is_empty(shape) or is_empty(full):
             return zeros
         size = shape[dim] if shape else 1
         if self.mode != "raise" or self.from_end:  # else the index is known to be in bounds
             index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
             if self.mode == "fill":
                 cotangent = xp.where(inside, cotangent, 0)
+        if tuple(index.shape) != full:
+            index = do.spread(index, full)
         return do.run(ScatterAdd(dim), zeros, index, cotangent)
 
     def tangent(
@@ -157,9 +163,8 @@ class TakeAlongAxis(Gather):
         shape = specs[0].shape
         dim = self.axis(len(shape))
         full = tuple(cotangent.shape)
-        index = do.xp.broadcast_to(operands[1], full)
         whole = (*full[:dim], shape[dim], *full[dim + 1 :])
-        return (sum_to(do, self._scatter_back(do, cotangent, whole, dim, index), shape),)
+        return (sum_to(do, self._scatter_back(do, cotangent, whole, dim, operands[1]), shape),)
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class GatherTokens(Gather):
     def transpose(
         self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
-        ids = expand_ids(do, operands[1], tuple(cotangent.shape))
+        ids = beside_tokens(do, operands[1], tuple(cotangent.shape))
         return (self._scatter_back(do, cotangent, specs[0].shape, 1, ids),)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
@@ -295,7 +300,12 @@ def _batch_off_dim(
     ndim = operands[0].ndim - (axes[0] is not None)
     if ndim == 0:
         raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
-    moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
+    moved = [
+        do.spread(a[None], (size, *a.shape))
+        if axis is None and k in operation.sides
+        else to_front(do, a, axis, size)
+        for k, (a, axis) in enumerate(zip(operands, axes, strict=True))
+    ]
     return do.run(replace(operation, dim=operation.dim % ndim + 1), *moved)
 
 
@@ -310,11 +320,14 @@ def added_kind(dtype: DType) -> str:
     return kind
 
 
+def beside_tokens(do: Apply, ids: Any, shape: Shape) -> Any:
+    """Ids `[N, K]` as `[N, K, 1, ...]`, of as many dimensions as the tokens that they pick."""
+    return do.xp.reshape(ids, (*ids.shape, *(1,) * (len(shape) - 2)))
+
+
 def expand_ids(do: Apply, ids: Any, shape: Shape) -> Any:
     """Ids `[N, K]` viewed at the shape `[N, K, ...]` of the tokens they pick."""
-    return do.xp.broadcast_to(
-        do.xp.reshape(ids, (*ids.shape, *(1,) * (len(shape) - 2))), (*ids.shape, *shape[2:])
-    )
+    return do.xp.broadcast_to(beside_tokens(do, ids, shape), (*ids.shape, *shape[2:]))
 
 
 def sum_to(do: Apply, array: Any, shape: Shape) -> Any:

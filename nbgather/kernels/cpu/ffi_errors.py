@@ -21,7 +21,7 @@ U = np.uint64
 
 (
     P_OPERANDS, P_RESULTS, P_MASK, P_SCALARS, P_BAD, P_INDEX, P_CODE, P_SIZE, P_FROM_END, P_NDIM,
-    P_TEXT, P_TEXT_BYTES, P_OTHER, P_STATUS, P_NUMBERS,
+    P_DENSE, P_TEXT, P_TEXT_BYTES, P_OTHER, P_STATUS, P_NUMBERS,
 ) = range(len(layout.HEADER))  # fmt: skip
 P_DIMS = len(layout.HEADER)
 VALUE, PLACE, SIGNED = layout.VALUE, layout.PLACE, layout.SIGNED
@@ -90,11 +90,27 @@ def put_place(text, at, program, position):
 
 
 @inlined
-def index_value(address, k, code):
+def offset_of(program, position):
+    """Bytes from the first index to the one at a position."""
+    size, ndim = program[U(P_CODE)] & (SIGNED - 1), program[U(P_NDIM)]
+    if program[U(P_DENSE)] != 0:
+        return position * size
+    offset = np.int64(0)
+    for k in range(ndim):
+        d = ndim - 1 - k
+        n = program[U(P_DIMS + d)]
+        offset += position % n * program[U(P_DIMS + ndim + d)]
+        position //= n
+    return offset
+
+
+@inlined
+def index_value(program, address, position):
     """An index by its position; one of 64 unsigned bits as the signed number of the same."""
-    size, value = code & (SIGNED - 1), np.int64(0)
+    code, value = program[U(P_CODE)], np.int64(0)
+    size, at = code & (SIGNED - 1), address + offset_of(program, position)
     for b in range(size):
-        value |= np.int64(uint8_at(U(address))[U(k * size + b)]) << np.int64(8 * b)
+        value |= np.int64(uint8_at(U(at))[U(b)]) << np.int64(8 * b)
     if code & SIGNED != 0 and size < 8 and value >> np.int64(8 * size - 1) != 0:
         value -= np.int64(1) << np.int64(8 * size)
     return value
@@ -108,7 +124,7 @@ def first_bad(program, address):
         count *= program[U(P_DIMS + d)]
     low = -size if program[U(P_FROM_END)] != 0 else np.int64(0)
     for k in range(count):
-        value = index_value(address, k, program[U(P_CODE)])
+        value = index_value(program, address, k)
         if value < low or value >= size:
             return k
     return np.int64(-1)
@@ -131,7 +147,7 @@ def index_error(frame, program, address, position):
     for k in range(program[U(P_TEXT_BYTES)]):
         byte = source[U(k)]
         if byte == VALUE:
-            at = put_number(text, at, index_value(address, position, program[U(P_CODE)]), signed)
+            at = put_number(text, at, index_value(program, address, position), signed)
         elif byte == PLACE:
             at = put_place(text, at, program, position)
         else:
