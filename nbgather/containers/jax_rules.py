@@ -58,9 +58,7 @@ class RuleApply(Apply):
     __slots__ = ("in_place",)
 
     def __init__(self, run: Any, namespace: Any, in_place: bool = False) -> None:
-        super().__init__(
-            lambda operation, *operands: run(operation, operands, in_place), namespace
-        )
+        super().__init__(lambda operation, *operands: run(operation, operands, in_place), namespace)
         self.in_place = in_place
 
     def spread(self, array: Any, shape: tuple[int, ...]) -> Any:
@@ -114,7 +112,7 @@ class Call(NamedTuple):
 
 
 def call_of(operation: Operation, operands: Sequence[Any], in_place: bool = False) -> Call:
-    """What the primitive carries; a number that the first operand's dtype cannot hold is an error."""
+    """What the primitive carries; a number must go into the first operand's dtype."""
     places = tuple(k for k, o in enumerate(operands) if is_array(o))
     item = b""
     spread_to = operands[1].shape if len(operands) > 1 and is_spread(operands[1]) else None
@@ -213,9 +211,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     if all(moved[k] is None for k in operation.differentiable):
         return results, [_zero(r) for r in results]
     specs = tuple(map(spec_of, operands))
-    sides = tuple(
-        None if k in operation.differentiable else o for k, o in enumerate(operands)
-    )
+    sides = tuple(None if k in operation.differentiable else o for k, o in enumerate(operands))
     return results, [operation.tangent(do, moved, specs, sides)]
 
 

@@ -86,7 +86,7 @@ def _keep(
 
 
 def step_of_all(backend: Any, operation: Patchify | Unpatchify, array: Spec) -> Any:
-    """What moves all patches of a dense array: a step, if any, in a tuple; None without a kernel."""
+    """The steps, one or none, that move all patches of a dense array; None without a kernel."""
     if array.dtype.itemsize not in _ITEM_BYTES:
         return None
     plan = _plan_all(operation, array)[1]

@@ -20,8 +20,15 @@ from nbgather.kernels.cpu import limits
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import PLACE, VALUE, Fault, Program
 from nbgather.operations.base import Operation, Spec
-from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
-from nbgather.operations.indexing import WIDENED, added_kind
+from nbgather.operations.indexing import (
+    WIDENED,
+    Gather,
+    GatherTokens,
+    Scatter,
+    ScatterAdd,
+    TakeAlongAxis,
+    added_kind,
+)
 from nbgather.operations.patches import CutPatches, Patchify, Unpatchify
 from nbgather.operations.scores import Score
 from nbgather.operations.shapes import needs_position
@@ -82,11 +89,13 @@ def _of_index(index: Spec, operand: int, dim: int, size: int, from_end: bool = F
 
 def _gather(operation: Gather, specs: Specs, item: bytes) -> Program:
     x, index = specs[0], specs[1]
-    assert x is not None and index is not None
+    assert x is not None
+    assert index is not None
     restores = isinstance(operation, RestoreTokens)
     if restores:
         results_of(operation, *specs)
-    plan = plan_gather(type(operation), operation.dim, operation.mode, x, index, None)
+    kind: Any = type(operation)
+    plan = plan_gather(kind, operation.dim, operation.mode, x, index, None)
     uses = (0, 1, 2) if restores else (0, 1)
     if plan.count == 0:
         return Program(uses, 1, ())
@@ -109,7 +118,8 @@ def _gather(operation: Gather, specs: Specs, item: bytes) -> Program:
 
 def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     x, index, src = specs
-    assert x is not None and index is not None
+    assert x is not None
+    assert index is not None
     adds = isinstance(operation, ScatterAdd)
     plan = plan_scatter(operation, x, index, src)
     if adds and x.dtype.plain in WIDENED:
@@ -144,14 +154,13 @@ def _key(seed: int, epoch: int) -> dict[str, int]:
 
 def _noise(operation: TokenNoise, specs: Specs, item: bytes) -> Program:
     (result,) = results_of(operation, *specs)
-    steps = ()
-    if math.prod(result.shape):
-        backend, key = _backend(), tuple(_key(operation.seed, operation.epoch).values())
-        steps = backend.noise_by_address(
-            key, result.shape, small.result(0), small.operand(0), run=backend.step
-        )
-        steps = (steps,)
-    return Program((0,), 1, steps, mask=7)
+    if not math.prod(result.shape):
+        return Program((0,), 1, ())
+    backend, key = _backend(), tuple(_key(operation.seed, operation.epoch).values())
+    step = backend.noise_by_address(
+        key, result.shape, small.result(0), small.operand(0), run=backend.step
+    )
+    return Program((0,), 1, (step,), mask=7)
 
 
 def _masked(
@@ -193,14 +202,15 @@ def _ranks(operation: RankTokens, specs: Specs, item: bytes) -> Program | None:
         return None
     numbers = {"keep": small.result(0), "restore": small.result(1), "mask": small.result(2)}
     source, pointers = f"f{scores.dtype.itemsize}", (0, 0, 0, small.operand(0))
-    return _masked(operation, scores.shape, (0,), numbers, source, pointers)  # type: ignore[arg-type]
+    return _masked(operation, scores.shape, (0,), numbers, source, pointers)
 
 
 def _choice(operation: ChooseTokens, specs: Specs, item: bytes) -> Program:
     x, ids = specs
     assert x is not None
     operation.check(*specs)
-    numbers = {"keep": small.result(0), "restore": small.result(1), "mask": small.result(2)}
+    numbers: dict[str, Any] = {"keep": small.result(0), "restore": small.result(1)}
+    numbers |= {"mask": small.result(2)}
     numbers |= _key(operation.seed, operation.epoch) | {"implied": int(ids is None)}
     pointers = (0, 0, 0 if ids is None else small.operand(0), 0)
     uses = () if ids is None else (1,)
@@ -211,27 +221,27 @@ def _choice(operation: ChooseTokens, specs: Specs, item: bytes) -> Program:
 def _masking(operation: RandomMasking, specs: Specs, item: bytes) -> Program | None:
     x, noise, ids = specs
     assert x is not None
-    operation.check(*specs)
+    operation.check(x, noise, ids)
     pair, row = (x.shape[0], x.shape[1]), math.prod(x.shape[2:]) * x.dtype.itemsize
     numbers: dict[str, Any] = {"restore": small.result(2), "mask": small.result(1), "row": row}
     numbers |= {"x_n": pair[1] * row, "x_l": row}
+    tokens = small.result(0), small.operand(0)
     if noise is not None:
         if noise.dtype.itemsize < 4:
             return None
-        source, uses = f"f{noise.dtype.itemsize}", (0, 1)
-        pointers = (small.result(0), small.operand(0), 0, small.operand(1))
-        return _masked(operation, pair, uses, numbers, source, pointers)
+        scores = f"f{noise.dtype.itemsize}"
+        return _masked(operation, pair, (0, 1), numbers, scores, (*tokens, 0, small.operand(1)))
     assert operation.seed is not None
     numbers |= _key(operation.seed, operation.epoch) | {"implied": int(ids is None)}
-    place = 0 if ids is None else small.operand(1)
-    pointers = (small.result(0), small.operand(0), place, 0)
-    uses = (0,) if ids is None else (0, 2)
-    return _masked(operation, pair, uses, numbers, pointers=pointers)
+    if ids is None:
+        return _masked(operation, pair, (0,), numbers, pointers=(*tokens, 0, 0))
+    return _masked(operation, pair, (0, 2), numbers, pointers=(*tokens, small.operand(1), 0))
 
 
 def _cut(operation: CutPatches, specs: Specs, item: bytes) -> Program | None:
     images, ids = specs
-    assert images is not None and ids is not None
+    assert images is not None
+    assert ids is not None
     (result,) = results_of(operation, images, ids)
     places = small.result(0), small.operand(0), small.operand(1)
     if not math.prod(result.shape):

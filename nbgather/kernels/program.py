@@ -54,7 +54,7 @@ class Fault(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    operand : int
         The operand that is looked through for the first value out of bounds, or -1.
     dtype, shape, strides : str, tuple of int, tuple of int
         Its dtype as ``i8``, ``u1``, ..., its shape, and its strides in bytes.
@@ -68,7 +68,7 @@ class Fault(NamedTuple):
         Whether every index is out of bounds.
     """
 
-    index: int = -1
+    operand: int = -1
     dtype: str = "i8"
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
@@ -123,7 +123,8 @@ def words_of(program: Program) -> tuple[np.ndarray, Any] | None:
     words = [
         -1 if program.uses is None else len(program.uses), program.results, program.mask,
         program.scalars, int(fault.always or program.uses is None),
-        fault.index, code, fault.size, int(fault.from_end), len(fault.shape), int(_is_dense(fault)),
+        fault.operand, code, fault.size, int(fault.from_end), len(fault.shape),
+        int(_is_dense(fault)),
         texts[0].ctypes.data, len(text), texts[1].ctypes.data, fault.status,
         len(HEADER) + 2 * len(fault.shape), *fault.shape, *fault.strides,
     ]  # fmt: skip

@@ -40,7 +40,9 @@ def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool)
     if mode == "wrap" and size != 0:
         wrapped = xp.remainder(values, size)
         if beyond is not None:
-            wrapped = xp.where(beyond, xp.remainder(wrapped - (size - 2**bits % size), size), wrapped)
+            wrapped = xp.where(
+                beyond, xp.remainder(wrapped - (size - 2**bits % size), size), wrapped
+            )
         values = wrapped
     elif beyond is not None:
         values = xp.where(beyond, 2 ** (bits - 1) - 1, values)

@@ -17,7 +17,7 @@ import numpy as np
 
 from nbgather.kernels import program as layout
 from nbgather.kernels.constants import MAX_THREADS
-from nbgather.kernels.cpu import compiler, limits, threads
+from nbgather.kernels.cpu import compiler, limits, loader, threads
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import (
     ENTRY_WORDS,
@@ -144,7 +144,7 @@ def handler(resolve: Callable[[str], Program]) -> int:
     for name, value in (
         ("team", memory_address(threads.team_address)),
         ("threads", memory_address(_threads)),
-        ("resolve", ctypes.cast(asked_by_c, ctypes.c_void_p).value),
+        ("resolve", loader.function_pointer(asked_by_c)),
         ("stray", memory_address(_STRAY)),
     ):
         _table[TABLE.index(name)] = value
