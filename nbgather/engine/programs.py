@@ -122,6 +122,9 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     assert index is not None
     adds = isinstance(operation, ScatterAdd)
     plan = plan_scatter(operation, x, index, src)
+    if plan.count and not plan.nbytes:
+        # XLA runs nothing whose result is empty, so that nobody would learn of it later.
+        raise IndexError(bad_index.unseen(plan.dim, plan.size))
     if adds and x.dtype.plain in WIDENED:
         return None
     kind = added_kind(x.dtype) if adds else None
@@ -142,9 +145,6 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
         mask = plan.item_mask | plan.index_mask
     fault = _of_index(index, 1, plan.dim, plan.size)
     uses = (0, 1) if src is None else (0, 1, 2)
-    if not plan.nbytes:
-        empty = not math.prod(index.shape)
-        return Program(uses, 1, (), Fault() if empty else fault._replace(always=True))
     return Program(uses, 1, steps, fault, mask, owner=(plan, value))
 
 

@@ -1,0 +1,345 @@
+"""Inside of jax.jit: the kernels on XLA's buffers, the same bits and the same words as outside."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from cases import same as exactly
+
+import nbgather
+import nbgather.jax
+from nbgather import strategies
+from nbgather.containers import jax_ffi
+from nbgather.containers.jax_rules import spec_of
+from nbgather.kernels import program as layout
+from nbgather.kernels.cpu import programs
+from nbgather.operations.indexing import Gather
+
+RNG = np.random.default_rng(0)
+X = RNG.random((3, 16, 4), np.float32)
+INDEX = RNG.integers(0, 16, (3, 5, 4)).astype(np.int32)
+IDS = np.array([7, 5, 2**30], np.int32)
+NOISE = RNG.random((3, 16), np.float32)
+IMAGES = RNG.random((2, 3, 8, 12), np.float32)
+PIXELS = (IMAGES * 255).astype(np.uint8)
+AFFINE = {"scale": 1 / 255, "mean": (0.1, 0.2, 0.3), "std": 0.5}
+MADE = nbgather.random_masking(X, 0.5, seed=3)
+RESTORE = MADE.ids_restore.astype(np.int32)
+DTYPES = (
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32",
+    "complex64", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e4m3b11fnuz,
+)  # fmt: skip
+
+Case = tuple[Callable[..., Any], tuple[np.ndarray, ...]]
+CASES: dict[str, Case] = {
+    "gather": (lambda x, i: nbgather.gather(x, 1, i), (X, INDEX)),
+    "gather, last": (lambda x, i: nbgather.gather(x, -1, i), (X, INDEX[:, :, :2] % 4)),
+    "gather, clip": (lambda x, i: nbgather.gather(x, 1, i, mode="clip"), (X, INDEX - 8)),
+    "gather, wrap": (lambda x, i: nbgather.gather(x, 1, i, mode="wrap"), (X, INDEX - 99)),
+    "gather, -0.0": (
+        lambda x, i: nbgather.gather(x, 1, i, mode="fill", fill_value=-0.0), (X, INDEX - 8)
+    ),
+    "gather, NaN": (
+        lambda x, i: nbgather.gather(x, 1, i, mode="fill", fill_value=np.nan), (X, INDEX - 8)
+    ),
+    "gather, empty": (lambda x, i: nbgather.gather(x, 1, i), (X, INDEX[:, :0])),
+    "gather, of nothing": (lambda x, i: nbgather.gather(x, 1, i), (X[:, :0], INDEX[:, :0])),
+    "gather, uint8": (lambda x, i: nbgather.gather(x, 1, i), (X, INDEX.astype(np.uint8))),
+    "along": (lambda x, i: nbgather.take_along_axis(x, i, 1), (X, INDEX[:, :, :1] - 16)),
+    "along, flat": (lambda x, i: nbgather.take_along_axis(x, i, None), (X, INDEX[0, 0] * 9)),
+    "tokens": (nbgather.gather_tokens, (X, INDEX[..., 0])),
+    "tokens, fill": (
+        lambda x, i: nbgather.gather_tokens(x, i, mode="fill", fill_value=2), (X, INDEX[..., 0] - 4)
+    ),
+    "scatter": (lambda x, i: nbgather.scatter(x, 1, i, x[:, :5]), (X, INDEX)),
+    "scatter, number": (lambda x, i: nbgather.scatter(x, 1, i, -0.0), (X, INDEX)),
+    "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), (X, INDEX)),
+    "scatter_add, float16": (
+        lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), (X.astype(np.float16), INDEX)
+    ),
+    "noise": (lambda i: nbgather.token_noise(-1, i, 9, epoch=2), (IDS,)),
+    "noise, int8": (lambda i: nbgather.token_noise(1, i, 9), (np.array([-1, 3], np.int8),)),
+    "noise, uint32": (lambda i: nbgather.token_noise(1, i, 9), (np.array([2**31], np.uint32),)),
+    "ranks": (lambda n: nbgather.rank_tokens(n, 4), (NOISE,)),
+    "ranks, bfloat16": (
+        lambda n: nbgather.rank_tokens(n, 4), (NOISE.astype(ml_dtypes.bfloat16),)
+    ),
+    "ranks, counts": (lambda n: nbgather.rank_tokens(n, [4, 1, 0]), (NOISE,)),
+    "masking": (lambda x: nbgather.random_masking(x, 0.6, seed=3), (X,)),
+    "masking, ids": (
+        lambda x, i: nbgather.random_masking(x, 0.6, seed=-1, sample_ids=i, epoch=2), (X, IDS)
+    ),
+    "masking, noise": (lambda x, n: nbgather.random_masking(x, 0.6, noise=n), (X, NOISE)),
+    "masking, counts": (
+        lambda x: nbgather.random_masking(x, seed=3, num_keep=[1, 5, 0]), (X,)
+    ),
+    "restore": (
+        lambda a, i, t: nbgather.restore_tokens(a, i, t),
+        (MADE.x_masked, RESTORE, np.arange(4, dtype=np.float32)[None, None]),
+    ),
+    "restore, number": (
+        lambda a, i: nbgather.restore_tokens(a, i, -0.0), (MADE.x_masked, RESTORE)
+    ),
+    "patchify": (lambda i: nbgather.patchify(i, 4), (IMAGES,)),
+    "unpatchify": (
+        lambda p: nbgather.unpatchify(p, 4, (8, 12)), (np.array(nbgather.patchify(IMAGES, 4)),)
+    ),
+    "masked patches": (lambda i: nbgather.masked_patchify(i, 4, 0.5, seed=1), (IMAGES,)),
+    "masked patches, normal": (
+        lambda i: nbgather.masked_patchify(i, 4, 0.5, seed=1, **AFFINE), (PIXELS,)
+    ),
+    "masked patches, counts": (
+        lambda i: nbgather.masked_patchify(i, 4, seed=1, num_keep=[1, 3]), (IMAGES,)
+    ),
+    **{
+        name: (lambda i, name=name: getattr(strategies, name)(3, i, (4, 8), epoch=1), (IDS,))
+        for name in ("random", "block", "grid", "time_frequency")
+    },
+    "tube": (lambda i: strategies.tube(3, i, (2, 4, 4), spatial=strategies.block), (IDS,)),
+}  # fmt: skip
+
+
+def as_jax(arrays: tuple[np.ndarray, ...]) -> list[Any]:
+    return [jnp.asarray(a) for a in arrays]
+
+
+def same(got: Any, want: Any) -> None:
+    """The same results, of JAX's dtypes."""
+    assert type(got) is type(want) or not isinstance(want, tuple)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        plain = np.asarray(other)
+        if plain.dtype == np.int64 and not jax.config.jax_enable_x64:
+            plain = plain.astype(np.int32)
+        exactly(np.asarray(one), plain)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_bits_as_outside(name: str) -> None:
+    call, operands = CASES[name]
+    compiled = jax.jit(call)
+    given = as_jax(operands)
+    assert "custom_call @nbgather" in compiled.lower(*given).as_text()
+    same(compiled(*given), call(*operands))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_every_dtype_is_moved(dtype: Any) -> None:
+    x = (X * 9).astype(dtype)
+    call = jax.jit(lambda a, i: nbgather.gather(a, 1, i))
+    same(call(*as_jax((x, INDEX))), nbgather.gather(x, 1, INDEX))
+    call = jax.jit(lambda a, i: nbgather.gather(a, 1, i, mode="fill", fill_value=1))
+    want = nbgather.gather(x, 1, INDEX - 8, mode="fill", fill_value=1)
+    same(call(*as_jax((x, INDEX - 8))), want)
+    call = jax.jit(lambda a, i: nbgather.scatter(a, 1, i, a[:, ::3][:, :5]))
+    same(call(*as_jax((x, INDEX))), nbgather.scatter(x, 1, INDEX, x[:, ::3][:, :5]))
+
+
+@pytest.mark.parametrize(
+    ("call", "operands"),
+    [
+        (lambda x, i: nbgather.gather(x, 1, i), (np.zeros((2, 3)), [[0, 2], [1, 7]])),
+        (lambda x, i: nbgather.gather(x, 0, i), (np.zeros(3), [0, -1])),
+        (lambda x, i: nbgather.gather(x, 0, i), (np.zeros(()), 4)),
+        (lambda x, i: nbgather.gather(x, 0, i), (np.zeros(3), np.array([2, 200], np.uint8))),
+        (lambda x, i: nbgather.gather(x, 0, i), (np.zeros(3), np.array([2, -200], np.int16))),
+        (lambda x, i: nbgather.gather(x, 0, i), (np.zeros(3), np.array([2**32 - 1], np.uint32))),
+        (lambda x, i: nbgather.gather(x, 1, i), (np.zeros((2, 0)), [[0], [1]])),
+        (lambda x, i: nbgather.take_along_axis(x, i, 0), (np.zeros((3, 2)), [[-3, 2], [-4, 9]])),
+        (nbgather.gather_tokens, (np.zeros((2, 3, 4)), [[0, 1], [3, 9]])),
+        (lambda x, i: nbgather.scatter(x, 1, i, i * 1.0), (np.zeros((2, 3)), [[0, 1], [3, 1]])),
+        (lambda x, i: nbgather.scatter_add(x, 0, i, i * 1.0), (np.zeros(3), [0, 5])),
+        (lambda x, i: nbgather.restore_tokens(x, i, 0), (np.zeros((1, 2, 3)), [[0, 1, -1]])),
+        (
+            lambda x, i: nbgather.gather(x, 2, i),
+            (np.zeros((1, 2, 3, 4, 5)), np.full((1, 2, 1, 1, 5), 3)),
+        ),
+    ],
+)
+def test_a_bad_index_is_told_in_the_same_words(call: Any, operands: Any) -> None:
+    given = as_jax(tuple(np.asarray(o) for o in operands))
+    with pytest.raises(IndexError) as plain:
+        call(*given)
+    with pytest.raises(Exception) as raised:
+        jax.block_until_ready(jax.jit(call)(*given))
+    assert str(raised.value).endswith(str(plain.value))
+    assert "OUT_OF_RANGE" in str(raised.value)
+    assert "index" in str(plain.value)
+
+
+def test_what_a_trace_can_know_is_raised_at_once() -> None:
+    x, i = as_jax((X, INDEX))
+    refusals: tuple[tuple[Callable[[Any, Any], Any], type[Exception], str], ...] = (
+        (lambda x, i: nbgather.gather(x, 1, i[0]), ValueError, "index has 2 dimensions"),
+        (lambda x, i: nbgather.gather(x, 4, i), IndexError, "dim 4 is out of range"),
+        (lambda x, i: nbgather.gather(x, 1, i * 1.0), TypeError, "index has dtype float32"),
+        (
+            lambda x, i: nbgather.gather(x[:, :0], 1, i, mode="clip"),
+            IndexError, "dimension 1 has size 0",
+        ),
+        (
+            lambda x, i: nbgather.gather(i, 1, i, mode="fill", fill_value=0.5),
+            ValueError, "fill_value 0.5 cannot be held in dtype int32",
+        ),
+        (lambda x, i: nbgather.scatter(x, 1, i, i), TypeError, "input has dtype float32 and src"),
+        (
+            lambda x, i: nbgather.scatter(x[:, :0], 1, i, 1),
+            IndexError, "an index was out of bounds for dimension 1 with size 0",
+        ),
+        (lambda x, i: nbgather.infer_gather(x, x), NotImplementedError, "traced by JAX"),
+        (lambda x, i: nbgather.random_masking(x), ValueError, "neither noise nor seed"),
+        (lambda x, i: nbgather.gather(x, 1, i, out=X), ValueError, "out= was given for JAX"),
+        (lambda x, i: nbgather.gather(x, 1, i, backend="reference"), ValueError, "backend="),
+        (lambda x, i: nbgather.rank_tokens(x[..., 0], i[0, 0, 0]), TypeError, "num_keep came as"),
+        (lambda x, i: nbgather.token_noise(i[0, 0, 0], 3, 4), TypeError, "a whole number"),
+        (
+            lambda x, i: nbgather.gather(x, 1, i, mode="fill", fill_value=x[0, 0, 0]),
+            TypeError, "a scalar came as an array that JAX traces",
+        ),
+        (
+            lambda x, i: nbgather.gather(x, 1, INDEX.astype(np.int64) + 2**40),
+            TypeError, "jax_enable_x64",
+        ),
+        (
+            lambda x, i: nbgather.random_masking(x, noise=NOISE.astype(np.float64)),
+            TypeError, "noise is a NumPy array of dtype float64",
+        ),
+        (lambda x, i: nbgather.gather(X, 1, i), TypeError, "input is a NumPy array and index"),
+        (lambda x, i: nbgather.gather(x.astype("int4"), 1, i), TypeError, "of dtype int4"),
+        (lambda x, i: nbgather.restore_tokens(x, i[..., 0], np.float64(1) * X[0, 0]), TypeError,
+         "x_visible is a JAX array and mask_token a NumPy one"),
+    )  # fmt: skip
+    for call, error, text in refusals:
+        with pytest.raises(error) as raised:
+            jax.jit(call)(x, i)
+        assert text in str(raised.value)
+
+
+def test_numpy_and_lists_may_say_where() -> None:
+    x = jnp.asarray(X)
+    for index in (INDEX, INDEX.astype(np.int64), INDEX[..., ::-1]):
+        same(jax.jit(lambda x, i=index: nbgather.gather(x, 1, i))(x), nbgather.gather(X, 1, index))
+    got = jax.jit(lambda x: nbgather.gather_tokens(x, [[1], [2], [15]]))(x)
+    same(got, nbgather.gather_tokens(X, [[1], [2], [15]]))
+
+
+def test_many_threads_at_once() -> None:
+    """XLA calls from each of them, and errors go to whose they are."""
+    x = jnp.asarray(RNG.random((64, 196, 64), np.float32))
+    index = jnp.asarray(RNG.integers(0, 196, (64, 98, 64)).astype(np.int32))
+    call = jax.jit(lambda x, i: nbgather.gather(x, 1, i))
+    want, wrong = np.asarray(call(x, index)).tobytes(), []
+
+    def work(number: int) -> None:
+        bad = index.at[number, 2, 1].set(999)
+        for _ in range(4):
+            if np.asarray(call(x, index)).tobytes() != want:
+                wrong.append("bits")
+            try:
+                jax.block_until_ready(call(x, bad))
+                wrong.append("no error")
+            except Exception as error:
+                if f"index 999 at ({number}, 2, 1) is out of bounds" not in str(error):
+                    wrong.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads_gives_the_same_sums(threads: int) -> None:
+    x = RNG.random((4, 1 << 16), np.float32)
+    index = RNG.integers(0, 3, x.shape).astype(np.int32)
+    want = nbgather.scatter_add(x, 1, index, x)
+    nbgather.set_num_threads(threads)
+    try:
+        call = jax.jit(lambda x, i: nbgather.scatter_add(x, 1, i, x))
+        same(call(jnp.asarray(x), jnp.asarray(index)), want)
+    finally:
+        nbgather.set_num_threads(None)
+
+
+def test_a_donated_input_is_read_before_it_is_written_to() -> None:
+    want = nbgather.scatter_add(X, 1, INDEX, X[:, :5])
+    call = jax.jit(lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), donate_argnums=0)
+    same(call(jnp.array(X), jnp.asarray(INDEX)), want)
+
+
+def test_without_the_function_xla_calls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax_ffi, "why_not", lambda: "it is a test")
+    for name in ("gather", "noise, uint32", "masked patches, normal", "restore"):
+        call, operands = CASES[name]
+        compiled = jax.jit(lambda *a, call=call: call(*a))
+        text = compiled.lower(*as_jax(operands)).as_text()
+        assert "callback" in text
+        assert "@nbgather" not in text
+        same(compiled(*as_jax(operands)), call(*operands))
+    x, index = as_jax((X, np.full_like(INDEX, 99)))
+    with pytest.raises(Exception, match="index 99 at"):
+        jax.block_until_ready(jax.jit(lambda x, i: nbgather.gather(x, 1, i))(x, index))
+
+
+# What is written for XLA's interface, by frames of our own
+
+
+def call_handler(frame: np.ndarray) -> int:
+    address = programs.handler(jax_ffi.program_of_text)
+    return int(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(frame.ctypes.data))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [((0, 1), (0, 1)), ((0, 2), (0, 2)), ((0, 3), (0, 3)), ((0, 9), (0, 3)), ((1, 0), (0, 3))],
+)
+def test_the_version_that_is_told(theirs: tuple[int, int], ours: tuple[int, int]) -> None:
+    """XLA refuses the function by it, where the versions do not go together."""
+    api, metadata = np.zeros(8, np.int64), np.zeros(8, np.int64)
+    api[4] = theirs[0] | theirs[1] << 32
+    extension = np.array([32, 1, 0, metadata.ctypes.data], np.int64)
+    frame = np.zeros(21, np.int64)
+    frame[:3] = 168, extension.ctypes.data, api.ctypes.data
+    assert call_handler(frame) == 0
+    assert metadata[3] == ours[0] | ours[1] << 32
+    assert layout.API_MAJOR == 0
+
+
+def test_a_function_that_is_refused_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise RuntimeError("incompatible with the framework's API version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    assert "incompatible" in str(jax_ffi.why_not.__wrapped__())
+    assert nbgather.jax.why_not() is None
+
+
+def test_a_call_that_is_not_understood_is_an_error() -> None:
+    """As of an executable of another version, or of a frame that does not fit."""
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+    x = jnp.zeros(3)
+    texts = {
+        "x" * 16 + "[2]": "another version of nbgather compiled",
+        "y" * 16 + "none": "another version of nbgather compiled",
+        "short": "none of nbgather's",
+    }
+    for text, said in texts.items():
+        call = jax.jit(lambda x, text=text: jax.ffi.ffi_call("nbgather", shape)(x, call=text))
+        with pytest.raises(Exception, match=said):
+            jax.block_until_ready(call(x))
+    specs = tuple(map(spec_of, (x, jnp.zeros(3, jnp.int32))))
+    text, _ = jax_ffi.published(Gather(0), specs, b"") or ("", None)
+    with pytest.raises(Exception, match="none of nbgather's"):  # an operand is missing
+        jax.block_until_ready(
+            jax.jit(lambda x: jax.ffi.ffi_call("nbgather", shape)(x, call=text))(x)
+        )
