@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -299,28 +300,46 @@ def call_handler(frame: np.ndarray) -> int:
     return int(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(frame.ctypes.data))
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [((0, 1), (0, 1)), ((0, 2), (0, 2)), ((0, 3), (0, 3)), ((0, 9), (0, 3)), ((1, 0), (0, 3))],
-)
-def test_the_version_that_is_told(theirs: tuple[int, int], ours: tuple[int, int]) -> None:
-    """XLA refuses the function by it, where the versions do not go together."""
-    api, metadata = np.zeros(8, np.int64), np.zeros(8, np.int64)
-    api[4] = theirs[0] | theirs[1] << 32
+def test_the_version_is_told_to_xla() -> None:
+    metadata = np.zeros(8, np.int64)
     extension = np.array([32, 1, 0, metadata.ctypes.data], np.int64)
     frame = np.zeros(21, np.int64)
-    frame[:3] = 168, extension.ctypes.data, api.ctypes.data
+    frame[:2] = 168, extension.ctypes.data
     assert call_handler(frame) == 0
-    assert metadata[3] == ours[0] | ours[1] << 32
-    assert layout.API_MAJOR == 0
+    version = jax_ffi._version(Path(jax.ffi.include_dir()) / jax_ffi.HEADER)
+    assert version in layout.API_VERSIONS
+    assert metadata[3] == version[0] | version[1] << 32
 
 
-def test_a_function_that_is_refused_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("header", "started", "reason"),
+    [
+        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 2\n", False, "it is a test"),
+        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 0\n", False, "of version (0, 0)"),
+        ("#define XLA_FFI_API_MAJOR 9\n#define XLA_FFI_API_MINOR 0\n", True, "it is a test"),
+        ("", True, "it is a test"),
+        (None, True, "it is a test"),
+    ],
+)
+def test_a_function_that_is_refused_is_not_used(
+    header: str | None, started: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a version that is not known, XLA is asked when it runs: else it would not start."""
+    path, calls = tmp_path / jax_ffi.HEADER, []
+
     def refuse(*args: Any, **options: Any) -> None:
-        raise RuntimeError("incompatible with the framework's API version")
+        raise RuntimeError("it is a test")
 
+    if header is not None:
+        path.parent.mkdir(parents=True)
+        path.write_text(header)
+    before = programs._table.copy()
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    assert "incompatible" in str(jax_ffi.why_not.__wrapped__())
+    monkeypatch.setattr(jax, "devices", lambda *a: calls.append(a))
+    assert reason in str(jax_ffi.why_not.__wrapped__())
+    assert bool(calls) == started
+    programs._table[:] = before
     assert nbgather.jax.why_not() is None
 
 

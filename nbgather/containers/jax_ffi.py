@@ -9,7 +9,9 @@ back into Python instead: the same results, slower.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,10 +23,13 @@ from jax.interpreters import mlir
 from nbgather.engine.call_text import key_of, program_of_text, text_of
 from nbgather.engine.programs import Specs, program_of
 from nbgather.kernels.cpu import programs
+from nbgather.kernels.program import API_VERSIONS
 from nbgather.operations.base import Operation, Spec
 
 #: The name of the function in what XLA compiles.
 TARGET = "nbgather"
+#: Where XLA's header is, in the folder of JAX's.
+HEADER = "xla/ffi/api/c_api.h"
 
 
 @functools.cache
@@ -33,12 +38,32 @@ def why_not() -> str | None:
     ffi = getattr(jax, "ffi", None)
     if ffi is None:
         return f"JAX {jax.__version__} has no jax.ffi"
+    version = _version(Path(ffi.include_dir()) / HEADER)
+    if version is not None and version < API_VERSIONS[0]:
+        return f"XLA's interface is of version {version}, and {API_VERSIONS[0]} is needed"
+    if version not in API_VERSIONS:
+        # XLA says itself whether it still knows ours, and at once where it is running: else it
+        # would be the reason why it does not start.
+        jax.devices("cpu")
+        version = API_VERSIONS[-1]
     try:
-        capsule = ffi.pycapsule(programs.handler(program_of_text))
-        ffi.register_ffi_target(TARGET, capsule, platform="cpu", api_version=1)
+        address = programs.handler(program_of_text)
+        programs.tell_version(*version)
+        ffi.register_ffi_target(TARGET, ffi.pycapsule(address), platform="cpu", api_version=1)
     except Exception as error:  # of whatever kind jaxlib raises
         return f"XLA refused the function: {error}"
     return None
+
+
+def _version(header: Path) -> tuple[int, int] | None:
+    """The version of XLA's interface by its header; None where that does not say."""
+    try:
+        text = header.read_text()
+    except OSError:
+        return None
+    found = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
+    major, minor = (-1 if number is None else int(number[1]) for number in found)
+    return None if min(major, minor) < 0 else (major, minor)
 
 
 def published(operation: Operation, specs: Specs, item: bytes) -> tuple[str, Any] | None:

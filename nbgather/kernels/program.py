@@ -37,16 +37,17 @@ MAX_TEXT, MAX_DIMS = 1024, 64
 
 #: The table of a process, in words: the address of the word with the address of the team; that of
 #: the number of threads; the block that programs are found in; what is asked for one that is not;
-#: what is said of a call that fits no program.
-TABLE = ("team", "threads", "block", "resolve", "stray")
+#: what is said of a call that fits no program; the version of XLA's interface that is told to it.
+TABLE = ("team", "threads", "block", "resolve", "stray", "version")
 #: A block is a mask and then entries: two words that a program is found by, and its address.
 ENTRY_WORDS = 3
 #: Bytes of a call's text that a program is found by.
 KEY_BYTES = 16
 #: Codes of XLA's errors.
 RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, INTERNAL = 8, 9, 11, 13
-#: The versions of XLA's interface whose frames are as :mod:`nbgather.kernels.cpu.ffi` reads them.
-API_MAJOR, API_MINORS = 0, (1, 3)
+#: The versions of XLA's interface whose frames are as :mod:`nbgather.kernels.cpu.ffi` reads them,
+#: the oldest first.
+API_VERSIONS = ((0, 1), (0, 2), (0, 3))
 
 
 class Fault(NamedTuple):

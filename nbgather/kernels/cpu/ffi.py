@@ -22,7 +22,6 @@ from nbgather.kernels import small, split
 from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import ADDRESS, FACT_WORDS, H_FIRST, H_STEPS, word
 from nbgather.kernels.cpu.ffi_errors import (
-    F_API,
     P_BAD,
     P_MASK,
     P_NUMBERS,
@@ -54,16 +53,14 @@ U = np.uint64
 F_SIZE, F_EXTENSION, F_STAGE = 0, 1, 4
 F_OPERANDS, F_OPERAND, F_RESULTS, F_RESULT = 7, 9, 12, 14
 F_ATTRIBUTES, F_ATTRIBUTE_TYPES, F_ATTRIBUTE = 17, 18, 20
-#: Words of XLA_FFI_Buffer, XLA_FFI_Metadata_Extension, XLA_FFI_Metadata and XLA_FFI_Api.
+#: Words of XLA_FFI_Buffer, XLA_FFI_Metadata_Extension and XLA_FFI_Metadata.
 BUFFER_DATA, EXTENSION_TYPE, EXTENSION_METADATA, METADATA_VERSION = 3, 1, 3, 3
-API_VERSION = 4
 #: An extension's type, a stage, and an attribute's type.
 METADATA, EXECUTE, STRING = 1, 3, 4
 INT32_BITS = np.int64(0xFFFFFFFF)
 
-T_TEAM, T_THREADS, T_BLOCK, T_RESOLVE, T_STRAY = range(len(layout.TABLE))
+T_TEAM, T_THREADS, T_BLOCK, T_RESOLVE, T_STRAY, T_VERSION = range(len(layout.TABLE))
 ENTRY_WORDS, KEY_BYTES = layout.ENTRY_WORDS, layout.KEY_BYTES
-API_MAJOR, (OLDEST_MINOR, LATEST_MINOR) = layout.API_MAJOR, layout.API_MINORS
 
 parts_of, splits = inlined(split.parts_of), inlined(split.splits)
 with_length = inlined(split.with_length)
@@ -90,16 +87,10 @@ def own_word(typingctx):
 
 
 @inlined
-def tell_version(frame):
-    """Tell XLA the version of its interface that is known here: its own, or else the latest."""
-    ours = API_MAJOR | LATEST_MINOR << 32
-    if frame[U(F_API)] != 0:
-        theirs = word(frame[U(F_API)] + 8 * API_VERSION)
-        major, minor = theirs & INT32_BITS, theirs >> 32
-        if major == API_MAJOR and OLDEST_MINOR <= minor <= LATEST_MINOR:
-            ours = theirs
+def tell_version(frame, table):
+    """Tell XLA which version of its interface is known here: it refuses what it cannot call."""
     metadata = word(frame[U(F_EXTENSION)] + 8 * EXTENSION_METADATA)
-    int64_at(U(metadata))[U(METADATA_VERSION)] = ours
+    int64_at(U(metadata))[U(METADATA_VERSION)] = read(table, T_VERSION)
     return 0
 
 
@@ -201,7 +192,7 @@ def handler(frame_at):
         return 0
     extension = frame[U(F_EXTENSION)]
     if extension != 0 and word(extension + 8 * EXTENSION_TYPE) & INT32_BITS == METADATA:
-        return tell_version(frame)
+        return tell_version(frame, read(own, 0))
     if frame[U(F_STAGE)] & INT32_BITS != EXECUTE:
         return 0
     table = read(own, 0)

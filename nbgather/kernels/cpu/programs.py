@@ -111,6 +111,11 @@ def failing(message: str) -> Program:
     return Program(None, 0, (), Fault(other=message, status=FAILED_PRECONDITION))
 
 
+def tell_version(major: int, minor: int) -> None:
+    """The version of its interface that is told to XLA when the function is registered."""
+    _table[TABLE.index("version")] = major | minor << 32
+
+
 class _Span(ctypes.Structure):
     """XLA_FFI_ByteSpan."""
 
