@@ -287,7 +287,12 @@ def test_without_the_function_xla_calls_back(monkeypatch: pytest.MonkeyPatch) ->
         assert "callback" in text
         assert "@nbgather" not in text
         same(compiled(*as_jax(operands)), call(*operands))
-    x, index = as_jax((X, np.full_like(INDEX, 99)))
+    x, index = as_jax((X, INDEX))
+    total = jax.jit(jax.grad(lambda x, i: nbgather.gather_tokens(x, i).sum()))
+    assert "callback" in total.lower(x, index[..., 0]).as_text()
+    want = np.stack([np.bincount(row, minlength=16) for row in INDEX[..., 0]])
+    same(total(x, index[..., 0]), np.repeat(want[..., None], 4, 2).astype(np.float32))
+    index = index * 0 + 99
     with pytest.raises(Exception, match="index 99 at"):
         jax.block_until_ready(jax.jit(lambda x, i: nbgather.gather(x, 1, i))(x, index))
 

@@ -12,6 +12,12 @@ from typing import Any
 import jax
 
 
+def type_of(array: Any) -> Any:
+    """What JAX knows of an array."""
+    function = getattr(jax, "typeof", None) or jax.core.get_aval
+    return function(array)
+
+
 def _axes(aval: Any) -> frozenset[str]:
     """The axes along which a value varies."""
     kind = getattr(aval, "manual_axis_type", None)
@@ -21,7 +27,7 @@ def _axes(aval: Any) -> frozenset[str]:
 
 def _varied(array: Any, axes: frozenset[str]) -> Any:
     """An array as one that varies along more axes."""
-    missing = tuple(sorted(axes - _axes(jax.typeof(array))))
+    missing = tuple(sorted(axes - _axes(type_of(array))))
     if not missing:
         return array
     cast = getattr(jax.lax, "pcast", None)
@@ -30,9 +36,7 @@ def _varied(array: Any, axes: frozenset[str]) -> Any:
 
 def alike(arrays: Sequence[Any]) -> list[Any]:
     """Operands that vary along the same axes."""
-    if not hasattr(jax, "typeof"):
-        return list(arrays)
-    axes = frozenset[str]().union(*(_axes(jax.typeof(a)) for a in arrays))
+    axes = frozenset[str]().union(*(_axes(type_of(a)) for a in arrays))
     return [_varied(a, axes) for a in arrays] if axes else list(arrays)
 
 

@@ -101,7 +101,8 @@ class Call(NamedTuple):
         """The operation and all of its operands; ``dtype`` is the first operand's."""
         operation, operands = self.operation, list(self.spread(arrays))
         if self.spread_to is not None:
-            operands[1] = jax.numpy.broadcast_to(operands[1], self.spread_to)
+            xp = np if type(operands[1]) is np.ndarray else jax.numpy
+            operands[1] = xp.broadcast_to(operands[1], self.spread_to)
         if self.item:
             value = np.frombuffer(self.item, dtype)[0]
             if isinstance(operation, Gather):
@@ -239,7 +240,9 @@ def _jvp_of_parts(do: Apply, call: Call, primals: Sequence[Any], tangents: Seque
 
 def _zero(result: Any) -> Any:
     """The tangent of what has none."""
-    return ad.Zero(jax.typeof(result).to_tangent_aval())
+    aval = jax_mesh.type_of(result)
+    tangent = getattr(aval, "to_tangent_aval", None) or aval.at_least_vspace
+    return ad.Zero(tangent())
 
 
 def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[Any]:

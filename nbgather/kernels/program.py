@@ -47,7 +47,7 @@ KEY_BYTES = 16
 RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, INTERNAL = 8, 9, 11, 13
 #: The versions of XLA's interface whose frames are as :mod:`nbgather.kernels.cpu.ffi` reads them,
 #: the oldest first.
-API_VERSIONS = ((0, 1), (0, 2), (0, 3))
+API_VERSIONS = ((0, 1), (0, 2), (0, 3), (0, 4), (0, 5))
 
 
 class Fault(NamedTuple):
