@@ -42,6 +42,10 @@ CALLS: dict[str, Call] = {
     "scatter": (lambda x, i: nbgather.scatter(x, 1, i, x[:, :3]), (X, INDEX)),
     "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :3]), (X, INDEX)),
     "token_noise": (lambda ids: nbgather.token_noise(0, ids, 8), (IDS,)),
+    "jax.seeded_noise": (
+        lambda ids, seed, epoch: nbgather.jax.seeded_noise(seed, ids, 8, epoch=epoch),
+        (IDS, jnp.int32(3), jnp.int32(1)),
+    ),
     "rank_tokens": (lambda scores: nbgather.rank_tokens(scores, 3), (NOISE,)),
     "random_masking, noise": (lambda x, n: nbgather.random_masking(x, noise=n), (X, NOISE)),
     "random_masking, seed": (

@@ -232,6 +232,29 @@ def test_numpy_and_lists_may_say_where() -> None:
     same(got, nbgather.gather_tokens(X, [[1], [2], [15]]))
 
 
+def test_noise_of_a_seed_that_is_traced() -> None:
+    noise = jax.jit(lambda s, i, e: nbgather.jax.seeded_noise(s, i, 9, epoch=e))
+    for seed, epoch in ((3, 0), (-1, 7), (2**31 - 1, 2**31 - 1)):
+        want = nbgather.token_noise(seed, IDS, 9, epoch=epoch)
+        same(noise(jnp.int32(seed), jnp.asarray(IDS), jnp.int32(epoch)), want)
+        same(nbgather.jax.seeded_noise(jnp.int32(seed), IDS, 9, epoch=epoch), want)
+    same(noise(jnp.uint32(2**32 - 1), jnp.arange(3), 0), nbgather.token_noise(2**32 - 1, 3, 9))
+    same(nbgather.jax.seeded_noise(2**64 - 1, [5, 6], 9), nbgather.token_noise(-1, [5, 6], 9))
+    made = jax.jit(
+        lambda x, s: nbgather.random_masking(x, noise=nbgather.jax.seeded_noise(s, 3, 16))
+    )(jnp.asarray(X), 5)
+    same(made, nbgather.random_masking(X, seed=5))
+    seeds, epochs = jnp.arange(3), jnp.arange(3) + 4
+    got = jax.jit(jax.vmap(lambda s, e: nbgather.jax.seeded_noise(s, 2, 9, epoch=e)))(seeds, epochs)
+    same(got, np.stack([nbgather.token_noise(k, 2, 9, epoch=k + 4) for k in range(3)]))
+    ids = jnp.arange(6).reshape(2, 3)
+    got = jax.vmap(lambda i: nbgather.jax.seeded_noise(seeds[1], i, 9))(ids)
+    same(got, nbgather.token_noise(1, 6, 9).reshape(2, 3, 9))
+    for bad in (jnp.float32(1), jnp.arange(2), True, 1.5):
+        with pytest.raises(TypeError, match="seed"):
+            jax.jit(lambda i, bad=bad: nbgather.jax.seeded_noise(bad, i, 9))(jnp.asarray(IDS))
+
+
 def test_many_threads_at_once() -> None:
     """XLA calls from each of them, and errors go to whose they are."""
     x = jnp.asarray(RNG.random((64, 196, 64), np.float32))

@@ -18,7 +18,7 @@ from nbgather.operations.tokens import RandomMasking
 Run = Callable[["Container", Operation, tuple[Any, ...], Options], Any]
 
 #: Operands that kernels take as int64.
-IDS = ("sample_ids", "ids_keep")
+IDS = ("sample_ids", "ids_keep", "seed", "epoch")
 
 _NO_CONTEXT = contextlib.nullcontext()
 

@@ -19,6 +19,7 @@ from nbgather.kernels import small
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import PLACE, VALUE, Fault, Program
+from nbgather.kernels.small import Place
 from nbgather.operations.base import Operation, Spec
 from nbgather.operations.indexing import (
     WIDENED,
@@ -37,6 +38,7 @@ from nbgather.operations.tokens import (
     RandomMasking,
     RankTokens,
     RestoreTokens,
+    SeededNoise,
     TokenNoise,
 )
 
@@ -163,6 +165,19 @@ def _noise(operation: TokenNoise, specs: Specs, item: bytes) -> Program:
     return Program((0,), 1, (step,), mask=7)
 
 
+def _seeded(operation: SeededNoise, specs: Specs, item: bytes) -> Program:
+    (result,) = results_of(operation, *specs)
+    uses, scalars = (0, 1, 2), 0b110
+    if not math.prod(result.shape):
+        return Program(uses, 1, (), scalars=scalars)
+    backend = _backend()
+    key = Place(small.LOW32, 2), Place(small.LOW32, 1), Place(small.HIGH32, 1)
+    step = backend.noise_by_address(
+        key, result.shape, small.result(0), small.operand(0), run=backend.step
+    )
+    return Program(uses, 1, (step,), mask=7, scalars=scalars)
+
+
 def _masked(
     operation: RankTokens | ChooseTokens | RandomMasking,
     pair: tuple[int, int],
@@ -278,6 +293,7 @@ _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {
     Scatter: _scatter,
     ScatterAdd: _scatter,
     TokenNoise: _noise,
+    SeededNoise: _seeded,
     RankTokens: _ranks,
     ChooseTokens: _choice,
     RandomMasking: _masking,

@@ -54,6 +54,42 @@ def token_noise(seed: Any, epoch: Any, num_tokens: Any) -> TokenNoise:
 
 
 @dataclass(frozen=True)
+class SeededNoise(Operation):
+    """The same where seed and epoch are not known yet: operands (sample_ids `[N]`, seed, epoch).
+
+    Both are whole numbers of which 64 and the lower 32 bits count.
+    """
+
+    num_tokens: int
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids", "seed", "epoch")
+    sides: ClassVar[tuple[int, ...]] = (0, 1, 2)
+
+    def result(self, ids: Spec, seed: Spec, epoch: Spec) -> tuple[Spec, ...]:
+        for spec, name in ((seed, "seed"), (epoch, "epoch")):
+            if spec.dtype.integer is None or spec.shape != ():
+                raise TypeError(
+                    f"{name} has dtype {spec.dtype.name} and shape {spec.shape}: one whole number"
+                    " is needed"
+                )
+        return TokenNoise(0, 0, self.num_tokens).result(ids)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        ids, seed, epoch = operands
+        if axes[1] is None and axes[2] is None:
+            merged = merge_samples(do, to_front(do, ids, axes[0], size))
+            return split_samples(do, do.run(self, merged, seed, epoch), size)
+        each = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
+        return do.xp.stack([do.run(self, *(a[b] for a in each)) for b in range(size)])
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        """Where the values are there."""
+        ids, seed, epoch = operands
+        noise = TokenNoise(int(seed) & (2**64 - 1), int(epoch) & (2**32 - 1), self.num_tokens)
+        return do.run(noise, ids)
+
+
+@dataclass(frozen=True)
 class RankTokens(Operation):
     """Ranks of scores `[N, L]`: (ids_keep, ids_restore, mask)."""
 
