@@ -295,6 +295,39 @@ def test_any_number_of_threads_gives_the_same_sums(threads: int) -> None:
         nbgather.set_num_threads(None)
 
 
+@pytest.mark.parametrize("samples", [2, 2048])
+def test_numbers_below_the_normal_ones_count(samples: int) -> None:
+    """XLA's threads flush them to zero, and their sums and products have other bits then."""
+    x = np.full((samples, 64), 1e-40, np.float32)
+    index = RNG.integers(0, 64, x.shape).astype(np.int32)
+    call = jax.jit(lambda x, i: nbgather.scatter_add(x, 1, i, x))
+    want = nbgather.scatter_add(x, 1, index, x)
+    assert (want > 1e-40).any()
+    same(call(*as_jax((x, index))), want)
+    images = np.full((samples, 3, 8, 8), 1e-38, np.float32)
+    cut = lambda i: nbgather.masked_patchify(i, 4, 0.5, seed=1, scale=0.01)  # noqa: E731
+    same(jax.jit(cut)(jnp.asarray(images)), cut(images))
+    bits = RNG.integers(0, 300, (3, 40)).astype(np.uint16)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        ranks = jax.jit(lambda n: nbgather.rank_tokens(n, 7))
+        same(ranks(jnp.asarray(bits.view(dtype))), nbgather.rank_tokens(bits.view(dtype), 7))
+
+
+def test_what_xla_computes_with_is_left_as_it_was() -> None:
+    """After our sums its own numbers are flushed as before."""
+
+    def call(x: Any, i: Any) -> Any:
+        before = x * 0.5
+        added = nbgather.scatter_add(before, 0, i, before)
+        return added, before, added * 0.5
+
+    x = jnp.full(4, 1.5e-38)
+    added, before, after = jax.jit(call)(x, jnp.arange(4))
+    plain = jax.jit(lambda a: a * 0.5)
+    same(before, plain(x))
+    same(after, plain(added))
+
+
 def test_a_donated_input_is_read_before_it_is_written_to() -> None:
     want = nbgather.scatter_add(X, 1, INDEX, X[:, :5])
     call = jax.jit(lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), donate_argnums=0)
@@ -365,10 +398,50 @@ def test_a_function_that_is_refused_is_not_used(
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
     monkeypatch.setattr(jax, "devices", lambda *a: calls.append(a))
-    assert reason in str(jax_ffi.why_not.__wrapped__())
+    assert reason in str(jax_ffi.registered.__wrapped__())
     assert bool(calls) == started
     programs._table[:] = before
     assert nbgather.jax.why_not() is None
+
+
+def test_programs_are_found_however_many_there_are() -> None:
+    """The table of them grows, and an executable finds what it found before."""
+    x, index = as_jax((X, INDEX))
+    call = jax.jit(lambda x, i: nbgather.gather(x, 1, i))
+    want = np.asarray(call(x, index))
+    before = int(programs._block[0])
+    keys = [f"{k:016}".encode() for k in range(2 * before)]
+    for key in keys:
+        assert programs.publish(key, programs.failing(f"this is {int(key)}"))
+    assert int(programs._block[0]) > before
+    same(call(x, index), want)
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+    for key in (keys[0], keys[-1]):
+        named = jax.jit(lambda x, k=key: jax.ffi.ffi_call("nbgather", shape)(x, call=k.decode()))
+        with pytest.raises(Exception, match=f"this is {int(key)}"):
+            jax.block_until_ready(named(jnp.zeros(3)))
+
+
+def test_what_is_beyond_compiled_code_is_called_back() -> None:
+    """A gather of very many dimensions has more numbers than a program may have."""
+    x = np.arange(3**15, dtype=np.int32).reshape((3,) * 15)
+    index = RNG.integers(0, 3, (2,) * 15).astype(np.int32)
+    call = jax.jit(lambda x, i: nbgather.gather(x, 2, i))
+    assert "callback" in call.lower(*as_jax((x, index))).as_text()
+    same(call(*as_jax((x, index))), nbgather.gather(x, 2, index))
+
+
+def test_other_platforms_are_refused() -> None:
+    call = jax.jit(lambda x, i: nbgather.gather(x, 1, i))
+    meant = jax.export.DisabledSafetyCheck.custom_call("nbgather")
+    export = jax.export.export(call, platforms=["cuda"], disabled_checks=[meant])
+    with pytest.raises(NotImplementedError, match="Gather was traced by JAX for cuda"):
+        export(*as_jax((X, INDEX)))
+    with pytest.raises(TypeError, match="symbolic ones are not served"):
+        jax.export.export(call, disabled_checks=[meant])(
+            jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 16, 4"), jnp.float32),
+            jax.ShapeDtypeStruct(INDEX.shape, jnp.int32),
+        )
 
 
 def test_a_call_that_is_not_understood_is_an_error() -> None:

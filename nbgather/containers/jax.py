@@ -15,6 +15,7 @@ import numpy as np
 from nbgather.containers import jax_calls, jax_rules
 from nbgather.containers.base import IDS, Container, HostViews, Run
 from nbgather.containers.numpy import NumpyContainer
+from nbgather.kernels.cpu import floats
 from nbgather.operations.base import PLAIN, Apply, Operation, Options
 
 #: Dtypes of which a byte holds more than one item, or part of one.
@@ -142,7 +143,8 @@ class JaxContainer(HostViews):
             self.ids_view(v) if name in IDS else v
             for name, v in zip(operation.names, views, strict=True)
         )
-        return self.numpy.execute(operation, ready, PLAIN)
+        with floats.default_environment():
+            return self.numpy.execute(operation, ready, PLAIN)
 
 
 SERVES = JaxContainer

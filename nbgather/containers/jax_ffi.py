@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,19 @@ TARGET = "nbgather"
 HEADER = "xla/ffi/api/c_api.h"
 
 
-@functools.cache
+#: Held by the thread that registers the function: XLA takes it once.
+_registering = threading.Lock()
+
+
 def why_not() -> str | None:
     """Register the function with XLA: None, or why calls go back into Python instead."""
+    with _registering:
+        return registered()
+
+
+@functools.cache
+def registered() -> str | None:
+    """See :func:`why_not`, which is for any thread."""
     ffi = getattr(jax, "ffi", None)
     if ffi is None:
         return f"JAX {jax.__version__} has no jax.ffi"

@@ -147,7 +147,7 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
         mask = plan.item_mask | plan.index_mask
     fault = _of_index(index, 1, plan.dim, plan.size)
     uses = (0, 1) if src is None else (0, 1, 2)
-    return Program(uses, 1, steps, fault, mask, owner=(plan, value))
+    return Program(uses, 1, steps, fault, mask, floats=adds, owner=(plan, value))
 
 
 def _key(seed: int, epoch: int) -> dict[str, int]:
@@ -262,7 +262,8 @@ def _cut(operation: CutPatches, specs: Specs, item: bytes) -> Program | None:
     if not math.prod(result.shape):
         return Program((0, 1), 1, ())
     step, table = patches.step_of_cut(_backend(), operation, images, ids, places)
-    return Program((0, 1), 1, (step,), mask=images.dtype.itemsize - 1 | 7, owner=table)
+    mask, computes = images.dtype.itemsize - 1 | 7, table is not None
+    return Program((0, 1), 1, (step,), mask=mask, floats=computes, owner=table)
 
 
 def _moved(operation: Patchify | Unpatchify, specs: Specs, item: bytes) -> Program | None:
@@ -282,7 +283,7 @@ def _score(operation: Score, specs: Specs, item: bytes) -> Program:
         _backend(), operation, result.shape, small.result(0), small.operand(0)
     )
     other = f"no memory to order {result.shape[1]} tokens"
-    return Program((0,), 1, (step,), Fault(other=other), 7, owner=owner)
+    return Program((0,), 1, (step,), Fault(other=other), 7, floats=True, owner=owner)
 
 
 _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {

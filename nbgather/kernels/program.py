@@ -20,6 +20,7 @@ from nbgather.kernels.small import Step
 HEADER = (
     "operands", "results",  # how many; -1 operands: nothing is looked at, since it must fail
     "mask",  # the bits that are 0 in the addresses of all buffers
+    "floats",  # whether it computes with floats, which not every thread does alike
     "scalars",  # a bit for each operand that is a whole number: its value counts, not its address
     "bad",  # not 0 where every index is out of bounds, so that nothing is run
     "index", "code", "size", "from_end", "ndim",  # the operand that is looked through, or -1
@@ -37,8 +38,11 @@ MAX_TEXT, MAX_DIMS = 1024, 64
 
 #: The table of a process, in words: the address of the word with the address of the team; that of
 #: the number of threads; the block that programs are found in; what is asked for one that is not;
-#: what is said of a call that fits no program; the version of XLA's interface that is told to it.
-TABLE = ("team", "threads", "block", "resolve", "stray", "version")
+#: what is said of a call that fits no program; the version of XLA's interface that is told to it;
+#: what :class:`nbgather.kernels.cpu.floats.Environment` holds.
+TABLE = (
+    "team", "threads", "block", "resolve", "stray", "version", "get", "set", "default",
+)  # fmt: skip
 #: A block is a mask and then entries: two words that a program is found by, and its address.
 ENTRY_WORDS = 3
 #: Bytes of a call's text that a program is found by.
@@ -86,7 +90,8 @@ class Program(NamedTuple):
 
     ``uses`` are the operands that the steps are told of, by their numbers among all; None where the
     call must fail. ``scalars`` has a bit for each of these whose value counts, ``mask`` those of
-    addresses that must be 0. ``owner`` holds what the steps refer to.
+    addresses that must be 0, ``floats`` says whether floats are computed with. ``owner`` holds what
+    the steps refer to.
     """
 
     uses: tuple[int, ...] | None
@@ -95,6 +100,7 @@ class Program(NamedTuple):
     fault: Fault = Fault()
     mask: int = 0
     scalars: int = 0
+    floats: bool = False
     owner: Any = None
 
 
@@ -123,7 +129,7 @@ def words_of(program: Program) -> tuple[np.ndarray, Any] | None:
     code = int(fault.dtype[1:]) | (SIGNED if fault.dtype[0] == "i" else 0)
     words = [
         -1 if program.uses is None else len(program.uses), program.results, program.mask,
-        program.scalars, int(fault.always or program.uses is None),
+        int(program.floats), program.scalars, int(fault.always or program.uses is None),
         fault.operand, code, fault.size, int(fault.from_end), len(fault.shape),
         int(_is_dense(fault)),
         texts[0].ctypes.data, len(text), texts[1].ctypes.data, fault.status,

@@ -23,6 +23,7 @@ from nbgather.kernels.cpu import team
 from nbgather.kernels.cpu.facts import ADDRESS, FACT_WORDS, H_FIRST, H_STEPS, word
 from nbgather.kernels.cpu.ffi_errors import (
     P_BAD,
+    P_FLOATS,
     P_MASK,
     P_NUMBERS,
     P_OPERANDS,
@@ -32,6 +33,7 @@ from nbgather.kernels.cpu.ffi_errors import (
     error,
     failure,
 )
+from nbgather.kernels.cpu.floats import ENVIRONMENT_BYTES
 from nbgather.kernels.cpu.intrinsics import inlined, int64_at, words_on_stack
 from nbgather.kernels.cpu.repeat import (
     FIRST_ARG,
@@ -45,7 +47,7 @@ from nbgather.kernels.cpu.repeat import (
     S_WORK,
     place,
 )
-from nbgather.kernels.cpu.words import read, run_kernel, write
+from nbgather.kernels.cpu.words import call_system, read, run_kernel, write
 
 U = np.uint64
 
@@ -59,7 +61,9 @@ BUFFER_DATA, EXTENSION_TYPE, EXTENSION_METADATA, METADATA_VERSION = 3, 1, 3, 3
 METADATA, EXECUTE, STRING = 1, 3, 4
 INT32_BITS = np.int64(0xFFFFFFFF)
 
-T_TEAM, T_THREADS, T_BLOCK, T_RESOLVE, T_STRAY, T_VERSION = range(len(layout.TABLE))
+T_TEAM, T_THREADS, T_BLOCK, T_RESOLVE, T_STRAY, T_VERSION, T_GET, T_SET, T_DEFAULT = range(
+    len(layout.TABLE)
+)
 ENTRY_WORDS, KEY_BYTES = layout.ENTRY_WORDS, layout.KEY_BYTES
 
 parts_of, splits = inlined(split.parts_of), inlined(split.splits)
@@ -68,6 +72,7 @@ with_length = inlined(split.with_length)
 _facts_on_stack = words_on_stack(small.MAX_OPERANDS * FACT_WORDS)
 _results_on_stack = words_on_stack(2 * small.MAX_RESULTS)
 _args_on_stack = words_on_stack(small.MAX_ARGS)
+_environment_on_stack = words_on_stack(ENVIRONMENT_BYTES // 8)
 _I64 = ir.IntType(64)
 
 
@@ -163,6 +168,19 @@ def run_steps(table, numbers, at, facts, results):
 
 
 @inlined
+def run_with_floats(table, numbers, at, facts, results):
+    """All steps, where floats are computed as everywhere else."""
+    environment = _environment_on_stack()
+    if read(table, T_GET) == 0:
+        return run_steps(table, numbers, at, facts, results)
+    call_system(read(table, T_GET), environment, 0)
+    call_system(read(table, T_SET), read(table, T_DEFAULT), 0)
+    bad = run_steps(table, numbers, at, facts, results)
+    call_system(read(table, T_SET), environment, 0)
+    return bad
+
+
+@inlined
 def gather_buffers(frame, program, facts, results):
     """Note where all buffers are; whether they are as many as they should be, and aligned."""
     count, made = program[U(P_OPERANDS)], program[U(P_RESULTS)]
@@ -206,5 +224,9 @@ def handler(frame_at):
     bad = program[U(P_BAD)]
     if bad == 0:
         numbers_at = at + 8 * program[U(P_NUMBERS)]
-        bad = run_steps(table, int64_at(U(numbers_at)), numbers_at, facts, results)
+        numbers = int64_at(U(numbers_at))
+        if program[U(P_FLOATS)] != 0:
+            bad = run_with_floats(table, numbers, numbers_at, facts, results)
+        else:
+            bad = run_steps(table, numbers, numbers_at, facts, results)
     return 0 if bad == 0 else failure(frame, program, bad, facts)

@@ -20,8 +20,8 @@ from nbgather.kernels.cpu.intrinsics import inlined, int64_at, uint8_at, words_o
 U = np.uint64
 
 (
-    P_OPERANDS, P_RESULTS, P_MASK, P_SCALARS, P_BAD, P_INDEX, P_CODE, P_SIZE, P_FROM_END, P_NDIM,
-    P_DENSE, P_TEXT, P_TEXT_BYTES, P_OTHER, P_STATUS, P_NUMBERS,
+    P_OPERANDS, P_RESULTS, P_MASK, P_FLOATS, P_SCALARS, P_BAD, P_INDEX, P_CODE, P_SIZE, P_FROM_END,
+    P_NDIM, P_DENSE, P_TEXT, P_TEXT_BYTES, P_OTHER, P_STATUS, P_NUMBERS,
 ) = range(len(layout.HEADER))  # fmt: skip
 P_DIMS = len(layout.HEADER)
 VALUE, PLACE, SIGNED = layout.VALUE, layout.PLACE, layout.SIGNED

@@ -17,7 +17,7 @@ import numpy as np
 
 from nbgather.kernels import program as layout
 from nbgather.kernels.constants import MAX_THREADS
-from nbgather.kernels.cpu import compiler, limits, loader, threads
+from nbgather.kernels.cpu import compiler, floats, limits, loader, threads
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import (
     ENTRY_WORDS,
@@ -133,6 +133,11 @@ def handler(resolve: Callable[[str], Program]) -> int:
     """
 
     def asked(at: int) -> int:
+        # Threads that are started here compute with floats as this one does.
+        with floats.default_environment():
+            return found(at)
+
+    def found(at: int) -> int:
         span = _Span.from_address(at)
         text = ctypes.string_at(span.at, span.length)
         key = text[:KEY_BYTES]
@@ -151,6 +156,7 @@ def handler(resolve: Callable[[str], Program]) -> int:
         ("threads", memory_address(_threads)),
         ("resolve", loader.function_pointer(asked_by_c)),
         ("stray", memory_address(_STRAY)),
+        *floats.environment()._asdict().items(),
     ):
         _table[TABLE.index(name)] = value
     limits.listeners.append(refresh_threads)
