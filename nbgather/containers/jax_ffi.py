@@ -115,17 +115,16 @@ def lower(
     operation: Operation,
     specs: Specs,
     item: bytes,
-    back: Callable[..., Any],
-    in_place: bool = False,
-) -> Sequence[Any]:
-    """A call in the graph; ``specs`` say what the kernels take, an array that is not given is None.
+    in_place: bool,
+) -> Sequence[Any] | None:
+    """A call in the graph; None where the function cannot do it.
 
-    ``back`` does the same on the host, where it must be. ``in_place``: the first operand's memory
-    becomes the result's, XLA copying it where it is used again.
+    ``specs`` say what the kernels take, None for an array that is not given. ``in_place``: the
+    first operand's memory becomes the result's, XLA copying it where it is used again.
     """
     made = published(operation, specs, item)
     if made is None:
-        return mlir.lower_fun(back, multiple_results=True)(ctx, *values)
+        return None
     text, program = made
     given: dict[int, Any] = {}
     remaining = iter(values)
@@ -144,6 +143,22 @@ def lower(
     )
     made_by_xla = rule(ctx, *used, call=text)
     return [_as(v, a.dtype) for v, a in zip(made_by_xla, ctx.avals_out, strict=True)]
+
+
+def call_back(ctx: Any, values: Sequence[Any], host: Callable[..., Any]) -> Sequence[Any]:
+    """A call in the graph that goes back into Python: ``host`` on NumPy arrays.
+
+    On one device XLA's memory is handed over as it is. ``jax.pure_callback`` makes arrays of JAX of
+    it, for which its threads are needed: of a large one it waits for ever where there is one.
+    """
+    if getattr(ctx.module_context.axis_context, "num_devices", 0) == 1:
+        return mlir.emit_python_callback(
+            ctx, host, None, list(values), ctx.avals_in, ctx.avals_out, has_side_effect=False
+        )[0]
+    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out)
+    return mlir.lower_fun(lambda *a: jax.pure_callback(host, shapes, *a), multiple_results=True)(
+        ctx, *values
+    )
 
 
 def _dense(spec: Any) -> tuple[int, ...]:

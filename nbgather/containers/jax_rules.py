@@ -292,19 +292,16 @@ def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
     call, avals = Call(**params), ctx.avals_in
     specs = kernel_specs(call, avals)
 
-    def back(*arrays: Any) -> Any:
-        """The same on the host."""
+    def host(*views: Any) -> tuple[Any, ...]:
+        """The same in Python, on what XLA has."""
+        operation, operands = call.restored(list(map(np.asarray, views)), avals[0].dtype)
+        results = _many(_container.run_on_host(operation, operands))
+        return tuple(
+            np.asarray(r, a.dtype, order="C") for r, a in zip(results, ctx.avals_out, strict=True)
+        )
 
-        def host(*views: Any) -> tuple[Any, ...]:
-            views = tuple(map(np.asarray, views))
-            operation, operands = call.restored(views, avals[0].dtype)
-            results = _many(_container.run_on_host(operation, operands))
-            return tuple(r.astype(a.dtype) for r, a in zip(results, ctx.avals_out, strict=True))
-
-        shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out)
-        return jax.pure_callback(host, shapes, *arrays)
-
-    return jax_ffi.lower(ctx, values, call.operation, specs, call.item, back, call.in_place)
+    made = jax_ffi.lower(ctx, values, call.operation, specs, call.item, call.in_place)
+    return jax_ffi.call_back(ctx, values, host) if made is None else made
 
 
 def _elsewhere(ctx: Any, *values: Any, **params: Any) -> Any:
