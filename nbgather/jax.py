@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 import nbgather.dispatch  # which hands the engine to containers
 from nbgather.containers import jax_calls, jax_ffi, registry
@@ -31,11 +32,10 @@ __all__ = ["seeded_noise", "why_not"]
 #: The container of JAX's arrays, whose module gives JAX its rules, with the engine behind them.
 _CONTAINER = registry.load(registry.MODULES["jax"])
 
-if hasattr(jax, "export") and hasattr(jax.export, "register_namedtuple_serialization"):
+_register = getattr(export, "register_namedtuple_serialization", None)  # not in the oldest
+if _register is not None:
     for _kind in (MaskedTokens, PaddedTokens, TokenMask):
-        jax.export.register_namedtuple_serialization(
-            _kind, serialized_name=f"nbgather.{_kind.__name__}"
-        )
+        _register(_kind, serialized_name=f"nbgather.{_kind.__name__}")
 
 
 def seeded_noise(seed: Any, sample_ids: Any, num_tokens: int, *, epoch: Any = 0) -> jax.Array:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HEAD = """
 import pathlib, pickle, sys
-import jax, jax.numpy as jnp, numpy as np
+import jax, jax.export, jax.numpy as jnp, numpy as np
 from jax.experimental import serialize_executable
 
 x = jnp.arange(24.0).reshape(2, 3, 4)
@@ -83,7 +83,7 @@ print(hits.count("/jax/compilation_cache/cache_hits") > 0)
 
 
 def run(code: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         check=True, timeout=200, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True,
