@@ -29,7 +29,8 @@ from nbgather.kernels.program import (
     words_of,
 )
 
-_HANDLER = compiler.Function("ffi", "handler", None, ("i8",))
+#: The function that XLA calls.
+HANDLER = compiler.Function("ffi", "handler", None, ("i8",))
 _STRAY = np.frombuffer(b"a call came from XLA that is none of nbgather's\0", np.uint8)
 _FIRST_ENTRIES = 256
 
@@ -162,7 +163,7 @@ def handler(resolve: Callable[[str], Program]) -> int:
     limits.listeners.append(refresh_threads)
     with _lock:
         _new_block(_FIRST_ENTRIES)
-    address = compiler.address(_HANDLER)
+    address = compiler.address(HANDLER)
     told = np.array([0, memory_address(_table)], np.int64)
     ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(memory_address(told))
     return address
