@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from nbgather.containers import jax_ffi
 from nbgather.containers.jax_rules import spec_of
 from nbgather.kernels import program as layout
 from nbgather.kernels.cpu import programs
-from nbgather.operations.indexing import Gather
+from nbgather.operations.indexing import Gather, ScatterAdd
 
 RNG = np.random.default_rng(0)
 X = RNG.random((3, 16, 4), np.float32)
@@ -314,21 +316,6 @@ def test_numbers_below_the_normal_ones_count(samples: int) -> None:
         same(ranks(jnp.asarray(bits.view(dtype))), nbgather.rank_tokens(bits.view(dtype), 7))
 
 
-def test_what_xla_computes_with_is_left_as_it_was() -> None:
-    """After our sums its own numbers are flushed as before."""
-
-    def call(x: Any, i: Any) -> Any:
-        before = x * 0.5
-        added = nbgather.scatter_add(before, 0, i, before)
-        return added, before, added * 0.5
-
-    x = jnp.full(4, 1.5e-38)
-    added, before, after = jax.jit(call)(x, jnp.arange(4))
-    plain = jax.jit(lambda a: a * 0.5)
-    same(before, plain(x))
-    same(after, plain(added))
-
-
 def test_a_donated_input_is_read_before_it_is_written_to() -> None:
     want = nbgather.scatter_add(X, 1, INDEX, X[:, :5])
     call = jax.jit(lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), donate_argnums=0)
@@ -360,6 +347,86 @@ def test_without_the_function_xla_calls_back(monkeypatch: pytest.MonkeyPatch) ->
 def call_handler(frame: np.ndarray) -> int:
     address = programs.handler(jax_ffi.program_of_text)
     return int(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(frame.ctypes.data))
+
+
+def frame_of(text: str, operands: list[int], results: list[int]) -> tuple[np.ndarray, list[Any]]:
+    """A frame as XLA makes it of a call on buffers at addresses; and the errors that come of it."""
+    errors: list[Any] = []
+
+    def create(at: int) -> int:
+        words = (ctypes.c_int64 * 4).from_address(at)
+        errors.append((words[3] & 0xFFFF, ctypes.string_at(words[2]).decode()))
+        return 1
+
+    create_by_c = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(create)
+    kept: list[Any] = [create_by_c]
+
+    def words(*values: int) -> int:
+        kept.append(np.array(values, np.int64))
+        return int(kept[-1].ctypes.data)
+
+    raw = np.frombuffer(text.encode(), np.uint8)
+    buffers = [[words(*(0, 0, 0, at, 0, 0)) for at in group] for group in (operands, results)]
+    function = ctypes.cast(create_by_c, ctypes.c_void_p).value or 0
+    frame = np.zeros(21, np.int64)
+    frame[[0, 2, 4, 7, 9, 12, 14, 17]] = (
+        168, words(*(0,) * 6, function), 3, len(operands), words(*buffers[0]), len(results),
+        words(*buffers[1]), 1,
+    )  # fmt: skip
+    span = words(raw.ctypes.data, raw.size)
+    frame[[18, 20]] = words(4), words(span)
+    _frames.append((frame, kept, raw))
+    return frame, errors
+
+
+_frames: list[Any] = []  # which hold the memory that they refer to
+
+
+def published(operation: Any, *arrays: np.ndarray) -> str:
+    specs = tuple(map(spec_of, arrays))
+    made = jax_ffi.published(operation, specs, b"")
+    assert made is not None
+    return made[0]
+
+
+def test_buffers_that_are_not_aligned_are_refused() -> None:
+    x, index, out = np.arange(8.0), np.arange(8), np.zeros(9)
+    text = published(Gather(0), x, index)
+    at = [x.ctypes.data, index.ctypes.data]
+    frame, errors = frame_of(text, at, [out.ctypes.data])
+    assert call_handler(frame) == 0
+    assert not errors
+    assert np.array_equal(out[:8], x)
+    frame, errors = frame_of(text, at, [out.ctypes.data + 4])
+    assert call_handler(frame) == 1
+    assert errors == [(layout.INTERNAL, "a call came from XLA that is none of nbgather's")]
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="the bits are of x86-64"
+)
+def test_a_thread_gets_back_how_it_computes() -> None:
+    x, index, out = np.full(8, 1e-310), np.zeros(8, np.int64), np.zeros(8)
+    frame, errors = frame_of(
+        published(ScatterAdd(0), x, index, x), [x.ctypes.data, index.ctypes.data, x.ctypes.data],
+        [out.ctypes.data],
+    )  # fmt: skip
+    want = nbgather.scatter_add(x, 0, index, x)
+    library, flush = ctypes.CDLL("libm.so.6"), 0x8040
+    before, env = ctypes.create_string_buffer(128), ctypes.create_string_buffer(128)
+    library.fegetenv(before)
+    library.fegetenv(env)
+    control = ctypes.c_uint32.from_buffer(env, 28)
+    control.value |= flush
+    library.fesetenv(env)
+    try:
+        assert call_handler(frame) == 0
+        library.fegetenv(env)
+    finally:
+        library.fesetenv(before)
+    assert control.value & flush == flush
+    exactly(out, want)
+    assert not errors
 
 
 def test_the_version_is_told_to_xla() -> None:
@@ -458,8 +525,7 @@ def test_a_call_that_is_not_understood_is_an_error() -> None:
         call = jax.jit(lambda x, text=text: jax.ffi.ffi_call("nbgather", shape)(x, call=text))
         with pytest.raises(Exception, match=said):
             jax.block_until_ready(call(x))
-    specs = tuple(map(spec_of, (x, jnp.zeros(3, jnp.int32))))
-    text, _ = jax_ffi.published(Gather(0), specs, b"") or ("", None)
+    text = published(Gather(0), np.zeros(3, np.float32), np.zeros(3, np.int32))
     with pytest.raises(Exception, match="none of nbgather's"):  # an operand is missing
         jax.block_until_ready(
             jax.jit(lambda x: jax.ffi.ffi_call("nbgather", shape)(x, call=text))(x)

@@ -241,6 +241,11 @@ same(jax.pmap(gather)(x.reshape(4, 2, 16, 4), i.reshape(4, 2, 5, 4)).reshape(8, 
 second = [jax.device_put(a, jax.devices()[1]) for a in (x, i)]
 assert gather(*second).devices() == jax.jit(gather)(*second).devices() == {jax.devices()[1]}
 try:
+    over(gather, (P(), P("d")), P())(x[:2], i)  # which varies with the index
+    raise SystemExit("no error")
+except ValueError:
+    pass
+try:
     jax.block_until_ready(over(gather, both)(x, i.at[5, 2, 1].set(99)))
     raise SystemExit("no error")
 except Exception as error:

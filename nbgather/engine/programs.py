@@ -133,9 +133,8 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     backend, target, given = _backend(), small.result(0), small.operand(0)
     value = np.frombuffer(item or b"\0", np.uint8)
     steps = []
-    if x.shape and x.strides == held(x).strides:
-        given = target
-    elif not plan.copies or not plan.count:
+    is_held = bool(x.shape) and x.strides == held(x).strides
+    if not is_held and (not plan.copies or not plan.count):
         steps.append(backend.copy(target, given, plan.nbytes, run=backend.step))
         given = target
     mask = 0
