@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from nbgather.operations import checks
-from nbgather.operations.base import (
-    FLOAT32,
-    Apply,
-    Operation,
-    Spec,
-    Tuple,
-    batch_of_samples,
-    fresh,
-)
+from nbgather.operations.base import FLOAT32, Apply, Operation, Spec, fresh
 from nbgather.operations.tokens import TokenNoise
 
 #: The scores of an order are its places, which float32 holds exactly up to here.
@@ -42,9 +34,8 @@ class ScoresOfIds:
         checks.sample_ids(ids.shape, ids.dtype.name)
         return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
 
-    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        """A batch is more samples."""
-        return batch_of_samples(cast(Operation, self), do, size, operands, axes)
+    #: A batch is more samples, as for noise.
+    batch: ClassVar[Any] = TokenNoise.batch
 
 
 @dataclass(frozen=True)
