@@ -44,6 +44,7 @@ from nbgather.operations.tokens import (
     RankTokens,
     RestoreTokens,
     RestoreValidTokens,
+    SeededNoise,
     TokenNoise,
 )
 
@@ -372,6 +373,7 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (Scatter(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (ScatterAdd(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (TokenNoise(2**64 - 1, 3, 7), (("N",), INT)),
+    (SeededNoise(7), (("N",), INT, (), INT, (), INT)),
     (RankTokens(Keep(number=3)), (("N", "L"), F)),
     (ChooseTokens(Keep(number=3), 1, 0, 7), (("N", "L"), F, ("M",), INT)),
     (RandomMasking(Keep(number=3), 1), (("N", "L"), F, None, None, ("M",), INT)),

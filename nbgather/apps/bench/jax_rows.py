@@ -115,7 +115,7 @@ JAX_ROWS: tuple[Row, ...] = (
     Row("jit: square, dim 0", "jit", "x[4096,4096]", lambda: _square(0)),
     Row("jit: float16, dim 1", "jit", "x[4096,4096] float16", lambda: _square(1, "float16")),
     Row("jit: int8, dim 1", "jit", "x[4096,4096] int8", lambda: _square(1, "int8")),
-    Row("jit: DeBERTa", "jit", "x[10,10,512,512] dim -1",
+    Row("jit: attention", "jit", "x[10,10,512,512] dim -1",
         lambda: _gather(floats((10, 10, 512, 512)), 3,
                         generator().integers(0, 512, (10, 10, 512, 512)))),
     Row("jit: graph rows", "jit", "x[100000,128], 500,000 rows",
