@@ -298,6 +298,18 @@ def test_any_number_of_threads_gives_the_same_sums(threads: int) -> None:
         nbgather.set_num_threads(None)
 
 
+def test_a_limit_of_this_thread_is_not_one_of_xlas() -> None:
+    nbgather.set_num_threads(3)
+    try:
+        with nbgather.limit_threads(1):
+            jax.jit(lambda x: nbgather.gather(x, 0, [2]))(jnp.arange(7.0)).block_until_ready()
+            assert programs._threads.tolist() == [3]
+        nbgather.set_num_threads(2)
+        assert programs._threads.tolist() == [2]
+    finally:
+        nbgather.set_num_threads(None)
+
+
 @pytest.mark.parametrize("samples", [2, 2048])
 def test_numbers_below_the_normal_ones_count(samples: int) -> None:
     """XLA's threads flush them to zero, and their sums and products have other bits then."""

@@ -53,6 +53,12 @@ def num_threads() -> int:
     return default() if chosen is None else chosen
 
 
+def num_threads_of_process() -> int:
+    """How many threads a call may use in a thread that nobody has limited."""
+    chosen = _set if _set is not None else _named()
+    return default() if chosen is None else chosen
+
+
 def num_threads_of_torch() -> int:
     """How many threads a call on tensors may use."""
     chosen = _chosen()

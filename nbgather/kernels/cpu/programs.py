@@ -104,7 +104,7 @@ def publish(key: bytes, program: Program) -> bool:
 
 def refresh_threads() -> None:
     """Note how many threads a call may use, for compiled code that cannot ask."""
-    _threads[0] = min(limits.num_threads(), MAX_THREADS)
+    _threads[0] = min(limits.num_threads_of_process(), MAX_THREADS)
 
 
 def failing(message: str) -> Program:
