@@ -240,6 +240,13 @@ same(grad(*sharded), grad(x, i))
 same(jax.pmap(gather)(x.reshape(4, 2, 16, 4), i.reshape(4, 2, 5, 4)).reshape(8, 5, 4), gather(x, i))
 second = [jax.device_put(a, jax.devices()[1]) for a in (x, i)]
 assert gather(*second).devices() == jax.jit(gather)(*second).devices() == {jax.devices()[1]}
+explicit = getattr(getattr(jax.sharding, "AxisType", None), "Explicit", None)
+if explicit is not None and hasattr(jax, "set_mesh"):  # shardings belong to types then
+    typed = jax.make_mesh((4,), ("d",), axis_types=(explicit,))
+    wanted = gather(x, i), grad(x, i)
+    with jax.set_mesh(typed):
+        a, b = (jax.device_put(z, NamedSharding(typed, P("d"))) for z in (x, i))
+        same((jax.jit(gather)(a, b), jax.jit(grad)(a, b)), wanted)
 try:
     over(gather, (P(), P("d")), P())(x[:2], i)  # which varies with the index
     raise SystemExit("no error")

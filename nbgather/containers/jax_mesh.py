@@ -43,7 +43,19 @@ def alike(arrays: Sequence[Any]) -> list[Any]:
 def vary_like(array: Any, aval: Any) -> Any:
     """A cotangent as its primal's type has it."""
     axes = _axes(aval)
-    return _varied(array, axes) if axes else array
+    if axes:
+        array = _varied(array, axes)
+    wanted, own = (getattr(a, "sharding", None) for a in (aval, type_of(array)))
+    reshard = getattr(jax, "reshard", None) or getattr(jax.sharding, "reshard", None)
+    if reshard is None or wanted is None or wanted == own or not _is_explicit(wanted):
+        return array
+    return reshard(array, wanted)
+
+
+def _is_explicit(sharding: Any) -> bool:
+    """Whether how a value is sharded belongs to its type."""
+    kinds = getattr(sharding.mesh, "axis_types", None) or ()
+    return any(str(kind).endswith("Explicit") for kind in kinds)
 
 
 def result(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
