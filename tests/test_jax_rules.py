@@ -164,6 +164,28 @@ def test_transformations_of_transformations() -> None:
     assert [s.shape for s in shape] == [(3, 8, 4), (3, 16), (3, 16)]
 
 
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (-1, -1)])
+def test_gradients_of_a_batch_are_a_batch_of_gradients(axes: tuple[int | None, ...]) -> None:
+    """The index that a gradient broadcasts is a batch too, or is not."""
+    for call, index in (
+        (nbgather.gather_tokens, INDEX[..., 0]),
+        (lambda x, i: nbgather.take_along_axis(x, i, 1), INDEX[:, :, :1] - 16),
+    ):
+        grad = jax.grad(lambda x, i, call=call: (call(x, i) ** 2).sum())
+        batches = [np.stack([a, a[::-1]]) for a in (X, index)]
+        given = [
+            a if axis is None else np.moveaxis(b, 0, axis)
+            for a, b, axis in zip((X, index), batches, axes, strict=True)
+        ]
+        got = jax.jit(jax.vmap(grad, axes))(*as_jax(tuple(given)))
+        for n in range(2):
+            parts = (
+                a if axis is None else b[n]
+                for a, b, axis in zip((X, index), batches, axes, strict=True)
+            )
+            same(got[n], grad(*as_jax(tuple(parts))))
+
+
 def test_no_memory_is_filled_with_a_broadcast_index() -> None:
     x, ids = jnp.asarray(X), jnp.asarray(INDEX[..., 0])
     text = str(jax.make_jaxpr(jax.grad(lambda x: nbgather.gather_tokens(x, ids).sum()))(x))
@@ -199,6 +221,16 @@ def test_numbers_that_are_equal_are_told_apart_by_their_bits() -> None:
 
     signs = [np.signbit(np.asarray(r)).any() for r in both(x, index)]
     assert signs == [False, True, False]
+
+    @jax.jit
+    def cuts(images: Any) -> Any:
+        return tuple(
+            nbgather.masked_patchify(images, 4, 0.5, seed=1, mean=mean)[0] for mean in (0.0, -0.0)
+        )
+
+    images = jnp.full((2, 3, 8, 8), -0.0)
+    signs = [np.signbit(np.asarray(r)).any() for r in cuts(images)]
+    assert signs == [True, False]
 
 
 SHARDED = """

@@ -29,6 +29,7 @@ from nbgather.operations.base import (
     is_array,
 )
 from nbgather.operations.indexing import Gather, Scatter
+from nbgather.operations.patches import CutPatches
 
 #: Executes an operation that no trace sees, and runs those that a rule is made of: handed down by
 #: the container of JAX's arrays.
@@ -70,7 +71,7 @@ class Call(NamedTuple):
 
     ``places`` are the numbers of the operands that are arrays; of the others one may be a number,
     which like the value that a gather fills with is told by its bits: numbers that are equal need
-    not have the same. ``spread`` is the shape that an index is broadcast to, and ``in_place``
+    not have the same. ``spread_to`` is the shape that an index is broadcast to, and ``in_place``
     whether a scatter may have the memory of its first operand.
     """
 
@@ -103,7 +104,7 @@ class Call(NamedTuple):
         if self.spread_to is not None:
             xp = np if type(operands[1]) is np.ndarray else jax.numpy
             operands[1] = xp.broadcast_to(operands[1], self.spread_to)
-        if self.item:
+        if self.item and isinstance(operation, (Gather, Scatter)):
             value = np.frombuffer(self.item, dtype)[0]
             if isinstance(operation, Gather):
                 operation = replace(operation, fill_value=value)
@@ -123,6 +124,8 @@ def call_of(operation: Operation, operands: Sequence[Any], in_place: bool = Fals
         operation = replace(operation, fill_value=0)
     elif isinstance(operation, Scatter) and 2 not in places:
         item = item_bits(operands[0].dtype, operands[2], "src").tobytes()
+    elif isinstance(operation, CutPatches) and operation.affine is not None:
+        item = np.array(operation.affine, np.float32).tobytes()  # which tells -0.0 from 0.0
     in_place = in_place and isinstance(operation, Scatter) and operands[0].ndim > 0
     return Call(operation, places, item, spread_to, in_place)
 
@@ -271,8 +274,12 @@ def _transpose(cotangents: Sequence[Any], *arrays: Any, **params: Any) -> list[A
 
 
 def _batch(arrays: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
-    call, do = Call(**params), _container.rule_apply()
+    call = Call(**params)
+    do = _container.rule_apply(call.in_place)
     (size,) = {a.shape[k] for a, k in zip(arrays, axes, strict=True) if k is not None}
+    if call.spread_to is not None:
+        arrays, axes = _spread_batch(call.spread_to, size, arrays, axes)
+        call = call._replace(spread_to=None)
     operation, operands = call.restored(arrays, arrays[0].dtype)
     if type(operation).batch is Operation.batch:
         results = jax.vmap(
@@ -286,6 +293,19 @@ def _batch(arrays: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
             operands = (*operands[:2], number)
         results = _many(operation.batch(do, size, operands, call.spread(axes)))
     return results, (0,) * len(results)
+
+
+def _spread_batch(
+    shape: tuple[int, ...], size: int, arrays: Sequence[Any], axes: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Operands of a batch, of which the index is broadcast."""
+    arrays, axes = list(arrays), list(axes)
+    if axes[1] is not None:
+        moved = jax.numpy.moveaxis(arrays[1], axes[1], 0)
+        arrays[1], axes[1] = jax.numpy.broadcast_to(moved, (size, *shape)), 0
+    else:
+        arrays[1] = jax.numpy.broadcast_to(arrays[1], shape)
+    return arrays, axes
 
 
 def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
