@@ -81,6 +81,15 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
         lambda x: restore(x[:, :2], RANKS, torch.ones(3) * 1j),
         TypeError, "without loss",
     ),
+    "restore token number": (
+        lambda x: restore(IMAGES[:, 0, :2], RANKS, 7.5), ValueError, "7.5 cannot be held in",
+    ),
+    "scatter number": (
+        lambda x: nbgather.scatter(RANKS, 1, RANKS, 2**63), ValueError, "cannot be held in dtype",
+    ),
+    "scatter complex": (
+        lambda x: nbgather.scatter(x, 1, RANKS[..., None], 1j), ValueError, "src 1j cannot be held",
+    ),
     "restore valid": (
         lambda x: restore(x[:, :2], RANKS, 0.0, valid=torch.tensor([[True]])),
         ValueError, "valid must be [N, K]",
@@ -146,3 +155,32 @@ def test_a_scripted_trace_holds_our_operators() -> None:
     index = torch.tensor([[1, 2], [0, 3]])
     gather = torch.jit.trace(lambda x, i: nbgather.gather_tokens(x, i), (X, index))
     assert same(gather(other, 3 - index), nbgather.gather_tokens(other, 3 - index))
+
+
+NUMBERS = (
+    0, 1, 2, -1, 2.0, 2.5, 256, -129, 1e5, 1e300, float("inf"), float("nan"), 2**63, 2**64, 1j,
+    complex(2, 0), True, -0.0, 3.4028236e38,
+)  # fmt: skip
+DTYPES = (
+    torch.bool, torch.int8, torch.uint8, torch.int64, torch.uint64, torch.float16, torch.bfloat16,
+    torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_number_is_held_where_the_eager_call_holds_it(dtype: torch.dtype) -> None:
+    """Beside tensors of a subclass, for which every call is an operator."""
+
+    class Mine(torch.Tensor):
+        pass
+
+    def outcome(x: torch.Tensor, value: Any) -> Any:
+        try:
+            made = nbgather.scatter(x, 0, torch.tensor([1]), value)
+        except ValueError as error:
+            return str(error)
+        return bytes(made.as_subclass(torch.Tensor).view(torch.uint8).numpy())
+
+    x = torch.zeros(3, dtype=dtype)
+    for value in NUMBERS:
+        assert outcome(x.as_subclass(Mine), value) == outcome(x, value), value

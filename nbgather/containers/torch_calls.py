@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +12,17 @@ import numpy as np
 import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
-from nbgather.containers.torch_operators import (
-    OPS,
-    random_masking,
-    seeded_noise,
-)
+from nbgather.containers.torch_operators import OPS, seeded_noise
 from nbgather.operations import checks
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.patches import MaskedPatchify
+from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import (
+    KeepTokens,
     RandomMasking,
     RankTokens,
     RestoreTokens,
@@ -34,6 +35,11 @@ from nbgather.operations.tokens import (
 def drawn_seed() -> Any:
     """A seed from torch's generator of the CPU, as a tensor."""
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+
+def _seed_beside(x: Any) -> Any:
+    """A drawn seed; none is drawn where nothing is computed."""
+    return torch.empty((), dtype=torch.int64, device="meta") if x.is_meta else drawn_seed()
 
 
 def seeded_masking(
@@ -49,10 +55,15 @@ def seeded_masking(
 
 # What a call becomes where torch traces it
 
-_REFUSALS = {
+_REFUSALS: dict[type[Operation], str] = {
     InferGather: "infer_gather cannot be traced by torch: call it outside",
-    Score: "a strategy cannot be traced by torch: score the tokens outside, and give them as noise",
 }
+
+
+@functools.cache
+def event_name(kind: str) -> str:
+    """What torch's profiler calls an operation."""
+    return "nbgather::" + re.sub(r"\B([A-Z])", r"_\1", kind).lower()
 
 
 def has_operator(operation: Operation) -> bool:
@@ -65,7 +76,7 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
     if options.out is not None or options.backend is not None:
         raise ValueError(
             "out= or backend= was given where torch traces the call (torch.compile, torch.export,"
-            " torch.func): neither is an operator's"
+            " torch.func, a mode, a subclass): neither is an operator's"
         )
     refusal = _REFUSALS.get(type(operation))
     if refusal is not None:
@@ -90,7 +101,7 @@ def _call_random_masking(container: Any, operation: Any, operands: tuple[Any, ..
             ids = torch.arange(x.shape[0], device=x.device)
         if operation.seed is None:
             zero = torch.zeros((), dtype=torch.int64, device="cpu")
-            noise = seeded_noise(drawn_seed(), zero + operation.epoch, ids, length)
+            noise = seeded_noise(_seed_beside(x), zero + operation.epoch, ids, length)
         else:
             noise = OPS["token_noise"](
                 checks.signed64(operation.seed), ids, length, epoch=operation.epoch
@@ -106,9 +117,9 @@ def _call_masking(operation: RandomMasking, operands: tuple[Any, ...]) -> tuple[
     x, noise, _ = operands
     keep = operation.keep
     if keep.ratio is not None:
-        return tuple(random_masking(x, noise, keep.ratio)[:3])
+        return tuple(OPS["random_masking"](x, noise, keep.ratio)[:3])
     ids_keep, ids_restore, mask = _call_ranks(RankTokens(keep), (noise,))
-    x_masked = OPS["gather_tokens"](x, ids_keep, mode=operation.fill_mode)
+    x_masked = OPS["keep_tokens"](x, ids_keep, ids_restore, padded=keep.counts is not None)
     return _with_valid(operation, (x_masked, mask, ids_restore), x)
 
 
@@ -139,7 +150,7 @@ def _call_ranks(operation: RankTokens, operands: tuple[Any, ...]) -> tuple[Any, 
 def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
     x, index, src = operands
     if not isinstance(src, torch.Tensor):
-        src = torch.full_like(index, src, dtype=x.dtype)
+        src = torch.full_like(index, _held(src, x.dtype, "src"), dtype=x.dtype)
     name = "scatter_add" if isinstance(operation, ScatterAdd) else "scatter"
     return OPS[name](x, operation.dim, index, src)
 
@@ -155,6 +166,7 @@ def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
         while token.ndim > len(inner):
             token = token[0]
     else:
+        token = _held(token, x.dtype, "mask_token")
         token = torch.full((), token, dtype=x.dtype, device=x.device)
     return OPS["restore_tokens"](x, ids, token.expand(inner))
 
@@ -162,6 +174,27 @@ def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
 def _number(value: Any) -> Any:
     """A scalar as Python's, which is what an operator takes."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _held(value: Any, dtype: torch.dtype, what: str) -> Any:
+    """A number that a dtype can hold; as the eager call says it where it cannot."""
+    number = _number(value)
+    if isinstance(number, complex) and not dtype.is_complex and not number.imag:
+        number = number.real
+    if isinstance(number, int) and not -(2**63) <= number < 2**64:
+        fits = False
+    elif dtype.is_complex or dtype.is_floating_point:
+        fits = dtype.is_complex or not isinstance(number, complex)
+        if fits and dtype in (torch.float32, torch.complex64):  # narrower ones become infinite
+            fits = not torch.finfo(torch.float32).max < abs(number) < math.inf
+    elif isinstance(number, complex) or dtype == torch.bool:
+        fits = number in (0, 1)
+    else:
+        limits = torch.iinfo(dtype)
+        fits = limits.min <= number <= limits.max and number == int(number)
+    if not fits:
+        raise ValueError(f"{what} {value!r} cannot be held in dtype {dtype}")
+    return number
 
 
 @torch.compiler.assume_constant_result
@@ -184,6 +217,17 @@ _CALLERS: dict[type[Operation], Callable[..., Any]] = {
     TokenNoise: lambda o, p: OPS["token_noise"](
         checks.signed64(o.seed), *p, o.num_tokens, epoch=o.epoch
     ),
+    Score: lambda o, p: OPS["score"](
+        *p,
+        o.strategy,
+        o.grid,
+        o.numbers,
+        seed=checks.signed64(o.seed),
+        epoch=o.epoch,
+        min_aspect=o.min_aspect,
+    ),
     RankTokens: _call_ranks,
     RestoreTokens: _call_restore,
+    KeepTokens: lambda o, p: OPS["keep_tokens"](*p, padded=o.padded),
+    RankedMasking: lambda o, p: OPS["random_masking"](*p, o.ratio),
 }

@@ -107,7 +107,7 @@ def cut_patches(
     container: Any, operation: CutPatches, operands: tuple[Any, ...], options: Options
 ) -> Any:
     """Cut the patches that ``ids_keep`` names, and normalise their pixels on the way."""
-    images, ids_keep = operands
+    images, ids_keep, _ = operands
     spec, ids_spec = container.spec(images), container.spec(ids_keep)
     backend = backends.serving(options.backend, container.home, spec.device)
     if "patches" not in backend.DOES:

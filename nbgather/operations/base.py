@@ -124,6 +124,9 @@ class Operation:
     may_be_numbers: ClassVar[tuple[int, ...]] = ()
     #: Which operands a gradient flows to by `transpose`.
     differentiable: ClassVar[tuple[int, ...]] = ()
+    #: Of several results the first is differentiable; which of the others its rules need, behind
+    #: the operands.
+    kept_results: ClassVar[tuple[int, ...]] = ()
     #: Whether a gradient flows through what `lower` gives instead.
     differentiable_parts: ClassVar[bool] = False
     #: Whether `lower` is made of a namespace's functions alone: what a library traces, or has on a
@@ -162,8 +165,11 @@ class Operation:
         raise NotImplementedError
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        """The results for a batch of operands, with the batch as the first dimension."""
-        raise NotImplementedError
+        """The results for a batch of operands, with the batch as the first dimension.
+
+        What is done to each sample by itself has this rule: a batch is more samples.
+        """
+        return batch_of_samples(self, do, size, operands, axes)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         """The same by other operations, where no kernel does it at once."""

@@ -65,6 +65,8 @@ class Gather(Operation):
     names: ClassVar[tuple[str, ...]] = ("input", "index")
     sides: ClassVar[tuple[int, ...]] = (1,)
     differentiable: ClassVar[tuple[int, ...]] = (0,)
+    #: Which operand has the shape of the result.
+    shaped_by: ClassVar[int] = 1
     #: Whether a negative index counts from the end.
     from_end: ClassVar[bool] = False
     #: What an index of another dtype raises.
@@ -205,12 +207,18 @@ class Scatter(Operation):
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
+    #: Which operand has the shape of the result.
+    shaped_by: ClassVar[int] = 0
+
+    def axis(self, ndim: int) -> int:
+        """The dimension, counted from the front."""
+        return checks.dim(self.dim, ndim)
 
     def result(self, x: Spec, index: Spec, src: Spec | None) -> tuple[Spec, ...]:
         """``src`` is None where it is a number."""
         checks.itemsize(x.dtype, "input")
         checks.index_dtype(index.dtype, "index")
-        dim = checks.dim(self.dim, len(x.shape))
+        dim = self.axis(len(x.shape))
         if src is not None and x.dtype.name != src.dtype.name:
             raise TypeError(
                 f"input has dtype {x.dtype.name} and src {src.dtype.name}: one is needed"
@@ -292,11 +300,12 @@ def _batch_off_dim(
     operation: Gather | Scatter, do: Apply, size: int, operands: Tuple, axes: Tuple
 ) -> Any:
     """The batching rule of operations along a dimension: a batch is one more, in front."""
-    ndim = operands[0].ndim - (axes[0] is not None)
-    if ndim == 0:
-        raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
     moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
-    return do.run(replace(operation, dim=operation.dim % ndim + 1), *moved)
+    # Of a batch of numbers each is an array of one, as a 0-d array is to the operation.
+    wide = [do.xp.reshape(a, (size, 1)) if a.ndim == 1 else a for a in moved]
+    dim = operation.axis(wide[0].ndim - 1) + 1
+    result = do.run(replace(operation, dim=dim), *wide)
+    return do.xp.reshape(result, (size,)) if moved[operation.shaped_by].ndim == 1 else result
 
 
 def added_kind(dtype: DType) -> str:

@@ -99,6 +99,8 @@ def _between(number: int, length: Any, what: str) -> None:
 
 def ratio(mask_ratio: Any) -> float:
     """A number between 0 and 1 as a float; text and bools are none."""
+    if type(mask_ratio) is float:
+        return _within(mask_ratio)
     kind = type(mask_ratio).__name__
     if isinstance(mask_ratio, (str, bytes, bytearray, bool)) or "bool" in str(
         getattr(mask_ratio, "dtype", "")
@@ -116,6 +118,10 @@ def ratio(mask_ratio: Any) -> float:
         raise TypeError(
             f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed"
         ) from None
-    if math.isnan(value) or not 0 <= value <= 1:
+    return _within(value)
+
+
+def _within(value: float) -> float:
+    if not 0 <= value <= 1:  # NaN is not, either
         raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
     return value

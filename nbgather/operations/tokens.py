@@ -14,7 +14,6 @@ from nbgather.operations.base import (
     Operation,
     Spec,
     Tuple,
-    batch_of_samples,
     device_of,
     fresh,
     is_array,
@@ -43,9 +42,6 @@ class TokenNoise(Operation):
         checks.sample_ids(ids.shape, ids.dtype.name)
         return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
 
-    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        return batch_of_samples(self, do, size, operands, axes)
-
 
 def token_noise(seed: Any, epoch: Any, num_tokens: Any) -> TokenNoise:
     """The operation of a call's arguments."""
@@ -65,9 +61,6 @@ class RankTokens(Operation):
         checks.scores(scores, self.names[0])
         samples, length = scores.shape
         return ranks(self.keep.check(samples, length), samples, length, scores)
-
-    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        return batch_of_samples(self, do, size, operands, axes)
 
 
 @dataclass(frozen=True)
@@ -162,16 +155,47 @@ class RandomMasking(Operation):
     def lower(self, do: Apply, *operands: Any) -> Any:
         x, noise, ids = operands
         ids_keep, ids_restore, mask = self.choose(do, x, x.shape[1], noise, ids)
-        return (
-            do.run(GatherTokens(mode=self.fill_mode, trusted=True), x, ids_keep),
-            mask,
-            ids_restore,
-        )
+        pick = KeepTokens(self.keep.counts is not None)
+        return do.run(pick, x, ids_keep, ids_restore), mask, ids_restore
+
+
+@dataclass(frozen=True)
+class KeepTokens(Operation):
+    """The tokens that a ranking keeps: operands (x `[N, L, ...]`, ids_keep, ids_restore).
+
+    A gather whose gradient is no sum: a ranking names each token once, and ``ids_restore`` says
+    where it went. So the cotangent is restored, and nothing is added.
+    """
+
+    #: Whether ids_keep may be -1, which stands behind those of a sample that keeps fewer.
+    padded: bool = False
+
+    names: ClassVar[tuple[str, ...]] = ("x", "ids_keep", "ids_restore")
+    sides: ClassVar[tuple[int, ...]] = (1, 2)
+    differentiable: ClassVar[tuple[int, ...]] = (0,)
 
     @property
-    def fill_mode(self) -> str:
-        """What the ids of kept tokens need: -1 stands behind those of a sample that keeps fewer."""
-        return "raise" if self.keep.counts is None else "fill"
+    def gather(self) -> GatherTokens:
+        """The gather that it is."""
+        return GatherTokens(mode="fill" if self.padded else "raise", trusted=True)
+
+    def result(self, x: Spec, ids: Spec, ranks: Spec) -> tuple[Spec, ...]:
+        return self.gather.result(x, ids)
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        return do.run(self.gather, *operands[:2])
+
+    def transpose(
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
+    ) -> Tuple:
+        _, ids_keep, ids_restore = operands
+        if self.padded:  # the slots behind a sample's tokens are no tokens of it
+            held = expand_ids(do, ids_keep, tuple(cotangent.shape)) >= 0
+            cotangent = do.xp.where(held, cotangent, 0)
+        return (do.run(RestoreTokens(), cotangent, ids_restore, 0),)
+
+    def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
+        return do.run(self, tangents[0], *operands[1:])
 
 
 @dataclass(frozen=True)
@@ -234,13 +258,18 @@ class RestoreTokens(GatherTokens):
         return do.run(self, visible, operands[1], 0 if token is None else token)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        if axes[2] is not None:
-            raise ValueError("vmap over mask_token: one mask token for all is needed")
-        merged = [
-            merge_samples(do, to_front(do, a, axis, size))
-            for a, axis in zip(operands[:2], axes[:2], strict=True)
-        ]
-        return split_samples(do, do.run(self, *merged, operands[2]), size)
+        x, ids = (to_front(do, a, axis, size) for a, axis in zip(operands[:2], axes[:2]))
+        token = operands[2] if axes[2] is None else 0
+        restored = do.run(self, merge_samples(do, x), merge_samples(do, ids), token)
+        result = split_samples(do, restored, size)
+        if axes[2] is None:
+            return result
+        # A token for each of the batch goes where a visible one did not.
+        tokens, ndim = to_front(do, operands[2], axes[2], size), result.ndim - 3
+        inner = tokens.shape[1:][max(tokens.ndim - 1 - ndim, 0) :]
+        tokens = do.xp.reshape(tokens, (size, 1, 1, *(1,) * (ndim - len(inner)), *inner))
+        removed = do.xp.reshape(ids >= x.shape[2], (*ids.shape, *(1,) * ndim))
+        return do.xp.where(removed, do.xp.astype(tokens, result.dtype), result)
 
 
 @dataclass(frozen=True)

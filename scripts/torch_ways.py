@@ -1,0 +1,345 @@
+"""The worlds of torch: ways in which it runs a program, for ``scripts/torch_worlds.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils.checkpoint
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch_cases import CASES, N, flat, same
+
+#: Calls that are for one number of samples.
+FIXED = {case.ours for case in CASES.values() if not case.any_count}
+Call = Callable[..., Any]
+SEED = 5
+
+
+class World(NamedTuple):
+    """``run(call, args)`` in this world, and what its results must be."""
+
+    run: Callable[[Call, tuple[Any, ...]], Any]
+    #: "world": those of torch's operators in the same world. "plain": outside of it. "shapes": of
+    #: the same shapes and dtypes. "stacked": those of each sample outside of it.
+    expects: str = "world"
+    #: What every call is refused with in this world.
+    refuses: str = ""
+    #: Whether it takes long: such worlds are tried for the table, and in the weekly tests.
+    weekly: bool = False
+
+
+class Wrong(Exception):
+    """A result that is not the expected one."""
+
+
+# Derivatives, of a scalar and of a vector that are made of whatever floats a call gives
+
+
+def _floats(args: tuple[Any, ...]) -> list[int]:
+    return [k for k, a in enumerate(args) if a.is_floating_point()]
+
+
+def _of_floats(call: Call, args: tuple[Any, ...]) -> tuple[Call, tuple[Any, ...]]:
+    """A function of a factor and the floats among the arguments, and where it is asked at.
+
+    The factor is there for calls without any, such as those of ids alone.
+    """
+    places = _floats(args)
+
+    def function(factor: Any, *floats: Any) -> Any:
+        filled = list(args)
+        for k, value in zip(places, floats, strict=True):
+            filled[k] = value
+        results = flat(call(*filled))
+        return torch.cat([factor * (r.to(factor.dtype) ** 2).reshape(-1) for r in results])
+
+    return function, (torch.tensor(3.0), *(args[k] for k in places))
+
+
+def _derivative(transform: Callable[[Call, tuple[Any, ...]], Any], scalar: bool = False) -> Any:
+    def run(call: Call, args: tuple[Any, ...]) -> Any:
+        function, at = _of_floats(call, args)
+        whole = (lambda *a: function(*a).sum()) if scalar else function
+        return tuple(torch.utils._pytree.tree_leaves(transform(whole, at)))
+
+    return run
+
+
+def _places(at: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(range(len(at)))
+
+
+def _backward(function: Call, at: tuple[Any, ...]) -> Any:
+    leaves = [a.clone().requires_grad_() for a in at]
+    grads = torch.autograd.grad(function(*leaves), leaves, allow_unused=True)
+    return [torch.zeros_like(a) if g is None else g for g, a in zip(grads, at, strict=True)]
+
+
+def _vjp(function: Call, at: tuple[Any, ...]) -> Any:
+    value, pull = torch.func.vjp(function, *at)
+    return pull(torch.ones_like(value))  # outside of the transform
+
+
+def _forward_mode(function: Call, at: tuple[Any, ...]) -> Any:
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(*(forward_ad.make_dual(a, a) for a in at)))
+
+
+func = torch.func
+
+
+def _stacked(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(torch.stack([a, a.flip(0)]) for a in args)
+
+
+def vmap_grad(call: Call, args: tuple[Any, ...]) -> Any:
+    def one(*sample: Any) -> Any:
+        function, at = _of_floats(call, sample)
+        return func.grad(lambda *a: function(*a).sum(), _places(at))(*at)
+
+    return func.vmap(one)(*_stacked(args))
+
+
+def grad_vmap(call: Call, args: tuple[Any, ...]) -> Any:
+    function, at = _of_floats(func.vmap(call), _stacked(args))
+    return func.grad(lambda *a: function(*a).sum(), _places(at))(*at)
+
+
+def each(run: Callable[[Call, tuple[Any, ...]], Any]) -> Callable[..., Any]:
+    """What samples give one by one, for worlds that batch them."""
+
+    def outside(call: Call, args: tuple[Any, ...]) -> Any:
+        samples = [flat(run(call, args)), flat(run(call, tuple(a.flip(0) for a in args)))]
+        return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
+
+    return outside
+
+
+# Tracers
+
+
+def _compiled(dynamic: bool, backend: str = "aot_eager") -> Callable[..., Any]:
+    def run(call: Call, args: tuple[Any, ...]) -> Any:
+        from torch._dynamo.testing import CompileCounterWithBackend
+
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend(backend)
+        compiled = torch.compile(call, fullgraph=True, dynamic=dynamic or None, backend=counter)
+        result = compiled(*args)
+        if dynamic:  # twice as many samples, by the same graph
+            torch.manual_seed(SEED)
+            count, doubled = counter.frame_count, _doubled(call, args)
+            expect(compiled(*doubled), _seeded(call, doubled))
+            if counter.frame_count > count:
+                raise Wrong("compiled again")
+        return result
+
+    return run
+
+
+def _doubled(call: Call, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    if call in FIXED:
+        return args
+    return tuple(torch.cat([a, a]) if len(a) == N else a for a in args)
+
+
+def _compiled_hessian(call: Call, args: tuple[Any, ...]) -> Any:
+    """A transform within a graph, and a graph's own gradient."""
+    torch._dynamo.reset()
+    return torch.compile(hessian, fullgraph=True, backend="aot_eager")(call, args)
+
+
+hessian = _derivative(lambda f, at: func.hessian(f, _places(at))(*at), scalar=True)
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, *args: Any) -> Any:
+        return self.call(*args)
+
+
+def _exported(call: Call, args: tuple[Any, ...]) -> Any:
+    program = torch.export.export(_Module(call), args)
+    torch.manual_seed(SEED)
+    return program.module()(*args)
+
+
+def _packaged(call: Call, args: tuple[Any, ...]) -> Any:
+    program = torch.export.export(_Module(call), args)
+    with tempfile.TemporaryDirectory() as folder:
+        path = torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=f"{folder}/model.pt2",
+            inductor_configs={"fallback_random": True},  # eager's numbers
+        )
+        torch.manual_seed(SEED)
+        return torch._inductor.aoti_load_package(path)(*args)
+
+
+# Modes and kinds of tensors
+
+
+class _Functions(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class _Dispatches(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def _within(*contexts: Callable[[], Any]) -> Callable[..., Any]:
+    def run(call: Call, args: tuple[Any, ...]) -> Any:
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            return call(*args)
+
+    return run
+
+
+@contextlib.contextmanager
+def _deterministic() -> Any:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
+def _default_device() -> Any:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def _saved(call: Call, args: tuple[Any, ...]) -> Any:
+    stream = io.BytesIO()
+    torch.save(call(*copy.deepcopy(args)), stream)
+    stream.seek(0)
+    return torch.load(stream)
+
+
+def _checkpoint(reentrant: bool) -> Callable[..., Any]:
+    def run(function: Call, at: tuple[Any, ...]) -> Any:
+        def twice(*leaves: Any) -> Any:
+            return torch.utils.checkpoint.checkpoint(
+                function, *leaves, use_reentrant=reentrant
+            ).sum()
+
+        leaves = [a.clone().requires_grad_() for a in at]
+        twice(*leaves).backward()
+        return [torch.zeros_like(a) if a.grad is None else a.grad for a in leaves]
+
+    return _derivative(run)
+
+
+def _fake(call: Call, args: tuple[Any, ...]) -> Any:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return call(*map(mode.from_tensor, args))
+
+
+def _nested(layout: torch.layout) -> Callable[..., Any]:
+    def run(call: Call, args: tuple[Any, ...]) -> Any:
+        first, *others = args
+        parts = [first, first[:1]] if first.ndim == 1 else [first[0], first[1][:1]]
+        return call(torch.nested.nested_tensor(parts, layout=layout), *others)
+
+    return run
+
+
+def _distributed(call: Call, args: tuple[Any, ...]) -> Any:
+    from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
+
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    first, *others = args
+    return call(DTensor.from_local(first, mesh, [Replicate()]), *others)
+
+
+class Labelled(torch.Tensor):
+    """A subclass of somebody's own, without rules of its own."""
+
+
+def _subclass(call: Call, args: tuple[Any, ...]) -> Any:
+    results = flat(call(args[0].as_subclass(Labelled), *args[1:]))
+    if not isinstance(results[0], Labelled):
+        raise Wrong("the result is not of the subclass")
+    return tuple(r.as_subclass(torch.Tensor) for r in results)
+
+
+WORLDS: dict[str, World] = {
+    "eager": World(lambda call, args: call(*args)),
+    "`backward()`": World(_derivative(_backward, scalar=True)),
+    "forward-mode AD": World(_derivative(_forward_mode)),
+    "`func.grad`": World(_derivative(lambda f, at: func.grad(f, _places(at))(*at), scalar=True)),
+    "`func.vjp`": World(_derivative(_vjp)),
+    "`func.jvp`": World(_derivative(lambda f, at: func.jvp(f, at, at))),
+    "`func.jacrev`": World(_derivative(lambda f, at: func.jacrev(f, _places(at))(*at))),
+    "`func.jacfwd`": World(_derivative(lambda f, at: func.jacfwd(f, _places(at))(*at))),
+    "`func.hessian`": World(hessian),
+    "`func.jacrev` of `jacrev`": World(
+        _derivative(
+            lambda f, at: func.jacrev(func.jacrev(f, _places(at)), _places(at))(*at), scalar=True
+        )
+    ),
+    "`func.vmap`": World(lambda call, args: func.vmap(call)(*_stacked(args)), "stacked"),
+    "`vmap` of `grad`": World(vmap_grad, "stacked"),
+    "`grad` of `vmap`": World(grad_vmap, "stacked"),
+    "`func.functionalize`": World(lambda call, args: func.functionalize(call)(*args)),
+    "`checkpoint`": World(_checkpoint(False)),
+    "`checkpoint`, reentrant": World(_checkpoint(True)),
+    "`no_grad`, `inference_mode`": World(_within(torch.no_grad, torch.inference_mode)),
+    "`use_deterministic_algorithms`": World(_within(_deterministic)),
+    "`autocast`": World(_within(lambda: torch.autocast("cpu", torch.bfloat16))),
+    "`detect_anomaly`": World(
+        _within(lambda: torch.autograd.set_detect_anomaly(True, check_nan=False))
+    ),
+    "`set_default_device`": World(_within(_default_device), "plain"),
+    "`with torch.device(...)`": World(_within(lambda: torch.device("meta")), "plain"),
+    "`torch.save`, `torch.load`": World(_saved),
+    "a `TorchDispatchMode`": World(_within(_Dispatches)),
+    "a `TorchFunctionMode`": World(_within(_Functions)),
+    "meta tensors": World(lambda call, args: call(*(a.to("meta") for a in args)), "shapes"),
+    "fake tensors": World(_fake, "shapes"),
+    "`compile(fullgraph=True)`": World(_compiled(False), "plain"),
+    "`compile(dynamic=True)`": World(_compiled(True), "plain"),
+    "`compile` of `hessian`": World(_compiled_hessian, "hessian", weekly=True),
+    "`torch.export`": World(_exported, "plain"),
+    "AOTInductor": World(_packaged, "plain", weekly=True),
+    "a subclass": World(_subclass, "plain"),
+    "nested tensors": World(_nested(torch.strided), refuses="to_padded_tensor"),
+    "jagged tensors": World(_nested(torch.jagged), refuses="to_padded_tensor"),
+    "`DTensor`": World(_distributed, refuses="to_local()"),
+}
+
+
+def _seeded(call: Call, args: tuple[Any, ...]) -> Any:
+    torch.manual_seed(SEED)
+    return call(*args)
+
+
+def expect(got: Any, want: Any, shapes: bool = False) -> None:
+    if shapes:
+        pairs = list(zip(flat(got), flat(want), strict=True))
+        if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+            raise Wrong(f"{[(a.shape, a.dtype) for a, _ in pairs]}")
+    elif not same(got, want):
+        raise Wrong(f"{got} is not {want}")
