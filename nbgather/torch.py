@@ -15,6 +15,7 @@ them, and its older exporter (``dynamo=False``) knows none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from nbgather import strategies
-from nbgather.containers import registry, torch_calls
+from nbgather.containers import registry, torch_calls, torch_operators
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
 from nbgather.operations import patches as patch_rules
@@ -45,6 +46,24 @@ def _strategy(name: str | Strategy) -> Strategy | None:
         known = ", ".join(map(repr, strategies.__all__))
         raise ValueError(f"strategy is {name!r}: it must be one of {known}, or a callable")
     return None if name == "random" else getattr(strategies, name)
+
+
+def _scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
+    score = getattr(strategies, strategy)
+    return score(int(seed), sample_ids, tuple(grid), epoch=int(epoch))
+
+
+def _fake_scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
+    return sample_ids.new_empty((*sample_ids.shape, math.prod(grid)), dtype=torch.float32)
+
+
+#: The scores of a strategy whose seed and epoch are tensors, which a graph takes as they come.
+_seeded_strategy = torch_operators.define(
+    "seeded_strategy",
+    "(Tensor seed, Tensor epoch, Tensor sample_ids, str strategy, SymInt[] grid) -> Tensor",
+    _scores,
+    _fake_scores,
+)
 
 
 def _name(strategy: str | Strategy) -> str:
@@ -177,6 +196,8 @@ class RandomMasking(torch.nn.Module):
                 )
             seed, epoch = self._seed_and_epoch()
             choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
+        elif torch.compiler.is_compiling() and isinstance(self.strategy, str):
+            choice = {"noise": self._traced_scores(x, self.seed, self.epoch, sample_ids)}
         else:
             seed, epoch = self._seed_and_epoch()
             choice = {"noise": self._score(seed, sample_ids, self.grid, epoch=epoch)}
@@ -186,10 +207,19 @@ class RandomMasking(torch.nn.Module):
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
-        seed = int(torch_calls.drawn_seed())
+        seed = torch_calls.drawn_seed()
         ids = torch.arange(x.shape[0], device=x.device)
-        scores = self._score(seed, ids, self.grid)
+        if torch.compiler.is_compiling() and isinstance(self.strategy, str):
+            scores = self._traced_scores(x, seed, torch.zeros_like(seed), ids)
+        else:
+            scores = self._score(int(seed), ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
+
+    def _traced_scores(self, x: torch.Tensor, seed: Any, epoch: Any, sample_ids: Any) -> Any:
+        """Scores for a graph, which serves every seed and epoch."""
+        ids = torch.as_tensor(sample_ids, device=x.device)
+        checks.sample_ids(tuple(ids.shape), str(ids.dtype).removeprefix("torch."))
+        return _seeded_strategy(seed, epoch, ids, self.strategy, self.grid)
 
     def _seed_and_epoch(self) -> tuple[int, int]:
         """The seed and the epoch as Python numbers."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.checkpoint
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_cases import CASES, N, flat, same
@@ -37,6 +38,9 @@ class World(NamedTuple):
 
 class Wrong(Exception):
     """A result that is not the expected one."""
+
+
+func = torch.func
 
 
 # Derivatives, of a scalar and of a vector that are made of whatever floats a call gives
@@ -87,13 +91,28 @@ def _vjp(function: Call, at: tuple[Any, ...]) -> Any:
     return pull(torch.ones_like(value))  # outside of the transform
 
 
+def _batched_backward(function: Call, at: tuple[Any, ...]) -> Any:
+    leaves = [a.clone().requires_grad_() for a in at]
+    value = function(*leaves)
+    rows = torch.eye(value.numel())[:3]
+    return torch.autograd.grad(
+        value, leaves, rows, is_grads_batched=True, allow_unused=True, materialize_grads=True
+    )
+
+
+def _linearize(function: Call, at: tuple[Any, ...]) -> Any:
+    return func.linearize(function, *at)[1](*at)
+
+
+def _backward_of_compiled(function: Call, at: tuple[Any, ...]) -> Any:
+    torch._dynamo.reset()
+    return _backward(torch.compile(function, fullgraph=True, backend="aot_eager"), at)
+
+
 def _forward_mode(function: Call, at: tuple[Any, ...]) -> Any:
     forward_ad = torch.autograd.forward_ad
     with forward_ad.dual_level():
         return forward_ad.unpack_dual(function(*(forward_ad.make_dual(a, a) for a in at)))
-
-
-func = torch.func
 
 
 def _stacked(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -167,6 +186,27 @@ class _Module(torch.nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.call(*args)
+
+
+def _traced(call: Call, args: tuple[Any, ...]) -> Any:
+    graph = make_fx(call, tracing_mode="symbolic")(*args)
+    torch.manual_seed(SEED)
+    return graph(*args)
+
+
+def _exported_open(call: Call, args: tuple[Any, ...]) -> Any:
+    """With every size left open that the call leaves open, and run at another."""
+    doubled = _doubled(call, args)
+    open_sizes = tuple(
+        {0: torch.export.Dim.DYNAMIC} if len(a) != len(b) else None
+        for a, b in zip(args, doubled, strict=True)
+    )
+    program = torch.export.export(_Module(call), args, dynamic_shapes=(open_sizes,))
+    torch.manual_seed(SEED)
+    got = program.module()(*doubled)
+    expect(got, _seeded(call, doubled))
+    torch.manual_seed(SEED)
+    return program.module()(*args)
 
 
 def _exported(call: Call, args: tuple[Any, ...]) -> Any:
@@ -300,7 +340,15 @@ WORLDS: dict[str, World] = {
             lambda f, at: func.jacrev(func.jacrev(f, _places(at)), _places(at))(*at), scalar=True
         )
     ),
+    "`func.linearize`": World(_derivative(_linearize)),
+    "`autograd.grad(is_grads_batched=True)`": World(_derivative(_batched_backward)),
     "`func.vmap`": World(lambda call, args: func.vmap(call)(*_stacked(args)), "stacked"),
+    "`vmap` of `vmap`": World(
+        lambda call, args: func.vmap(
+            lambda *outer: func.vmap(call)(*(torch.stack([a, a]) for a in outer))
+        )(*_stacked(args)),
+        "stacked",
+    ),
     "`vmap` of `grad`": World(vmap_grad, "stacked"),
     "`grad` of `vmap`": World(grad_vmap, "stacked"),
     "`func.functionalize`": World(lambda call, args: func.functionalize(call)(*args)),
@@ -321,7 +369,11 @@ WORLDS: dict[str, World] = {
     "fake tensors": World(_fake, "shapes"),
     "`compile(fullgraph=True)`": World(_compiled(False), "plain"),
     "`compile(dynamic=True)`": World(_compiled(True), "plain"),
+    "`compile`, to code by Inductor": World(_compiled(False, "inductor"), "plain", weekly=True),
+    "`backward()` of `compile`": World(_derivative(_backward_of_compiled, scalar=True)),
     "`compile` of `hessian`": World(_compiled_hessian, "hessian", weekly=True),
+    "`make_fx`, symbolic": World(_traced, "plain"),
+    "`torch.export`, any number of samples": World(_exported_open, "plain"),
     "`torch.export`": World(_exported, "plain"),
     "AOTInductor": World(_packaged, "plain", weekly=True),
     "a subclass": World(_subclass, "plain"),

@@ -68,7 +68,12 @@ def _grad_of_all(call: Call, args: tuple[Any, ...]) -> Any:
     return parts[0][0] + parts[1][0], *(torch.stack(p) for p in list(zip(*parts))[1:])
 
 
+def _twice(call: Call, args: tuple[Any, ...]) -> Any:
+    return tuple(torch.stack([r, r]) for r in flat(call(*args)))
+
+
 EACH = {
+    WORLDS["`vmap` of `vmap`"].run: each(_twice),
     _one_vmap: each(lambda call, args: call(*args)),
     vmap_grad: each(_grad),
     grad_vmap: _grad_of_all,

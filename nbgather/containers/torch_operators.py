@@ -163,7 +163,8 @@ def _execute(operation: Operation, operands: tuple[Any, ...]) -> Any:
         return container.run(container, operation, tuple(map(container.resolve, operands)), PLAIN)
 
 
-def _define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
+def define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
+    """An operator of ``torch.ops.nbgather``: its kernel, and what it gives for fake tensors."""
     _library.define(name + schema)
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
@@ -183,7 +184,7 @@ def _register(name: str, operator: _Operator) -> Any:
         results = tuple(_fake(operands[0], spec) for spec in specs)
         return results if len(results) > 1 else results[0]
 
-    op = _define(name, operator.schema, kernel, fake)
+    op = define(name, operator.schema, kernel, fake)
 
     def recorded(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         operation, operands = operator.call(*args, **kwargs)
@@ -235,7 +236,7 @@ def _seeded_noise_batch(info: Any, in_dims: Any, *args: Any) -> Any:
     return torch.stack([seeded_noise(*at(place)) for place in range(info.batch_size)]), 0
 
 
-seeded_noise = _define(
+seeded_noise = define(
     "seeded_noise",
     "(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
     _seeded_noise_kernel,
