@@ -42,8 +42,9 @@ def padded(x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def drawn(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
-    noise = nbgather.token_noise(int(seed), N, L, backend="reference")
-    return masked(x, torch.from_numpy(noise))
+    # Of noise by a tensor's seed torch has no other recipe; its values are those of "token_noise".
+    zero = torch.zeros_like(seed)
+    return masked(x, torch.ops.nbgather.seeded_noise(seed, zero, torch.arange(N), L))
 
 
 def restored(x: torch.Tensor, ranks: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

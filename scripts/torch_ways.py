@@ -32,7 +32,9 @@ class World(NamedTuple):
     expects: str = "world"
     #: What every call is refused with in this world.
     refuses: str = ""
-    #: Whether it takes long: such worlds are tried for the table, and in the weekly tests.
+    #: Whether it takes seconds.
+    slow: bool = False
+    #: Whether it takes minutes: such worlds are tried for the table, and in the weekly tests.
     weekly: bool = False
 
 
@@ -152,7 +154,8 @@ def _compiled(dynamic: bool, backend: str = "aot_eager") -> Callable[..., Any]:
         torch._dynamo.reset()
         counter = CompileCounterWithBackend(backend)
         compiled = torch.compile(call, fullgraph=True, dynamic=dynamic or None, backend=counter)
-        result = compiled(*args)
+        with torch._inductor.config.patch(fallback_random=True):  # the eager numbers
+            result = compiled(*args)
         if dynamic:  # twice as many samples, by the same graph
             torch.manual_seed(SEED)
             count, doubled = counter.frame_count, _doubled(call, args)
@@ -189,7 +192,7 @@ class _Module(torch.nn.Module):
 
 
 def _traced(call: Call, args: tuple[Any, ...]) -> Any:
-    graph = make_fx(call, tracing_mode="symbolic")(*args)
+    graph = make_fx(lambda *operands: call(*operands), tracing_mode="symbolic")(*args)
     torch.manual_seed(SEED)
     return graph(*args)
 
@@ -340,7 +343,7 @@ WORLDS: dict[str, World] = {
             lambda f, at: func.jacrev(func.jacrev(f, _places(at)), _places(at))(*at), scalar=True
         )
     ),
-    "`func.linearize`": World(_derivative(_linearize)),
+    "`func.linearize`": World(_derivative(_linearize), slow=True),
     "`autograd.grad(is_grads_batched=True)`": World(_derivative(_batched_backward)),
     "`func.vmap`": World(lambda call, args: func.vmap(call)(*_stacked(args)), "stacked"),
     "`vmap` of `vmap`": World(
@@ -367,14 +370,14 @@ WORLDS: dict[str, World] = {
     "a `TorchFunctionMode`": World(_within(_Functions)),
     "meta tensors": World(lambda call, args: call(*(a.to("meta") for a in args)), "shapes"),
     "fake tensors": World(_fake, "shapes"),
-    "`compile(fullgraph=True)`": World(_compiled(False), "plain"),
-    "`compile(dynamic=True)`": World(_compiled(True), "plain"),
+    "`compile(fullgraph=True)`": World(_compiled(False), "plain", slow=True),
+    "`compile(dynamic=True)`": World(_compiled(True), "plain", slow=True),
     "`compile`, to code by Inductor": World(_compiled(False, "inductor"), "plain", weekly=True),
-    "`backward()` of `compile`": World(_derivative(_backward_of_compiled, scalar=True)),
+    "`backward()` of `compile`": World(_derivative(_backward_of_compiled, scalar=True), slow=True),
     "`compile` of `hessian`": World(_compiled_hessian, "hessian", weekly=True),
-    "`make_fx`, symbolic": World(_traced, "plain"),
-    "`torch.export`, any number of samples": World(_exported_open, "plain"),
-    "`torch.export`": World(_exported, "plain"),
+    "`make_fx`, symbolic": World(_traced, "plain", slow=True),
+    "`torch.export`, any number of samples": World(_exported_open, "plain", slow=True),
+    "`torch.export`": World(_exported, "plain", slow=True),
     "AOTInductor": World(_packaged, "plain", weekly=True),
     "a subclass": World(_subclass, "plain"),
     "nested tensors": World(_nested(torch.strided), refuses="to_padded_tensor"),

@@ -1,7 +1,8 @@
 """Try every function of nbgather in every world of torch, and write the table of the docs.
 
-    python scripts/torch_worlds.py            tries all, and prints what is refused or wrong
-    python scripts/torch_worlds.py --write    and writes scripts/docs/torch_worlds.md
+    python scripts/torch_worlds.py                  tries all, and prints what is refused or wrong
+    python scripts/torch_worlds.py --write          and writes scripts/docs/torch_worlds.md
+    python scripts/torch_worlds.py --write --quick  but the worlds that take minutes
 
 The worlds are those of ``scripts/torch_ways.py``, the cases those of ``scripts/torch_cases.py``:
 each a call of ours and the same by torch's own operators. What the table says is found out by
@@ -137,16 +138,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="every function in every world of torch")
     parser.add_argument("--write", action="store_true", help="write the table of the docs")
     parser.add_argument("--only", default="", help="worlds whose name has this part")
+    parser.add_argument("--quick", action="store_true", help="not those that take minutes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = []
-    for title in WORLDS:
-        if options.only in title:
-            rows.append(row(title, attempt_all(title)))
-            print(rows[-1], end="", flush=True)
-    if options.write and not options.only:
-        before, _, _ = TABLE.read_text(encoding="utf-8").partition(HEAD)
-        TABLE.write_text(before + HEAD + "".join(rows), encoding="utf-8")
+    before, _, after = TABLE.read_text(encoding="utf-8").partition(HEAD)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in after.splitlines(True)}
+    for title, world in WORLDS.items():
+        if options.only in title and not (options.quick and world.weekly):
+            rows[title] = row(title, attempt_all(title))
+            print(rows[title], end="", flush=True)
+    if options.write:
+        text = "".join(rows[title] for title in WORLDS if title in rows)
+        TABLE.write_text(before + HEAD + text, encoding="utf-8")
 
 
 if __name__ == "__main__":

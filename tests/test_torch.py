@@ -166,7 +166,7 @@ def test_the_profiler_names_the_calls() -> None:
         nbgather.gather(x, 1, index)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         nbgather.gather(x, 1, index, out=torch.empty(3, 5, 4))
-        made = nbgather.random_masking(x.requires_grad_(), 0.5, noise=noise)
+        made = nbgather.random_masking(torch.rand(3, 8, 900).requires_grad_(), 0.5, noise=noise)
         made.x_masked.sum().backward()
         nbgather.strategies.block(0, torch.arange(3), (4, 4))
         nbgather.patchify(torch.rand(1, 3, 4, 4), 2)
@@ -279,6 +279,42 @@ def test_vmap() -> None:
     assert torch.equal(drawn.reshape(12, 9), nbgather.token_noise(5, ids.flatten(), 9))
     sums = vmap(lambda a, i, s: nbgather.scatter_add(a, 1, i, s))(x, index, x[:, :, :5])
     assert torch.equal(sums[2], torch.scatter_add(x[2], 1, index[2], x[2, :, :5]))
+
+
+@pytest.mark.parametrize(
+    "dims", [(0, 0, 0), (0, 0, None), (None, 0, 0), (0, None, 0), (None, None, 1), (1, 2, -1)]
+)
+def test_vmap_over_the_operands_of_restoring(dims: tuple[Any, ...]) -> None:
+    """With a gradient inside."""
+    x, token = torch.rand(3, 5, 2, 3, 4), torch.rand(3, 5, 4)
+    ranks = torch.argsort(torch.rand(3, 5, 2, 6), -1)
+
+    def restored(v: torch.Tensor, r: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        full = torch.cat([v, t.expand(2, 3, 4)], 1)
+        return full.gather(1, r[..., None].expand(-1, -1, 4))
+
+    columns = [
+        a[0, 0] if d is None else a[0].movedim(0, d) for a, d in zip((x, ranks, token), dims)
+    ]
+
+    def loss(restore: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+        return torch.func.grad(lambda v, r, t: (restore(v, r, t) ** 2).sum(), (0, 2))
+
+    found = [
+        torch.func.vmap(loss(restore), dims)(*columns)
+        for restore in (nbgather.restore_tokens, restored)
+    ]
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    plain = [torch.func.vmap(f, dims)(*columns) for f in (nbgather.restore_tokens, restored)]
+    assert torch.equal(*plain)
+
+
+def test_vmap_over_no_samples() -> None:
+    made = torch.func.vmap(lambda a, n: tuple(nbgather.random_masking(a, 0.5, noise=n)))(
+        torch.zeros(0, 2, 6, 4), torch.zeros(0, 2, 6)
+    )
+    assert [tuple(part.shape) for part in made] == [(0, 2, 3, 4), (0, 2, 6), (0, 2, 6)]
 
 
 def test_random_numbers_within_vmap_follow_its_rule() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch_cases import INDEX, Case, X
 
 import nbgather
 from nbgather.engine import memo
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import torch_worlds
+from torch_cases import INDEX, Case, X
 
 TABLE = torch_worlds.TABLE.read_text(encoding="utf-8")
 WEEKLY = [title for title, world in torch_worlds.WORLDS.items() if world.weekly]
@@ -36,8 +36,15 @@ def warm(case: Case) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("heat", [cold, warm])
-@pytest.mark.parametrize("title", [t for t in torch_worlds.WORLDS if t not in WEEKLY])
+@pytest.mark.parametrize(
+    ("title", "heat"),
+    [
+        (title, heat)
+        for title, world in torch_worlds.WORLDS.items()
+        for heat in ((warm,) if world.slow else (cold, warm))
+        if not world.weekly
+    ],
+)
 def test_worlds(title: str, heat: Any) -> None:
     assert torch_worlds.row(title, torch_worlds.attempt_all(title, heat)) in TABLE
 

@@ -185,7 +185,8 @@ def to_front(do: Apply, array: Any, axis: int | None, size: int) -> Any:
     """An operand of a batch with the batch in front, broadcast where it has none."""
     if axis is None:
         return do.xp.broadcast_to(array[None], (size, *array.shape))
-    return do.xp.moveaxis(array, axis, 0)
+    rest = [d for d in range(array.ndim) if d != axis]
+    return do.xp.permute_dims(array, (axis, *rest))
 
 
 def merge_samples(do: Apply, array: Any) -> Any:
@@ -194,21 +195,20 @@ def merge_samples(do: Apply, array: Any) -> Any:
     return do.xp.reshape(array, (shape[0] * shape[1], *shape[2:]))
 
 
-def split_samples(do: Apply, array: Any, size: int) -> Any:
-    """`[B * N, ...]` as `[B, N, ...]`."""
-    shape = tuple(array.shape)
-    return do.xp.reshape(array, (size, shape[0] // size, *shape[1:]))
+def split_samples(do: Apply, array: Any, like: Any) -> Any:
+    """`[B * N, ...]` as `[B, N, ...]`, where ``like`` is of these two sizes."""
+    return do.xp.reshape(array, (*like.shape[:2], *array.shape[1:]))
 
 
 def batch_of_samples(
     operation: Operation, do: Apply, size: int, operands: Tuple, axes: Tuple
 ) -> Any:
     """The batching rule of operations over samples: a batch is more samples."""
-    merged = [
-        None if a is None else merge_samples(do, to_front(do, a, axis, size))
+    moved = [
+        None if a is None else to_front(do, a, axis, size)
         for a, axis in zip(operands, axes, strict=True)
     ]
-    results = do.run(operation, *merged)
+    results = do.run(operation, *(None if a is None else merge_samples(do, a) for a in moved))
     if isinstance(results, tuple):
-        return tuple(split_samples(do, r, size) for r in results)
-    return split_samples(do, results, size)
+        return tuple(split_samples(do, r, moved[0]) for r in results)
+    return split_samples(do, results, moved[0])

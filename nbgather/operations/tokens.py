@@ -159,6 +159,11 @@ class RandomMasking(Operation):
         return do.run(pick, x, ids_keep, ids_restore), mask, ids_restore
 
 
+#: The gathers of what a ranking gave, which is in bounds.
+_PICK = GatherTokens(trusted=True)
+_PICK_PADDED = GatherTokens(mode="fill", trusted=True)
+
+
 @dataclass(frozen=True)
 class KeepTokens(Operation):
     """The tokens that a ranking keeps: operands (x `[N, L, ...]`, ids_keep, ids_restore).
@@ -177,9 +182,9 @@ class KeepTokens(Operation):
     @property
     def gather(self) -> GatherTokens:
         """The gather that it is."""
-        return GatherTokens(mode="fill" if self.padded else "raise", trusted=True)
+        return _PICK_PADDED if self.padded else _PICK
 
-    def result(self, x: Spec, ids: Spec, ranks: Spec) -> tuple[Spec, ...]:
+    def result(self, x: Spec, ids: Spec, ranks: Spec | None = None) -> tuple[Spec, ...]:
         return self.gather.result(x, ids)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
@@ -261,7 +266,7 @@ class RestoreTokens(GatherTokens):
         x, ids = (to_front(do, a, axis, size) for a, axis in zip(operands[:2], axes[:2]))
         token = operands[2] if axes[2] is None else 0
         restored = do.run(self, merge_samples(do, x), merge_samples(do, ids), token)
-        result = split_samples(do, restored, size)
+        result = split_samples(do, restored, x)
         if axes[2] is None:
             return result
         # A token for each of the batch goes where a visible one did not.
