@@ -484,6 +484,19 @@ class Seeded(torch.nn.Module):
         return (*made, nbgather.token_noise(-3, ids, 7))
 
 
+class Counted(torch.nn.Module):
+    """A number of kept tokens, and a seed that is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masking = RandomMasking(0.6, seed=2**63 + 9)
+        self.masking.set_epoch(5)
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> Any:
+        noise = nbgather.token_noise(1, ids, x.shape[1])
+        return (*self.masking(x, ids), *nbgather.random_masking(x, noise=noise, num_keep=2))
+
+
 class Gathers(torch.nn.Module):
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> Any:
         gathered = nbgather.gather(x, 1, index)
@@ -504,18 +517,24 @@ def given(kind: str, n: int, length: int, width: int) -> tuple[torch.Tensor, tor
         noise[0, :2] = noise[0, 2]
         noise[-1, 1] = torch.nan
         return x, noise
-    if kind == "Seeded":
+    if kind in ("Seeded", "Counted"):
         return x, torch.randint(-(2**62), 2**62, (n,))
     return x, torch.randint(0, length, (n, length // 2, width))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("module", [Masking, Seeded, Gathers])
+@pytest.mark.parametrize("module", [Masking, Seeded, Counted, Gathers])
 def test_modules_export_to_flat_standard_onnx(module: type, dynamic: bool) -> None:
     kind = module.__name__
     n, length, width = (torch.export.Dim(name, min=2) for name in ("N", "L", "D"))
     kept = torch.export.Dim("K", min=2)
-    second = {"Masking": {0: n, 1: length}, "Seeded": {0: n}, "Gathers": {0: n, 1: kept, 2: width}}
+    one = {0: n}
+    second = {
+        "Masking": {0: n, 1: length},
+        "Seeded": one,
+        "Counted": one,
+        "Gathers": {0: n, 1: kept, 2: width},
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -542,16 +561,26 @@ def test_modules_export_to_flat_standard_onnx(module: type, dynamic: bool) -> No
             assert got.tobytes() == want.contiguous().numpy().tobytes()
 
 
-def test_modes_without_a_translation_are_told() -> None:
-    class Clipped(torch.nn.Module):
+WITHOUT_TRANSLATION: dict[str, Callable[..., Any]] = {
+    "mode 'clip' has no translation to ONNX": lambda x, i: nbgather.gather(x, 0, i, mode="clip"),
+    "a number of kept tokens for each sample has no translation to ONNX": (
+        lambda x, i: nbgather.random_masking(x[None, :, None], seed=1, num_keep=[2]).x_masked
+    ),
+    "a strategy has no translation to ONNX": lambda x, i: nbgather.strategies.block(0, i, (2, 2)),
+}
+
+
+@pytest.mark.parametrize("text", WITHOUT_TRANSLATION)
+def test_what_has_no_translation_is_told(text: str) -> None:
+    class Module(torch.nn.Module):
         def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-            return nbgather.gather(x, 0, index, mode="clip")
+            return WITHOUT_TRANSLATION[text](x, index)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(Exception, match="mode 'clip' has no translation to ONNX"):
+        with pytest.raises(Exception, match=text):
             torch.onnx.export(
-                Clipped(), (torch.rand(4), torch.tensor([9])), dynamo=True, verbose=False,
+                Module(), (torch.rand(4), torch.tensor([3])), dynamo=True, verbose=False,
                 opset_version=18, custom_translation_table=torch_translation_table(),
             )  # fmt: skip
 

@@ -72,6 +72,26 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "patch size": (lambda x: patch(IMAGES, 3, seed=1), ValueError, "each must divide"),
     "std": (lambda x: patch(IMAGES, 2, seed=1, std=0), ValueError, "none may be 0"),
     "pixels": (lambda x: patch(IMAGES.int(), 2, seed=1, scale=2), TypeError, "can be normalised"),
+    "index dtype": (
+        lambda x: nbgather.gather(x, 1, RANKS[..., None].float()), TypeError, "an integer dtype",
+    ),
+    "index dimensions": (lambda x: nbgather.gather(x, 1, RANKS), ValueError, "the same number"),
+    "ids shape of tokens": (
+        lambda x: nbgather.gather_tokens(x, RANKS[:1]), ValueError, "with the same N are needed",
+    ),
+    "src dtype": (
+        lambda x: nbgather.scatter(x, 1, RANKS[..., None], x.double()), TypeError, "one is needed",
+    ),
+    "axis": (
+        lambda x: nbgather.take_along_axis(x, RANKS[..., None], 7), IndexError, "axis 7 is out of",
+    ),
+    "fill_value": (
+        lambda x: nbgather.gather(x, 1, RANKS[..., None], mode="fill", fill_value="q"),
+        ValueError, "fill_value 'q' cannot be held in dtype torch.float32",
+    ),
+    "strategy grid": (
+        lambda x: nbgather.strategies.block(1, IDS, (0, 3)), ValueError, "grid is (0, 3)",
+    ),
     "mode": (lambda x: nbgather.gather(x, 1, RANKS[..., None], mode="rase"), ValueError, "mode is"),
     "restore shapes": (lambda x: restore(x, RANKS[:, :2], 0.0), ValueError, "no more can be"),
     "restore token": (

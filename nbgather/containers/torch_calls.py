@@ -28,7 +28,6 @@ from nbgather.operations.tokens import (
     RestoreTokens,
     TokenNoise,
     castable_token,
-    one_token,
 )
 
 
@@ -83,10 +82,10 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
         raise NotImplementedError(refusal)
     if isinstance(operation, RandomMasking):
         return _call_random_masking(container, operation, operands)
+    operation.check(*map(fake_spec, operands))
     caller = _CALLERS.get(type(operation))
     if caller is not None:
         return caller(operation, operands)
-    operation.check(*map(fake_spec, operands))
     return operation.lower(container.apply(operands[0]), *operands)
 
 
@@ -137,7 +136,6 @@ def _valid(keep: Keep, device: Any) -> Any:
 
 def _call_ranks(operation: RankTokens, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     (scores,) = operands
-    operation.check(fake_spec(scores))
     keep = operation.keep
     ids_keep, ids_restore, mask = OPS["rank_tokens"](scores, keep.of(scores.shape[1]))
     if keep.counts is None:
@@ -158,10 +156,8 @@ def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
 def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
     x, ids, token = operands
     inner = tuple(x.shape[2:])
-    operation.shape(tuple(x.shape), tuple(ids.shape))
     if isinstance(token, torch.Tensor):
         castable_token(_can_cast(token.dtype, x.dtype), token.dtype, x.dtype)
-        one_token(tuple(token.shape), inner)
         token = token.to(x.dtype)
         while token.ndim > len(inner):
             token = token[0]
@@ -176,12 +172,20 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _mode(operation: Gather, x: Any) -> dict[str, Any]:
+    """What to do with an index that is out of bounds, as the operators take it."""
+    filled = operation.mode == "fill"
+    value = _held(operation.fill_value, x.dtype, "fill_value") if filled else 0
+    return {"mode": operation.mode, "fill_value": value}
+
+
 def _held(value: Any, dtype: torch.dtype, what: str) -> Any:
     """A number that a dtype can hold; as the eager call says it where it cannot."""
     number = _number(value)
     if isinstance(number, complex) and not dtype.is_complex and not number.imag:
         number = number.real
-    if isinstance(number, int) and not -(2**63) <= number < 2**64:
+    is_number = isinstance(number, (int, float, complex))
+    if not is_number or (isinstance(number, int) and not -(2**63) <= number < 2**64):
         fits = False
     elif dtype.is_complex or dtype.is_floating_point:
         fits = dtype.is_complex or not isinstance(number, complex)
@@ -203,15 +207,9 @@ def _can_cast(dtype: Any, other: Any) -> bool:
 
 
 _CALLERS: dict[type[Operation], Callable[..., Any]] = {
-    Gather: lambda o, p: OPS["gather"](
-        p[0], o.dim, p[1], mode=o.mode, fill_value=_number(o.fill_value)
-    ),
-    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](
-        *p, o.dim, mode=o.mode, fill_value=_number(o.fill_value)
-    ),
-    GatherTokens: lambda o, p: OPS["gather_tokens"](
-        *p, mode=o.mode, fill_value=_number(o.fill_value)
-    ),
+    Gather: lambda o, p: OPS["gather"](p[0], o.dim, p[1], **_mode(o, p[0])),
+    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](*p, o.dim, **_mode(o, p[0])),
+    GatherTokens: lambda o, p: OPS["gather_tokens"](*p, **_mode(o, p[0])),
     Scatter: _call_scatter,
     ScatterAdd: _call_scatter,
     TokenNoise: lambda o, p: OPS["token_noise"](

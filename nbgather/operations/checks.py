@@ -20,8 +20,8 @@ SCORE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 def integer(value: Any, what: str) -> int:
     """``value`` as an int; bool and float are a TypeError."""
-    if type(value) is int:
-        return value  # also one that torch.compile leaves open, which operator.index would fix
+    if type(value) is int or is_open(value):
+        return value  # also one of torch.compile's, which operator.index would fix
     if isinstance(value, bool) or type(value).__name__ == "bool":
         raise TypeError(f"{what} is {value!r}: a whole number is needed, not a bool")
     try:
@@ -30,6 +30,11 @@ def integer(value: Any, what: str) -> int:
         raise TypeError(
             f"{what} is {value!r} of type {type(value).__name__}: a whole number is needed"
         ) from None
+
+
+def is_open(value: Any) -> bool:
+    """Whether it is a number that torch leaves open in a graph."""
+    return type(value).__name__ == "SymInt"
 
 
 def mode(value: Any) -> str:

@@ -70,7 +70,7 @@ def keep_of(mask_ratio: Any, num_keep: Any, samples: Any, length: Any) -> Keep:
 
 def _counts(num_keep: Any, samples: Any) -> tuple[int, ...] | None:
     """A number for each of the samples; None where it is one for all."""
-    if isinstance(num_keep, (int, float, np.integer, np.floating)):
+    if isinstance(num_keep, (int, float, np.integer, np.floating)) or checks.is_open(num_keep):
         return None
     values: Sequence[Any] = num_keep
     if not isinstance(num_keep, (list, tuple)):
