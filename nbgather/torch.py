@@ -1,9 +1,10 @@
 """For torch: a masking module, and a collate function for data loaders.
 
 The functions of :mod:`nbgather` take tensors themselves, with gradients, under ``torch.compile``,
-``torch.export`` and ``torch.func.vmap``; as operators they are ``torch.ops.nbgather.gather``,
-``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``, ``token_noise``,
-``rank_tokens``, ``random_masking`` and ``restore_tokens``, registered by importing this module.
+``torch.export`` and the transforms of ``torch.func``; as operators they are
+``torch.ops.nbgather.gather``, ``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``,
+``token_noise``, ``rank_tokens``, ``keep_tokens``, ``random_masking``, ``restore_tokens`` and
+``score``, registered by importing this module.
 
 A saved program holds these operators by name. Who loads one, by ``torch.export.load`` or
 ``torch.jit.load``, must ``import nbgather.torch`` first, else torch says that it cannot deserialize

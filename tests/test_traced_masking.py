@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import nbgather
 
@@ -147,6 +148,42 @@ def test_errors_are_the_eager_ones(name: str) -> None:
     with pytest.raises(Exception) as caught:
         torch.compile(call, fullgraph=True, backend="eager")(X)
     assert text in str(caught.value) or text in str(caught.value.__cause__)
+
+
+#: Calls with a number, and numbers that one graph serves.
+OPEN_NUMBERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "num_keep": (lambda x, k: mask(x, noise=NOISE, num_keep=k), (3, 2, 4)),
+    "rank": (lambda x, k: rank(NOISE, k), (3, 2, 4)),
+    "epoch": (lambda x, k: mask(x, 0.5, seed=1, epoch=k), (5, 6, 2**32 - 1)),
+    "num_tokens": (lambda x, k: noise(3, IDS, k), (5, 6, 7)),
+    "default ratio": (lambda x, k: mask(x * k, noise=NOISE), (3, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_NUMBERS)
+def test_numbers_stay_open(name: str) -> None:
+    torch._dynamo.reset()
+    call, numbers = OPEN_NUMBERS[name]
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=counter)
+    counts = set()
+    for number in numbers:
+        assert same(compiled(X, number), call(X, number))
+        counts.add(counter.frame_count)
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize(("name", "number"), [("num_keep", 5), ("epoch", 2**32), ("rank", -1)])
+def test_an_open_number_is_checked(name: str, number: int) -> None:
+    torch._dynamo.reset()
+    call, numbers = OPEN_NUMBERS[name]
+    compiled = torch.compile(call, dynamic=True, backend="eager")
+    compiled(X, numbers[0])
+    with pytest.raises(ValueError) as eager:
+        call(X, number)
+    with pytest.raises(ValueError) as caught:
+        compiled(X, number)
+    assert str(caught.value) == str(eager.value)
 
 
 def test_a_tensor_of_counts_cannot_be_traced() -> None:

@@ -18,7 +18,6 @@ from nbgather.containers.torch_state import current_transform
 from nbgather.operations.base import Operation
 
 _forward_ad = torch.autograd.forward_ad
-_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 
 def record(
@@ -116,6 +115,5 @@ def _operands(ctx: Any) -> tuple[Any, ...]:
     """What was saved, in its place."""
     operands: list[Any] = [None] * (ctx.count + len(ctx.operation.kept_results))
     for k, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-        # What a transform saved that has ended is a shell around the tensor.
-        operands[k] = _unwrap_if_dead(tensor)
+        operands[k] = tensor
     return tuple(operands)
