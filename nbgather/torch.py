@@ -34,7 +34,7 @@ from nbgather.patches import masked_patchify
 __all__ = ["MaskingCollate", "RandomMasking"]
 
 #: The container of tensors, whose module registers the operators, with the engine behind them.
-_CONTAINER = registry.load(registry.MODULES["torch"])
+_CONTAINER: Any = registry.load(registry.MODULES["torch"])
 
 Strategy = Callable[..., Any]
 
@@ -65,6 +65,7 @@ _seeded_strategy = torch_operators.define(
     _scores,
     _fake_scores,
 )
+torch_operators.batch_one_by_one(_seeded_strategy)
 
 
 def _name(strategy: str | Strategy) -> str:
@@ -188,21 +189,34 @@ class RandomMasking(torch.nn.Module):
         """
         if sample_ids is None:
             return self._drawn(x)
+        if self._is_traced() and (self._score is None or isinstance(self.strategy, str)):
+            return self._traced(x, sample_ids)
+        seed, epoch = self._seed_and_epoch()
         if self._score is None:
-            if torch.compiler.is_compiling():
-                return MaskedTokens(
-                    *torch_calls.seeded_masking(
-                        x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
-                    )
-                )
-            seed, epoch = self._seed_and_epoch()
             choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
-        elif torch.compiler.is_compiling() and isinstance(self.strategy, str):
-            choice = {"noise": self._traced_scores(x, self.seed, self.epoch, sample_ids)}
         else:
-            seed, epoch = self._seed_and_epoch()
             choice = {"noise": self._score(seed, sample_ids, self.grid, epoch=epoch)}
         return random_masking(x, self.mask_ratio, num_keep=self.num_keep, **choice)
+
+    def _traced(self, x: torch.Tensor, sample_ids: Any) -> MaskedTokens[torch.Tensor]:
+        """Mask by a seed and an epoch that stay tensors."""
+        if isinstance(sample_ids, int):
+            sample_ids = torch.arange(checks.count(sample_ids, "sample_ids"), device=x.device)
+        elif not isinstance(sample_ids, torch.Tensor):
+            sample_ids = torch.as_tensor(sample_ids, device=x.device)
+        if self._score is None:
+            return MaskedTokens(
+                *torch_calls.seeded_masking(
+                    x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
+                )
+            )
+        scores = self._traced_scores(self.seed, self.epoch, sample_ids)
+        return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
+
+    def _is_traced(self) -> bool:
+        """Whether the seed and the epoch have no values that Python can know."""
+        container = _CONTAINER.locate(self.seed, "seed")
+        return bool(container.traces((self.seed, self.epoch)))
 
     def _drawn(self, x: torch.Tensor) -> MaskedTokens[torch.Tensor]:
         """Mask by a seed from torch's generator."""
@@ -210,17 +224,16 @@ class RandomMasking(torch.nn.Module):
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
         seed = torch_calls.drawn_seed()
         ids = torch.arange(x.shape[0], device=x.device)
-        if torch.compiler.is_compiling() and isinstance(self.strategy, str):
-            scores = self._traced_scores(x, seed, torch.zeros_like(seed), ids)
+        if self._is_traced() and isinstance(self.strategy, str):
+            scores = self._traced_scores(seed, torch.zeros_like(seed), ids)
         else:
             scores = self._score(int(seed), ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
 
-    def _traced_scores(self, x: torch.Tensor, seed: Any, epoch: Any, sample_ids: Any) -> Any:
-        """Scores for a graph, which serves every seed and epoch."""
-        ids = torch.as_tensor(sample_ids, device=x.device)
-        checks.sample_ids(tuple(ids.shape), str(ids.dtype).removeprefix("torch."))
-        return _seeded_strategy(seed, epoch, ids, self.strategy, self.grid)
+    def _traced_scores(self, seed: Any, epoch: Any, sample_ids: torch.Tensor) -> Any:
+        dtype = str(sample_ids.dtype).removeprefix("torch.")
+        checks.sample_ids(tuple(sample_ids.shape), dtype)
+        return _seeded_strategy(seed, epoch, sample_ids, self.strategy, self.grid)
 
     def _seed_and_epoch(self) -> tuple[int, int]:
         """The seed and the epoch as Python numbers."""

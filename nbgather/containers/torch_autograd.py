@@ -67,9 +67,10 @@ class _Rules:
             for k, o in enumerate(operands)
             if isinstance(o, torch.Tensor) and k not in operation.differentiable
         }
-        count = len(operands)
+        count, ctx.others = len(operands), 0
         if isinstance(result, tuple):
             ctx.mark_non_differentiable(*result[1:])
+            ctx.others = len(result) - 1
             side |= {count + k: result[r] for k, r in enumerate(operation.kept_results)}
         ctx.save_for_backward(*side.values())
         ctx.save_for_forward(*side.values())
@@ -99,8 +100,7 @@ class _Rules:
         present = next(t for t in tangents[4:] if t is not None)
         do = ctx.container.locate(present, "the tangent").apply(present, ctx.backend)
         tangent = ctx.operation.tangent(do, tangents[4:], ctx.specs, _operands(ctx))
-        others = len(ctx.operation.result(*ctx.specs)) - 1
-        return (tangent, *(None,) * others) if others else tangent
+        return (tangent, *(None,) * ctx.others) if ctx.others else tangent
 
 
 class Nbgather(_Rules, torch.autograd.Function):

@@ -172,6 +172,20 @@ def define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
     return getattr(torch.ops.nbgather, name).default
 
 
+def batch_one_by_one(op: Any) -> None:
+    """Let vmap call an operator of one result for each of a batch: each seed is one of its own."""
+
+    def batch(info: Any, in_dims: Any, *args: Any) -> Any:
+        def one(place: int) -> Any:
+            chosen = zip(args, in_dims, strict=True)
+            # Of a list no part is batched.
+            return op(*(a.select(d, place) if isinstance(d, int) else a for a, d in chosen))
+
+        return torch.stack([one(place) for place in range(info.batch_size)]), 0
+
+    torch.library.register_vmap(op, batch, lib=_library)
+
+
 def _register(name: str, operator: _Operator) -> Any:
     """Define an operator with the rules of its operation."""
 
@@ -227,19 +241,10 @@ def _seeded_noise_fake(seed: Any, epoch: Any, sample_ids: Any, num_tokens: Any) 
     return sample_ids.new_empty((sample_ids.shape[0], num_tokens), dtype=torch.float32)
 
 
-def _seeded_noise_batch(info: Any, in_dims: Any, *args: Any) -> Any:
-    """Each seed is one of its own."""
-
-    def at(place: int) -> Any:
-        return (a if d is None else a.select(d, place) for a, d in zip(args, in_dims, strict=True))
-
-    return torch.stack([seeded_noise(*at(place)) for place in range(info.batch_size)]), 0
-
-
 seeded_noise = define(
     "seeded_noise",
     "(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
     _seeded_noise_kernel,
     _seeded_noise_fake,
 )
-torch.library.register_vmap(seeded_noise, _seeded_noise_batch, lib=_library)
+batch_one_by_one(seeded_noise)
