@@ -16,10 +16,26 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_cases import CASES, N, flat, same
+from torch_derivatives import (
+    Call,
+    backward,
+    backward_by_compiled,
+    backward_of_compiled,
+    batched_backward,
+    derivative,
+    forward_mode,
+    grad_vmap,
+    hessian,
+    linearize,
+    places,
+    stacked,
+    vjp,
+    vmap_grad,
+)  # fmt: skip
 
 #: Calls that are for one number of samples.
 FIXED = {case.ours for case in CASES.values() if not case.any_count}
-Call = Callable[..., Any]
+func = torch.func
 SEED = 5
 
 
@@ -40,108 +56,6 @@ class World(NamedTuple):
 
 class Wrong(Exception):
     """A result that is not the expected one."""
-
-
-func = torch.func
-
-
-# Derivatives, of a scalar and of a vector that are made of whatever floats a call gives
-
-
-def _floats(args: tuple[Any, ...]) -> list[int]:
-    return [k for k, a in enumerate(args) if a.is_floating_point()]
-
-
-def _of_floats(call: Call, args: tuple[Any, ...]) -> tuple[Call, tuple[Any, ...]]:
-    """A function of a factor and the floats among the arguments, and where it is asked at.
-
-    The factor is there for calls without any, such as those of ids alone.
-    """
-    places = _floats(args)
-
-    def function(factor: Any, *floats: Any) -> Any:
-        filled = list(args)
-        for k, value in zip(places, floats, strict=True):
-            filled[k] = value
-        results = flat(call(*filled))
-        return torch.cat([factor * (r.to(factor.dtype) ** 2).reshape(-1) for r in results])
-
-    return function, (torch.tensor(3.0), *(args[k] for k in places))
-
-
-def _derivative(transform: Callable[[Call, tuple[Any, ...]], Any], scalar: bool = False) -> Any:
-    def run(call: Call, args: tuple[Any, ...]) -> Any:
-        function, at = _of_floats(call, args)
-        whole = (lambda *a: function(*a).sum()) if scalar else function
-        return tuple(torch.utils._pytree.tree_leaves(transform(whole, at)))
-
-    return run
-
-
-def _places(at: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(range(len(at)))
-
-
-def _backward(function: Call, at: tuple[Any, ...]) -> Any:
-    leaves = [a.clone().requires_grad_() for a in at]
-    grads = torch.autograd.grad(function(*leaves), leaves, allow_unused=True)
-    return [torch.zeros_like(a) if g is None else g for g, a in zip(grads, at, strict=True)]
-
-
-def _vjp(function: Call, at: tuple[Any, ...]) -> Any:
-    value, pull = torch.func.vjp(function, *at)
-    return pull(torch.ones_like(value))  # outside of the transform
-
-
-def _batched_backward(function: Call, at: tuple[Any, ...]) -> Any:
-    leaves = [a.clone().requires_grad_() for a in at]
-    value = function(*leaves)
-    rows = torch.eye(value.numel())[:3]
-    return torch.autograd.grad(
-        value, leaves, rows, is_grads_batched=True, allow_unused=True, materialize_grads=True
-    )
-
-
-def _linearize(function: Call, at: tuple[Any, ...]) -> Any:
-    return func.linearize(function, *at)[1](*at)
-
-
-def _backward_of_compiled(function: Call, at: tuple[Any, ...]) -> Any:
-    torch._dynamo.reset()
-    return _backward(torch.compile(function, fullgraph=True, backend="aot_eager"), at)
-
-
-def _forward_mode(function: Call, at: tuple[Any, ...]) -> Any:
-    forward_ad = torch.autograd.forward_ad
-    with forward_ad.dual_level():
-        return forward_ad.unpack_dual(function(*(forward_ad.make_dual(a, a) for a in at)))
-
-
-def _stacked(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(torch.stack([a, a.flip(0)]) for a in args)
-
-
-def vmap_grad(call: Call, args: tuple[Any, ...]) -> Any:
-    def one(*sample: Any) -> Any:
-        function, at = _of_floats(call, sample)
-        return func.grad(lambda *a: function(*a).sum(), _places(at))(*at)
-
-    return func.vmap(one)(*_stacked(args))
-
-
-def grad_vmap(call: Call, args: tuple[Any, ...]) -> Any:
-    function, at = _of_floats(func.vmap(call), _stacked(args))
-    return func.grad(lambda *a: function(*a).sum(), _places(at))(*at)
-
-
-def each(run: Callable[[Call, tuple[Any, ...]], Any]) -> Callable[..., Any]:
-    """What samples give one by one, for worlds that batch them."""
-
-    def outside(call: Call, args: tuple[Any, ...]) -> Any:
-        samples = [flat(run(call, args)), flat(run(call, tuple(a.flip(0) for a in args)))]
-        return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
-
-    return outside
 
 
 # Tracers
@@ -177,9 +91,6 @@ def _compiled_hessian(call: Call, args: tuple[Any, ...]) -> Any:
     """A transform within a graph, and a graph's own gradient."""
     torch._dynamo.reset()
     return torch.compile(hessian, fullgraph=True, backend="aot_eager")(call, args)
-
-
-hessian = _derivative(lambda f, at: func.hessian(f, _places(at))(*at), scalar=True)
 
 
 class _Module(torch.nn.Module):
@@ -289,7 +200,15 @@ def _checkpoint(reentrant: bool) -> Callable[..., Any]:
         twice(*leaves).backward()
         return [torch.zeros_like(a) if a.grad is None else a.grad for a in leaves]
 
-    return _derivative(run)
+    return derivative(run)
+
+
+def _saving(function: Call, at: tuple[Any, ...]) -> Any:
+    def held(*leaves: Any) -> Any:
+        with torch.autograd.graph.save_on_cpu():
+            return function(*leaves)
+
+    return backward(held, at)
 
 
 def _fake(call: Call, args: tuple[Any, ...]) -> Any:
@@ -330,26 +249,26 @@ def _subclass(call: Call, args: tuple[Any, ...]) -> Any:
 
 WORLDS: dict[str, World] = {
     "eager": World(lambda call, args: call(*args)),
-    "`backward()`": World(_derivative(_backward, scalar=True)),
-    "forward-mode AD": World(_derivative(_forward_mode)),
-    "`func.grad`": World(_derivative(lambda f, at: func.grad(f, _places(at))(*at), scalar=True)),
-    "`func.vjp`": World(_derivative(_vjp)),
-    "`func.jvp`": World(_derivative(lambda f, at: func.jvp(f, at, at))),
-    "`func.jacrev`": World(_derivative(lambda f, at: func.jacrev(f, _places(at))(*at))),
-    "`func.jacfwd`": World(_derivative(lambda f, at: func.jacfwd(f, _places(at))(*at))),
+    "`backward()`": World(derivative(backward, scalar=True)),
+    "forward-mode AD": World(derivative(forward_mode)),
+    "`func.grad`": World(derivative(lambda f, at: func.grad(f, places(at))(*at), scalar=True)),
+    "`func.vjp`": World(derivative(vjp)),
+    "`func.jvp`": World(derivative(lambda f, at: func.jvp(f, at, at))),
+    "`func.jacrev`": World(derivative(lambda f, at: func.jacrev(f, places(at))(*at))),
+    "`func.jacfwd`": World(derivative(lambda f, at: func.jacfwd(f, places(at))(*at))),
     "`func.hessian`": World(hessian),
     "`func.jacrev` of `jacrev`": World(
-        _derivative(
-            lambda f, at: func.jacrev(func.jacrev(f, _places(at)), _places(at))(*at), scalar=True
+        derivative(
+            lambda f, at: func.jacrev(func.jacrev(f, places(at)), places(at))(*at), scalar=True
         )
     ),
-    "`func.linearize`": World(_derivative(_linearize), slow=True),
-    "`autograd.grad(is_grads_batched=True)`": World(_derivative(_batched_backward)),
-    "`func.vmap`": World(lambda call, args: func.vmap(call)(*_stacked(args)), "stacked"),
+    "`func.linearize`": World(derivative(linearize), slow=True),
+    "`autograd.grad(is_grads_batched=True)`": World(derivative(batched_backward)),
+    "`func.vmap`": World(lambda call, args: func.vmap(call)(*stacked(args)), "stacked"),
     "`vmap` of `vmap`": World(
         lambda call, args: func.vmap(
             lambda *outer: func.vmap(call)(*(torch.stack([a, a]) for a in outer))
-        )(*_stacked(args)),
+        )(*stacked(args)),
         "stacked",
     ),
     "`vmap` of `grad`": World(vmap_grad, "stacked"),
@@ -357,6 +276,7 @@ WORLDS: dict[str, World] = {
     "`func.functionalize`": World(lambda call, args: func.functionalize(call)(*args)),
     "`checkpoint`": World(_checkpoint(False)),
     "`checkpoint`, reentrant": World(_checkpoint(True)),
+    "`save_on_cpu`": World(derivative(_saving, scalar=True)),
     "`no_grad`, `inference_mode`": World(_within(torch.no_grad, torch.inference_mode)),
     "`use_deterministic_algorithms`": World(_within(_deterministic)),
     "`autocast`": World(_within(lambda: torch.autocast("cpu", torch.bfloat16))),
@@ -373,7 +293,8 @@ WORLDS: dict[str, World] = {
     "`compile(fullgraph=True)`": World(_compiled(False), "plain", slow=True),
     "`compile(dynamic=True)`": World(_compiled(True), "plain", slow=True),
     "`compile`, to code by Inductor": World(_compiled(False, "inductor"), "plain", weekly=True),
-    "`backward()` of `compile`": World(_derivative(_backward_of_compiled, scalar=True), slow=True),
+    "`backward()` of `compile`": World(derivative(backward_of_compiled, scalar=True), slow=True),
+    "compiled autograd": World(derivative(backward_by_compiled, scalar=True), slow=True),
     "`compile` of `hessian`": World(_compiled_hessian, "hessian", weekly=True),
     "`make_fx`, symbolic": World(_traced, "plain", slow=True),
     "`torch.export`, any number of samples": World(_exported_open, "plain", slow=True),

@@ -21,18 +21,8 @@ from typing import Any
 
 import torch
 from torch_cases import CASES, Case, flat
-from torch_ways import (
-    SEED,
-    WORLDS,
-    Call,
-    World,
-    Wrong,
-    each,
-    expect,
-    grad_vmap,
-    hessian,
-    vmap_grad,
-)
+from torch_derivatives import Call, each, grad_vmap, hessian, vmap_grad
+from torch_ways import SEED, WORLDS, World, Wrong, expect
 
 TABLE = Path(__file__).resolve().parent / "docs" / "torch_worlds.md"
 
