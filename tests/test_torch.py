@@ -347,6 +347,30 @@ def test_numbers_within_vmap() -> None:
         vmap(lambda a, i: torch.ops.nbgather.gather(a, 5, i))(x, index[:, None])
 
 
+def test_scores_have_no_tangent() -> None:
+    x, noise = torch.rand(2, 6, 4), torch.rand(2, 6)
+    want = nbgather.random_masking(x, 0.5, noise=noise)
+
+    def call(scores: torch.Tensor) -> Any:
+        return tuple(nbgather.random_masking(x, 0.5, noise=scores))
+
+    values, tangents = torch.func.jvp(call, (noise,), (noise,))
+    assert same_masks(values, want)
+    assert not any(t.any() for t in tangents[:2])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(noise, noise)
+        assert same_masks(call(dual), want)
+        op = torch.ops.nbgather.random_masking(x, dual, 0.5)
+        assert same_masks(op[:3], want)
+    assert not torch.func.grad(lambda n: call(n)[0].sum())(noise).any()
+
+
+def test_ids_that_an_operator_is_given_are_checked() -> None:
+    x, ranks = torch.rand(2, 6, 4), torch.arange(6).repeat(2, 1)
+    with pytest.raises(IndexError, match=r"index 9 at \(0, 1\)"):
+        torch.ops.nbgather.keep_tokens(x, torch.tensor([[0, 9], [0, 1]]), ranks)
+
+
 def test_a_transforms_leftover_is_its_value() -> None:
     """vjp's function is called when the transform has ended, whose tensors are shells then."""
     x, index = torch.rand(40, 300), torch.randint(0, 300, (40, 200))

@@ -35,8 +35,8 @@ from nbgather.operations.tokens import castable_token
 
 _Tensor = torch.Tensor
 _from_numpy = torch.from_numpy
-#: The tensor in the shell that a transform of torch.func has left, which has ended.
 _is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
+#: The tensor in the shell that a transform of torch.func has left, which has ended.
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 

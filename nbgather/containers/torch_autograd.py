@@ -97,9 +97,12 @@ class _Rules:
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        present = next(t for t in tangents[4:] if t is not None)
-        do = ctx.container.locate(present, "the tangent").apply(present, ctx.backend)
-        tangent = ctx.operation.tangent(do, tangents[4:], ctx.specs, _operands(ctx))
+        operation, tangents = ctx.operation, tangents[4:]
+        present = [tangents[k] for k in operation.differentiable if tangents[k] is not None]
+        tangent = None  # where it is that of scores, by which tokens are ranked
+        if present:
+            do = ctx.container.locate(present[0], "the tangent").apply(present[0], ctx.backend)
+            tangent = operation.tangent(do, tangents, ctx.specs, _operands(ctx))
         return (tangent, *(None,) * ctx.others) if ctx.others else tangent
 
 

@@ -130,7 +130,7 @@ OPERATORS = {
         KeepTokens,
         "(Tensor x, Tensor ids_keep, Tensor ids_restore, *, bool padded=False) -> Tensor",
         lambda x, ids_keep, ids_restore, padded=False: (
-            KeepTokens(padded),
+            KeepTokens(padded, trusted=False),
             (x, ids_keep, ids_restore),
         ),
         (0, 1, 2),

@@ -159,9 +159,12 @@ class RandomMasking(Operation):
         return do.run(pick, x, ids_keep, ids_restore), mask, ids_restore
 
 
-#: The gathers of what a ranking gave, which is in bounds.
-_PICK = GatherTokens(trusted=True)
-_PICK_PADDED = GatherTokens(mode="fill", trusted=True)
+#: The gathers of kept tokens, by whether ids are padded, and trusted.
+_PICKS = {
+    (padded, trusted): GatherTokens(mode="fill" if padded else "raise", trusted=trusted)
+    for padded in (False, True)
+    for trusted in (False, True)
+}
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ class KeepTokens(Operation):
 
     #: Whether ids_keep may be -1, which stands behind those of a sample that keeps fewer.
     padded: bool = False
+    #: Whether the ids are known to be a ranking's, so that nothing waits for a device to say so.
+    trusted: bool = True
 
     names: ClassVar[tuple[str, ...]] = ("x", "ids_keep", "ids_restore")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
@@ -182,7 +187,7 @@ class KeepTokens(Operation):
     @property
     def gather(self) -> GatherTokens:
         """The gather that it is."""
-        return _PICK_PADDED if self.padded else _PICK
+        return _PICKS[self.padded, self.trusted]
 
     def result(self, x: Spec, ids: Spec, ranks: Spec | None = None) -> tuple[Spec, ...]:
         return self.gather.result(x, ids)
@@ -197,7 +202,7 @@ class KeepTokens(Operation):
         if self.padded:  # the slots behind a sample's tokens are no tokens of it
             held = expand_ids(do, ids_keep, tuple(cotangent.shape)) >= 0
             cotangent = do.xp.where(held, cotangent, 0)
-        return (do.run(RestoreTokens(), cotangent, ids_restore, 0),)
+        return (do.run(RestoreTokens(trusted=self.trusted), cotangent, ids_restore, 0),)
 
     def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
         return do.run(self, tangents[0], *operands[1:])
