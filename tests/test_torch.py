@@ -371,6 +371,27 @@ def test_ids_that_an_operator_is_given_are_checked() -> None:
         torch.ops.nbgather.keep_tokens(x, torch.tensor([[0, 9], [0, 1]]), ranks)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "grid", "numbers", "aspect", "text"),
+    [
+        ("spiral", [4, 4], [1, 1, 0], None, "strategy is 'spiral'"),
+        ("grid", [4, 4], [0, 0, 0], None, "stride is 0"),
+        ("grid", [4, 0], [2, 0, 0], None, "every size must be at least 1"),
+        ("grid", [4, 4], [], None, "three numbers"),
+        ("block", [4, 4], [3, 99, 0], 0.3, "tokens is needed"),
+        ("block", [4, 4], [1, 4, 0], 0.0, "min_aspect is 0.0"),
+        ("lines", [4, 4], [4, 0, 0], None, "axes are the bits of 4"),
+    ],
+)
+def test_parameters_that_an_operator_is_given_are_checked(
+    strategy: str, grid: list[int], numbers: list[int], aspect: float | None, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        torch.ops.nbgather.score(
+            torch.arange(3), strategy, grid, numbers, seed=1, min_aspect=aspect
+        )
+
+
 def test_a_transforms_leftover_is_its_value() -> None:
     """vjp's function is called when the transform has ended, whose tensors are shells then."""
     x, index = torch.rand(40, 300), torch.randint(0, 300, (40, 200))

@@ -15,7 +15,7 @@ import torch
 from nbgather.containers import torch_autograd
 from nbgather.containers.torch_dtypes import fake_spec, torch_dtype
 from nbgather.containers.torch_state import current_transform, wants_grad
-from nbgather.operations import checks
+from nbgather.operations import checks, scores
 from nbgather.operations.base import PLAIN, Operation, Spec
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.keep import Keep
@@ -77,7 +77,8 @@ def _score_call(
     min_aspect: float | None = None,
 ) -> Call:
     key = seed & (2**64 - 1)
-    return Score(strategy, tuple(grid), tuple(numbers), key, epoch, min_aspect), (sample_ids,)
+    score = Score(strategy, tuple(grid), tuple(numbers), key, epoch, min_aspect)
+    return scores.checked(score), (sample_ids,)
 
 
 OPERATORS = {
