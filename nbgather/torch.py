@@ -50,7 +50,7 @@ def _strategy(name: str | Strategy) -> Strategy | None:
 
 
 def _scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
-    score = getattr(strategies, strategy)
+    score = _strategy(strategy) or strategies.random
     return score(int(seed), sample_ids, tuple(grid), epoch=int(epoch))
 
 

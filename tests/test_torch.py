@@ -365,6 +365,27 @@ def test_scores_have_no_tangent() -> None:
     assert not torch.func.grad(lambda n: call(n)[0].sum())(noise).any()
 
 
+OPERATORS_REFUSE: dict[str, Callable[[], Any]] = {
+    "num_tokens is -1": lambda: op_of("token_noise")(1, torch.arange(2), -1),
+    "epoch is -1": lambda: op_of("token_noise")(1, torch.arange(2), 3, epoch=-1),
+    "num_tokens is -3": lambda: op_of("seeded_noise")(
+        torch.tensor(1), torch.tensor(0), torch.arange(2), -3
+    ),
+    "strategy is 'x'": lambda: op_of("seeded_strategy")(
+        torch.tensor(1), torch.tensor(0), torch.arange(2), "x", [4]
+    ),
+    "mask_ratio is -1.0": lambda: op_of("random_masking")(
+        torch.rand(2, 6, 4), torch.rand(2, 6), -1.0
+    ),
+}
+
+
+@pytest.mark.parametrize("text", OPERATORS_REFUSE)
+def test_numbers_that_an_operator_is_given_are_checked(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        OPERATORS_REFUSE[text]()
+
+
 def test_ids_that_an_operator_is_given_are_checked() -> None:
     x, ranks = torch.rand(2, 6, 4), torch.arange(6).repeat(2, 1)
     with pytest.raises(IndexError, match=r"index 9 at \(0, 1\)"):

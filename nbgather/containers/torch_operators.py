@@ -15,7 +15,7 @@ import torch
 from nbgather.containers import torch_autograd
 from nbgather.containers.torch_dtypes import fake_spec, torch_dtype
 from nbgather.containers.torch_state import current_transform, wants_grad
-from nbgather.operations import checks, scores
+from nbgather.operations import checks, keep, scores
 from nbgather.operations.base import PLAIN, Operation, Spec
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.keep import Keep
@@ -63,7 +63,8 @@ def _tokens_call(x: Any, ids: Any, mode: str = "raise", fill_value: Any = 0) -> 
 
 
 def _noise_call(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Call:
-    return TokenNoise(seed & (2**64 - 1), epoch, num_tokens), (sample_ids,)
+    tokens = checks.count(num_tokens, "num_tokens")
+    return TokenNoise(seed & (2**64 - 1), checks.epoch(epoch), tokens), (sample_ids,)
 
 
 def _score_call(
@@ -140,7 +141,7 @@ OPERATORS = {
         RankedMasking,
         "(Tensor x, Tensor noise, float mask_ratio)"
         " -> (Tensor x_masked, Tensor mask, Tensor ids_restore, Tensor ids_keep)",
-        lambda x, noise, mask_ratio: (RankedMasking(mask_ratio), (x, noise)),
+        lambda x, noise, mask_ratio: (RankedMasking(keep.ratio(mask_ratio)), (x, noise)),
         (0, 1),
     ),
     "score": _Operator(Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,)),
@@ -235,7 +236,8 @@ OPS = {name: _register(name, operator) for name, operator in OPERATORS.items()}
 
 def _seeded_noise_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
     key, number = checks.bits64(int(seed), "seed"), checks.epoch(int(epoch))
-    return _execute(TokenNoise(key, number, num_tokens), (sample_ids,))
+    tokens = checks.count(num_tokens, "num_tokens")
+    return _execute(TokenNoise(key, number, tokens), (sample_ids,))
 
 
 def _seeded_noise_fake(seed: Any, epoch: Any, sample_ids: Any, num_tokens: Any) -> Any:
