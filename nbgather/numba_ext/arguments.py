@@ -1,46 +1,23 @@
 """What calls are given besides arrays: whole numbers, modes, what is filled with.
 
-Each function here writes the code that makes an int64 of an argument; ``kind`` is numba's type of
-it, and `types.Omitted` where it was not given. None says that numba has to refuse it.
+``kind`` is numba's type of an argument, `types.Omitted` where it was not given.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 from numba import types
 from numba.core import cgutils
+from numba.np import numpy_support
 
-from nbgather.kernels.constants import FILL, MODES
-from nbgather.kernels.cpu.intrinsics import address
+import nbgather
+from nbgather.kernels.constants import MODES
 from nbgather.numba_ext import emit, fills
 from nbgather.numba_ext.emit import I64
-from nbgather.numba_ext.gather_loops import mode_of, record, refused_mode
-from nbgather.numba_ext.records import NAMES, NO_FILL, NO_MODE, WHOLE
-from nbgather.numba_ext.subroutines import of_numbers
-
-
-@of_numbers(5)
-def _refused_number(what, about, kind, first, second):
-    memory = record(what, 4)
-    memory[1], memory[2], memory[3], memory[4] = about, kind, first, second
-    return np.int64(address(memory))
-
-
-def whole(context: Any, builder: Any, kind: Any, value: Any, what: str) -> Any:
-    """A whole number as int64; what is none is refused."""
-    plain = types.unliteral(kind)
-    if isinstance(plain, types.Omitted):
-        return I64(plain.value)
-    if isinstance(plain, types.Integer):
-        return context.cast(builder, value, kind, types.int64)
-    value = context.cast(builder, value, kind, plain)
-    words = emit.number_words(context, builder, plain, value)
-    about = I64(WHOLE), I64(NAMES.index(what))
-    emit.refuse(context, builder, _refused_number.emit(context, builder, *about, *words))
-    return I64(0)
+from nbgather.numba_ext.gather_loops import mode_of, refused_mode
+from nbgather.numba_ext.records import parameters
 
 
 def was_given(kind: Any) -> bool:
@@ -48,21 +25,32 @@ def was_given(kind: Any) -> bool:
     return isinstance(kind, types.Type) and not isinstance(kind, (types.Omitted, types.NoneType))
 
 
-def is_whole(kind: Any) -> bool:
-    """Whether `whole` has code for a type."""
-    return not isinstance(kind, types.Type) or emit.is_number(types.unliteral(kind))
+def is_array(kind: Any) -> bool:
+    return isinstance(kind, types.Array)
+
+
+def is_integer(kind: Any) -> bool:
+    """Whether an argument is a whole number, given or by default."""
+    plain = types.unliteral(kind) if isinstance(kind, types.Type) else kind
+    if isinstance(plain, types.Omitted):
+        plain = plain.value
+    return isinstance(plain, types.Integer) or type(plain) is int
+
+
+def whole(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """A whole number as int64; 0 for what is none."""
+    if isinstance(kind, types.Omitted):
+        return I64(kind.value)
+    if isinstance(kind, types.Integer):
+        return context.cast(builder, value, kind, types.int64)
+    return I64(0)
 
 
 def mode(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """A mode's number; what is none is refused."""
-    plain = types.unliteral(kind)
-    if isinstance(plain, types.Omitted):
-        return I64(MODES.index(plain.value))
-    value = context.cast(builder, value, kind, plain)
-    if not isinstance(plain, types.UnicodeType):
-        words = emit.number_words(context, builder, plain, value)
-        refused = _refused_number.emit(context, builder, I64(NO_MODE), I64(0), *words)
-        emit.refuse(context, builder, refused)
+    """A mode's number; text that is none is refused."""
+    if isinstance(kind, types.Omitted):
+        return I64(MODES.index(kind.value))
+    if not isinstance(kind, types.UnicodeType):
         return I64(0)
     text = cgutils.create_struct_proxy(types.unicode_type)(context, builder, value)
     parts = builder.ptrtoint(text.data, I64), text.length, builder.sext(text.kind, I64)
@@ -72,25 +60,60 @@ def mode(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return number
 
 
-def is_mode(kind: Any) -> bool:
-    """Whether `mode` has code for a type."""
-    return is_whole(kind) or isinstance(types.unliteral(kind), types.UnicodeType)
-
-
-def fill(context: Any, builder: Any, dtype: Any, how: Any, kind: Any, value: Any) -> Any:
-    """The address of what is filled with: a number in the dtype of the items."""
-    plain, item = types.unliteral(kind), fills.item_type(dtype)
-    if isinstance(plain, types.Omitted):
-        plain, value = types.int64, I64(plain.value)
-    else:
-        value = context.cast(builder, value, kind, plain)
-    made = fills.maker(dtype, plain).emit(context, builder, value)
+def item(context: Any, builder: Any, dtype: Any, kind: Any, value: Any) -> tuple[Any, Any]:
+    """A number in the dtype of items: whether it can be held, and the item's address."""
+    if isinstance(kind, types.Omitted):
+        kind, value = types.int64, I64(kind.value)
+    made = fills.maker(dtype, kind).emit(context, builder, value)
     fits, made = cgutils.unpack_tuple(builder, made)
-    is_filled = builder.icmp_signed("==", how, I64(FILL))
-    fails = builder.and_(is_filled, builder.not_(cgutils.as_bool_bit(builder, fits)))
-    with builder.if_then(fails, likely=False):
-        text = int.from_bytes(fills.name_of(dtype).encode()[:8].ljust(8, b"\0"), sys.byteorder)
-        words = emit.number_words(context, builder, plain, value)
-        refused = _refused_number.emit(context, builder, I64(NO_FILL), I64(text), *words)
-        emit.refuse(context, builder, refused)
-    return emit.stored(context, builder, item, made)
+    address = emit.stored(context, builder, fills.item_type(dtype), made)
+    return cgutils.as_bool_bit(builder, fits), address
+
+
+_NUMBERS = {types.Boolean: True, types.Integer: 0, types.Float: 0.0, types.Complex: 0j}
+
+
+def _stand_in(kind: Any, size: int) -> Any:
+    """A value that an argument of a type may have; an array has ``size`` items each way."""
+    if not isinstance(kind, types.Type):
+        return kind
+    kind = types.unliteral(kind)
+    if isinstance(kind, types.Omitted):
+        return kind.value
+    if isinstance(kind, types.Array):
+        return np.zeros((size,) * kind.ndim, numpy_support.as_dtype(kind.dtype))
+    if isinstance(kind, types.UnicodeType):
+        return MODES[0]
+    return next((value for one, value in _NUMBERS.items() if isinstance(kind, one)), None)
+
+
+def is_refused(name: str, kinds: tuple[Any, ...]) -> bool:
+    """Whether a function refuses arguments for their types alone.
+
+    It is asked with arrays that are empty, where all of them can be.
+    """
+    size = int(any(is_array(kind) and kind.ndim == 0 for kind in kinds))
+    named = {key: _stand_in(kind, size) for key, kind in zip(parameters(name), kinds)}
+    try:
+        getattr(nbgather, name)(**named)
+    except (TypeError, IndexError):
+        return True
+    except ValueError:
+        return False  # which other shapes may mend
+    return False
+
+
+def dtype_of(kind: Any) -> Any:
+    """NumPy's dtype of an array type of numba's."""
+    return numpy_support.as_dtype(kind.dtype)
+
+
+def are_known(kinds: tuple[Any, ...]) -> bool:
+    """Whether arguments are what compiled code can look at, so that there is something to raise."""
+    return all(
+        not was_given(kind)
+        or isinstance(kind, (types.Array, types.Omitted))
+        or emit.is_number(types.unliteral(kind))
+        or isinstance(types.unliteral(kind), types.UnicodeType)
+        for kind in kinds
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,13 +100,6 @@ def refuse(context: Any, builder: Any, record: Any) -> None:
         convention.return_dynamic_user_exc(builder, Refused, (record,), (types.int64,))
 
 
-def failing(context: Any, builder: Any, error: Exception, result: Any) -> Any:
-    """Raise an error that the types alone make certain."""
-    with builder.if_then(I1(1)):
-        context.call_conv.return_user_exc(builder, type(error), (str(error),))
-    return context.get_constant_null(result)
-
-
 _NUMBERS = {
     types.Boolean: records.BOOLEAN,
     types.Integer: records.INTEGER,
@@ -129,6 +123,56 @@ def number_words(context: Any, builder: Any, kind: Any, value: Any) -> tuple[Any
     if code == records.INTEGER and not kind.signed:
         code = records.UNSIGNED
     return I64(code), context.cast(builder, value, kind, types.int64), I64(0)
+
+
+def _dtype_words(kind: Any) -> list[Any]:
+    text = numpy_support.as_dtype(kind.dtype).str.encode().ljust(16, b"\0")
+    return [I64(part) for part in struct.unpack("qq", text)]
+
+
+def _argument_words(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
+    """An argument as a record has it."""
+    if isinstance(kind, types.Array):
+        count = SIZES + 2 * max(kind.ndim, 1)
+        words = words_of(context, builder, kind, value)
+        copied = [builder.load(word(builder, words, k)) for k in range(count)]
+        return [I64(records.ARRAY), *_dtype_words(kind), *copied]
+    if isinstance(kind, types.BaseTuple):
+        parts = [I64(records.TUPLE), I64(len(kind))]
+        for k, one in enumerate(kind):
+            parts += number_words(context, builder, one, builder.extract_value(value, k))
+        return parts
+    if is_number(kind):
+        return [I64(records.NUMBER), *number_words(context, builder, kind, value)]
+    return [I64(records.ABSENT)]
+
+
+def refuse_call(
+    context: Any, builder: Any, name: str, kinds: Any, values: Any, how: Any = None
+) -> None:
+    """Raise what a function of ours says of these arguments, which are in its own order.
+
+    ``how`` is the number of a mode, for the argument of that name.
+    """
+    words = [I64(records.CALL), I64(records.FUNCTIONS.index(name)), I64(len(kinds))]
+    for parameter, kind, value in zip(records.parameters(name), kinds, values, strict=False):
+        if parameter == "mode" and how is not None:
+            words += [I64(records.MODE_NUMBER), how]
+        else:
+            words += _argument_words(context, builder, kind, value)
+    allocate = ir.FunctionType(_OBJECT, [I64])
+    function = cgutils.get_or_insert_function(builder.module, allocate, "malloc")
+    record = builder.ptrtoint(builder.call(function, [I64(8 * len(words))]), I64)
+    for k, value in enumerate(words):
+        builder.store(value, word(builder, record, k))
+    refuse(context, builder, record)
+
+
+@contextlib.contextmanager
+def unless(builder: Any, condition: Any) -> Iterator[None]:
+    """What follows is for what goes wrong: a condition that is not met."""
+    with builder.if_then(builder.not_(condition), likely=False):
+        yield
 
 
 # Python, where this thread has its lock

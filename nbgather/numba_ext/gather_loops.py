@@ -25,7 +25,6 @@ from nbgather.numba_ext.records import (
     GONE_INDEX,
     MODE,
     RESTORE,
-    SHAPES,
     TOKENS,
 )
 from nbgather.numba_ext.subroutines import apart, inlined, of_numbers, subroutine
@@ -53,19 +52,6 @@ def record(kind, words):
     memory = allocate(int64_at(U(0)), U(8 * (words + 1)))
     memory[0] = kind
     return memory
-
-
-@of_numbers(5)
-@apart
-def refused_shapes(kind, dim, mode, x, index):
-    """The record of operands that do not fit."""
-    xn, n = SIZES + 2 * int64_at(U(x))[NDIM], SIZES + 2 * int64_at(U(index))[NDIM]
-    memory = record(SHAPES, 3 + xn + n)
-    memory[1], memory[2], memory[3] = kind, dim, mode
-    at = np.int64(address(memory))
-    copy(at + 32, x, 8 * xn)
-    copy(at + 32 + 8 * xn, index, 8 * n)
-    return at
 
 
 _first_four = loader(types.uint32)
@@ -148,7 +134,7 @@ def fits(kind, dim, x, index):
     """Whether the shapes of a gather's operands fit; `dim` counts from the front."""
     xw, iw = int64_at(U(x)), int64_at(U(index))
     if kind >= TOKENS:
-        if iw[OWN_NDIM] != 2 or xw[SIZES] != iw[SIZES]:
+        if iw[OWN_NDIM] != 2 or xw[OWN_NDIM] < 2 or xw[SIZES] != iw[SIZES]:
             return False
         return kind == TOKENS or xw[SIZES + 1] <= iw[SIZES + 1]
     nd = iw[NDIM]
@@ -180,25 +166,23 @@ def write_result_shape(kind, dim, x, index, result, ndim):
     return count
 
 
-@of_numbers(8)
+@of_numbers(8, types.boolean)
 @inlined
 def plan_gather(kind, dim, mode, x, index, result, ndim, loop):
-    """Check a gather and begin its loop; 0, or the record of what is wrong."""
+    """Check a gather and begin its loop; whether the operands fit."""
     xw, w = int64_at(U(x)), int64_at(U(loop))
     n = xw[NDIM] if kind != ALONG else xw[OWN_NDIM]
     if dim < -n or dim >= n:
-        return refused_shapes(kind, dim, mode, x, index)
+        return False
     d = dim + n if dim < 0 else dim
     if not fits(kind, d, x, index):
-        return refused_shapes(kind, dim, mode, x, index)
+        return False
     count = write_result_shape(kind, d, x, index, result, ndim)
     size = xw[SIZES + d]
-    if size == 0 and count != 0 and (mode == CLIP or mode == WRAP):
-        return refused_shapes(kind, dim, mode, x, index)
     w[DIM], w[SIZE], w[COUNT], w[HOW] = d, size, count, mode
     w[FROM_END] = 1 if kind == ALONG else 0
     w[LIMIT] = int64_at(U(index))[SIZES + 1] if kind == RESTORE else -1
-    return 0
+    return size != 0 or count == 0 or (mode != CLIP and mode != WRAP)
 
 
 @of_numbers(6, types.void)

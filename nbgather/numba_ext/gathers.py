@@ -8,113 +8,94 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_new_ref
-from numba.np import numpy_support
 
-from nbgather.containers.numpy import describe
+from nbgather.kernels.constants import FILL
 from nbgather.numba_ext import arguments, emit
+from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
 from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, plan_gather
 from nbgather.numba_ext.large import LARGE_BYTES
-from nbgather.numba_ext.records import ALONG, GATHER, TOKENS
-from nbgather.operations.base import Spec
-from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
-
-_OPERATIONS = {GATHER: Gather, ALONG: TakeAlongAxis, TOKENS: GatherTokens}
-_ASKED = {GATHER: "gather", ALONG: "take_along_axis", TOKENS: "gather_tokens"}
+from nbgather.numba_ext.records import ALONG, FUNCTIONS, GATHER, TOKENS
 
 
-def dtype_of(array: Any) -> Any:
-    """What the operations know of the dtype of an array of numba's."""
-    return describe(numpy_support.as_dtype(array.dtype))
+class _Gather:
+    """A gather for numba's types of its arguments; ``order`` says where these are.
 
+    They are x, dim, index, mode, fill_value.
+    """
 
-def _refused_kind(kind: int, x: Any, index: Any) -> Exception | None:
-    """What the operation says of dtypes that it does not take."""
-    try:
-        _OPERATIONS[kind](1).check_dtypes(Spec((), (), dtype_of(x)), Spec((), (), dtype_of(index)))
-    except (TypeError, IndexError) as error:
-        return error
-    return None
+    def __init__(self, kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> None:
+        self.kind, self.order, self.name = kind, order, FUNCTIONS[kind]
+        x, _, index, *_ = (kinds[k] for k in order)
+        self.ndim = index.ndim if kind != TOKENS else 2 + max(x.ndim - 2, 0)
+        self.result = types.Array(x.dtype, self.ndim, "C")
+        self.is_refused = arguments.is_refused(self.name, kinds)
+        self.item = dtype_of(x).itemsize
+        self.each = self.item + dtype_of(index).itemsize
 
+    def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
+        if self.is_refused:
+            emit.refuse_call(context, builder, self.name, kinds, values)
+            return context.get_constant_null(self.result)
+        x, dim, index, mode, fill_value = (kinds[k] for k in self.order)
+        given = [values[k] for k in self.order]
+        xw = emit.words_of(context, builder, x, given[0])
+        iw = emit.words_of(context, builder, index, given[2])
+        rw = emit.result_words(builder, self.ndim)
+        loop = emit.memory(builder, AXES + AXIS_WORDS * self.ndim)
+        d = I64(1)
+        if self.kind != TOKENS:
+            d = arguments.whole(context, builder, dim, given[1])
+        how = arguments.mode(context, builder, mode, given[3])
+        planned = I64(self.kind), d, how, xw, iw, rw, I64(self.ndim), loop
+        with emit.unless(builder, plan_gather.emit(context, builder, *planned)):
+            emit.refuse_call(context, builder, self.name, kinds, values, how)
 
-def _write_gather(
-    context: Any, builder: Any, kind: int, result: Any, kinds: Any, values: Any
-) -> Any:
-    """The code of a gather; kinds and values are those of (x, dim, index, mode, fill_value)."""
-    (x, dim, index, mode, fill_value), ndim = kinds, result.ndim
-    xw = emit.words_of(context, builder, x, values[0])
-    iw = emit.words_of(context, builder, index, values[2])
-    rw = emit.result_words(builder, ndim)
-    loop = emit.memory(builder, AXES + AXIS_WORDS * ndim)
-    d = I64(1)
-    if kind != TOKENS:
-        what = "axis" if kind == ALONG else "dim"
-        d = arguments.whole(context, builder, dim, values[1], what)
-    how = arguments.mode(context, builder, mode, values[3])
-    planned = I64(kind), d, how, xw, iw, rw, I64(ndim), loop
-    emit.refuse(context, builder, plan_gather.emit(context, builder, *planned))
-
-    made = cgutils.alloca_once_value(builder, context.get_constant_null(result))
-    is_made = cgutils.alloca_once_value(builder, ir.IntType(1)(0))
-    count = builder.load(emit.word(builder, loop, COUNT))
-    item = dtype_of(x).itemsize
-    large = I64(LARGE_BYTES // (item + dtype_of(index).itemsize))
-    with builder.if_then(builder.icmp_signed(">=", count, large), likely=False):
-        with emit.if_python_may_be_asked(builder):
-            given = [(x, values[0]), (types.int64, d), (index, values[2]), (types.int64, how)]
-            if not isinstance(mode, types.Omitted):
-                given.append((fill_value, values[4]))
-            answered, (array,) = emit.ask(context, builder, _ASKED[kind], given, [result])
+        made = cgutils.alloca_once_value(builder, context.get_constant_null(self.result))
+        is_made = cgutils.alloca_once_value(builder, ir.IntType(1)(0))
+        count = builder.load(emit.word(builder, loop, COUNT))
+        large = builder.icmp_signed(">=", count, I64(LARGE_BYTES // self.each))
+        with builder.if_then(large, likely=False), emit.if_python_may_be_asked(builder):
+            asked = [(x, given[0]), (types.int64, d), (index, given[2]), (types.int64, how)]
+            if was_given(fill_value):
+                asked.append((fill_value, given[4]))
+            answered, (array,) = emit.ask(context, builder, self.name, asked, [self.result])
             builder.store(answered, is_made)
             builder.store(array, made)
-    with builder.if_then(builder.not_(builder.load(is_made))):
-        builder.store(emit.new_array(context, builder, result, rw), made)
-        with builder.if_then(cgutils.is_not_null(builder, count)):
-            aux = I64(0)
-            if not isinstance(mode, types.Omitted):
-                aux = arguments.fill(context, builder, x.dtype, how, fill_value, values[4])
-            run = gatherer(item, index.dtype)
-            bad = run.emit(context, builder, I64(kind), xw, iw, rw, loop, aux, I64(0))
-            emit.refuse(context, builder, bad)
-    return builder.load(made)
+        with builder.if_then(builder.not_(builder.load(is_made))):
+            builder.store(emit.new_array(context, builder, self.result, rw), made)
+            with builder.if_then(cgutils.is_not_null(builder, count)):
+                aux = I64(0)
+                if was_given(mode):
+                    fits, aux = arguments.item(context, builder, x.dtype, fill_value, given[4])
+                    fails = builder.icmp_signed("!=", how, I64(FILL))
+                    with emit.unless(builder, builder.or_(fits, fails)):
+                        emit.refuse_call(context, builder, self.name, kinds, values, how)
+                run = gatherer(self.item, index.dtype)
+                operands = I64(self.kind), xw, iw, rw, loop, aux, I64(0)
+                emit.refuse(context, builder, run.emit(context, builder, *operands))
+        return impl_ret_new_ref(context, builder, self.result, builder.load(made))
 
 
 def _gather(kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> Any:
-    """The result's type, and what writes the code; ``order`` is where the arguments are.
-
-    These are x, dim, index, mode and fill_value.
-    """
-    x, dim, index, mode, _ = (kinds[k] for k in order)
-    if arguments.was_given(kinds[-1]) or arguments.was_given(kinds[-2]):
+    """The result's type and what writes the code; None where numba has to refuse the types."""
+    *kinds, out, backend = kinds
+    x, _, index, *_ = (kinds[k] for k in order)
+    if not (is_array(x) and is_array(index)) or was_given(out) or was_given(backend):
         return None
-    if not (isinstance(x, types.Array) and isinstance(index, types.Array)):
+    if not arguments.are_known(tuple(kinds)):
         return None
-    if not (arguments.is_whole(dim) and arguments.is_mode(mode)):
-        return None
-    ndim = index.ndim if kind != TOKENS else 2 + max(x.ndim - 2, 0)
-    result = types.Array(x.dtype, ndim, "C")
-    error = _refused_kind(kind, x, index)
-
-    def write(context, builder, kinds, values):
-        if error is not None:
-            return emit.failing(context, builder, error, result)
-        chosen, given = [kinds[k] for k in order], [values[k] for k in order]
-        made = _write_gather(context, builder, kind, result, chosen, given)
-        return impl_ret_new_ref(context, builder, result, made)
-
-    return result, write
+    made = _Gather(kind, order, tuple(kinds))
+    return made.result, made.write
 
 
 def gather(input, dim, index, mode="raise", fill_value=0, out=None, backend=None):
-    kinds = input, dim, index, mode, fill_value, out, backend
-    return _gather(GATHER, (0, 1, 2, 3, 4), kinds)
+    return _gather(GATHER, (0, 1, 2, 3, 4), (input, dim, index, mode, fill_value, out, backend))
 
 
 def take_along_axis(arr, indices, axis=-1, mode="raise", fill_value=0, out=None, backend=None):
-    kinds = arr, indices, axis, mode, fill_value, out, backend
-    return _gather(ALONG, (0, 2, 1, 3, 4), kinds)
+    return _gather(ALONG, (0, 2, 1, 3, 4), (arr, indices, axis, mode, fill_value, out, backend))
 
 
 def gather_tokens(x, ids, mode="raise", fill_value=0, out=None, backend=None):
-    kinds = x, ids, mode, fill_value, out, backend
-    return _gather(TOKENS, (0, 5, 1, 2, 3), kinds)
+    return _gather(TOKENS, (0, 1, 1, 2, 3), (x, ids, mode, fill_value, out, backend))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from nbgather import indexing
 from nbgather.kernels.constants import MODES
 from nbgather.kernels.cpu import limits
@@ -28,13 +26,13 @@ def _run(call: Any, *operands: Any, **options: Any) -> Any:
         return None
 
 
-def gather(x: Any, dim: int, index: Any, mode: int, fill_value: Any = 0) -> Any:
-    return _run(indexing.gather, x, dim, index, mode=MODES[mode], fill_value=fill_value)
+def gather(x: Any, dim: int, index: Any, how: int, fill: Any = 0) -> Any:
+    return _run(indexing.gather, x, dim, index, mode=MODES[how], fill_value=fill)
 
 
-def take_along_axis(x: Any, axis: int, index: Any, mode: int, fill_value: Any = 0) -> Any:
-    return _run(indexing.take_along_axis, x, index, axis, mode=MODES[mode], fill_value=fill_value)
+def take_along_axis(x: Any, axis: int, index: Any, how: int, fill: Any = 0) -> Any:
+    return _run(indexing.take_along_axis, x, index, axis, mode=MODES[how], fill_value=fill)
 
 
-def gather_tokens(x: Any, dim: int, ids: Any, mode: int, fill_value: Any = 0) -> Any:
-    return _run(indexing.gather_tokens, x, ids, mode=MODES[mode], fill_value=fill_value)
+def gather_tokens(x: Any, dim: int, ids: Any, how: int, fill: Any = 0) -> Any:
+    return _run(indexing.gather_tokens, x, ids, mode=MODES[how], fill_value=fill)

@@ -1,9 +1,10 @@
-"""Errors of compiled code: written down there as numbers, told by the operations here.
+"""Errors of compiled code: written down there as numbers, told by the functions of Python.
 
 Compiled code sees that something is wrong, and writes a *record*: int64 in memory of its own, of
-which the first says what it is about. The exception that it then raises has the record's address;
-when Python makes the exception, the very checks of the operations are asked again, and theirs is
-raised instead. So no text is written twice.
+which the first says what it is about. The exception that it then raises has the record's address.
+When Python makes the exception, the function itself is called with the same numbers, and with
+arrays of the same shapes and dtypes that have no memory: what it says of them is raised instead. So
+no check has a second text.
 """
 
 from __future__ import annotations
@@ -14,17 +15,26 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from nbgather.engine import bad_index
-from nbgather.kernels import constants
 
-#: What a record is about.
-SHAPES, MODE, BAD_INDEX, GONE_INDEX, WHOLE, NO_MODE, NO_FILL = range(7)
+import nbgather
+from nbgather.engine import bad_index
+from nbgather.kernels.constants import MODES
+from nbgather.operations import checks
+
+#: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
+#: was, memory that is not there.
+CALL, MODE, BAD_INDEX, GONE_INDEX = range(4)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
+#: What an argument of a call is.
+ABSENT, NUMBER, ARRAY, MODE_NUMBER, TUPLE = range(5)
 #: The kinds of numbers that a record has two words of.
 INTEGER, UNSIGNED, REAL, BOOLEAN, COMPLEX = range(5)
-#: What numbers are called in a message.
-NAMES = ("dim", "axis", "seed", "epoch", "num_tokens", "num_keep", "mask_ratio")
+#: The functions that a record may be about.
+FUNCTIONS = (
+    "gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add", "token_noise",
+    "rank_tokens", "random_masking", "restore_tokens", "patchify", "unpatchify",
+)  # fmt: skip
 #: The kinds of gathers.
 GATHER, ALONG, TOKENS, RESTORE = range(4)
 
@@ -46,11 +56,6 @@ class _Words:
     def many(self, count: int) -> tuple[int, ...]:
         return tuple(self.take() for _ in range(count))
 
-    def shape(self) -> tuple[int, ...]:
-        """Of the words of an array."""
-        _, counted, ndim = self.many(3)
-        return self.many(2 * counted)[:ndim]
-
     def number(self) -> Any:
         kind, first, second = self.many(3)
         if kind == UNSIGNED:
@@ -60,34 +65,54 @@ class _Words:
             return complex(*parts) if kind == COMPLEX else parts[0]
         return bool(first) if kind == BOOLEAN else first
 
-    def text(self) -> str:
-        return struct.pack("q", self.take()).rstrip(b"\0").decode()
+    def array(self) -> np.ndarray:
+        dtype = struct.pack("qq", *self.many(2)).rstrip(b"\0").decode()
+        _, counted, ndim = self.many(3)
+        return _like(self.many(2 * counted)[:ndim], np.dtype(dtype))
+
+    def argument(self) -> Any:
+        kind = self.take()
+        if kind == TUPLE:
+            return tuple(self.number() for _ in range(self.take()))
+        readers = {
+            ABSENT: lambda: None,
+            NUMBER: self.number,
+            ARRAY: self.array,
+            MODE_NUMBER: lambda: MODES[self.take()],
+        }
+        return readers[kind]()
 
 
-def _shapes(words: _Words) -> None:
-    from nbgather.operations import indexing, shapes, tokens
+def _like(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array of a shape whose items are one and the same, a zero."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
-    kinds: tuple[Callable[..., Any], ...] = (
-        indexing.Gather, indexing.TakeAlongAxis, indexing.GatherTokens, tokens.RestoreTokens,
-    )  # fmt: skip
-    kind, dim, mode = words.take(), words.take(), words.take()
-    x, index = words.shape(), words.shape()
-    operation = kinds[kind](dim, constants.MODES[mode])
-    result = operation.shape(x, index)
-    axis = operation.axis(len(x))
-    shapes.needs_position(result, x[axis] if x else 1, axis, operation.mode)
+
+def parameters(name: str) -> tuple[str, ...]:
+    """The names of a function's parameters, in the order that a record has them in."""
+    function = getattr(nbgather, name)
+    return tuple(function.__code__.co_varnames[: _arity(function)])
+
+
+def _arity(function: Any) -> int:
+    return int(function.__code__.co_argcount + function.__code__.co_kwonlyargcount)
+
+
+def _call(words: _Words) -> None:
+    name = FUNCTIONS[words.take()]
+    given = [words.argument() for _ in range(words.take())]
+    named = dict(zip(parameters(name), given, strict=False))
+    getattr(nbgather, name)(**{key: value for key, value in named.items() if value is not None})
 
 
 def _mode(words: _Words) -> None:
-    from nbgather.operations import checks
-
     length, width = words.take(), words.take()
     data = ctypes.string_at(words.address, length * width)
     checks.mode(np.frombuffer(data, f"u{width}").astype("u4").tobytes().decode("utf-32"))
 
 
 def _bad_index(words: _Words) -> None:
-    dim, size, unsigned, value = (words.take() for _ in range(4))
+    dim, size, unsigned, value = words.many(4)
     value += 2**64 if unsigned and value < 0 else 0
     raise IndexError(bad_index.message(value, str(words.many(words.take())), dim, size))
 
@@ -97,47 +122,15 @@ def _gone_index(words: _Words) -> None:
     bad_index.raise_bad_index(np.empty(0, np.int64), size, dim, False)
 
 
-def _whole(words: _Words) -> None:
-    from nbgather.operations import checks
-
-    what = NAMES[words.take()]
-    checks.integer(words.number(), what)
+_READERS = {CALL: _call, MODE: _mode, BAD_INDEX: _bad_index, GONE_INDEX: _gone_index}
 
 
-def _no_mode(words: _Words) -> None:
-    from nbgather.operations import checks
-
-    checks.mode(words.number())
-
-
-def _no_fill(words: _Words) -> None:
-    from nbgather.containers.numpy import item_bits
-
-    dtype, value = words.text(), words.number()
-    item_bits(np.dtype(dtype), value, "fill_value")
-    raise TypeError(
-        f"fill_value {value!r} for dtype {dtype}: compiled code fills integers, bool, float32,"
-        " float64, complex, datetime64 and timedelta64 alone"
-    )
-
-
-_READERS = {
-    SHAPES: _shapes,
-    MODE: _mode,
-    BAD_INDEX: _bad_index,
-    GONE_INDEX: _gone_index,
-    WHOLE: _whole,
-    NO_MODE: _no_mode,
-    NO_FILL: _no_fill,
-}
-
-
-def told(check: Callable[..., Any], *arguments: Any) -> Exception:
+def _told(check: Callable[[_Words], None], words: _Words) -> Exception:
     try:
-        check(*arguments)
+        check(words)
     except Exception as error:
         return error.with_traceback(None)
-    return RuntimeError(f"{check.__name__} refused {arguments} in compiled code alone")
+    return RuntimeError("a call was refused in compiled code that is none to refuse")
 
 
 class Refused(ValueError):
@@ -146,7 +139,7 @@ class Refused(ValueError):
     def __new__(cls, address: int) -> Any:
         words = _Words(address)
         kind = words.take()
-        error = told(_READERS[kind & ~TOLD], words)
+        error = _told(_READERS[kind & ~TOLD], words)
         # numba asks twice: whether there is such an exception, and when it raises it.
         if kind & TOLD:
             _libc.free(address)
