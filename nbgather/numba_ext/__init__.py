@@ -10,8 +10,12 @@ from __future__ import annotations
 import types
 from typing import Any
 
-#: Where functions are defined, and the module here that has what numba makes of them.
-_HOMES = {"nbgather.indexing": "gathers"}
+#: Where functions are defined, and the modules here that have what numba makes of them.
+_HOMES = {
+    "nbgather.indexing": ("gathers", "scatters"),
+    "nbgather.masking": ("tokens",),
+    "nbgather.patches": ("patching",),
+}
 
 
 def _known_to_numba(function: Any, context: Any) -> None:

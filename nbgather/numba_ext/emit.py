@@ -80,6 +80,20 @@ def new_array(context: Any, builder: Any, kind: Any, words: Any) -> Any:
     return array._getvalue()
 
 
+def copy_sizes(builder: Any, ndim: int, source: Any, to: Any) -> None:
+    """Give the words of a result the sizes of an array's."""
+    for d in range(ndim):
+        builder.store(builder.load(word(builder, source, SIZES + d)), word(builder, to, SIZES + d))
+
+
+def count_of(builder: Any, kind: Any, words: Any) -> Any:
+    """How many items an array has."""
+    count = I64(1)
+    for d in range(kind.ndim):
+        count = builder.mul(count, builder.load(word(builder, words, SIZES + d)))
+    return count
+
+
 def stored(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """The address of a plain value on the stack."""
     data = context.data_model_manager[kind].as_data(builder, value)

@@ -36,3 +36,11 @@ def take_along_axis(x: Any, axis: int, index: Any, how: int, fill: Any = 0) -> A
 
 def gather_tokens(x: Any, dim: int, ids: Any, how: int, fill: Any = 0) -> Any:
     return _run(indexing.gather_tokens, x, ids, mode=MODES[how], fill_value=fill)
+
+
+def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
+    return _run(indexing.scatter, x, dim, index, src)
+
+
+def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
+    return _run(indexing.scatter_add, x, dim, index, src)
