@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import indexing
+from nbgather import indexing, masking
 from nbgather.kernels.constants import MODES
 from nbgather.kernels.cpu import limits
 from nbgather.numba_ext import regions
@@ -44,3 +44,27 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
 
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     return _run(indexing.scatter_add, x, dim, index, src)
+
+
+def token_noise(seed: int, ids: Any, tokens: int, epoch: int) -> Any:
+    return _run(masking.token_noise, seed, ids, tokens, epoch=epoch)
+
+
+def rank_tokens(scores: Any, number: int) -> Any:
+    return _run(masking.rank_tokens, scores, number)
+
+
+def masking_by_noise(x: Any, number: int, noise: Any) -> Any:
+    return _run(masking.random_masking, x, noise=noise, num_keep=number)
+
+
+def masking_by_seed(x: Any, number: int, seed: int, epoch: int) -> Any:
+    return _run(masking.random_masking, x, seed=seed, epoch=epoch, num_keep=number)
+
+
+def masking_of_ids(x: Any, number: int, seed: int, epoch: int, ids: Any) -> Any:
+    return _run(masking.random_masking, x, seed=seed, epoch=epoch, sample_ids=ids, num_keep=number)
+
+
+def restore_tokens(x: Any, ids: Any, token: Any) -> Any:
+    return _run(masking.restore_tokens, x, ids, token)
