@@ -84,6 +84,8 @@ def _stand_in(kind: Any, size: int) -> Any:
         return np.zeros((size,) * kind.ndim, numpy_support.as_dtype(kind.dtype))
     if isinstance(kind, types.UnicodeType):
         return MODES[0]
+    if isinstance(kind, types.BaseTuple):
+        return tuple(_stand_in(one, size) for one in kind)
     return next((value for one, value in _NUMBERS.items() if isinstance(kind, one)), None)
 
 
@@ -115,5 +117,6 @@ def are_known(kinds: tuple[Any, ...]) -> bool:
         or isinstance(kind, (types.Array, types.Omitted))
         or emit.is_number(types.unliteral(kind))
         or isinstance(types.unliteral(kind), types.UnicodeType)
+        or (isinstance(kind, types.BaseTuple) and all(map(emit.is_number, kind)))
         for kind in kinds
     )

@@ -264,6 +264,13 @@ def ask(
 
 def _boxed(context: Any, python: Any, kind: Any, value: Any) -> Any:
     """An object of Python. Not by numba's boxing of arrays, which needs what `refuse` does not."""
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(python.builder, value)
+        objects = [_boxed(context, python, *pair) for pair in zip(kind, parts, strict=True)]
+        packed = python.tuple_pack(objects)
+        for one in objects:
+            python.decref(one)  # the tuple has its own reference
+        return packed
     if not isinstance(kind, types.Array):
         return python.from_native_value(kind, value)
     dtype = python.unserialize(python.serialize_object(numpy_support.as_dtype(kind.dtype)))

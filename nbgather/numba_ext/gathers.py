@@ -79,13 +79,13 @@ class _Gather:
 
 def _gather(kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> Any:
     """The result's type and what writes the code; None where numba has to refuse the types."""
-    *kinds, out, backend = kinds
-    x, _, index, *_ = (kinds[k] for k in order)
-    if not (is_array(x) and is_array(index)) or was_given(out) or was_given(backend):
+    operands, others = kinds[:-2], kinds[-2:]
+    x, _, index, *_ = (operands[k] for k in order)
+    if not (is_array(x) and is_array(index)) or any(map(was_given, others)):
         return None
-    if not arguments.are_known(tuple(kinds)):
+    if not arguments.are_known(operands):
         return None
-    made = _Gather(kind, order, tuple(kinds))
+    made = _Gather(kind, order, operands)
     return made.result, made.write
 
 

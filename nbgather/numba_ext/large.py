@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import indexing, masking
+from nbgather import indexing, masking, patches
 from nbgather.kernels.constants import MODES
 from nbgather.kernels.cpu import limits
 from nbgather.numba_ext import regions
@@ -68,3 +68,11 @@ def masking_of_ids(x: Any, number: int, seed: int, epoch: int, ids: Any) -> Any:
 
 def restore_tokens(x: Any, ids: Any, token: Any) -> Any:
     return _run(masking.restore_tokens, x, ids, token)
+
+
+def patchify(images: Any, size: Any) -> Any:
+    return _run(patches.patchify, images, size)
+
+
+def unpatchify(made: Any, size: Any, image_size: Any) -> Any:
+    return _run(patches.unpatchify, made, size, image_size)

@@ -12,16 +12,13 @@ from numba.extending import intrinsic
 
 from nbgather.kernels.constants import ADD, ANY, SET
 from nbgather.kernels.cpu.intrinsics import int64_at
-from nbgather.numba_ext.emit import ADDRESS, NDIM, OWN_NDIM, SIZES
+from nbgather.numba_ext.emit import ADDRESS, NDIM, SIZES
 from nbgather.numba_ext.gather_loops import finder, fits
 from nbgather.numba_ext.intrinsics import copy, loader, mover
 from nbgather.numba_ext.records import GATHER
 from nbgather.numba_ext.subroutines import inlined, of_numbers
 
 U = np.uint64
-
-#: What moves along the axes of a loop: where it stands in up to so many dimensions.
-MAX_NDIM = 64
 
 
 @functools.cache
@@ -164,7 +161,7 @@ def scatterer(itemsize: int, dtype: Any, action: int, kind: Any) -> Any:
                     r += at * rw[SIZES + nd + d]
                 if src != 0:
                     s += at * int64_at(U(src))[SIZES + nd + d]
-            for k in range(n):
+            for _ in range(n):
                 position = U(load(i))
                 if position >= U(size):
                     return find(index, dim, size, 0)

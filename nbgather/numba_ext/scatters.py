@@ -21,7 +21,7 @@ class _Scatter:
 
     def __init__(self, name: str, kinds: tuple[Any, ...]) -> None:
         self.name = name
-        x, _, index, src = kinds
+        x = kinds[0]
         self.result = types.Array(x.dtype, x.ndim, "C")
         self.is_refused = arguments.is_refused(name, kinds)
         self.item = dtype_of(x).itemsize
@@ -65,12 +65,12 @@ class _Scatter:
 
 
 def _scatter(name: str, kinds: tuple[Any, ...]) -> Any:
-    *kinds, out, backend = kinds
-    if not (is_array(kinds[0]) and is_array(kinds[2])) or was_given(out) or was_given(backend):
+    operands, others = kinds[:4], kinds[4:]
+    if not (is_array(kinds[0]) and is_array(kinds[2])) or any(map(was_given, others)):
         return None
-    if not arguments.are_known(tuple(kinds)):
+    if not arguments.are_known(operands):
         return None
-    made = _Scatter(name, tuple(kinds))
+    made = _Scatter(name, operands)
     return made.result, made.write
 
 

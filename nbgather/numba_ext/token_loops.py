@@ -19,13 +19,14 @@ from nbgather.kernels.cpu.intrinsics import (
     uint64_at,
 )
 from nbgather.numba_ext.emit import ADDRESS, NDIM, SIZES
-from nbgather.numba_ext.intrinsics import copy, loader, mover
+from nbgather.numba_ext.intrinsics import loader
 from nbgather.numba_ext.subroutines import of_numbers, subroutine
 
 U = np.uint64
 _BYTES, _WORDS = types.CPointer(types.uint8), types.CPointer(types.int64)
 _LOW32 = 0xFFFFFFFF
 
+WORDS = len(MASKING_ARGS)
 # Where the arguments of a masking are.
 (
     LENGTH, KEPT, EPOCH, KEY_LOW, KEY_HIGH, ROW, X_N, X_L, KEEP, RESTORE, MASK, BITS, NT, COUNTS,
@@ -110,9 +111,7 @@ def masker(source: str) -> Any:
             numbers[k] = 0
         numbers[IMPLIED] = 1 if ids == 0 else 0
         nothing = uint8_at(U(0))
-        return kernel(
-            nothing, nothing, int64_at(U(ids)), scores_at(U(scores)), numbers, 0, samples
-        )
+        return kernel(nothing, nothing, int64_at(U(ids)), scores_at(U(scores)), numbers, 0, samples)
 
     return mask
 

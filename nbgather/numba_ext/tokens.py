@@ -8,16 +8,14 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.imputils import impl_ret_new_ref
-from numba.np import numpy_support
 
 from nbgather.kernels.constants import FILL
 from nbgather.numba_ext import arguments, emit, token_loops
 from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
-from nbgather.numba_ext.emit import I1, I64
+from nbgather.numba_ext.calls import Call, address_of, all_of, made_array, size_of
+from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, plan_gather
 from nbgather.numba_ext.intrinsics import converter
-from nbgather.numba_ext.large import LARGE_BYTES
 from nbgather.numba_ext.moving import copier
 from nbgather.numba_ext.records import RESTORE, TOKENS
 from nbgather.results import MaskedTokens, TokenMask
@@ -28,29 +26,6 @@ _IDS_1D = types.Array(types.int64, 1, "C")
 #: Bytes that would take as long to copy as to draw, or to draw and rank, a token.
 _DRAWN_BYTES, _RANKED_BYTES = 30, 100
 _EPOCHS = 2**32
-
-
-def _size(builder: Any, words: Any, d: int) -> Any:
-    return builder.load(emit.word(builder, words, emit.SIZES + d))
-
-
-def _address(builder: Any, words: Any) -> Any:
-    return builder.load(emit.word(builder, words, emit.ADDRESS))
-
-
-def _made(context: Any, builder: Any, kind: Any, *sizes: Any) -> tuple[Any, Any]:
-    """A new array and its words."""
-    words = emit.result_words(builder, kind.ndim)
-    for d, size in enumerate(sizes):
-        builder.store(size, emit.word(builder, words, emit.SIZES + d))
-    return emit.new_array(context, builder, kind, words), words
-
-
-def _all(builder: Any, *conditions: Any) -> Any:
-    result = I1(1)
-    for condition in conditions:
-        result = builder.and_(result, condition)
-    return result
 
 
 def _between(builder: Any, low: Any, value: Any, high: Any) -> Any:
@@ -72,57 +47,20 @@ def _ids(context: Any, builder: Any, kind: Any, value: Any) -> tuple[Any, Any]:
     """New int64 ids, and their words, of an array of ids or of how many there are."""
     if not is_array(kind):
         count = arguments.whole(context, builder, kind, value)
-        array, words = _made(context, builder, _IDS_1D, count)
-        token_loops.count_up.emit(context, builder, _address(builder, words), count)
+        array, words = made_array(context, builder, _IDS_1D, count)
+        token_loops.count_up.emit(context, builder, address_of(builder, words), count)
         return array, words
     given = emit.words_of(context, builder, kind, value)
-    array, words = _made(context, builder, _IDS_1D, _size(builder, given, 0))
+    array, words = made_array(context, builder, _IDS_1D, size_of(builder, given, 0))
     make = token_loops.ids_maker(kind.dtype)
-    make.emit(context, builder, _address(builder, words), given)
+    make.emit(context, builder, address_of(builder, words), given)
     return array, words
 
 
-class _Call:
-    """A function for numba's types of its arguments: what all here have in common."""
-
-    name: str
-    result: Any
-    #: The types of the result's arrays.
-    arrays: tuple[Any, ...]
-
-    def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        fits = None if self.is_refused else self.check(context, builder, kinds, values)
-        if fits is None:
-            emit.refuse_call(context, builder, self.name, kinds, values)
-            return context.get_constant_null(self.result)
-        with emit.unless(builder, fits):
-            emit.refuse_call(context, builder, self.name, kinds, values)
-        slots = [
-            cgutils.alloca_once_value(builder, context.get_constant_null(kind))
-            for kind in self.arrays
-        ]
-        is_made = cgutils.alloca_once_value(builder, I1(0))
-        large = builder.icmp_signed(">=", self.work(builder), I64(LARGE_BYTES))
-        with builder.if_then(large, likely=False), emit.if_python_may_be_asked(builder):
-            asked = self.asked(kinds, values)
-            answered, arrays = emit.ask(context, builder, self.asked_name, asked, [*self.arrays])
-            builder.store(answered, is_made)
-            for slot, array in zip(slots, arrays, strict=True):
-                builder.store(array, slot)
-        with builder.if_then(builder.not_(builder.load(is_made))):
-            for slot, array in zip(slots, self.run(context, builder, kinds, values), strict=True):
-                builder.store(array, slot)
-        made = [builder.load(slot) for slot in slots]
-        whole = made[0]
-        if self.result is not self.arrays[0]:
-            whole = context.make_tuple(builder, self.result, made)
-        return impl_ret_new_ref(context, builder, self.result, whole)
-
-
-class _Noise(_Call):
+class _Noise(Call):
     """token_noise(seed, sample_ids, num_tokens, epoch)."""
 
-    name = asked_name = "token_noise"
+    name = "token_noise"
     result = _NOISE
     arrays = (_NOISE,)
 
@@ -138,11 +76,11 @@ class _Noise(_Call):
             if ids.ndim != 1:
                 return None
             words = emit.words_of(context, builder, ids, values[1])
-            self.samples = _size(builder, words, 0)
+            self.samples = size_of(builder, words, 0)
         else:
             self.samples = arguments.whole(context, builder, ids, values[1])
         counts = [builder.icmp_signed(">=", n, I64(0)) for n in (self.tokens, self.samples)]
-        return _all(builder, is_epoch, *counts)
+        return all_of(builder, is_epoch, *counts)
 
     def work(self, builder):
         return builder.mul(builder.mul(self.samples, self.tokens), I64(_DRAWN_BYTES))
@@ -154,9 +92,9 @@ class _Noise(_Call):
 
     def run(self, context, builder, kinds, values):
         ids, iw = _ids(context, builder, kinds[1], values[1])
-        noise, nw = _made(context, builder, _NOISE, self.samples, self.tokens)
+        noise, nw = made_array(context, builder, _NOISE, self.samples, self.tokens)
         token_loops.draw_noise.emit(
-            context, builder, _address(builder, nw), _address(builder, iw), self.samples,
+            context, builder, address_of(builder, nw), address_of(builder, iw), self.samples,
             self.tokens, self.epoch, self.seed, emit.memory(builder, 4),
         )  # fmt: skip
         context.nrt.decref(builder, _IDS_1D, ids)
@@ -165,16 +103,16 @@ class _Noise(_Call):
 
 def _mask_by(context, builder, source, pair, kept, drawn, scores=None):
     """(ids_keep, ids_restore, mask), new; ``drawn`` are the ids' words or 0, epoch and seed."""
-    keep, kw = _made(context, builder, _IDS, pair[0], kept)
-    restore, rw = _made(context, builder, _IDS, *pair)
-    mask, mw = _made(context, builder, _NOISE, *pair)
-    args = emit.memory(builder, len(token_loops.MASKING_ARGS))
+    keep, kw = made_array(context, builder, _IDS, pair[0], kept)
+    restore, rw = made_array(context, builder, _IDS, *pair)
+    mask, mw = made_array(context, builder, _NOISE, *pair)
+    args = emit.memory(builder, token_loops.WORDS)
     for k, value in (
         (token_loops.LENGTH, pair[1]),
         (token_loops.KEPT, kept),
-        (token_loops.KEEP, _address(builder, kw)),
-        (token_loops.RESTORE, _address(builder, rw)),
-        (token_loops.MASK, _address(builder, mw)),
+        (token_loops.KEEP, address_of(builder, kw)),
+        (token_loops.RESTORE, address_of(builder, rw)),
+        (token_loops.MASK, address_of(builder, mw)),
     ):
         builder.store(value, emit.word(builder, args, k))
     ids, epoch, seed = drawn
@@ -190,19 +128,19 @@ def _by_scores(context, builder, kind, value, pair, kept):
     """`_mask_by` of scores of any strides."""
     words = emit.words_of(context, builder, kind, value)
     plain = types.Array(kind.dtype, 2, "C")
-    array, aw = _made(context, builder, plain, *pair)
+    array, aw = made_array(context, builder, plain, *pair)
     copier(dtype_of(kind).itemsize).emit(context, builder, aw, words)
     source = f"f{dtype_of(kind).itemsize}"
     nothing = I64(0), I64(0), I64(0)
-    made = _mask_by(context, builder, source, pair, kept, nothing, _address(builder, aw))
+    made = _mask_by(context, builder, source, pair, kept, nothing, address_of(builder, aw))
     context.nrt.decref(builder, plain, array)
     return made
 
 
-class _Ranks(_Call):
+class _Ranks(Call):
     """rank_tokens(scores, num_keep)."""
 
-    name = asked_name = "rank_tokens"
+    name = "rank_tokens"
     arrays = (_IDS, _IDS, _NOISE)
     result = types.NamedTuple(arrays, TokenMask)
 
@@ -214,7 +152,7 @@ class _Ranks(_Call):
         if scores.ndim != 2:
             return None
         words = emit.words_of(context, builder, scores, values[0])
-        self.pair = _size(builder, words, 0), _size(builder, words, 1)
+        self.pair = size_of(builder, words, 0), size_of(builder, words, 1)
         self.kept = arguments.whole(context, builder, number, values[1])
         return _between(builder, I64(0), self.kept, self.pair[1])
 
@@ -231,7 +169,7 @@ class _Ranks(_Call):
         return [keep, restore, mask]
 
 
-class _Masking(_Call):
+class _Masking(Call):
     """random_masking(x, mask_ratio, noise, seed, sample_ids, epoch, num_keep)."""
 
     name = "random_masking"
@@ -257,24 +195,27 @@ class _Masking(_Call):
             return None
         x, ratio, noise, seed, ids, epoch, number = kinds[:7]
         self.words = emit.words_of(context, builder, x, values[0])
-        self.pair = samples, length = _size(builder, self.words, 0), _size(builder, self.words, 1)
+        self.pair = samples, length = (
+            size_of(builder, self.words, 0),
+            size_of(builder, self.words, 1),
+        )
         fits = [self._count(context, builder, length, ratio, number, values)]
         is_epoch, self.epoch = _epoch(context, builder, epoch, values[5])
         fits.append(is_epoch)
         if self.by_noise:
             words = emit.words_of(context, builder, noise, values[2])
             fits += [
-                builder.icmp_signed("==", _size(builder, words, d), self.pair[d]) for d in (0, 1)
+                builder.icmp_signed("==", size_of(builder, words, d), self.pair[d]) for d in (0, 1)
             ]
         else:
             self.seed = arguments.whole(context, builder, seed, values[3])
         if is_array(ids):
             words = emit.words_of(context, builder, ids, values[4])
-            fits.append(builder.icmp_signed("==", _size(builder, words, 0), samples))
+            fits.append(builder.icmp_signed("==", size_of(builder, words, 0), samples))
         elif self.has_ids:
             number_of_ids = arguments.whole(context, builder, ids, values[4])
             fits.append(builder.icmp_signed("==", number_of_ids, samples))
-        return _all(builder, *fits)
+        return all_of(builder, *fits)
 
     def _count(self, context, builder, length, ratio, number, values):
         """Find how many stay; whether as many can."""
@@ -297,7 +238,7 @@ class _Masking(_Call):
         ranked = builder.mul(length, I64(_RANKED_BYTES))
         row = I64(dtype_of_item(self.visible))
         for d in range(2, self.ndim):
-            row = builder.mul(row, _size(builder, self.words, d))
+            row = builder.mul(row, size_of(builder, self.words, d))
         return builder.mul(samples, builder.add(ranked, builder.mul(self.kept, row)))
 
     def asked(self, kinds, values):
@@ -318,7 +259,7 @@ class _Masking(_Call):
             ids, address = None, I64(0)
             if is_array(kinds[4]):
                 ids, iw = _ids(context, builder, kinds[4], values[4])
-                address = _address(builder, iw)
+                address = address_of(builder, iw)
             drawn = address, self.epoch, self.seed
             made = _mask_by(context, builder, "seed", self.pair, self.kept, drawn)
             if ids is not None:
@@ -347,10 +288,10 @@ def dtype_of_item(kind: Any) -> int:
     return int(dtype_of(kind).itemsize)
 
 
-class _Restore(_Call):
+class _Restore(Call):
     """restore_tokens(x_visible, ids_restore, mask_token)."""
 
-    name = asked_name = "restore_tokens"
+    name = "restore_tokens"
 
     def __init__(self, kinds: tuple[Any, ...]) -> None:
         x, index, token = kinds[:3]
@@ -394,9 +335,9 @@ class _Restore(_Call):
             aux, step, row = I64(0), I64(0), None
             if is_array(token):
                 plain = types.Array(x.dtype, self.ndim - 2, "C")
-                sizes = [_size(builder, self.xw, d) for d in range(2, self.ndim)]
-                row, words = _made(context, builder, plain, *sizes)
-                aux, step = _address(builder, words), I64(self.item)
+                sizes = [size_of(builder, self.xw, d) for d in range(2, self.ndim)]
+                row, words = made_array(context, builder, plain, *sizes)
+                aux, step = address_of(builder, words), I64(self.item)
                 convert, key = converter(token.dtype, x.dtype)
                 make = token_loops.rower(convert, key, self.item)
                 make.emit(context, builder, aux, self.tw, self.xw)
@@ -436,9 +377,7 @@ def random_masking(
         return None
     if was_given(noise) and not is_array(noise):
         return None
-    return _call(
-        _Masking, (x, mask_ratio, noise, seed, sample_ids, epoch, num_keep), backend
-    )
+    return _call(_Masking, (x, mask_ratio, noise, seed, sample_ids, epoch, num_keep), backend)
 
 
 def restore_tokens(x_visible, ids_restore, mask_token, valid=None, backend=None):
