@@ -29,12 +29,10 @@ def is_array(kind: Any) -> bool:
     return isinstance(kind, types.Array)
 
 
-def is_integer(kind: Any) -> bool:
-    """Whether an argument is a whole number, given or by default."""
+def is_mode(kind: Any) -> bool:
+    """Whether an argument may be a mode."""
     plain = types.unliteral(kind) if isinstance(kind, types.Type) else kind
-    if isinstance(plain, types.Omitted):
-        plain = plain.value
-    return isinstance(plain, types.Integer) or type(plain) is int
+    return isinstance(plain, (str, types.UnicodeType))
 
 
 def whole(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -64,6 +62,8 @@ def item(context: Any, builder: Any, dtype: Any, kind: Any, value: Any) -> tuple
     """A number in the dtype of items: whether it can be held, and the item's address."""
     if isinstance(kind, types.Omitted):
         kind, value = types.int64, I64(kind.value)
+    if not emit.is_number(kind):
+        return emit.I1(0), I64(0)
     made = fills.maker(dtype, kind).emit(context, builder, value)
     fits, made = cgutils.unpack_tuple(builder, made)
     address = emit.stored(context, builder, fills.item_type(dtype), made)

@@ -158,7 +158,7 @@ def _argument_words(context: Any, builder: Any, kind: Any, value: Any) -> list[A
         return parts
     if is_number(kind):
         return [I64(records.NUMBER), *number_words(context, builder, kind, value)]
-    return [I64(records.ABSENT)]
+    return [I64(records.NONE if isinstance(kind, types.NoneType) else records.ABSENT)]
 
 
 def refuse_call(
@@ -224,20 +224,22 @@ def if_python_may_be_asked(builder: Any) -> Iterator[None]:
 def ask(
     context: Any, builder: Any, name: str, arguments: list[tuple[Any, Any]], results: list[Any]
 ) -> tuple[Any, list[Any]]:
-    """Call a function of :mod:`nbgather.numba_ext.large`: whether it answered, and its arrays.
+    """Ask :func:`nbgather.numba_ext.large.answer`: whether it did, and the arrays that it gave.
 
     ``arguments`` are pairs of numba's type and the value, ``results`` the types of arrays: what
     the function gives is one or a tuple of them, or None where it has no answer. What it raises,
     which is for interrupts alone, is raised.
     """
     python = context.get_python_api(builder)
-    objects = [_boxed(context, python, kind, value) for kind, value in arguments]
+    text = context.insert_const_string(builder.module, name)
+    objects = [python.string_from_string(text)]
+    objects += [_boxed(context, python, kind, value) for kind, value in arguments]
     module = context.insert_const_string(builder.module, "nbgather.numba_ext.large")
     given = cgutils.alloca_once(builder, python.pyobj)
     builder.store(cgutils.get_null_value(python.pyobj), given)
     owner = python.import_module(module)
     with builder.if_then(cgutils.is_not_null(builder, owner)):
-        function = python.object_getattr_string(owner, name)
+        function = python.object_getattr_string(owner, "answer")
         with builder.if_then(cgutils.is_not_null(builder, function)):
             builder.store(python.call_function_objargs(function, objects), given)
             python.decref(function)

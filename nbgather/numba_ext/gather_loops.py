@@ -197,13 +197,12 @@ def lay_out(kind, x, index, result, loop, itemsize):
     for d in range(nd):
         axis = AXES + AXIS_WORDS * d
         n = ow[SIZES + d]
-        x_step, i_step = xw[SIZES + xn + d], np.int64(0)
-        if d < i_nd:
-            i_step = iw[SIZES + i_nd + d]
-        if kind == ALONG:
-            x_step = 0 if xw[SIZES + d] == 1 else x_step
-            i_step = 0 if iw[SIZES + d] == 1 else i_step
-        w[axis], w[axis + 1], w[axis + 2] = n, 0 if d == dim else x_step, i_step
+        w[axis], w[axis + 1], w[axis + 2] = n, 0, 0
+        # With one item each way a step is none: in take_along_axis that is repeated.
+        if d != dim and not (kind == ALONG and xw[SIZES + d] == 1):
+            w[axis + 1] = xw[SIZES + xn + d]
+        if d < i_nd and not (kind == ALONG and iw[SIZES + d] == 1):
+            w[axis + 2] = iw[SIZES + i_nd + d]
         w[axis + 3], w[axis + 4] = ow[SIZES + nd + d], 0
     row, k = np.int64(itemsize), nd
     while k > 0:

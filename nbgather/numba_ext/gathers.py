@@ -8,13 +8,16 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_new_ref
+from numba.np.arrayobj import make_array, populate_array
 
 from nbgather.kernels.constants import FILL
 from nbgather.numba_ext import arguments, emit
 from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
+from nbgather.numba_ext.calls import made_array, size_of
 from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, plan_gather
 from nbgather.numba_ext.large import LARGE_BYTES
+from nbgather.numba_ext.moving import copier
 from nbgather.numba_ext.records import ALONG, FUNCTIONS, GATHER, TOKENS
 
 
@@ -26,10 +29,13 @@ class _Gather:
 
     def __init__(self, kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> None:
         self.kind, self.order, self.name = kind, order, FUNCTIONS[kind]
-        x, _, index, *_ = (kinds[k] for k in order)
+        x, dim, index, mode, _ = (kinds[k] for k in order)
+        self.is_flat = kind == ALONG and isinstance(dim, types.NoneType)
         self.ndim = index.ndim if kind != TOKENS else 2 + max(x.ndim - 2, 0)
         self.result = types.Array(x.dtype, self.ndim, "C")
-        self.is_refused = arguments.is_refused(self.name, kinds)
+        self.is_refused = arguments.is_refused(self.name, kinds) or not arguments.is_mode(mode)
+        if self.is_flat:
+            self.is_refused = self.is_refused or index.ndim != 1
         self.item = dtype_of(x).itemsize
         self.each = self.item + dtype_of(index).itemsize
 
@@ -39,6 +45,8 @@ class _Gather:
             return context.get_constant_null(self.result)
         x, dim, index, mode, fill_value = (kinds[k] for k in self.order)
         given = [values[k] for k in self.order]
+        if self.is_flat:
+            dim, x, given[0] = types.Omitted(0), *_flattened(context, builder, x, given[0])
         xw = emit.words_of(context, builder, x, given[0])
         iw = emit.words_of(context, builder, index, given[2])
         rw = emit.result_words(builder, self.ndim)
@@ -74,7 +82,30 @@ class _Gather:
                 run = gatherer(self.item, index.dtype)
                 operands = I64(self.kind), xw, iw, rw, loop, aux, I64(0)
                 emit.refuse(context, builder, run.emit(context, builder, *operands))
+        if self.is_flat:
+            context.nrt.decref(builder, x, given[0])
         return impl_ret_new_ref(context, builder, self.result, builder.load(made))
+
+
+def _flattened(context: Any, builder: Any, kind: Any, array: Any) -> tuple[Any, Any]:
+    """A copy of an array with one dimension: its type and itself."""
+    words = emit.words_of(context, builder, kind, array)
+    whole = types.Array(kind.dtype, kind.ndim, "C")
+    sizes = [size_of(builder, words, d) for d in range(kind.ndim)]
+    made, copied = made_array(context, builder, whole, *sizes)
+    copier(dtype_of(kind).itemsize).emit(context, builder, copied, words)
+    flat = types.Array(kind.dtype, 1, "C")
+    old = make_array(whole)(context, builder, made)
+    new = make_array(flat)(context, builder)
+    populate_array(
+        new,
+        data=old.data,
+        shape=[old.nitems],
+        strides=[old.itemsize],
+        itemsize=old.itemsize,
+        meminfo=old.meminfo,
+    )
+    return flat, new._getvalue()
 
 
 def _gather(kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> Any:

@@ -16,63 +16,47 @@ from nbgather.numba_ext import regions
 LARGE_BYTES = 1 << 18
 
 
-def _run(call: Any, *operands: Any, **options: Any) -> Any:
+def answer(name: str, *arguments: Any) -> Any:
+    """The arrays of a call, or None.
+
+    Who asks may have been compiled with another version of this package: what a name here stands
+    for never changes, and what it is given neither. An interrupt is raised as it came.
+    """
     try:
-        if regions.is_inside():
-            with limits.limit_threads(1):
-                return call(*operands, **options)
-        return call(*operands, **options)
+        if not regions.is_inside():
+            return _CALLS[name](*arguments)
+        with limits.limit_threads(1):
+            return _CALLS[name](*arguments)
     except Exception:
         return None
 
 
-def gather(x: Any, dim: int, index: Any, how: int, fill: Any = 0) -> Any:
-    return _run(indexing.gather, x, dim, index, mode=MODES[how], fill_value=fill)
+def _gathering(call: Any) -> Any:
+    return lambda x, dim, index, how, fill=0: call(x, dim, index, mode=MODES[how], fill_value=fill)
 
 
-def take_along_axis(x: Any, axis: int, index: Any, how: int, fill: Any = 0) -> Any:
-    return _run(indexing.take_along_axis, x, index, axis, mode=MODES[how], fill_value=fill)
-
-
-def gather_tokens(x: Any, dim: int, ids: Any, how: int, fill: Any = 0) -> Any:
-    return _run(indexing.gather_tokens, x, ids, mode=MODES[how], fill_value=fill)
-
-
-def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
-    return _run(indexing.scatter, x, dim, index, src)
-
-
-def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
-    return _run(indexing.scatter_add, x, dim, index, src)
-
-
-def token_noise(seed: int, ids: Any, tokens: int, epoch: int) -> Any:
-    return _run(masking.token_noise, seed, ids, tokens, epoch=epoch)
-
-
-def rank_tokens(scores: Any, number: int) -> Any:
-    return _run(masking.rank_tokens, scores, number)
-
-
-def masking_by_noise(x: Any, number: int, noise: Any) -> Any:
-    return _run(masking.random_masking, x, noise=noise, num_keep=number)
-
-
-def masking_by_seed(x: Any, number: int, seed: int, epoch: int) -> Any:
-    return _run(masking.random_masking, x, seed=seed, epoch=epoch, num_keep=number)
-
-
-def masking_of_ids(x: Any, number: int, seed: int, epoch: int, ids: Any) -> Any:
-    return _run(masking.random_masking, x, seed=seed, epoch=epoch, sample_ids=ids, num_keep=number)
-
-
-def restore_tokens(x: Any, ids: Any, token: Any) -> Any:
-    return _run(masking.restore_tokens, x, ids, token)
-
-
-def patchify(images: Any, size: Any) -> Any:
-    return _run(patches.patchify, images, size)
-
-
-def unpatchify(made: Any, size: Any, image_size: Any) -> Any:
-    return _run(patches.unpatchify, made, size, image_size)
+#: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.
+_CALLS: dict[str, Any] = {
+    "gather": _gathering(indexing.gather),
+    "take_along_axis": _gathering(
+        lambda x, axis, index, **options: indexing.take_along_axis(x, index, axis, **options)
+    ),
+    "gather_tokens": _gathering(
+        lambda x, dim, ids, **options: indexing.gather_tokens(x, ids, **options)
+    ),
+    "scatter": indexing.scatter,
+    "scatter_add": indexing.scatter_add,
+    "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
+        seed, ids, tokens, epoch=epoch
+    ),
+    "rank_tokens": masking.rank_tokens,
+    "masking_by_noise": lambda x, number, noise: masking.random_masking(
+        x, noise=noise, num_keep=number
+    ),
+    "masking_by_seed": lambda x, number, seed, epoch, ids=None: masking.random_masking(
+        x, seed=seed, sample_ids=ids, epoch=epoch, num_keep=number
+    ),
+    "restore_tokens": masking.restore_tokens,
+    "patchify": patches.patchify,
+    "unpatchify": patches.unpatchify,
+}

@@ -27,7 +27,7 @@ CALL, MODE, BAD_INDEX, GONE_INDEX = range(4)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
-ABSENT, NUMBER, ARRAY, MODE_NUMBER, TUPLE = range(5)
+ABSENT, NONE, NUMBER, ARRAY, MODE_NUMBER, TUPLE = range(6)
 #: The kinds of numbers that a record has two words of.
 INTEGER, UNSIGNED, REAL, BOOLEAN, COMPLEX = range(5)
 #: The functions that a record may be about.
@@ -37,6 +37,8 @@ FUNCTIONS = (
 )  # fmt: skip
 #: The kinds of gathers.
 GATHER, ALONG, TOKENS, RESTORE = range(4)
+
+_MISSING = object()
 
 _libc = ctypes.CDLL(None)
 _libc.free.argtypes = [ctypes.c_void_p]
@@ -75,7 +77,8 @@ class _Words:
         if kind == TUPLE:
             return tuple(self.number() for _ in range(self.take()))
         readers = {
-            ABSENT: lambda: None,
+            ABSENT: lambda: _MISSING,
+            NONE: lambda: None,
             NUMBER: self.number,
             ARRAY: self.array,
             MODE_NUMBER: lambda: MODES[self.take()],
@@ -102,7 +105,8 @@ def _call(words: _Words) -> None:
     name = FUNCTIONS[words.take()]
     given = [words.argument() for _ in range(words.take())]
     named = dict(zip(parameters(name), given, strict=False))
-    getattr(nbgather, name)(**{key: value for key, value in named.items() if value is not None})
+    named = {key: value for key, value in named.items() if value is not _MISSING}
+    getattr(nbgather, name)(**named)
 
 
 def _mode(words: _Words) -> None:

@@ -184,8 +184,6 @@ class _Masking(Call):
         self.by_noise, self.has_ids = was_given(noise), was_given(ids)
         self.by_number = was_given(number)
         self.asked_name = "masking_by_noise" if self.by_noise else "masking_by_seed"
-        if not self.by_noise and self.has_ids:
-            self.asked_name = "masking_of_ids"
         sources = self.by_noise and (was_given(seed) or self.has_ids)
         shapes = x.ndim < 2 or (self.by_noise and noise.ndim != 2)
         self.never_fits = sources or shapes or (is_array(ids) and ids.ndim != 1)
