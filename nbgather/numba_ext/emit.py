@@ -114,6 +114,13 @@ def refuse(context: Any, builder: Any, record: Any) -> None:
         convention.return_dynamic_user_exc(builder, Refused, (record,), (types.int64,))
 
 
+def refuse_result(context: Any, builder: Any, kind: Any, array: Any, record: Any) -> None:
+    """Raise what a record says, unless it is 0, and give up an array that was made."""
+    with builder.if_then(cgutils.is_not_null(builder, record), likely=False):
+        context.nrt.decref(builder, kind, array)
+    refuse(context, builder, record)
+
+
 _NUMBERS = {
     types.Boolean: records.BOOLEAN,
     types.Integer: records.INTEGER,

@@ -81,7 +81,8 @@ class _Gather:
                         emit.refuse_call(context, builder, self.name, kinds, values, how)
                 run = gatherer(self.item, index.dtype)
                 operands = I64(self.kind), xw, iw, rw, loop, aux, I64(0)
-                emit.refuse(context, builder, run.emit(context, builder, *operands))
+                bad = run.emit(context, builder, *operands)
+                emit.refuse_result(context, builder, self.result, builder.load(made), bad)
         if self.is_flat:
             context.nrt.decref(builder, x, given[0])
         return impl_ret_new_ref(context, builder, self.result, builder.load(made))

@@ -60,7 +60,8 @@ class _Scatter:
             builder.store(emit.new_array(context, builder, self.result, rw), made)
             copier(self.item).emit(context, builder, rw, xw)
             run = scatterer(self.item, x.dtype, self.action, index.dtype)
-            emit.refuse(context, builder, run.emit(context, builder, d, rw, iw, sw, one))
+            bad = run.emit(context, builder, d, rw, iw, sw, one)
+            emit.refuse_result(context, builder, self.result, builder.load(made), bad)
         return impl_ret_new_ref(context, builder, self.result, builder.load(made))
 
 

@@ -346,7 +346,7 @@ class _Restore(Call):
             bad = run.emit(context, builder, *operands)
             if row is not None:
                 context.nrt.decref(builder, plain, row)
-            emit.refuse(context, builder, bad)
+            emit.refuse_result(context, builder, self.result, made, bad)
         return [made]
 
 
