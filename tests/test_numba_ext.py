@@ -598,11 +598,27 @@ def test_numba_works_where_it_cannot_be_imported(installed: Path, tmp_path: Path
     assert run(program, tmp_path / "cache", installed) == ["2"]
 
 
+PAGE = ROOT / "scripts" / "docs" / "compiled.md"
+
+
+def test_the_pages_example(installed: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PAGE.read_text().partition("```python\n")[2].partition("```")[0])
+    printed = run(program, tmp_path / "cache", installed)
+    assert "".join(printed) == "[[[ 2.  3.]  [ 6.  7.]  [10. 11.]]]"
+
+
+@pytest.mark.large
+def test_the_pages_table_is_what_can_be_called() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "compiled_table.py"), "--check"]
+    assert subprocess.run(script).returncode == 0
+
+
 def test_arrays_that_numba_does_not_know_are_still_unknown() -> None:
     """Of these the table of cases leaves out what it tries."""
     for name in ("dtype_float8_e4m3fn", "dtype_bfloat16", "dtype_>f4", "swapped_index"):
         case = CASES[name]()
-        with pytest.raises(ValueError, match="dtype"):
+        with pytest.raises(NumbaError, match="dtype"):
             typeof(case.input), typeof(case.index)
     with pytest.raises(NotImplementedError, match="float16"):
         free(lambda x: x)(np.zeros(1, np.float16))
