@@ -45,6 +45,7 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
         ("`axis` at run time", "f(x, i, int(i[0, 0, 1]))", (X, INDEX)),
         ("`axis=None`", "f(x, i[0, 0], None)", (X, INDEX)),
         ("`mode`", "f(x, i, 1, mode='wrap')", (X, INDEX)),
+        ("`out`", "f(x, i % 3, out=o)", (X, INDEX, np.empty((2, 4, 3)))),
     ],
     "gather_tokens": [
         ("", "f(x, i)", (X, IDS)),
@@ -53,6 +54,7 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
     "scatter": [
         ("", "f(x, 1, i, x)", (X, INDEX)),
         ("a number as `src`", "f(x, 1, i, 7)", (X, INDEX)),
+        ("`out`", "f(x, 1, i, x, out=o)", (X, INDEX, np.empty(X.shape))),
     ],
     "scatter_add": [("", "f(x, 1, i, x)", (X, INDEX))],
     "scatter_reduce": [],

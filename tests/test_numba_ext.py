@@ -261,10 +261,52 @@ def test_what_is_scattered() -> None:
     agree(scattered, scattered.py_func, X, 1, INDEX + 3, X)
 
 
+def _into(function: str, **options: Any) -> Any:
+    calls = {
+        "gather": lambda x, index, out: nbgather.gather(x, 1, index, out=out),
+        "along": lambda x, index, out: nbgather.take_along_axis(x, index, 1, out=out),
+        "tokens": lambda x, index, out: nbgather.gather_tokens(x, index, out=out),
+    }
+    return njit(**options)(calls[function])
+
+
+@pytest.mark.parametrize("function", ["gather", "along", "tokens"])
+def test_out(function: str) -> None:
+    compiled = _into(function, nogil=True)
+    plain = compiled.py_func
+    fixed, x = np.empty((3, 2)), X.copy()
+    fixed.flags.writeable = False
+    for out in (
+        np.empty((3, 2)), np.empty((3, 3)), np.empty((2, 3)).T, np.empty((3, 4))[::-1, ::-2],
+        np.lib.stride_tricks.as_strided(np.empty(8), (3, 2), (0, 8)), x[:, :2], INDEX.view(float),
+        np.empty(6), np.empty((3, 2), "f4"), fixed,
+    ):  # fmt: skip
+        agree(compiled, lambda *given: np.array(plain(*given)), x, INDEX, out)
+    for index in (INDEX + 9, INDEX[:, :1], INDEX[:2], INDEX.astype(float)):
+        agree(compiled, plain, x, index, np.empty((3, 2)))
+    agree(compiled, plain, x, INDEX.astype(float), fixed)
+
+
+def test_out_between_the_items_of_an_operand() -> None:
+    memory = np.arange(24.0).reshape(3, 8)
+    x, out = memory[:, ::2], memory[:, 1:5:2]
+    same(np.array(_into("gather")(x, INDEX, out)), np.take_along_axis(x, INDEX, 1))
+    with pytest.raises(ValueError, match="without the GIL that is taken for an overlap"):
+        _into("gather", nogil=True)(x, INDEX, out)
+
+
+def test_large_results_into_out(asked: list[str]) -> None:
+    x, index = np.arange(3e5).reshape(300, 1000), np.full((300, 900), 7)
+    out = np.empty((900, 300)).T
+    assert _into("gather")(x, index, out) is out
+    assert (out == x[:, 7:8]).all()
+    assert asked == ["gather"]
+
+
 def test_what_numba_has_to_refuse() -> None:
-    out = free(lambda x, index: nbgather.gather(x, 1, index, out=x))
-    with pytest.raises(NumbaError, match="gather"):
-        out(X, INDEX)
+    into = free(lambda x, index: nbgather.scatter(x, 1, index, x, out=x))
+    with pytest.raises(NumbaError, match="scatter"):
+        into(X, INDEX)
     neither = free(lambda x: nbgather.random_masking(x))
     with pytest.raises(NumbaError, match="random_masking"):
         neither(X)

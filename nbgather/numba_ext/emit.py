@@ -181,6 +181,20 @@ def refuse_call(
             words += [I64(records.MODE_NUMBER), how]
         else:
             words += _argument_words(context, builder, kind, value)
+    _refuse_words(context, builder, words)
+
+
+def refuse_out(
+    context: Any, builder: Any, name: str, dim: Any, how: Any, arrays: list[tuple[Any, Any]]
+) -> None:
+    """Raise what is said of an ``out``, the last of these arrays."""
+    words = [I64(records.OUT), I64(records.FUNCTIONS.index(name)), dim, how]
+    for kind, value in arrays:
+        words += _argument_words(context, builder, kind, value)
+    _refuse_words(context, builder, [*words, I64(int(arrays[-1][0].mutable))])
+
+
+def _refuse_words(context: Any, builder: Any, words: list[Any]) -> None:
     allocate = ir.FunctionType(_OBJECT, [I64])
     function = cgutils.get_or_insert_function(builder.module, allocate, "malloc")
     record = builder.ptrtoint(builder.call(function, [I64(8 * len(words))]), I64)

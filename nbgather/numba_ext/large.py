@@ -32,7 +32,9 @@ def answer(name: str, *arguments: Any) -> Any:
 
 
 def _gathering(call: Any) -> Any:
-    return lambda x, dim, index, how, fill=0: call(x, dim, index, mode=MODES[how], fill_value=fill)
+    return lambda x, dim, index, how, fill=0, out=None: call(
+        x, dim, index, mode=MODES[how], fill_value=fill, out=out
+    )
 
 
 #: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.

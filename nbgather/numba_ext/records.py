@@ -17,13 +17,19 @@ from typing import Any
 import numpy as np
 
 import nbgather
+from nbgather.containers import registry
 from nbgather.engine import bad_index
+from nbgather.engine.out import check_out
+from nbgather.engine.plan import plan_gather
 from nbgather.kernels.constants import MODES
+from nbgather.kernels.memory import view_memory
 from nbgather.operations import checks
+from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
+from nbgather.operations.shapes import needs_position
 
 #: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
 #: was, memory that is not there.
-CALL, MODE, BAD_INDEX, GONE_INDEX = range(4)
+CALL, OUT, MODE, BAD_INDEX, GONE_INDEX = range(5)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
@@ -38,6 +44,11 @@ FUNCTIONS = (
 #: The kinds of gathers.
 GATHER, ALONG, TOKENS, RESTORE = range(4)
 
+_OPERATIONS: dict[str, Any] = {
+    "gather": Gather,
+    "take_along_axis": TakeAlongAxis,
+    "gather_tokens": GatherTokens,
+}
 _MISSING = object()
 
 _libc = ctypes.CDLL(None)
@@ -67,10 +78,15 @@ class _Words:
             return complex(*parts) if kind == COMPLEX else parts[0]
         return bool(first) if kind == BOOLEAN else first
 
-    def array(self) -> np.ndarray:
+    def array(self, has_memory: bool = False) -> np.ndarray:
+        """An array where it lies, or one like it that has no memory."""
         dtype = struct.pack("qq", *self.many(2)).rstrip(b"\0").decode()
-        _, counted, ndim = self.many(3)
-        return _like(self.many(2 * counted)[:ndim], np.dtype(dtype))
+        address, counted, ndim = self.many(3)
+        numbers = self.many(2 * counted)
+        shape, strides = numbers[:ndim], numbers[counted : counted + ndim]
+        if has_memory:
+            return view_memory(address, shape, strides, dtype, None)
+        return _like(shape, np.dtype(dtype))
 
     def argument(self) -> Any:
         kind = self.take()
@@ -109,6 +125,29 @@ def _call(words: _Words) -> None:
     getattr(nbgather, name)(**named)
 
 
+def _out(words: _Words) -> None:
+    """Nothing is read or written where the arrays are: they may be gone."""
+    name, dim, mode = FUNCTIONS[words.take()], words.take(), MODES[words.take()]
+    operation = _OPERATIONS[name](dim, mode)
+    arrays = []
+    for _ in range(3):
+        words.take()
+        arrays.append(words.array(has_memory=True))
+    *operands, out = arrays
+    if not words.take():
+        out.flags.writeable = False
+    container = registry.find(out, "out")
+    specs = [container.spec(one) for one in operands]
+    named = [*zip(operation.names[:2], operands, specs, strict=True)]
+    out_spec = check_out(container, out, named)
+    kind: Any = type(operation)
+    plan = plan_gather(kind, dim, mode, *specs, out_spec)
+    needs_position(plan.shape, plan.size, plan.dim, plan.mode)
+    raise ValueError(
+        "out lies between the items of an operand: without the GIL that is taken for an overlap"
+    )
+
+
 def _mode(words: _Words) -> None:
     length, width = words.take(), words.take()
     data = ctypes.string_at(words.address, length * width)
@@ -126,7 +165,7 @@ def _gone_index(words: _Words) -> None:
     bad_index.raise_bad_index(np.empty(0, np.int64), size, dim, False)
 
 
-_READERS = {CALL: _call, MODE: _mode, BAD_INDEX: _bad_index, GONE_INDEX: _gone_index}
+_READERS = {CALL: _call, OUT: _out, MODE: _mode, BAD_INDEX: _bad_index, GONE_INDEX: _gone_index}
 
 
 def _told(check: Callable[[_Words], None], words: _Words) -> Exception:
