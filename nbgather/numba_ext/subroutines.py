@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 import types as python_types
 from collections.abc import Callable
 from pathlib import Path
@@ -87,12 +88,19 @@ def _compiled(
     description = result.fndesc
     description.typemap = description.calltypes = None
     # numba's names have numbers in them that mean something else in another process.
-    made = own.get_function(description.mangled_name)
-    made.name = description.mangled_name = symbol
+    own.get_function(description.mangled_name).name = symbol
+    description.mangled_name = symbol
     if attribute is not None:
-        made.add_function_attribute(attribute)
+        own = _with_attribute(own, symbol, attribute)
     modules[symbol] = own.as_bitcode()
     return _Compiled(description, modules)
+
+
+def _with_attribute(module: Any, symbol: str, attribute: str) -> Any:
+    """A module whose function has an attribute, by its text: llvmlite 0.44 puts it elsewhere."""
+    define = re.compile(rf"^(define [^\n]*@{symbol}\([^\n]*) {{$", re.MULTILINE)
+    text, count = define.subn(rf"\1 {attribute} {{", str(module))
+    return llvm.parse_assembly(text) if count == 1 else module
 
 
 def _kept(context: Any, function: Any, signature: Any, key: Any) -> _Compiled:
