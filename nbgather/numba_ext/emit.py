@@ -230,8 +230,9 @@ def if_python_may_be_asked(builder: Any) -> Iterator[None]:
     """What follows runs where this thread has the GIL, and no exception waits to be seen.
 
     Without it Python is never asked: to wait for the GIL in a thread of a parallel loop, while the
-    thread that waits for the loop has it, would be for ever. PyGILState_Check is no help, since it
-    says yes to any thread where there are subinterpreters.
+    thread that waits for the loop has it, would be for ever. In numba's loops no thread has it, not
+    even the main one. PyGILState_Check is no help, since it says yes to any thread where there are
+    subinterpreters.
     """
     own = _of_python(builder, "PyGILState_GetThisThreadState")
     with builder.if_then(cgutils.is_not_null(builder, own)):
