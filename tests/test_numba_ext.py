@@ -174,8 +174,6 @@ def test_numpys_own_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name in dir(tests) if name.startswith("test_")]
     assert "test_invalid" in names
     for name in names:
-        if name == "test_invalid":  # of arguments that numba knows none of, besides
-            continue
         getattr(tests, name)()
 
 

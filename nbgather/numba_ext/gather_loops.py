@@ -252,8 +252,22 @@ def _walker(itemsize: int, kind: Any) -> Any:
             inner = AXES + AXIS_WORDS * last
             n, xs, is_, os = w[inner], w[inner + 1], w[inner + 2], w[inner + 3]
         while True:
-            x, i, o = x0, i0, o0
-            for _ in range(n):
+            x, i, o, left = x0, i0, o0, n
+            if row == itemsize:
+                # Most that there is: items that follow each other, and indices in bounds.
+                while left > 0:
+                    value = load(i)
+                    position = U(value)
+                    if from_end and value < 0:
+                        position += size
+                    if position >= size:
+                        break
+                    move(o, x + np.int64(position * along))
+                    x += xs
+                    i += is_
+                    o += os
+                    left -= 1
+            for _ in range(left):
                 value = load(i)
                 position = U(value)
                 if from_end and value < 0:
@@ -271,11 +285,7 @@ def _walker(itemsize: int, kind: Any) -> Any:
                     else:
                         position = resolve(value, size, mode, from_end)
                 if inside:
-                    at = x + np.int64(position * along)
-                    if row == itemsize:
-                        move(o, at)
-                    else:
-                        copy(o, at, row)
+                    copy(o, x + np.int64(position * along), row)
                 x += xs
                 i += is_
                 o += os

@@ -11,7 +11,7 @@ from nbgather import indexing, masking, patches
 from nbgather.kernels.constants import MODES
 
 #: Calls that move so many bytes are made here: for less, the way here takes longer.
-LARGE_BYTES = 1 << 18
+LARGE_BYTES = 1 << 17
 
 
 def answer(name: str, *arguments: Any) -> Any:
