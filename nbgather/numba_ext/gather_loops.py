@@ -17,7 +17,7 @@ from nbgather.kernels import scalar
 from nbgather.kernels.constants import CLIP, FILL, MODES, RAISE, WRAP
 from nbgather.kernels.cpu.intrinsics import address, allocate, int64_at
 from nbgather.numba_ext.emit import ADDRESS, NDIM, OWN_NDIM, SIZES
-from nbgather.numba_ext.intrinsics import copy, loader, mover
+from nbgather.numba_ext.intrinsics import BLOCK_ITEMS, block_mover, copy, loader, mover
 from nbgather.numba_ext.records import (
     ALONG,
     BAD_INDEX,
@@ -238,7 +238,7 @@ def gatherer(itemsize: int, kind: Any) -> Any:
 
 def _walker(itemsize: int, kind: Any) -> Any:
     """``walk(loop, aux, step)``: run a loop; whether an index was out of bounds."""
-    load, move = loader(kind), mover(itemsize)
+    load, move, move_block = loader(kind), mover(itemsize), block_mover(itemsize, kind)
 
     @of_numbers(3, types.boolean, key=(itemsize, str(kind)))
     @inlined
@@ -254,7 +254,15 @@ def _walker(itemsize: int, kind: Any) -> Any:
         while True:
             x, i, o, left = x0, i0, o0, n
             if row == itemsize:
-                # Most that there is: items that follow each other, and indices in bounds.
+                # Most that there is: single items whose indices are in bounds.
+                if os == itemsize:
+                    while left >= BLOCK_ITEMS:
+                        if not move_block(o, x, i, xs, is_, w[ALONG_STRIDE], w[SIZE], w[FROM_END]):
+                            break
+                        x += BLOCK_ITEMS * xs
+                        i += BLOCK_ITEMS * is_
+                        o += BLOCK_ITEMS * os
+                        left -= BLOCK_ITEMS
                 while left > 0:
                     value = load(i)
                     position = U(value)

@@ -50,6 +50,53 @@ def mover(itemsize: int) -> Any:
     return move
 
 
+#: Items that `block_mover` moves at once.
+BLOCK_ITEMS = 8
+
+
+@functools.cache
+def block_mover(itemsize: int, kind: Any) -> Any:
+    """``move(to, from, index, step, index_step, along, size, from_end)``: a block of items.
+
+    They are stored at once, where all of their indices are in bounds: else False, and nothing is
+    moved. ``step`` and ``index_step`` are those from one item to the next.
+    """
+
+    @intrinsic
+    def move(typingctx, to, source, index, step, index_step, along, size, from_end):
+        signature = types.boolean(*[types.int64] * 8)
+
+        def codegen(context, builder, sig, values):
+            to, source, index, step, index_step, along, size, from_end = values
+            pointer, added = context.get_data_type(kind).as_pointer(), builder.mul(size, from_end)
+            items, inside = [], ir.IntType(1)(1)
+            for k in range(BLOCK_ITEMS):
+                at = builder.add(index, builder.mul(index_step, _I64(k)))
+                value = builder.load(builder.inttoptr(at, pointer))
+                value.align = 1
+                value = context.cast(builder, value, kind, types.int64)
+                if kind.signed:
+                    below = builder.icmp_signed("<", value, _I64(0))
+                    value = builder.add(value, builder.select(below, added, _I64(0)))
+                inside = builder.and_(inside, builder.icmp_unsigned("<", value, size))
+                item = builder.add(source, builder.mul(step, _I64(k)))
+                items.append(builder.add(item, builder.mul(value, along)))
+            with builder.if_then(inside, likely=True):
+                one = ir.IntType(8 * itemsize)
+                block = ir.VectorType(one, BLOCK_ITEMS)
+                moved = ir.Constant(block, ir.Undefined)
+                for k, at in enumerate(items):
+                    loaded = builder.load(builder.inttoptr(at, one.as_pointer()))
+                    loaded.align = 1
+                    moved = builder.insert_element(moved, loaded, ir.Constant(ir.IntType(32), k))
+                builder.store(moved, builder.inttoptr(to, block.as_pointer())).align = 1
+            return inside
+
+        return signature, codegen
+
+    return move
+
+
 @intrinsic
 def copy(typingctx, to, source, count):
     """memcpy by addresses."""
