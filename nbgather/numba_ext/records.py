@@ -5,6 +5,9 @@ which the first says what it is about. The exception that it then raises has the
 When Python makes the exception, the function itself is called with the same numbers, and with
 arrays of the same shapes and dtypes that have no memory: what it says of them is raised instead. So
 no check has a second text.
+
+What numba has cached goes on to write the records of the version that compiled it. So what is here
+never changes: another layout of a record is another kind of it, with a number of its own.
 """
 
 from __future__ import annotations
