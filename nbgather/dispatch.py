@@ -123,8 +123,10 @@ def execute(
 
 def _require_same_library(container: Container, out: Any) -> None:
     other = registry.find(out, "out")
-    if other is not container:
+    if other.name != container.name:
         raise TypeError(f"out is a {other.name} array and the operands are {container.name} ones")
+    if other is not container:
+        raise TypeError(f"out is on {other.device(out)} and the operands on {container.home}")
 
 
 def require_same(container: Container, array: Any, what: str, other: Any, other_what: str) -> None:

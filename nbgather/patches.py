@@ -210,7 +210,9 @@ def masked_patchify(
     length = prod(image_grid(shape, sizes))
     keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), shape[0], length)
     key = None if seed is None else checks.bits64(seed, "seed")
-    numbers = dispatch.evaluate(images, "images", _noted_affine, (scale, mean, std, shape[1]))
+    numbers = None
+    if not (scale is mean is std is None):
+        numbers = dispatch.evaluate(images, "images", _noted_affine, (scale, mean, std, shape[1]))
     operation = MaskedPatchify(keep, key, checks.epoch(epoch), sizes, numbers)
     results = dispatch.execute(operation, images, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)

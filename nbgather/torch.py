@@ -1,9 +1,10 @@
 """For torch: a masking module, and a collate function for data loaders.
 
 The functions of :mod:`nbgather` take tensors themselves, with gradients, under ``torch.compile``,
-``torch.export`` and ``torch.func.vmap``; as operators they are ``torch.ops.nbgather.gather``,
-``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``, ``token_noise``,
-``rank_tokens``, ``random_masking`` and ``restore_tokens``, registered by importing this module.
+``torch.export`` and the transforms of ``torch.func``; as operators they are
+``torch.ops.nbgather.gather``, ``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``,
+``token_noise``, ``rank_tokens``, ``keep_tokens``, ``random_masking``, ``restore_tokens`` and
+``score``, registered by importing this module.
 
 A saved program holds these operators by name. Who loads one, by ``torch.export.load`` or
 ``torch.jit.load``, must ``import nbgather.torch`` first, else torch says that it cannot deserialize
@@ -15,6 +16,7 @@ them, and its older exporter (``dynamo=False``) knows none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 
 from nbgather import strategies
-from nbgather.containers import registry, torch_calls
+from nbgather.containers import registry, torch_calls, torch_operators
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
 from nbgather.operations import patches as patch_rules
@@ -32,7 +34,7 @@ from nbgather.patches import masked_patchify
 __all__ = ["MaskingCollate", "RandomMasking"]
 
 #: The container of tensors, whose module registers the operators, with the engine behind them.
-_CONTAINER = registry.load(registry.MODULES["torch"])
+_CONTAINER: Any = registry.load(registry.MODULES["torch"])
 
 Strategy = Callable[..., Any]
 
@@ -45,6 +47,25 @@ def _strategy(name: str | Strategy) -> Strategy | None:
         known = ", ".join(map(repr, strategies.__all__))
         raise ValueError(f"strategy is {name!r}: it must be one of {known}, or a callable")
     return None if name == "random" else getattr(strategies, name)
+
+
+def _scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
+    score = _strategy(strategy) or strategies.random
+    return score(int(seed), sample_ids, tuple(grid), epoch=int(epoch))
+
+
+def _fake_scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
+    return sample_ids.new_empty((*sample_ids.shape, math.prod(grid)), dtype=torch.float32)
+
+
+#: The scores of a strategy whose seed and epoch are tensors, which a graph takes as they come.
+_seeded_strategy = torch_operators.define(
+    "seeded_strategy",
+    "(Tensor seed, Tensor epoch, Tensor sample_ids, str strategy, SymInt[] grid) -> Tensor",
+    _scores,
+    _fake_scores,
+)
+torch_operators.batch_one_by_one(_seeded_strategy)
 
 
 def _name(strategy: str | Strategy) -> str:
@@ -168,28 +189,51 @@ class RandomMasking(torch.nn.Module):
         """
         if sample_ids is None:
             return self._drawn(x)
+        if self._is_traced() and (self._score is None or isinstance(self.strategy, str)):
+            return self._traced(x, sample_ids)
+        seed, epoch = self._seed_and_epoch()
         if self._score is None:
-            if torch.compiler.is_compiling():
-                return MaskedTokens(
-                    *torch_calls.seeded_masking(
-                        x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
-                    )
-                )
-            seed, epoch = self._seed_and_epoch()
             choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
         else:
-            seed, epoch = self._seed_and_epoch()
             choice = {"noise": self._score(seed, sample_ids, self.grid, epoch=epoch)}
         return random_masking(x, self.mask_ratio, num_keep=self.num_keep, **choice)
+
+    def _traced(self, x: torch.Tensor, sample_ids: Any) -> MaskedTokens[torch.Tensor]:
+        """Mask by a seed and an epoch that stay tensors."""
+        if isinstance(sample_ids, int):
+            sample_ids = torch.arange(checks.count(sample_ids, "sample_ids"), device=x.device)
+        elif not isinstance(sample_ids, torch.Tensor):
+            sample_ids = torch.as_tensor(sample_ids, device=x.device)
+        if self._score is None:
+            return MaskedTokens(
+                *torch_calls.seeded_masking(
+                    x, self.mask_ratio, self.seed, self.epoch, sample_ids, self.num_keep
+                )
+            )
+        scores = self._traced_scores(self.seed, self.epoch, sample_ids)
+        return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
+
+    def _is_traced(self) -> bool:
+        """Whether the seed and the epoch have no values that Python can know."""
+        container = _CONTAINER.locate(self.seed, "seed")
+        return bool(container.traces((self.seed, self.epoch)))
 
     def _drawn(self, x: torch.Tensor) -> MaskedTokens[torch.Tensor]:
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
-        seed = int(torch_calls.drawn_seed())
+        seed = torch_calls.drawn_seed()
         ids = torch.arange(x.shape[0], device=x.device)
-        scores = self._score(seed, ids, self.grid)
+        if self._is_traced() and isinstance(self.strategy, str):
+            scores = self._traced_scores(seed, torch.zeros_like(seed), ids)
+        else:
+            scores = self._score(int(seed), ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
+
+    def _traced_scores(self, seed: Any, epoch: Any, sample_ids: torch.Tensor) -> Any:
+        dtype = str(sample_ids.dtype).removeprefix("torch.")
+        checks.sample_ids(tuple(sample_ids.shape), dtype)
+        return _seeded_strategy(seed, epoch, sample_ids, self.strategy, self.grid)
 
     def _seed_and_epoch(self) -> tuple[int, int]:
         """The seed and the epoch as Python numbers."""

@@ -37,13 +37,16 @@ from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterA
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Unpatchify
+from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.scores import Score, Tube
 from nbgather.operations.tokens import (
     ChooseTokens,
+    KeepTokens,
     RandomMasking,
     RankTokens,
     RestoreTokens,
     RestoreValidTokens,
+    SeededNoise,
     TokenNoise,
 )
 
@@ -336,11 +339,12 @@ MEANINGFUL: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "nested": (
         lambda: nested(torch.strided),
-        "a nested torch tensor came: a padded one is needed",
+        "{} is a nested tensor: a plain one is needed, as torch.nested.to_padded_tensor({}, 0.0)",
     ),
     "jagged": (
         lambda: nested(torch.jagged),
-        "{} is a torch.nested._internal.nested_tensor.NestedTensor, which derives from torch",
+        "{} is a torch.nested._internal.nested_tensor.NestedTensor: a plain tensor is needed, as"
+        " torch.nested.to_padded_tensor({}, 0.0) is",
     ),
 }
 
@@ -372,9 +376,12 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (Scatter(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (ScatterAdd(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (TokenNoise(2**64 - 1, 3, 7), (("N",), INT)),
+    (SeededNoise(7), (("N",), INT, (), INT, (), INT)),
     (RankTokens(Keep(number=3)), (("N", "L"), F)),
     (ChooseTokens(Keep(number=3), 1, 0, 7), (("N", "L"), F, ("M",), INT)),
     (RandomMasking(Keep(number=3), 1), (("N", "L"), F, None, None, ("M",), INT)),
+    (KeepTokens(True), (("N", "L", "D"), F, ("M", "K"), INT, ("M", "L"), INT)),
+    (RankedMasking(0.5), (("N", 8, "D"), F, ("N", 8), F)),
     (RestoreTokens(), (("N", "K", "D"), F, ("M", "L"), INT)),
     (RestoreValidTokens(), (("N", "K"), F, ("M", "L"), INT, None, None, ("N", "K"), B)),
     (Patchify((4, 4)), (("N", 3, 8, 12), F)),

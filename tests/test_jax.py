@@ -1,4 +1,7 @@
-"""JAX arrays in and out: the same bits, no copies of what is large, clear refusals."""
+"""JAX arrays in and out: the same bits, no copies of what is large, clear refusals.
+
+What is traced has tests of its own: ``test_jax_compiled.py``, ``test_jax_rules.py``.
+"""
 
 from __future__ import annotations
 
@@ -133,19 +136,6 @@ def test_large_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(np.asarray(got), before)
 
 
-def test_pure_callback_is_the_way_under_jit() -> None:
-    x, index = jnp.arange(12.0).reshape(3, 4), jnp.array([[0], [3], [1]])
-    with pytest.raises(TypeError, match=r"input is traced by JAX, .* jax\.pure_callback"):
-        jax.jit(lambda a, i: nbgather.gather(a, 1, i))(x, index)
-
-    @jax.jit
-    def gathered(a: jax.Array, i: jax.Array) -> jax.Array:
-        shape = jax.ShapeDtypeStruct(i.shape, a.dtype)
-        return jax.pure_callback(lambda a, i: nbgather.gather(a, 1, i), shape, a, i)
-
-    same(gathered(x, index), np.array([[0.0], [7.0], [9.0]], np.float32))
-
-
 def test_a_bad_index_is_named() -> None:
     with pytest.raises(IndexError) as raised:
         nbgather.gather(jnp.zeros((2, 3)), 1, jnp.array([[0, 2], [1, 7]]))
@@ -174,6 +164,11 @@ def test_a_bad_index_is_named() -> None:
             lambda: nbgather.gather(jax.random.key(0), 0, jnp.array([0])),
             TypeError,
             "input is a JAX array of dtype key<fry>",
+        ),
+        (
+            lambda: nbgather.gather(jnp.zeros(3, jnp.int4), 0, jnp.array([0])),
+            TypeError,
+            "input is a JAX array of dtype int4: plain numbers are needed",
         ),
         (
             lambda: nbgather.gather(jnp.zeros(3), 0, jnp.zeros(1)),

@@ -69,6 +69,7 @@ OWN = {
     ("nbgather.apps.web.server", "nbgather.onnx"): "loads onnx",
     ("nbgather.kernels.cpu.compiler", "nbgather.kernels.cpu.build"): "loads numba",
     ("nbgather.kernels.cuda.driver", "nbgather.kernels.cuda.memory"): "loads numba.cuda",
+    ("nbgather.numba_ext", "nbgather.numba_ext.registration"): "only for who compiles a call",
 }
 
 

@@ -14,6 +14,7 @@ import torch._dynamo.testing
 import torch.distributed.checkpoint
 import torch.multiprocessing
 import torch.utils.checkpoint
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nbgather
 from nbgather import strategies
@@ -196,3 +197,36 @@ def _rank(rank: int, folder: str) -> None:
 def test_ranks_that_are_seeded_apart_mask_apart(tmp_path: Path) -> None:
     """And with ids they mask alike."""
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+
+
+@pytest.mark.parametrize("strategy", ["random", "block"])
+def test_in_the_worlds_of_torch(strategy: str) -> None:
+    """Where the buffers have no values that Python can know, they are operands."""
+    module = RandomMasking(0.5, strategy=strategy, grid=(4, 8), seed=5)
+    module.set_epoch(3)
+    x = torch.rand(4, 32, 2)
+    want = module(x, IDS)
+    assert [tuple(part.shape) for part in copy.deepcopy(module).to("meta")(
+        x.to("meta"), IDS.to("meta")
+    )] == [tuple(part.shape) for part in want]  # fmt: skip
+    with FakeTensorMode() as mode:
+        fake = RandomMasking(0.5, strategy=strategy, grid=(4, 8))
+        made = fake(mode.from_tensor(x), mode.from_tensor(IDS))
+        assert [part.shape for part in made] == [part.shape for part in want]
+    got, _ = torch.func.vjp(lambda a: module(a, IDS).x_masked, x)
+    assert torch.equal(got, want.x_masked)
+    batched = torch.func.vmap(lambda a: module(a, IDS.tolist()).mask)(x[None])
+    assert torch.equal(batched[0], want.mask)
+
+
+def test_an_ensemble_of_modules() -> None:
+    """Their buffers are stacked, and each masks by its own seed."""
+    modules = [RandomMasking(0.5, strategy="block", grid=(4, 8), seed=k) for k in range(3)]
+    x = torch.rand(4, 32, 2)
+    _, buffers = torch.func.stack_module_state(modules)
+
+    def call(own: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(modules[0], own, (x, IDS)).mask
+
+    together = torch.func.vmap(call)(buffers)
+    assert torch.equal(together, torch.stack([module(x, IDS).mask for module in modules]))

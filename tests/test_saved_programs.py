@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,31 @@ def test_the_first_call_of_a_process_may_be_a_compiled_one(torch_first: bool) ->
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr[-2000:]
+
+
+OPEN = torch.export.Dim.DYNAMIC
+#: Calls whose arguments are of sizes of the operands; all of the graph's sizes are open.
+OF_SIZES = {
+    "num_keep": lambda x, ids: nbgather.random_masking(
+        x, seed=1, sample_ids=ids, num_keep=x.shape[1] // 2
+    ),
+    "num_tokens": lambda x, ids: nbgather.token_noise(3, ids, x.shape[1]),
+    "grid": lambda x, ids: nbgather.strategies.block(3, ids, (x.shape[1] // 4, x.shape[2])),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", OF_SIZES)
+def test_numbers_that_are_sizes_stay_open(name: str, strict: bool) -> None:
+    call = OF_SIZES[name]
+
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor, ids: torch.Tensor) -> Any:
+            return call(x, ids)
+
+    sizes = {"x": {0: OPEN, 1: OPEN, 2: OPEN}, "ids": {0: OPEN}}
+    args = torch.rand(2, 8, 3), torch.arange(2)
+    program = torch.export.export(Module(), args, dynamic_shapes=sizes, strict=strict).module()
+    other = torch.rand(5, 12, 4), torch.arange(5)
+    for got, want in zip(program(*other), call(*other), strict=True):
+        assert torch.equal(got, want)

@@ -519,3 +519,13 @@ def test_refusals(name: str) -> None:
         call()
     assert text in str(raised.value), str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["scatter", "scatter_add"])
+def test_a_0d_src_has_one_item(name: str) -> None:
+    """What lies behind it in memory is not read."""
+    memory = np.array([5.0, 77.0, 88.0])
+    call = getattr(nbgather, name)
+    with pytest.raises(ValueError, match=r"index has size 3 at dimension 0, src only 1"):
+        call(np.array(1.0), 0, np.array([0, 0, 0]), memory[:1].reshape(()))
+    assert call(np.array([0.0]), 0, np.array(0), memory[:1].reshape(())) == [5.0]

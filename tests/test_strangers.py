@@ -23,9 +23,9 @@ FOREIGN = [
 CANNOT = [
     ("cuda look-alike", "ImportError: backend 'cuda' is not available"),
     ("torch fake", "NotImplementedError: infer_gather cannot be traced by torch"),
-    ("torch fake", "NotImplementedError: a strategy cannot be traced by torch"),
     ("torch functional", "NotImplementedError: infer_gather cannot be traced by torch"),
-    ("torch functional", "NotImplementedError: a strategy cannot be traced by torch"),
+    ("torch two", "NotImplementedError: infer_gather cannot be traced by torch"),
+    ("torch derived", "NotImplementedError: infer_gather cannot be traced by torch"),
 ]
 
 #: cold or warm → function and stranger → what came of it.

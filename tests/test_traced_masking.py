@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import nbgather
 
@@ -72,6 +73,26 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "patch size": (lambda x: patch(IMAGES, 3, seed=1), ValueError, "each must divide"),
     "std": (lambda x: patch(IMAGES, 2, seed=1, std=0), ValueError, "none may be 0"),
     "pixels": (lambda x: patch(IMAGES.int(), 2, seed=1, scale=2), TypeError, "can be normalised"),
+    "index dtype": (
+        lambda x: nbgather.gather(x, 1, RANKS[..., None].float()), TypeError, "an integer dtype",
+    ),
+    "index dimensions": (lambda x: nbgather.gather(x, 1, RANKS), ValueError, "the same number"),
+    "ids shape of tokens": (
+        lambda x: nbgather.gather_tokens(x, RANKS[:1]), ValueError, "with the same N are needed",
+    ),
+    "src dtype": (
+        lambda x: nbgather.scatter(x, 1, RANKS[..., None], x.double()), TypeError, "one is needed",
+    ),
+    "axis": (
+        lambda x: nbgather.take_along_axis(x, RANKS[..., None], 7), IndexError, "axis 7 is out of",
+    ),
+    "fill_value": (
+        lambda x: nbgather.gather(x, 1, RANKS[..., None], mode="fill", fill_value="q"),
+        ValueError, "fill_value 'q' cannot be held in dtype torch.float32",
+    ),
+    "strategy grid": (
+        lambda x: nbgather.strategies.block(1, IDS, (0, 3)), ValueError, "grid is (0, 3)",
+    ),
     "mode": (lambda x: nbgather.gather(x, 1, RANKS[..., None], mode="rase"), ValueError, "mode is"),
     "restore shapes": (lambda x: restore(x, RANKS[:, :2], 0.0), ValueError, "no more can be"),
     "restore token": (
@@ -80,6 +101,15 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "restore token dtype": (
         lambda x: restore(x[:, :2], RANKS, torch.ones(3) * 1j),
         TypeError, "without loss",
+    ),
+    "restore token number": (
+        lambda x: restore(IMAGES[:, 0, :2], RANKS, 7.5), ValueError, "7.5 cannot be held in",
+    ),
+    "scatter number": (
+        lambda x: nbgather.scatter(RANKS, 1, RANKS, 2**63), ValueError, "cannot be held in dtype",
+    ),
+    "scatter complex": (
+        lambda x: nbgather.scatter(x, 1, RANKS[..., None], 1j), ValueError, "src 1j cannot be held",
     ),
     "restore valid": (
         lambda x: restore(x[:, :2], RANKS, 0.0, valid=torch.tensor([[True]])),
@@ -120,6 +150,42 @@ def test_errors_are_the_eager_ones(name: str) -> None:
     assert text in str(caught.value) or text in str(caught.value.__cause__)
 
 
+#: Calls with a number, and numbers that one graph serves.
+OPEN_NUMBERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "num_keep": (lambda x, k: mask(x, noise=NOISE, num_keep=k), (3, 2, 4)),
+    "rank": (lambda x, k: rank(NOISE, k), (3, 2, 4)),
+    "epoch": (lambda x, k: mask(x, 0.5, seed=1, epoch=k), (5, 6, 2**32 - 1)),
+    "num_tokens": (lambda x, k: noise(3, IDS, k), (5, 6, 7)),
+    "default ratio": (lambda x, k: mask(x * k, noise=NOISE), (3, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_NUMBERS)
+def test_numbers_stay_open(name: str) -> None:
+    torch._dynamo.reset()
+    call, numbers = OPEN_NUMBERS[name]
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=counter)
+    counts = set()
+    for number in numbers:
+        assert same(compiled(X, number), call(X, number))
+        counts.add(counter.frame_count)
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize(("name", "number"), [("num_keep", 5), ("epoch", 2**32), ("rank", -1)])
+def test_an_open_number_is_checked(name: str, number: int) -> None:
+    torch._dynamo.reset()
+    call, numbers = OPEN_NUMBERS[name]
+    compiled = torch.compile(call, dynamic=True, backend="eager")
+    compiled(X, numbers[0])
+    with pytest.raises(ValueError) as eager:
+        call(X, number)
+    with pytest.raises(ValueError) as caught:
+        compiled(X, number)
+    assert str(caught.value) == str(eager.value)
+
+
 def test_a_tensor_of_counts_cannot_be_traced() -> None:
     torch._dynamo.reset()
     call = torch.compile(lambda x, k: mask(x, noise=NOISE, num_keep=k), fullgraph=True)
@@ -146,3 +212,32 @@ def test_a_scripted_trace_holds_our_operators() -> None:
     index = torch.tensor([[1, 2], [0, 3]])
     gather = torch.jit.trace(lambda x, i: nbgather.gather_tokens(x, i), (X, index))
     assert same(gather(other, 3 - index), nbgather.gather_tokens(other, 3 - index))
+
+
+NUMBERS = (
+    0, 1, 2, -1, 2.0, 2.5, 256, -129, 1e5, 1e300, float("inf"), float("nan"), 2**63, 2**64, 1j,
+    complex(2, 0), True, -0.0, 3.4028236e38,
+)  # fmt: skip
+DTYPES = (
+    torch.bool, torch.int8, torch.uint8, torch.int64, torch.uint64, torch.float16, torch.bfloat16,
+    torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_number_is_held_where_the_eager_call_holds_it(dtype: torch.dtype) -> None:
+    """Beside tensors of a subclass, for which every call is an operator."""
+
+    class Mine(torch.Tensor):
+        pass
+
+    def outcome(x: torch.Tensor, value: Any) -> Any:
+        try:
+            made = nbgather.scatter(x, 0, torch.tensor([1]), value)
+        except ValueError as error:
+            return str(error)
+        return bytes(made.as_subclass(torch.Tensor).view(torch.uint8).numpy())
+
+    x = torch.zeros(3, dtype=dtype)
+    for value in NUMBERS:
+        assert outcome(x.as_subclass(Mine), value) == outcome(x, value), value

@@ -17,6 +17,9 @@ from nbgather.operations.tokens import RandomMasking
 #: Executes an operation on arrays that have memory: run(container, operation, operands, options).
 Run = Callable[["Container", Operation, tuple[Any, ...], Options], Any]
 
+#: Operands that kernels take as int64.
+IDS = ("sample_ids", "ids_keep", "seed", "epoch")
+
 _NO_CONTEXT = contextlib.nullcontext()
 
 
@@ -212,7 +215,7 @@ class HostViews(Container):
         raise NotImplementedError
 
     def ids_view(self, ids: Any) -> Any:
-        """Sample ids as a NumPy array."""
+        """Ids as a NumPy array of int64."""
         return self.view(ids)
 
     def spec(self, array: Any) -> Spec:
@@ -228,7 +231,7 @@ class HostViews(Container):
         if options.out is not None:
             raise ValueError(f"out= was given for {self.name} arrays: they cannot be written to")
         views = tuple(
-            self.ids_view(o) if name == "sample_ids" else self.view(o)
+            self.ids_view(o) if name in IDS else self.view(o)
             for name, o in zip(operation.names, operands, strict=True)
         )
         results = self.numpy.execute(operation, views, options)

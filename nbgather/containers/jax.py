@@ -1,7 +1,8 @@
 """JAX arrays on the CPU: read where they lie, and results handed over where they lie.
 
 The kernels run on NumPy views of the arrays. A result that begins on a cache line, as those of a
-megabyte and more do, becomes a JAX array without a copy.
+megabyte and more do, becomes a JAX array without a copy. What JAX traces becomes part of what XLA
+compiles, see :mod:`nbgather.containers.jax_rules`.
 """
 
 from __future__ import annotations
@@ -11,39 +12,75 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbgather.containers.base import Container, HostViews, Run
+from nbgather.containers import jax_calls, jax_rules
+from nbgather.containers.base import IDS, Container, HostViews, Run
 from nbgather.containers.numpy import NumpyContainer
+from nbgather.kernels.cpu import floats
+from nbgather.operations.base import PLAIN, Apply, Operation, Options
+
+#: Dtypes of which a byte holds more than one item, or part of one.
+_PACKED = ("int1", "uint1", "int2", "uint2", "int4", "uint4", "float4_e2m1fn")
+#: Functions of a namespace that make an array on a device.
+_MAKERS = ("arange", "asarray", "full", "zeros")
+
+
+class _Namespace:
+    """jax.numpy, whose int64 is int32 where JAX has no other, and whose new arrays are anywhere.
+
+    What a traced array says of its device is for JAX alone.
+    """
+
+    @property
+    def int64(self) -> Any:
+        return jax.dtypes.canonicalize_dtype(np.int64)
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(jax.numpy, name)
+        if name not in _MAKERS:
+            return function
+        return lambda *args, device=None, **options: function(*args, **options)
+
+
+_NAMESPACE = _Namespace()
 
 
 class JaxContainer(HostViews):
-    """JAX arrays on one CPU device. Where one lies is looked at every time."""
+    """JAX arrays on one CPU device, and traced ones. Where one lies is looked at every time."""
 
     name = "JAX"
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.numpy = NumpyContainer(run)
+        jax_rules.install(self)
 
     def serves(self, kind: type) -> bool:
         return issubclass(kind, (jax.Array, jax.core.Tracer))
 
     def locate(self, array: Any, what: str) -> Container:
-        if isinstance(array, jax.core.Tracer):
-            raise TypeError(
-                f"{what} is traced by JAX, which cannot run a kernel: wrap the call in"
-                " jax.pure_callback(function, jax.ShapeDtypeStruct(shape, dtype), ...)"
-            )
-        if type(array).__name__ != "ArrayImpl":
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended) or array.dtype.name in _PACKED:
             raise TypeError(
                 f"{what} is a JAX array of dtype {array.dtype}: plain numbers are needed"
             )
-        places = array.devices()
-        if {d.platform for d in places} != {"cpu"} or len(places) > 1:
-            raise TypeError(
-                f"{what} is a JAX array on {', '.join(sorted(map(str, places)))}: one CPU device is"
-                " needed"
-            )
+        if not isinstance(array, jax.core.Tracer):
+            places = array.devices()
+            if {d.platform for d in places} != {"cpu"}:
+                names = ", ".join(sorted(map(str, places)))
+                raise TypeError(
+                    f"{what} is a JAX array on {names}: one on the CPU is needed, as"
+                    f" jax.device_put({what}, jax.devices('cpu')[0])"
+                )
         return self
+
+    def is_plain(self, array: Any) -> bool:
+        """Whether an array has its values in memory, of one device of the CPU."""
+        if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+            return False
+        places = array.devices()
+        return len(places) == 1 and next(iter(places)).platform == "cpu"
+
+    def require_strided(self, array: Any) -> None:
+        """All of JAX's can be reshaped."""
 
     def view(self, array: Any) -> Any:
         return np.asarray(array) if isinstance(array, jax.Array) else array
@@ -57,10 +94,57 @@ class JaxContainer(HostViews):
         # int64 becomes int32 where JAX has x64 turned off.
         if array.dtype == np.int64 and not jax.config.jax_enable_x64:
             array = array.astype(np.int32)
-        return jax.device_put(array, jax.devices("cpu")[0])
+        place = next(iter(like.devices())) if self.is_plain(like) else jax.devices("cpu")[0]
+        return jax.device_put(array, place)
 
     def namespace(self, array: Any) -> Any:
-        return jax.numpy
+        return _NAMESPACE
+
+    def host_scalar(self, array: Any) -> Any:
+        self._require_value(array, "a scalar")
+        return super().host_scalar(array)
+
+    def host_integers(self, array: Any, what: str) -> np.ndarray:
+        self._require_value(array, what)
+        return super().host_integers(array, what)
+
+    def _require_value(self, array: Any, what: str) -> None:
+        if isinstance(array, jax.core.Tracer):
+            raise TypeError(
+                f"{what} came as an array that JAX traces, which does not know its values: a number"
+                " of Python is needed, or a list of them"
+            )
+
+    def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if not all(self.is_plain(o) for o in operands if isinstance(o, jax.Array)):
+            return jax_calls.call(self, operation, operands, options)
+        return super().execute(operation, operands, options)
+
+    def apply(self, array: Any, backend: str | None = None) -> Apply:
+        return self.rule_apply()
+
+    def rule_apply(self, in_place: bool = False) -> Apply:
+        """What rules are made of, see :class:`nbgather.containers.jax_rules.RuleApply`."""
+        return jax_rules.RuleApply(
+            lambda operation, operands, in_place: jax_calls.run(
+                self, operation, operands, in_place
+            ),
+            lambda: _NAMESPACE,
+            in_place,
+        )
+
+    def run_concrete(self, operation: Operation, operands: tuple[Any, ...]) -> Any:
+        """An operation on arrays that nothing traces."""
+        return super().execute(operation, operands, PLAIN)
+
+    def run_on_host(self, operation: Operation, views: tuple[Any, ...]) -> Any:
+        """An operation on NumPy arrays, in the middle of what XLA executes."""
+        ready = tuple(
+            self.ids_view(v) if name in IDS else v
+            for name, v in zip(operation.names, views, strict=True)
+        )
+        with floats.default_environment():
+            return self.numpy.execute(operation, ready, PLAIN)
 
 
 SERVES = JaxContainer

@@ -21,8 +21,10 @@ MODULES = {
     "dask": "nbgather.containers.dask",
     "array_api_strict": "nbgather.containers.array_api_strict",
 }
-#: Tensors on a GPU; arrays that say where their memory on one is: CuPy's, numba's and others'.
+#: Tensors on a GPU, and those without memory; arrays that say where their memory on a GPU is:
+#: CuPy's, numba's and others'.
 TORCH_CUDA = "nbgather.containers.torch_cuda"
+TORCH_META = "nbgather.containers.torch_meta"
 CUDA_INTERFACE = "nbgather.containers.cuda_interface"
 
 #: Library → how its data is handed over, for `what`.
@@ -37,6 +39,14 @@ REMEDIES = {
     "scipy": "pass {what}.toarray()",
     "sparse": "pass {what}.todense()",
     "tensorflow": "pass {what}.numpy()",
+}
+
+#: The same for kinds of tensors, by the name of their class; `NESTED` for those without one.
+NESTED = "torch.nested.to_padded_tensor({what}, 0.0)"
+TENSOR_REMEDIES = {
+    "NestedTensor": NESTED,
+    "DTensor": "{what}.to_local()",
+    "MaskedTensor": "{what}.to_tensor(0)",
 }
 
 #: Containers by module, and by the exact types that a small call is repeated for.
@@ -97,11 +107,10 @@ def _roots(kind: type) -> list[str]:
 def _refuse(array: Any, what: str) -> NoReturn:
     """The TypeError of an array that nobody serves, which says how to hand its data over."""
     kind = type(array)
-    if any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in kind.__mro__):
+    if kind.__name__ in TENSOR_REMEDIES and "torch" in _roots(kind):
         raise TypeError(
-            f"{what} is a {kind.__module__}.{kind.__qualname__}, which derives from torch.Tensor: a"
-            f" plain tensor is needed, as {what}.as_subclass(torch.Tensor) is where its data is all"
-            " there is to it"
+            f"{what} is a {kind.__module__}.{kind.__qualname__}: a plain tensor is needed, as"
+            f" {TENSOR_REMEDIES[kind.__name__].format(what=what)} is"
         )
     remedy = next((REMEDIES[r] for r in _roots(kind) if r in REMEDIES), None)
     hint = "" if remedy is None else f" ({remedy.format(what=what)})"

@@ -9,6 +9,7 @@ transforms or watches the call, it is an operator of ``torch.ops.nbgather``
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +26,18 @@ from nbgather.containers.torch_state import (
     current_transform,
     in_mode,
     is_compiling,
-    require_served_transform,
+    profiler_enabled,
     wants_grad,
 )
-from nbgather.engine import arrays, recycle
+from nbgather.engine import arrays, memo, recycle
 from nbgather.operations.base import DType, Operation, Options, Spec
 from nbgather.operations.tokens import castable_token
 
 _Tensor = torch.Tensor
 _from_numpy = torch.from_numpy
+_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
+#: The tensor in the shell that a transform of torch.func has left, which has ended.
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 
 @torch.compiler.assume_constant_result
@@ -57,10 +61,15 @@ class TorchContainer(SmallTorchCalls):
         torch_operators.install(self)
 
     def serves(self, kind: type) -> bool:
-        # What torch makes of tensors to trace them; any other subclass is somebody's own.
-        return kind in self.exact_types or kind.__module__.startswith("torch._subclasses")
+        # A subclass sees the operators, as it sees torch's own.
+        return issubclass(kind, _Tensor) and kind.__name__ not in registry.TENSOR_REMEDIES
 
     def locate(self, array: Any, what: str) -> Container:
+        if array.is_nested:
+            remedy = registry.NESTED.format(what=what)
+            raise TypeError(f"{what} is a nested tensor: a plain one is needed, as {remedy} is")
+        if array.is_meta:
+            return registry.load(registry.TORCH_META)
         return registry.load(registry.TORCH_CUDA) if array.is_cuda else self
 
     # An array
@@ -70,17 +79,10 @@ class TorchContainer(SmallTorchCalls):
             self._refuse(array)
         if array.is_conj() or array.is_neg() or array._is_zerotensor():
             raise ValueError("a lazy view of torch came: its memory is not its value")
-        if array.is_nested:
-            raise TypeError("a nested torch tensor came: a padded one is needed")
         shape, strides, item = tuple(array.shape), array.stride(), array.itemsize
         self._require_memory(array, shape, strides)
         steps = tuple([s * item for s in strides])
         return Spec(shape, steps, describe(array.dtype))
-
-    def shape(self, array: Any) -> tuple[Any, ...]:
-        if array.is_nested:
-            raise TypeError("a nested torch tensor came: a padded one is needed")
-        return tuple(array.shape)
 
     def device(self, array: Any) -> str:
         return str(array.device)
@@ -205,7 +207,9 @@ class TorchContainer(SmallTorchCalls):
     def evaluate(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         if not is_compiling():
             return function(*arguments)
-        value, kind, message = _evaluated(function, arguments)
+        # A size that the graph leaves open is fixed: numbers that depend on it are constants.
+        known = tuple([operator.index(a) if isinstance(a, int) else a for a in arguments])
+        value, kind, message = _evaluated(function, known)
         if kind == "TypeError":
             raise TypeError(message)
         if kind:
@@ -222,6 +226,8 @@ class TorchContainer(SmallTorchCalls):
         """The value of a lazy view, whose memory is not its value; anything else as it is."""
         if not isinstance(operand, _Tensor) or operand.layout is not torch.strided:
             return operand
+        if current_transform() is None:
+            operand = _unwrap_if_dead(operand)
         if operand._is_zerotensor():
             return torch.zeros(operand.shape, dtype=operand.dtype, device=operand.device)
         if operand.is_conj() or operand.is_neg():
@@ -238,7 +244,6 @@ class TorchContainer(SmallTorchCalls):
         if is_compiling():
             return True
         if current_transform() is not None:
-            require_served_transform()
             return True
         return (watched and in_mode()) or not all(map(self._is_plain, operands))
 
@@ -250,10 +255,19 @@ class TorchContainer(SmallTorchCalls):
 
     def _is_plain(self, operand: Any) -> bool:
         if type(operand) in self.exact_types:
-            return not torch._is_functional_tensor(operand)
+            # The other is of torch.autograd.grad(is_grads_batched=True), which is no transform.
+            return not (torch._is_functional_tensor(operand) or _is_legacy_batch(operand))
         return not isinstance(operand, _Tensor)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if is_compiling() or not profiler_enabled():
+            return self._execute(operation, operands, options)
+        with torch._C._profiler._RecordFunctionFast(
+            torch_calls.event_name(type(operation).__name__)
+        ):
+            return self._execute(operation, operands, options)
+
+    def _execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed and not self._is_eager(operands[0]):
             return self._compose(operation, operands, options)  # which torch sees to itself
         if self.traces(operands, watched=torch_calls.has_operator(operation)):
@@ -275,11 +289,17 @@ class TorchContainer(SmallTorchCalls):
             result = self.small_graph(operation, operands)
             if result is not None:
                 return result
-        return torch_autograd.apply(self, operation, operands, options)
+
+        def compute() -> Any:
+            if options.backend is None:
+                result = self.recall(*memo.call_of(operation, operands))
+                if result is not None:
+                    return result
+            return self.run(self, operation, operands, options)
+
+        return torch_autograd.record(compute, self, operation, operands, options.backend)
 
     def require_strided(self, array: Any) -> None:
-        if array.is_nested:
-            raise TypeError("a nested torch tensor came: a padded one is needed")
         in_transform = is_compiling() or current_transform() is not None
         if not in_transform and self._is_plain(array) and not array.is_meta:
             self.locate(array, "").spec(self.resolve(array))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,31 +12,33 @@ import numpy as np
 import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
-from nbgather.containers.torch_operators import (
-    OPS,
-    random_masking,
-    seeded_noise,
-)
+from nbgather.containers.torch_operators import OPS, seeded_noise
 from nbgather.operations import checks
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.patches import MaskedPatchify
+from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import (
+    KeepTokens,
     RandomMasking,
     RankTokens,
     RestoreTokens,
     TokenNoise,
     castable_token,
-    one_token,
 )
 
 
 def drawn_seed() -> Any:
     """A seed from torch's generator of the CPU, as a tensor."""
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+
+def _seed_beside(x: Any) -> Any:
+    """A drawn seed; none is drawn where nothing is computed."""
+    return torch.empty((), dtype=torch.int64, device="meta") if x.is_meta else drawn_seed()
 
 
 def seeded_masking(
@@ -49,10 +54,15 @@ def seeded_masking(
 
 # What a call becomes where torch traces it
 
-_REFUSALS = {
+_REFUSALS: dict[type[Operation], str] = {
     InferGather: "infer_gather cannot be traced by torch: call it outside",
-    Score: "a strategy cannot be traced by torch: score the tokens outside, and give them as noise",
 }
+
+
+@functools.cache
+def event_name(kind: str) -> str:
+    """What torch's profiler calls an operation."""
+    return "nbgather::" + re.sub(r"\B([A-Z])", r"_\1", kind).lower()
 
 
 def has_operator(operation: Operation) -> bool:
@@ -65,17 +75,17 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
     if options.out is not None or options.backend is not None:
         raise ValueError(
             "out= or backend= was given where torch traces the call (torch.compile, torch.export,"
-            " torch.func): neither is an operator's"
+            " torch.func, a mode, a subclass): neither is an operator's"
         )
     refusal = _REFUSALS.get(type(operation))
     if refusal is not None:
         raise NotImplementedError(refusal)
     if isinstance(operation, RandomMasking):
         return _call_random_masking(container, operation, operands)
+    operation.check(*map(fake_spec, operands))
     caller = _CALLERS.get(type(operation))
     if caller is not None:
         return caller(operation, operands)
-    operation.check(*map(fake_spec, operands))
     return operation.lower(container.apply(operands[0]), *operands)
 
 
@@ -90,7 +100,7 @@ def _call_random_masking(container: Any, operation: Any, operands: tuple[Any, ..
             ids = torch.arange(x.shape[0], device=x.device)
         if operation.seed is None:
             zero = torch.zeros((), dtype=torch.int64, device="cpu")
-            noise = seeded_noise(drawn_seed(), zero + operation.epoch, ids, length)
+            noise = seeded_noise(_seed_beside(x), zero + operation.epoch, ids, length)
         else:
             noise = OPS["token_noise"](
                 checks.signed64(operation.seed), ids, length, epoch=operation.epoch
@@ -106,9 +116,9 @@ def _call_masking(operation: RandomMasking, operands: tuple[Any, ...]) -> tuple[
     x, noise, _ = operands
     keep = operation.keep
     if keep.ratio is not None:
-        return tuple(random_masking(x, noise, keep.ratio)[:3])
+        return tuple(OPS["random_masking"](x, noise, keep.ratio)[:3])
     ids_keep, ids_restore, mask = _call_ranks(RankTokens(keep), (noise,))
-    x_masked = OPS["gather_tokens"](x, ids_keep, mode=operation.fill_mode)
+    x_masked = OPS["keep_tokens"](x, ids_keep, ids_restore, padded=keep.counts is not None)
     return _with_valid(operation, (x_masked, mask, ids_restore), x)
 
 
@@ -126,7 +136,6 @@ def _valid(keep: Keep, device: Any) -> Any:
 
 def _call_ranks(operation: RankTokens, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     (scores,) = operands
-    operation.check(fake_spec(scores))
     keep = operation.keep
     ids_keep, ids_restore, mask = OPS["rank_tokens"](scores, keep.of(scores.shape[1]))
     if keep.counts is None:
@@ -139,7 +148,7 @@ def _call_ranks(operation: RankTokens, operands: tuple[Any, ...]) -> tuple[Any, 
 def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
     x, index, src = operands
     if not isinstance(src, torch.Tensor):
-        src = torch.full_like(index, src, dtype=x.dtype)
+        src = torch.full_like(index, _held(src, x.dtype, "src"), dtype=x.dtype)
     name = "scatter_add" if isinstance(operation, ScatterAdd) else "scatter"
     return OPS[name](x, operation.dim, index, src)
 
@@ -147,14 +156,13 @@ def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
 def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
     x, ids, token = operands
     inner = tuple(x.shape[2:])
-    operation.shape(tuple(x.shape), tuple(ids.shape))
     if isinstance(token, torch.Tensor):
         castable_token(_can_cast(token.dtype, x.dtype), token.dtype, x.dtype)
-        one_token(tuple(token.shape), inner)
         token = token.to(x.dtype)
         while token.ndim > len(inner):
             token = token[0]
     else:
+        token = _held(token, x.dtype, "mask_token")
         token = torch.full((), token, dtype=x.dtype, device=x.device)
     return OPS["restore_tokens"](x, ids, token.expand(inner))
 
@@ -164,26 +172,60 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _mode(operation: Gather, x: Any) -> dict[str, Any]:
+    """What to do with an index that is out of bounds, as the operators take it."""
+    filled = operation.mode == "fill"
+    value = _held(operation.fill_value, x.dtype, "fill_value") if filled else 0
+    return {"mode": operation.mode, "fill_value": value}
+
+
+def _held(value: Any, dtype: torch.dtype, what: str) -> Any:
+    """A number that a dtype can hold; as the eager call says it where it cannot."""
+    number = _number(value)
+    if isinstance(number, complex) and not dtype.is_complex and not number.imag:
+        number = number.real
+    is_number = isinstance(number, (int, float, complex))
+    if not is_number or (isinstance(number, int) and not -(2**63) <= number < 2**64):
+        fits = False
+    elif dtype.is_complex or dtype.is_floating_point:
+        fits = dtype.is_complex or not isinstance(number, complex)
+        if fits and dtype in (torch.float32, torch.complex64):  # narrower ones become infinite
+            fits = not torch.finfo(torch.float32).max < abs(number) < math.inf
+    elif isinstance(number, complex) or dtype == torch.bool:
+        fits = number in (0, 1)
+    else:
+        limits = torch.iinfo(dtype)
+        fits = limits.min <= number <= limits.max and number == int(number)
+    if not fits:
+        raise ValueError(f"{what} {value!r} cannot be held in dtype {dtype}")
+    return number
+
+
 @torch.compiler.assume_constant_result
 def _can_cast(dtype: Any, other: Any) -> bool:
     return torch.can_cast(dtype, other)
 
 
 _CALLERS: dict[type[Operation], Callable[..., Any]] = {
-    Gather: lambda o, p: OPS["gather"](
-        p[0], o.dim, p[1], mode=o.mode, fill_value=_number(o.fill_value)
-    ),
-    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](
-        *p, o.dim, mode=o.mode, fill_value=_number(o.fill_value)
-    ),
-    GatherTokens: lambda o, p: OPS["gather_tokens"](
-        *p, mode=o.mode, fill_value=_number(o.fill_value)
-    ),
+    Gather: lambda o, p: OPS["gather"](p[0], o.dim, p[1], **_mode(o, p[0])),
+    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](*p, o.dim, **_mode(o, p[0])),
+    GatherTokens: lambda o, p: OPS["gather_tokens"](*p, **_mode(o, p[0])),
     Scatter: _call_scatter,
     ScatterAdd: _call_scatter,
     TokenNoise: lambda o, p: OPS["token_noise"](
         checks.signed64(o.seed), *p, o.num_tokens, epoch=o.epoch
     ),
+    Score: lambda o, p: OPS["score"](
+        *p,
+        o.strategy,
+        o.grid,
+        o.numbers,
+        seed=checks.signed64(o.seed),
+        epoch=o.epoch,
+        min_aspect=o.min_aspect,
+    ),
     RankTokens: _call_ranks,
     RestoreTokens: _call_restore,
+    KeepTokens: lambda o, p: OPS["keep_tokens"](*p, padded=o.padded),
+    RankedMasking: lambda o, p: OPS["random_masking"](*p, o.ratio),
 }

@@ -12,20 +12,23 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nbgather.containers import torch_autograd
 from nbgather.containers.torch_dtypes import fake_spec, torch_dtype
-from nbgather.operations import checks
-from nbgather.operations.base import PLAIN, Apply, Operation, Spec, batch_of_samples
+from nbgather.containers.torch_state import current_transform, wants_grad
+from nbgather.operations import checks, keep, scores
+from nbgather.operations.base import PLAIN, Operation, Spec
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.keep import Keep
-from nbgather.operations.tokens import (
-    RankTokens,
-    RestoreTokens,
-    TokenNoise,
-    ranks,
-)
+from nbgather.operations.ranked import RankedMasking
+from nbgather.operations.scores import Score
+from nbgather.operations.tokens import KeepTokens, RankTokens, RestoreTokens, TokenNoise
 
 _library = torch.library.Library("nbgather", "FRAGMENT")
 _MODES = "*, str mode='raise', Scalar fill_value=0"
+_STRATEGY = (
+    "str strategy, SymInt[] grid, SymInt[] numbers, *, int seed, SymInt epoch=0,"
+    " float? min_aspect=None"
+)
 
 #: The container of tensors on the CPU, which the operators are installed by.
 _container: Any = None
@@ -60,7 +63,23 @@ def _tokens_call(x: Any, ids: Any, mode: str = "raise", fill_value: Any = 0) -> 
 
 
 def _noise_call(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Call:
-    return TokenNoise(seed & (2**64 - 1), epoch, num_tokens), (sample_ids,)
+    tokens = checks.count(num_tokens, "num_tokens")
+    return TokenNoise(seed & (2**64 - 1), checks.epoch(epoch), tokens), (sample_ids,)
+
+
+def _score_call(
+    sample_ids: Any,
+    strategy: str,
+    grid: Any,
+    numbers: Any,
+    *,
+    seed: int,
+    epoch: Any = 0,
+    min_aspect: float | None = None,
+) -> Call:
+    key = seed & (2**64 - 1)
+    score = Score(strategy, tuple(grid), tuple(numbers), key, epoch, min_aspect)
+    return scores.checked(score), (sample_ids,)
 
 
 OPERATORS = {
@@ -109,6 +128,23 @@ OPERATORS = {
         ),
         (0, 1, 2),
     ),
+    "keep_tokens": _Operator(
+        KeepTokens,
+        "(Tensor x, Tensor ids_keep, Tensor ids_restore, *, bool padded=False) -> Tensor",
+        lambda x, ids_keep, ids_restore, padded=False: (
+            KeepTokens(padded, trusted=False),
+            (x, ids_keep, ids_restore),
+        ),
+        (0, 1, 2),
+    ),
+    "random_masking": _Operator(
+        RankedMasking,
+        "(Tensor x, Tensor noise, float mask_ratio)"
+        " -> (Tensor x_masked, Tensor mask, Tensor ids_restore, Tensor ids_keep)",
+        lambda x, noise, mask_ratio: (RankedMasking(keep.ratio(mask_ratio)), (x, noise)),
+        (0, 1),
+    ),
+    "score": _Operator(Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,)),
 }
 
 
@@ -129,12 +165,27 @@ def _execute(operation: Operation, operands: tuple[Any, ...]) -> Any:
         return container.run(container, operation, tuple(map(container.resolve, operands)), PLAIN)
 
 
-def _define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
+def define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
+    """An operator of ``torch.ops.nbgather``: its kernel, and what it gives for fake tensors."""
     _library.define(name + schema)
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"nbgather::{name}", fake, lib=_library)
     return getattr(torch.ops.nbgather, name).default
+
+
+def batch_one_by_one(op: Any) -> None:
+    """Let vmap call an operator of one result for each of a batch: each seed is one of its own."""
+
+    def batch(info: Any, in_dims: Any, *args: Any) -> Any:
+        def one(place: int) -> Any:
+            chosen = zip(args, in_dims, strict=True)
+            # Of a list no part is batched.
+            return op(*(a.select(d, place) if isinstance(d, int) else a for a, d in chosen))
+
+        return torch.stack([one(place) for place in range(info.batch_size)]), 0
+
+    torch.library.register_vmap(op, batch, lib=_library)
 
 
 def _register(name: str, operator: _Operator) -> Any:
@@ -149,37 +200,30 @@ def _register(name: str, operator: _Operator) -> Any:
         results = tuple(_fake(operands[0], spec) for spec in specs)
         return results if len(results) > 1 else results[0]
 
-    op = _define(name, operator.schema, kernel, fake)
+    op = define(name, operator.schema, kernel, fake)
 
-    def setup(ctx: Any, inputs: Any, output: Any, keyword_only_inputs: Any = None) -> None:
-        operation, operands = operator.call(*inputs, **(keyword_only_inputs or {}))
-        side = [k for k in range(len(operands)) if k not in operation.differentiable]
-        ctx.save_for_backward(*(operands[k] for k in side))
-        ctx.operation, ctx.side, ctx.arguments = operation, side, len(inputs)
-        ctx.specs = tuple(map(fake_spec, operands))
+    def recorded(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        operation, operands = operator.call(*args, **kwargs)
+        level = current_transform()
 
-    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
-        operation, places = ctx.operation, operator.places
-        operands: list[Any] = [None] * len(ctx.specs)
-        for k, tensor in zip(ctx.side, ctx.saved_tensors, strict=True):
-            operands[k] = tensor
-        needed = tuple(ctx.needs_input_grad[places[k]] for k in operation.differentiable)
-        do = _container.apply(cotangents[0])
-        gradients = operation.transpose(do, cotangents[0], ctx.specs, tuple(operands), needed)
-        result = [None] * ctx.arguments
-        for k, gradient in zip(operation.differentiable, gradients, strict=True):
-            result[places[k]] = gradient
-        return tuple(result)
+        def compute() -> Any:
+            with torch_autograd.below(level):
+                keys = keyset & torch._C._after_autograd_keyset
+                return op.redispatch(keys, *args, **kwargs)
+
+        wanted = level is not None or any(wants_grad(operands[k]) for k in operation.differentiable)
+        if not wanted or not operation.differentiable:
+            return compute()
+        return torch_autograd.record(compute, _container, operation, operands)
 
     def batch(info: Any, in_dims: Any, *args: Any, **kwargs: Any) -> Any:
         operation, operands = operator.call(*args, **kwargs)
         axes = tuple(in_dims[k] for k in operator.places)
-        do = _container.apply(operands[0])
+        do = _container.locate(operands[0], operation.names[0]).apply(operands[0])
         results = operation.batch(do, info.batch_size, operands, axes)
         return results, (0,) * len(results) if isinstance(results, tuple) else 0
 
-    if operator.operation.differentiable:
-        torch.library.register_autograd(op, backward, setup_context=setup, lib=_library)
+    _library.impl(name, recorded, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, batch, lib=_library)
     return op
 
@@ -187,73 +231,23 @@ def _register(name: str, operator: _Operator) -> Any:
 OPS = {name: _register(name, operator) for name, operator in OPERATORS.items()}
 
 
-# A masking by given noise: one operator of four results, of which the last is for the gradient
-
-
-def _masking_kernel(x: Any, noise: Any, mask_ratio: float) -> tuple[Any, ...]:
-    ids_keep, ids_restore, mask = _execute(RankTokens(Keep(ratio=mask_ratio)), (noise,))
-    return _execute(GatherTokens(), (x, ids_keep)), mask, ids_restore, ids_keep
-
-
-def _masking_fake(x: Any, noise: Any, mask_ratio: float) -> tuple[Any, ...]:
-    spec = fake_spec(x)
-    ids_keep, ids_restore, mask = ranks(Keep(ratio=mask_ratio), x.shape[0], x.shape[1], spec)
-    (x_masked,) = GatherTokens().result(spec, ids_keep)
-    return tuple(_fake(x, s) for s in (x_masked, mask, ids_restore, ids_keep))
-
-
-random_masking = _define(
-    "random_masking",
-    "(Tensor x, Tensor noise, float mask_ratio)"
-    " -> (Tensor x_masked, Tensor mask, Tensor ids_restore, Tensor ids_keep)",
-    _masking_kernel,
-    _masking_fake,
-)
-
-
-def _masking_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(output[3])
-    ctx.spec = fake_spec(inputs[0])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _masking_backward(ctx: Any, cotangent: Any, *others: Any) -> tuple[Any, ...]:
-    (ids,) = ctx.saved_tensors
-    do = _container.apply(cotangent)
-    specs = ctx.spec, fake_spec(ids)
-    return *GatherTokens().transpose(do, cotangent, specs, (None, ids), (True,)), None, None
-
-
-def _masking_batch(info: Any, in_dims: Any, x: Any, noise: Any, mask_ratio: float) -> Any:
-    do = Apply(
-        lambda operation, *operands: random_masking(*operands, mask_ratio),
-        lambda: _container.namespace(x),
-    )
-    results = batch_of_samples(RankTokens(Keep()), do, info.batch_size, (x, noise), in_dims[:2])
-    return results, (0,) * len(results)
-
-
-torch.library.register_autograd(
-    random_masking, _masking_backward, setup_context=_masking_setup, lib=_library
-)
-torch.library.register_vmap(random_masking, _masking_batch, lib=_library)
-
-
 # Noise whose seed and epoch are tensors of one int64, which a graph takes as they come
 
 
 def _seeded_noise_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
     key, number = checks.bits64(int(seed), "seed"), checks.epoch(int(epoch))
-    return _execute(TokenNoise(key, number, num_tokens), (sample_ids,))
+    tokens = checks.count(num_tokens, "num_tokens")
+    return _execute(TokenNoise(key, number, tokens), (sample_ids,))
 
 
 def _seeded_noise_fake(seed: Any, epoch: Any, sample_ids: Any, num_tokens: Any) -> Any:
     return sample_ids.new_empty((sample_ids.shape[0], num_tokens), dtype=torch.float32)
 
 
-seeded_noise = _define(
+seeded_noise = define(
     "seeded_noise",
     "(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
     _seeded_noise_kernel,
     _seeded_noise_fake,
 )
+batch_one_by_one(seeded_noise)

@@ -13,7 +13,7 @@ import torch
 from nbgather.containers import torch_memory
 from nbgather.containers.base import Container, Run
 from nbgather.containers.torch_dtypes import describe, torch_dtype
-from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling
+from nbgather.containers.torch_state import is_compiling, is_dynamo_compiling, profiler_enabled
 from nbgather.engine import memo, recycle
 from nbgather.engine.plan import results_of
 from nbgather.kernels import small
@@ -47,7 +47,7 @@ class SmallTorchCalls(Container):
 
     def recall(self, head: Any, operands: tuple[Any, ...]) -> Any:
         # The modes, transforms and traces of torch are seen to where the call is repeated.
-        if is_dynamo_compiling() or _forward_ad._current_level >= 0:
+        if is_dynamo_compiling() or _forward_ad._current_level >= 0 or profiler_enabled():
             return None
         chain = _kept(head)
         if chain is None:

@@ -13,6 +13,7 @@ current_transform = torch._C._functorch.maybe_current_level
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
+profiler_enabled = torch.autograd._profiler_enabled
 _forward_ad = torch.autograd.forward_ad
 
 
@@ -37,18 +38,6 @@ def in_mode() -> bool:
     ignored: Any = () if devices is None else devices.DeviceContext
     get = torch._C._get_function_stack_at
     return any(not isinstance(get(k), ignored) for k in range(count))
-
-
-def require_served_transform() -> None:
-    functorch = torch._C._functorch
-    interpreter: Any = functorch.peek_interpreter_stack()
-    kind = interpreter.key()
-    served = functorch.TransformType.Vmap, functorch.TransformType.Functionalize
-    if kind not in served:
-        raise NotImplementedError(
-            f"torch.func's transform {kind.name.lower()!r} cannot go through nbgather's calls:"
-            " backward(), torch.autograd.grad and torch.func.vmap can"
-        )
 
 
 def wants_grad(array: Any) -> bool:

@@ -22,9 +22,14 @@ def first_bad_index(index: np.ndarray, size: int, from_end: bool) -> tuple[int, 
     return None
 
 
-def message(value: int, place: str, dim: int, size: int) -> str:
+def message(value: int | str, place: str, dim: int, size: int) -> str:
     """What is said of an index that is out of bounds."""
     return f"index {value} at {place} is out of bounds for dimension {dim} with size {size}"
+
+
+def unseen(dim: int, size: int) -> str:
+    """What is said where the kernel saw a value that is gone."""
+    return f"an index was out of bounds for dimension {dim} with size {size}"
 
 
 def raise_bad_index(index: np.ndarray, size: int, dim: int, from_end: bool) -> NoReturn:
@@ -32,7 +37,7 @@ def raise_bad_index(index: np.ndarray, size: int, dim: int, from_end: bool) -> N
     bad = first_bad_index(index, size, from_end)
     if bad is None:
         # The kernel saw a value that is gone: somebody writes to the index meanwhile.
-        raise IndexError(f"an index was out of bounds for dimension {dim} with size {size}")
+        raise IndexError(unseen(dim, size))
     position, value = bad
     where = tuple(int(p) for p in np.unravel_index(position, index.shape)) if index.ndim else ()
     raise IndexError(message(value, str(where), dim, size))

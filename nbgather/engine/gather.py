@@ -17,7 +17,7 @@ from nbgather.kernels.plans import GatherPlan
 from nbgather.operations.base import Options, is_array, is_contiguous
 from nbgather.operations.indexing import Gather, GatherTokens
 from nbgather.operations.shapes import needs_position
-from nbgather.operations.tokens import RestoreTokens
+from nbgather.operations.tokens import KeepTokens, RestoreTokens
 
 #: What an unused pointer points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -27,6 +27,11 @@ _UNUSED_ADDRESS = memory_address(_UNUSED)
 def gather(container: Any, operation: Gather, operands: tuple[Any, ...], options: Options) -> Any:
     """Gather items or tokens."""
     return _gather(container, operation, operands, None, options)
+
+
+def keep(container: Any, operation: KeepTokens, operands: tuple[Any, ...], options: Options) -> Any:
+    """Gather the tokens that a ranking keeps."""
+    return _gather(container, operation.gather, operands[:2], None, options)
 
 
 def restore(

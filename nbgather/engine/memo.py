@@ -21,7 +21,7 @@ from nbgather.kernels import small
 from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
 from nbgather.operations.base import is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
-from nbgather.operations.tokens import RestoreTokens
+from nbgather.operations.tokens import KeepTokens, RestoreTokens
 
 #: Calls that are kept or seen once; then all are forgotten. Those of one head.
 MAX_CALLS, MAX_LAYOUTS = 4096, 64
@@ -84,6 +84,8 @@ def call_of(operation: Any, operands: tuple[Any, ...]) -> tuple[Hashable, tuple[
     The head is None for an operation that is not kept, or not under these operands alone.
     """
     kind = type(operation)
+    if kind is KeepTokens:
+        kind, operation, operands = GatherTokens, operation.gather, operands[:2]
     if kind in _GATHERS:
         return gather_head(kind, operation.dim, operation.mode, operation.fill_value), operands
     if kind not in _WITH_NUMBERS:

@@ -85,6 +85,16 @@ def _keep(
     memo.keep(container, backend, head, (array,), [memo.Result(shape, array.dtype)], [step])
 
 
+def step_of_all(backend: Any, operation: Patchify | Unpatchify, array: Spec) -> Any:
+    """The steps, one or none, that move all patches of a dense array; None without a kernel."""
+    if array.dtype.itemsize not in _ITEM_BYTES:
+        return None
+    plan = _plan_all(operation, array)[1]
+    if plan is None or not plan.patches:
+        return None if plan is None else ()
+    return (backend.move_patches(plan, small.result(0), small.operand(0), run=backend.step),)
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan_all(
     operation: Patchify | Unpatchify, spec: Spec
@@ -107,7 +117,7 @@ def cut_patches(
     container: Any, operation: CutPatches, operands: tuple[Any, ...], options: Options
 ) -> Any:
     """Cut the patches that ``ids_keep`` names, and normalise their pixels on the way."""
-    images, ids_keep = operands
+    images, ids_keep, _ = operands
     spec, ids_spec = container.spec(images), container.spec(ids_keep)
     backend = backends.serving(options.backend, container.home, spec.device)
     if "patches" not in backend.DOES:
@@ -250,14 +260,25 @@ def _step_of_kept(
 
     None instead of the step where the images would have to be copied first.
     """
-    places = small.result(0), small.operand(0), small.result(3)
     shape = patches.shape[:2]
-    cut = _plan_cut(operation.cut, images, Spec(shape, contiguous_strides(shape, 8), INT64))
+    ids = Spec(shape, contiguous_strides(shape, 8), INT64)
+    places = small.result(0), small.operand(0), small.result(3)
+    return step_of_cut(backend, operation.cut, images, ids, places)
+
+
+def step_of_cut(
+    backend: Any, operation: CutPatches, images: Spec, ids: Spec, places: tuple[Any, Any, Any]
+) -> tuple[Any, Any]:
+    """The step that cuts kept patches, and memory it refers to; None where it would have to copy.
+
+    ``places`` are those of the patches, the images and the ids.
+    """
+    cut = _plan_cut(operation, images, ids)
     if cut.must_copy:
         return None, None
     if cut.plan is not None:
         return backend.move_patches(cut.plan, *places, run=backend.step), None
-    table = _table_of(operation.cut)
+    table = _table_of(operation)
     step = backend.normal_patches(
         cut.numbers, cut.patches, *places, cut.pixel, table, run=backend.step
     )

@@ -15,6 +15,7 @@ EXECUTORS = {
     "Gather": "gather.gather",
     "TakeAlongAxis": "gather.gather",
     "GatherTokens": "gather.gather",
+    "KeepTokens": "gather.keep",
     "RestoreTokens": "gather.restore",
     "Scatter": "scatter.scatter",
     "ScatterAdd": "scatter.scatter",

@@ -30,6 +30,15 @@ def _aspects(least: float | None) -> np.ndarray:
         return np.array([float(step.exp()) for step in steps])
 
 
+def step_maker(backend: Any, operation: Score, samples: int) -> tuple[Any, Any]:
+    """What makes the step that scores so many samples, and memory that it refers to.
+
+    It is called as :func:`nbgather.engine.small_masking.keep_scores` calls it.
+    """
+    order = *operation.order[:3], _aspects(operation.min_aspect)
+    return functools.partial(backend.strategy_by_address, *order, samples), order
+
+
 def score(container: Any, operation: Score, operands: tuple[Any, ...], options: Options) -> Any:
     """Float32 `[N, L]`: each token's place in the order."""
     (ids,) = operands
@@ -43,13 +52,12 @@ def score(container: Any, operation: Score, operands: tuple[Any, ...], options: 
     backend = backends.serving(options.backend, "cpu")
     if spec.shape[0]:
         args = operation.epoch, operation.seed & _LOW32, operation.seed >> 32
-        order = *operation.order[:3], _aspects(operation.min_aspect)
-        backend.strategy(*order, args, *arrays.views(container, ids, scores))
+        aspects = _aspects(operation.min_aspect)
+        backend.strategy(*operation.order[:3], aspects, args, *arrays.views(container, ids, scores))
         if options.backend is None and ids is operands[0] and operation.num_tokens:
-            samples, head = spec.shape[0], operation.order
-            step = functools.partial(backend.strategy_by_address, *order, samples)
-            pair = samples, operation.num_tokens
-            small_masking.keep_scores(container, backend, head, ids, pair, step, owner=order)
+            step, owner = step_maker(backend, operation, spec.shape[0])
+            pair, head = (spec.shape[0], operation.num_tokens), operation.order
+            small_masking.keep_scores(container, backend, head, ids, pair, step, owner=owner)
     return scores
 
 

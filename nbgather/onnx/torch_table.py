@@ -131,6 +131,20 @@ def _gather_tokens(x: Any, ids: Any, mode: str = "raise", fill_value: float = 0)
     return g.values["output"]
 
 
+def _keep_tokens(x: Any, ids_keep: Any, ids_restore: Any, padded: bool = False) -> Any:
+    if padded:
+        raise NotImplementedError(
+            "a number of kept tokens for each sample has no translation to ONNX: one for all has"
+        )
+    return _gather_tokens(x, ids_keep)
+
+
+def _score(*arguments: Any, **keywords: Any) -> Any:
+    raise NotImplementedError(
+        "a strategy has no translation to ONNX: score the tokens outside, and give them as noise"
+    )
+
+
 def _scatter(reduction: str) -> Callable[..., Any]:
     def scatter(input: Any, dim: int, index: Any, src: Any) -> Any:
         g = _Script(input=input, index=index, src=src)
@@ -162,6 +176,12 @@ def _token_noise(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) ->
     else:
         vector = _length(g, epoch, "epoch_1d")
         g.op("Squeeze", [vector, g.int64([0])], "epoch", "")
+    seeded_noise(g, _length(g, num_tokens, "length"))
+    return g.values["noise"]
+
+
+def _seeded_noise(seed: Any, epoch: Any, sample_ids: Any, num_tokens: Any) -> Any:
+    g = _Script(sample_ids=sample_ids, seed=seed, epoch=epoch)
     seeded_noise(g, _length(g, num_tokens, "length"))
     return g.values["noise"]
 
@@ -250,7 +270,10 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.scatter.default: _scatter("none"),
         ops.scatter_add.default: _scatter("add"),
         ops.token_noise.default: _token_noise,
+        ops.seeded_noise.default: _seeded_noise,
         ops.rank_tokens.default: _rank_tokens,
+        ops.keep_tokens.default: _keep_tokens,
+        ops.score.default: _score,
         ops.random_masking.default: _random_masking,
         ops.restore_tokens.default: _restore_tokens,
     }

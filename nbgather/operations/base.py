@@ -109,6 +109,10 @@ class Apply:
     def xp(self) -> Any:
         return self._namespace()
 
+    def spread(self, array: Any, shape: Tuple) -> Any:
+        """An array broadcast to a shape, as an operand that says where and for `run` alone."""
+        return self.xp.broadcast_to(array, shape)
+
 
 class Operation:
     """A value that says what is to be done; see the subclasses for the operands of each.
@@ -129,6 +133,9 @@ class Operation:
     may_be_numbers: ClassVar[tuple[int, ...]] = ()
     #: Which operands a gradient flows to by `transpose`.
     differentiable: ClassVar[tuple[int, ...]] = ()
+    #: Of several results the first is differentiable; which of the others its rules need, behind
+    #: the operands.
+    kept_results: ClassVar[tuple[int, ...]] = ()
     #: Whether a gradient flows through what `lower` gives instead.
     differentiable_parts: ClassVar[bool] = False
     #: Whether `lower` is made of a namespace's functions alone: what a library traces, or has on a
@@ -167,8 +174,11 @@ class Operation:
         raise NotImplementedError
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        """The results for a batch of operands, with the batch as the first dimension."""
-        raise NotImplementedError
+        """The results for a batch of operands, with the batch as the first dimension.
+
+        What is done to each sample by itself has this rule: a batch is more samples.
+        """
+        return batch_of_samples(self, do, size, operands, axes)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         """The same by other operations, where no kernel does it at once."""
@@ -184,7 +194,8 @@ def to_front(do: Apply, array: Any, axis: int | None, size: int) -> Any:
     """An operand of a batch with the batch in front, broadcast where it has none."""
     if axis is None:
         return do.xp.broadcast_to(array[None], (size, *array.shape))
-    return do.xp.moveaxis(array, axis, 0)
+    rest = [d for d in range(array.ndim) if d != axis]
+    return do.xp.permute_dims(array, (axis, *rest))
 
 
 def merge_samples(do: Apply, array: Any) -> Any:
@@ -193,21 +204,20 @@ def merge_samples(do: Apply, array: Any) -> Any:
     return do.xp.reshape(array, (shape[0] * shape[1], *shape[2:]))
 
 
-def split_samples(do: Apply, array: Any, size: int) -> Any:
-    """`[B * N, ...]` as `[B, N, ...]`."""
-    shape = tuple(array.shape)
-    return do.xp.reshape(array, (size, shape[0] // size, *shape[1:]))
+def split_samples(do: Apply, array: Any, like: Any) -> Any:
+    """`[B * N, ...]` as `[B, N, ...]`, where ``like`` is of these two sizes."""
+    return do.xp.reshape(array, (*like.shape[:2], *array.shape[1:]))
 
 
 def batch_of_samples(
     operation: Operation, do: Apply, size: int, operands: Tuple, axes: Tuple
 ) -> Any:
     """The batching rule of operations over samples: a batch is more samples."""
-    merged = [
-        None if a is None else merge_samples(do, to_front(do, a, axis, size))
+    moved = [
+        None if a is None else to_front(do, a, axis, size)
         for a, axis in zip(operands, axes, strict=True)
     ]
-    results = do.run(operation, *merged)
+    results = do.run(operation, *(None if a is None else merge_samples(do, a) for a in moved))
     if isinstance(results, tuple):
-        return tuple(split_samples(do, r, size) for r in results)
-    return split_samples(do, results, size)
+        return tuple(split_samples(do, r, moved[0]) for r in results)
+    return split_samples(do, results, moved[0])

@@ -20,6 +20,8 @@ SCORE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 def integer(value: Any, what: str) -> int:
     """``value`` as an int; bool and float are a TypeError."""
+    if type(value) is int or is_open(value):
+        return value  # also one of torch.compile's, which operator.index would fix
     if isinstance(value, bool) or type(value).__name__ == "bool":
         raise TypeError(f"{what} is {value!r}: a whole number is needed, not a bool")
     try:
@@ -28,6 +30,11 @@ def integer(value: Any, what: str) -> int:
         raise TypeError(
             f"{what} is {value!r} of type {type(value).__name__}: a whole number is needed"
         ) from None
+
+
+def is_open(value: Any) -> bool:
+    """Whether it is a number that torch leaves open in a graph."""
+    return type(value).__name__ == "SymInt"
 
 
 def mode(value: Any) -> str:
@@ -70,7 +77,7 @@ def index_dtype(dtype: DType, what: str, error: type[Exception] = TypeError) -> 
 
 def bits64(value: Any, what: str) -> int:
     """A 64-bit integer, signed or unsigned, as the unsigned number of the same bits."""
-    number = integer(value, what)
+    number = operator.index(integer(value, what))
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{what} is {number}: it must fit in 64 bits")
     return number & (2**64 - 1)

@@ -65,6 +65,8 @@ class Gather(Operation):
     names: ClassVar[tuple[str, ...]] = ("input", "index")
     sides: ClassVar[tuple[int, ...]] = (1,)
     differentiable: ClassVar[tuple[int, ...]] = (0,)
+    #: Which operand has the shape of the result.
+    shaped_by: ClassVar[int] = 1
     #: Whether a negative index counts from the end.
     from_end: ClassVar[bool] = False
     #: What an index of another dtype raises.
@@ -106,16 +108,22 @@ class Gather(Operation):
         return (self._scatter_back(do, cotangent, shape, self.axis(len(shape)), operands[1]),)
 
     def _scatter_back(self, do: Apply, cotangent: Any, shape: Shape, dim: int, index: Any) -> Any:
-        """Add a cotangent to where its items came from, an array of ``shape``."""
+        """Add a cotangent to where its items came from, an array of ``shape``.
+
+        The index may have dimensions of 1 where the cotangent has more.
+        """
         xp = do.xp
         zeros = xp.zeros(shape, dtype=cotangent.dtype, device=device_of(cotangent))
-        if is_empty(shape) or is_empty(tuple(cotangent.shape)):
+        full = tuple(cotangent.shape)
+        if is_empty(shape) or is_empty(full):
             return zeros
         size = shape[dim] if shape else 1
         if self.mode != "raise" or self.from_end:  # else the index is known to be in bounds
             index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
             if self.mode == "fill":
                 cotangent = xp.where(inside, cotangent, 0)
+        if tuple(index.shape) != full:
+            index = do.spread(index, full)
         return do.run(ScatterAdd(dim), zeros, index, cotangent)
 
     def tangent(
@@ -157,9 +165,8 @@ class TakeAlongAxis(Gather):
         shape = specs[0].shape
         dim = self.axis(len(shape))
         full = tuple(cotangent.shape)
-        index = do.xp.broadcast_to(operands[1], full)
         whole = (*full[:dim], shape[dim], *full[dim + 1 :])
-        return (sum_to(do, self._scatter_back(do, cotangent, whole, dim, index), shape),)
+        return (sum_to(do, self._scatter_back(do, cotangent, whole, dim, operands[1]), shape),)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ class GatherTokens(Gather):
     def transpose(
         self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
-        ids = expand_ids(do, operands[1], tuple(cotangent.shape))
+        ids = beside_tokens(do, operands[1], tuple(cotangent.shape))
         return (self._scatter_back(do, cotangent, specs[0].shape, 1, ids),)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
@@ -205,12 +212,18 @@ class Scatter(Operation):
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
+    #: Which operand has the shape of the result.
+    shaped_by: ClassVar[int] = 0
+
+    def axis(self, ndim: int) -> int:
+        """The dimension, counted from the front."""
+        return checks.dim(self.dim, ndim)
 
     def result(self, x: Spec, index: Spec, src: Spec | None) -> tuple[Spec, ...]:
         """``src`` is None where it is a number."""
         checks.itemsize(x.dtype, "input")
         checks.index_dtype(index.dtype, "index")
-        dim = checks.dim(self.dim, len(x.shape))
+        dim = self.axis(len(x.shape))
         if src is not None and x.dtype.name != src.dtype.name:
             raise TypeError(
                 f"input has dtype {x.dtype.name} and src {src.dtype.name}: one is needed"
@@ -292,11 +305,19 @@ def _batch_off_dim(
     operation: Gather | Scatter, do: Apply, size: int, operands: Tuple, axes: Tuple
 ) -> Any:
     """The batching rule of operations along a dimension: a batch is one more, in front."""
-    ndim = operands[0].ndim - (axes[0] is not None)
-    if ndim == 0:
-        raise ValueError("vmap over a 0-d gather: the input needs a dimension of its own")
-    moved = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
-    return do.run(replace(operation, dim=operation.dim % ndim + 1), *moved)
+    sizes = [a.ndim - (axis is not None) for a, axis in zip(operands, axes, strict=True)]
+
+    def front(k: int) -> Any:
+        array, axis = operands[k], axes[k]
+        spreads = axis is None and k in operation.sides
+        moved = array[None] if spreads else to_front(do, array, axis, size)
+        if sizes[k] == 0:  # of numbers each is an array of one, as a 0-d array is to the operation
+            moved = do.xp.reshape(moved, (-1, 1))
+        return do.spread(moved, (size, *moved.shape[1:])) if spreads else moved
+
+    dim = operation.axis(max(sizes[0], 1)) + 1
+    result = do.run(replace(operation, dim=dim), *map(front, range(len(operands))))
+    return do.xp.reshape(result, (size,)) if sizes[operation.shaped_by] == 0 else result
 
 
 def added_kind(dtype: DType) -> str:
@@ -310,11 +331,14 @@ def added_kind(dtype: DType) -> str:
     return kind
 
 
+def beside_tokens(do: Apply, ids: Any, shape: Shape) -> Any:
+    """Ids `[N, K]` as `[N, K, 1, ...]`, of as many dimensions as the tokens that they pick."""
+    return do.xp.reshape(ids, (*ids.shape, *(1,) * (len(shape) - 2)))
+
+
 def expand_ids(do: Apply, ids: Any, shape: Shape) -> Any:
     """Ids `[N, K]` viewed at the shape `[N, K, ...]` of the tokens they pick."""
-    return do.xp.broadcast_to(
-        do.xp.reshape(ids, (*ids.shape, *(1,) * (len(shape) - 2))), (*ids.shape, *shape[2:])
-    )
+    return do.xp.broadcast_to(beside_tokens(do, ids, shape), (*ids.shape, *shape[2:]))
 
 
 def sum_to(do: Apply, array: Any, shape: Shape) -> Any:

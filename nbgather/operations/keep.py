@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class Keep:
                 _between(number, length, f"num_keep[{n}]")
         return self
 
+    def repeated(self, times: int) -> Keep:
+        """The same for so many times the samples, one batch of them after the other."""
+        return self if self.counts is None else replace(self, counts=self.counts * times)
+
     def valid_slots(self) -> np.ndarray:
         """Which slots hold a token where each sample has a number of its own: bool `[N, K]`."""
         numbers = np.array(self.counts, np.int64)
@@ -70,7 +74,7 @@ def keep_of(mask_ratio: Any, num_keep: Any, samples: Any, length: Any) -> Keep:
 
 def _counts(num_keep: Any, samples: Any) -> tuple[int, ...] | None:
     """A number for each of the samples; None where it is one for all."""
-    if isinstance(num_keep, (int, float, np.integer, np.floating)):
+    if isinstance(num_keep, (int, float, np.integer, np.floating)) or checks.is_open(num_keep):
         return None
     values: Sequence[Any] = num_keep
     if not isinstance(num_keep, (list, tuple)):
@@ -99,6 +103,8 @@ def _between(number: int, length: Any, what: str) -> None:
 
 def ratio(mask_ratio: Any) -> float:
     """A number between 0 and 1 as a float; text and bools are none."""
+    if type(mask_ratio) is float:
+        return _within(mask_ratio)
     kind = type(mask_ratio).__name__
     if isinstance(mask_ratio, (str, bytes, bytearray, bool)) or "bool" in str(
         getattr(mask_ratio, "dtype", "")
@@ -116,6 +122,10 @@ def ratio(mask_ratio: Any) -> float:
         raise TypeError(
             f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed"
         ) from None
-    if math.isnan(value) or not 0 <= value <= 1:
+    return _within(value)
+
+
+def _within(value: float) -> float:
+    if not 0 <= value <= 1:  # NaN is not, either
         raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
     return value

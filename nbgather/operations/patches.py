@@ -20,9 +20,8 @@ from nbgather.operations.base import (
     fresh,
     known,
 )
-from nbgather.operations.indexing import GatherTokens
 from nbgather.operations.shapes import Shape
-from nbgather.operations.tokens import RandomMasking, ranks
+from nbgather.operations.tokens import KeepTokens, RandomMasking, ranks
 
 #: Pixels that can be normalised.
 PIXEL_DTYPES = ("uint8", "float32")
@@ -119,10 +118,10 @@ class Unpatchify(Operation):
 
 @dataclass(frozen=True)
 class CutPatches(Operation):
-    """The kept patches of images: operands (images, ids_keep `[N, K]`, -1 for none).
+    """The kept patches of images: operands (images, ids_keep `[N, K]`, ids_restore).
 
-    ``affine`` is what pixels are normalised by, in float32: (scale, mean of each channel, std of
-    each channel).
+    An id of -1 is none; ``ids_restore`` is looked at for a gradient alone. ``affine`` is what
+    pixels are normalised by, in float32: (scale, mean of each channel, std of each channel).
     """
 
     patch_size: tuple[int, ...]
@@ -130,10 +129,10 @@ class CutPatches(Operation):
     #: Whether ids may be -1.
     padded: bool = False
 
-    names: ClassVar[tuple[str, ...]] = ("images", "ids_keep")
+    names: ClassVar[tuple[str, ...]] = ("images", "ids_keep", "ids_restore")
     differentiable_parts: ClassVar[bool] = True
 
-    def result(self, images: Spec, ids: Spec) -> tuple[Spec, ...]:
+    def result(self, images: Spec, ids: Spec, ranks: Spec | None = None) -> tuple[Spec, ...]:
         checks.itemsize(images.dtype, "images")
         image_grid(images.shape, self.patch_size)
         if self.affine is not None:
@@ -143,10 +142,9 @@ class CutPatches(Operation):
         return (fresh((*ids.shape, width), dtype, images),)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
-        images, ids_keep = operands
+        images, ids_keep, ids_restore = operands
         patches = do.run(Patchify(self.patch_size), images)
-        mode = "fill" if self.padded else "raise"
-        kept = do.run(GatherTokens(mode=mode, trusted=True), patches, ids_keep)
+        kept = do.run(KeepTokens(self.padded), patches, ids_keep, ids_restore)
         if self.affine is None:
             return kept
         return self._normalise(do, kept, ids_keep)
@@ -202,7 +200,7 @@ class MaskedPatchify(RandomMasking):
         images, noise, ids = operands
         length = self.tokens(tuple(images.shape))
         ids_keep, ids_restore, mask = self.choose(do, images, length, noise, ids)
-        return do.run(self.cut, images, ids_keep), mask, ids_restore
+        return do.run(self.cut, images, ids_keep, ids_restore), mask, ids_restore
 
 
 def patch_size(value: Any, shape: Shape) -> tuple[int, ...]:

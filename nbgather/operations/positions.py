@@ -25,23 +25,27 @@ def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool)
 
     Returns
     -------
-    positions : array of int64
+    positions : array of int64, or of JAX's int32
         Below ``size``; 0 where the value is out of bounds.
     inside : array of bool
         Which values are in bounds.
     """
     values = xp.astype(index, xp.int64)
-    # A uint64 from 2**63 on is beyond every size; its bits as int64 are 2**64 less.
-    beyond = values < 0 if index.dtype == xp.uint64 else None
+    # A uint64 from 2**63 on is beyond every size; its bits as int64 are 2**64 less. Where JAX has
+    # no int64, the same goes for a uint32 from 2**31 on.
+    bits, widest = (32, xp.uint32) if values.dtype == xp.int32 else (64, xp.uint64)
+    beyond = values < 0 if index.dtype == widest else None
     if from_end and beyond is None:
         values = xp.where(values < 0, values + size, values)
     if mode == "wrap" and size != 0:
         wrapped = xp.remainder(values, size)
         if beyond is not None:
-            wrapped = xp.where(beyond, xp.remainder(wrapped - (size - 2**64 % size), size), wrapped)
+            wrapped = xp.where(
+                beyond, xp.remainder(wrapped - (size - 2**bits % size), size), wrapped
+            )
         values = wrapped
     elif beyond is not None:
-        values = xp.where(beyond, _INT64_MAX, values)
+        values = xp.where(beyond, 2 ** (bits - 1) - 1, values)
     if mode == "clip" and size != 0:
         values = xp.clip(values, 0, size - 1)
     inside = xp.asarray((values >= 0) & (values < size))

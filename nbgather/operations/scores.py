@@ -165,3 +165,22 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
     if not chosen or any(not -ndim <= d < ndim for d in chosen):
         raise ValueError(f"axes is {value}: axes of a grid of {ndim} are needed, at least one")
     return tuple(sorted({d % ndim for d in chosen}))
+
+
+def checked(score: Score) -> Score:
+    """An operation whose parameters no public function has checked."""
+    numbers, tokens = score.numbers, token_grid(score.grid)
+    if score.strategy not in ("grid", "block", "lines") or len(numbers) != 3:
+        raise ValueError(
+            f"strategy is {score.strategy!r} with numbers {numbers}: 'grid', 'block' or 'lines' is"
+            " needed, and three numbers"
+        )
+    checks.epoch(score.epoch)
+    if score.strategy == "grid":
+        stride(numbers[0])
+    elif score.strategy == "block":
+        areas(*numbers[:2], math.prod(block_grid(score.grid)[-2:]))
+        aspect(score.min_aspect)
+    elif not 0 < numbers[0] < 2 ** len(tokens):
+        raise ValueError(f"axes are the bits of {numbers[0]}: a grid has {len(tokens)}")
+    return score

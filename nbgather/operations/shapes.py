@@ -39,7 +39,8 @@ def scatter_shapes(x: Shape, index: Shape, src: Shape, dim: int) -> None:
             f"src has {len(src)} dimensions (shape {src}) and index"
             f" {len(index)} (shape {index}): both must have the same number"
         )
-    for d, (n, limit) in enumerate(zip(index, src, strict=False)):
+    # 0-d counts as one dimension of length 1.
+    for d, (n, limit) in enumerate(zip(index or (1,), src or (1,), strict=True)):
         if known(n) and known(limit) and n > limit:
             raise ValueError(
                 f"index has size {n} at dimension {d}, src only {limit} (index shape"

@@ -43,14 +43,47 @@ class TokenNoise(Operation):
         checks.sample_ids(ids.shape, ids.dtype.name)
         return (fresh((*ids.shape, self.num_tokens), FLOAT32, ids),)
 
-    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        return batch_of_samples(self, do, size, operands, axes)
-
 
 def token_noise(seed: Any, epoch: Any, num_tokens: Any) -> TokenNoise:
     """The operation of a call's arguments."""
     key, tokens = checks.bits64(seed, "seed"), checks.count(num_tokens, "num_tokens")
     return TokenNoise(key, checks.epoch(epoch), tokens)
+
+
+@dataclass(frozen=True)
+class SeededNoise(Operation):
+    """The same where seed and epoch are not known yet: operands (sample_ids `[N]`, seed, epoch).
+
+    Both are whole numbers of which 64 and the lower 32 bits count.
+    """
+
+    num_tokens: int
+
+    names: ClassVar[tuple[str, ...]] = ("sample_ids", "seed", "epoch")
+    sides: ClassVar[tuple[int, ...]] = (0, 1, 2)
+
+    def result(self, ids: Spec, seed: Spec, epoch: Spec) -> tuple[Spec, ...]:
+        for spec, name in ((seed, "seed"), (epoch, "epoch")):
+            if spec.dtype.integer is None or spec.shape != ():
+                raise TypeError(
+                    f"{name} has dtype {spec.dtype.name} and shape {spec.shape}: one whole number"
+                    " is needed"
+                )
+        return TokenNoise(0, 0, self.num_tokens).result(ids)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        ids, seed, epoch = operands
+        if axes[1] is None and axes[2] is None:
+            front = to_front(do, ids, axes[0], size)
+            return split_samples(do, do.run(self, merge_samples(do, front), seed, epoch), front)
+        each = [to_front(do, a, axis, size) for a, axis in zip(operands, axes, strict=True)]
+        return do.xp.stack([do.run(self, *(a[b] for a in each)) for b in range(size)])
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        """Where the values are there."""
+        ids, seed, epoch = operands
+        noise = TokenNoise(int(seed) & (2**64 - 1), int(epoch) & (2**32 - 1), self.num_tokens)
+        return do.run(noise, ids)
 
 
 @dataclass(frozen=True)
@@ -67,7 +100,8 @@ class RankTokens(Operation):
         return ranks(self.keep.check(samples, length), samples, length, scores)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        return batch_of_samples(self, do, size, operands, axes)
+        merged = RankTokens(self.keep.repeated(size))
+        return batch_of_samples(merged, do, size, operands, axes)
 
 
 @dataclass(frozen=True)
@@ -162,16 +196,57 @@ class RandomMasking(Operation):
     def lower(self, do: Apply, *operands: Any) -> Any:
         x, noise, ids = operands
         ids_keep, ids_restore, mask = self.choose(do, x, x.shape[1], noise, ids)
-        return (
-            do.run(GatherTokens(mode=self.fill_mode, trusted=True), x, ids_keep),
-            mask,
-            ids_restore,
-        )
+        pick = KeepTokens(self.keep.counts is not None)
+        return do.run(pick, x, ids_keep, ids_restore), mask, ids_restore
+
+
+#: The gathers of kept tokens, by whether ids are padded, and trusted.
+_PICKS = {
+    (padded, trusted): GatherTokens(mode="fill" if padded else "raise", trusted=trusted)
+    for padded in (False, True)
+    for trusted in (False, True)
+}
+
+
+@dataclass(frozen=True)
+class KeepTokens(Operation):
+    """The tokens that a ranking keeps: operands (x `[N, L, ...]`, ids_keep, ids_restore).
+
+    A gather whose gradient is no sum: a ranking names each token once, and ``ids_restore`` says
+    where it went. So the cotangent is restored, and nothing is added.
+    """
+
+    #: Whether ids_keep may be -1, which stands behind those of a sample that keeps fewer.
+    padded: bool = False
+    #: Whether the ids are known to be a ranking's, so that nothing waits for a device to say so.
+    trusted: bool = True
+
+    names: ClassVar[tuple[str, ...]] = ("x", "ids_keep", "ids_restore")
+    sides: ClassVar[tuple[int, ...]] = (1, 2)
+    differentiable: ClassVar[tuple[int, ...]] = (0,)
 
     @property
-    def fill_mode(self) -> str:
-        """What the ids of kept tokens need: -1 stands behind those of a sample that keeps fewer."""
-        return "raise" if self.keep.counts is None else "fill"
+    def gather(self) -> GatherTokens:
+        """The gather that it is."""
+        return _PICKS[self.padded, self.trusted]
+
+    def result(self, x: Spec, ids: Spec, ranks: Spec | None = None) -> tuple[Spec, ...]:
+        return self.gather.result(x, ids)
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        return do.run(self.gather, *operands[:2])
+
+    def transpose(
+        self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
+    ) -> Tuple:
+        _, ids_keep, ids_restore = operands
+        if self.padded:  # the slots behind a sample's tokens are no tokens of it
+            held = expand_ids(do, ids_keep, tuple(cotangent.shape)) >= 0
+            cotangent = do.xp.where(held, cotangent, 0)
+        return (do.run(RestoreTokens(trusted=self.trusted), cotangent, ids_restore, 0),)
+
+    def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
+        return do.run(self, tangents[0], *operands[1:])
 
 
 @dataclass(frozen=True)
@@ -234,13 +309,18 @@ class RestoreTokens(GatherTokens):
         return do.run(self, visible, operands[1], 0 if token is None else token)
 
     def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
-        if axes[2] is not None:
-            raise ValueError("vmap over mask_token: one mask token for all is needed")
-        merged = [
-            merge_samples(do, to_front(do, a, axis, size))
-            for a, axis in zip(operands[:2], axes[:2], strict=True)
-        ]
-        return split_samples(do, do.run(self, *merged, operands[2]), size)
+        x, ids = (to_front(do, a, axis, size) for a, axis in zip(operands[:2], axes[:2]))
+        token = operands[2] if axes[2] is None else 0
+        restored = do.run(self, merge_samples(do, x), merge_samples(do, ids), token)
+        result = split_samples(do, restored, x)
+        if axes[2] is None:
+            return result
+        # A token for each of the batch goes where a visible one did not.
+        tokens, ndim = to_front(do, operands[2], axes[2], size), result.ndim - 3
+        inner = tokens.shape[1:][max(tokens.ndim - 1 - ndim, 0) :]
+        tokens = do.xp.reshape(tokens, (size, 1, 1, *(1,) * (ndim - len(inner)), *inner))
+        removed = do.xp.reshape(ids >= x.shape[2], (*ids.shape, *(1,) * ndim))
+        return do.xp.where(removed, do.xp.astype(tokens, result.dtype), result)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 
+from nbgather.apps.bench.compiled_rows import COMPILED_ROWS
 from nbgather.apps.bench.contest import Row
 from nbgather.apps.bench.gather_rows import GATHER_ROWS, SCATTER_ROWS
+from nbgather.apps.bench.jax_rows import JAX_ROWS
 from nbgather.apps.bench.masking_rows import MASKING_ROWS
 from nbgather.apps.bench.model_rows import MODEL_ROWS
 from nbgather.apps.bench.patch_rows import PATCH_ROWS
@@ -14,7 +16,8 @@ from nbgather.apps.bench.small_rows import SMALL_ROWS
 __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = (
-    *GATHER_ROWS, *SMALL_ROWS, *SCATTER_ROWS, *MASKING_ROWS, *PATCH_ROWS, *MODEL_ROWS
+    *GATHER_ROWS, *SMALL_ROWS, *SCATTER_ROWS, *MASKING_ROWS, *PATCH_ROWS, *MODEL_ROWS, *JAX_ROWS,
+    *COMPILED_ROWS,
 )  # fmt: skip
 
 

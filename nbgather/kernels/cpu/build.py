@@ -150,10 +150,11 @@ def linked(function: Function, symbol: str) -> Any:
         whole = library._final_module
         for part in library._linking_libraries:
             whole.link_in(part._get_module_for_linking(), preserve=True)
-    # What is called is put in place of its calls, and nothing is left of it otherwise.
-    for item in (*whole.functions, *whole.global_variables):
+    # What is called is put in place of its calls, and nothing is left of it otherwise. Where it is
+    # called, its name is kept: numba's depends on what was compiled before.
+    for k, item in enumerate((*whole.functions, *whole.global_variables)):
         if not item.is_declaration and item.name != symbol:
-            item.linkage = "internal"
+            item.linkage, item.name = "internal", f"part.{k}"
     return whole
 
 

@@ -15,13 +15,15 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbgather.kernels.environment import Variable
 
 _local = threading.local()
 _set: int | None = None
+#: What is called when `set_num_threads` was: compiled code that runs without Python cannot ask.
+listeners: list[Callable[[], None]] = []
 
 VARIABLE = Variable("NBGATHER_NUM_THREADS")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -50,6 +52,12 @@ def num_threads() -> int:
     chosen = _chosen()
     if chosen is None:
         chosen = getattr(_local, "default", None)
+    return default() if chosen is None else chosen
+
+
+def num_threads_of_process() -> int:
+    """How many threads a call may use in a thread that nobody has limited."""
+    chosen = _set if _set is not None else _named()
     return default() if chosen is None else chosen
 
 
@@ -100,6 +108,8 @@ def set_num_threads(count: int | None) -> None:
     """
     global _set
     _set = None if count is None else _checked(count)
+    for told in listeners:
+        told()
 
 
 def _checked(count: int) -> int:

@@ -50,7 +50,16 @@ from nbgather.kernels.memory import memory_address
 from nbgather.kernels.small import FIXED, Place, Step
 from nbgather.kernels.split import KEEP_GIL_BYTES, parts_of, splits, with_length
 
-__all__ = ["choose", "choose_for_tensors", "run", "run_tasks", "splits", "step", "team_address"]
+__all__ = [
+    "choose",
+    "choose_for_tensors",
+    "prepare",
+    "run",
+    "run_tasks",
+    "splits",
+    "step",
+    "team_address",
+]
 
 _HELPER = compiler.Function("team", "helper", None, ("i8",))
 _RUN = compiler.Function("team", "run", None, FASTCALL_TYPES)
@@ -119,6 +128,11 @@ def _own_team(helpers: int) -> _Team:
     if team.helpers < helpers:
         team.grow(helpers)
     return team
+
+
+def prepare(count: int) -> None:
+    """Have a team for calls on so many threads, for compiled code that cannot start one."""
+    _own_team(min(count, MAX_THREADS) - 1)
 
 
 #: Where the address of the team's memory is: 0 until a call was split in this process.

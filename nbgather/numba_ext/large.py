@@ -1,0 +1,59 @@
+"""What compiled code asks of Python where it has its lock: large calls, as the engine makes them.
+
+An answer of None says that it is to be done over there, with the error there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbgather import indexing, masking, patches
+from nbgather.kernels.constants import MODES
+
+#: Calls that move so many bytes are made here: for less, the way here takes longer.
+LARGE_BYTES = 1 << 17
+
+
+def answer(name: str, *arguments: Any) -> Any:
+    """The arrays of a call, or None.
+
+    Who asks may have been compiled with another version of this package: what a name here stands
+    for never changes, and what it is given neither. An interrupt is raised as it came.
+    """
+    try:
+        return _CALLS[name](*arguments)
+    except Exception:
+        return None
+
+
+def _gathering(call: Any) -> Any:
+    return lambda x, dim, index, how, fill=0, out=None: call(
+        x, dim, index, mode=MODES[how], fill_value=fill, out=out
+    )
+
+
+#: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.
+_CALLS: dict[str, Any] = {
+    "gather": _gathering(indexing.gather),
+    "take_along_axis": _gathering(
+        lambda x, axis, index, **options: indexing.take_along_axis(x, index, axis, **options)
+    ),
+    "gather_tokens": _gathering(
+        lambda x, dim, ids, **options: indexing.gather_tokens(x, ids, **options)
+    ),
+    "scatter": indexing.scatter,
+    "scatter_add": indexing.scatter_add,
+    "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
+        seed, ids, tokens, epoch=epoch
+    ),
+    "rank_tokens": masking.rank_tokens,
+    "masking_by_noise": lambda x, number, noise: masking.random_masking(
+        x, noise=noise, num_keep=number
+    ),
+    "masking_by_seed": lambda x, number, seed, epoch, ids=None: masking.random_masking(
+        x, seed=seed, sample_ids=ids, epoch=epoch, num_keep=number
+    ),
+    "restore_tokens": masking.restore_tokens,
+    "patchify": patches.patchify,
+    "unpatchify": patches.unpatchify,
+}

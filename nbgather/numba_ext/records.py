@@ -1,0 +1,194 @@
+"""Errors of compiled code: written down there as numbers, told by the functions of Python.
+
+Compiled code sees that something is wrong, and writes a *record*: int64 in memory of its own, of
+which the first says what it is about. The exception that it then raises has the record's address.
+When Python makes the exception, the function itself is called with the same numbers, and with
+arrays of the same shapes and dtypes that have no memory: what it says of them is raised instead. So
+no check has a second text.
+
+What numba has cached goes on to write the records of the version that compiled it. So what is here
+never changes: another layout of a record is another kind of it, with a number of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import nbgather
+from nbgather.containers import registry
+from nbgather.engine import bad_index
+from nbgather.engine.out import check_out
+from nbgather.engine.plan import plan_gather
+from nbgather.kernels.constants import MODES
+from nbgather.kernels.memory import view_memory
+from nbgather.operations import checks
+from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
+from nbgather.operations.shapes import needs_position
+
+#: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
+#: was, memory that is not there.
+CALL, OUT, MODE, BAD_INDEX, GONE_INDEX = range(5)
+#: A flag of a record that was read before.
+TOLD = 1 << 32
+#: What an argument of a call is.
+ABSENT, NONE, NUMBER, ARRAY, MODE_NUMBER, TUPLE = range(6)
+#: The kinds of numbers that a record has two words of.
+INTEGER, UNSIGNED, REAL, BOOLEAN, COMPLEX = range(5)
+#: The functions that a record may be about.
+FUNCTIONS = (
+    "gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add", "token_noise",
+    "rank_tokens", "random_masking", "restore_tokens", "patchify", "unpatchify",
+)  # fmt: skip
+#: The kinds of gathers.
+GATHER, ALONG, TOKENS, RESTORE = range(4)
+
+_OPERATIONS: dict[str, Any] = {
+    "gather": Gather,
+    "take_along_axis": TakeAlongAxis,
+    "gather_tokens": GatherTokens,
+}
+_MISSING = object()
+
+_libc = ctypes.CDLL(None)
+_libc.free.argtypes = [ctypes.c_void_p]
+
+
+class _Words:
+    """Reads a record."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def take(self) -> int:
+        value = ctypes.c_int64.from_address(self.address).value
+        self.address += 8
+        return value
+
+    def many(self, count: int) -> tuple[int, ...]:
+        return tuple(self.take() for _ in range(count))
+
+    def number(self) -> Any:
+        kind, first, second = self.many(3)
+        if kind == UNSIGNED:
+            return first & (2**64 - 1)
+        if kind in (REAL, COMPLEX):
+            parts = struct.unpack("dd", struct.pack("qq", first, second))
+            return complex(*parts) if kind == COMPLEX else parts[0]
+        return bool(first) if kind == BOOLEAN else first
+
+    def array(self, has_memory: bool = False) -> np.ndarray:
+        """An array where it lies, or one like it that has no memory."""
+        dtype = struct.pack("qq", *self.many(2)).rstrip(b"\0").decode()
+        address, counted, ndim = self.many(3)
+        numbers = self.many(2 * counted)
+        shape, strides = numbers[:ndim], numbers[counted : counted + ndim]
+        if has_memory:
+            return view_memory(address, shape, strides, dtype, None)
+        return _like(shape, np.dtype(dtype))
+
+    def argument(self) -> Any:
+        kind = self.take()
+        if kind == TUPLE:
+            return tuple(self.number() for _ in range(self.take()))
+        readers = {
+            ABSENT: lambda: _MISSING,
+            NONE: lambda: None,
+            NUMBER: self.number,
+            ARRAY: self.array,
+            MODE_NUMBER: lambda: MODES[self.take()],
+        }
+        return readers[kind]()
+
+
+def _like(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array of a shape whose items are one and the same, a zero."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """The names of a function's parameters, in the order that a record has them in."""
+    function = getattr(nbgather, name)
+    return tuple(function.__code__.co_varnames[: _arity(function)])
+
+
+def _arity(function: Any) -> int:
+    return int(function.__code__.co_argcount + function.__code__.co_kwonlyargcount)
+
+
+def _call(words: _Words) -> None:
+    name = FUNCTIONS[words.take()]
+    given = [words.argument() for _ in range(words.take())]
+    named = dict(zip(parameters(name), given, strict=False))
+    named = {key: value for key, value in named.items() if value is not _MISSING}
+    getattr(nbgather, name)(**named)
+
+
+def _out(words: _Words) -> None:
+    """Nothing is read or written where the arrays are: they may be gone."""
+    name, dim, mode = FUNCTIONS[words.take()], words.take(), MODES[words.take()]
+    operation = _OPERATIONS[name](dim, mode)
+    arrays = []
+    for _ in range(3):
+        words.take()
+        arrays.append(words.array(has_memory=True))
+    *operands, out = arrays
+    if not words.take():
+        out.flags.writeable = False
+    container = registry.find(out, "out")
+    specs = [container.spec(one) for one in operands]
+    named = [*zip(operation.names[:2], operands, specs, strict=True)]
+    out_spec = check_out(container, out, named)
+    kind: Any = type(operation)
+    plan = plan_gather(kind, dim, mode, *specs, out_spec)
+    needs_position(plan.shape, plan.size, plan.dim, plan.mode)
+    raise ValueError(
+        "out lies between the items of an operand: without the GIL that is taken for an overlap"
+    )
+
+
+def _mode(words: _Words) -> None:
+    length, width = words.take(), words.take()
+    data = ctypes.string_at(words.address, length * width)
+    checks.mode(np.frombuffer(data, f"u{width}").astype("u4").tobytes().decode("utf-32"))
+
+
+def _bad_index(words: _Words) -> None:
+    dim, size, unsigned, value = words.many(4)
+    value += 2**64 if unsigned and value < 0 else 0
+    raise IndexError(bad_index.message(value, str(words.many(words.take())), dim, size))
+
+
+def _gone_index(words: _Words) -> None:
+    dim, size = words.take(), words.take()
+    bad_index.raise_bad_index(np.empty(0, np.int64), size, dim, False)
+
+
+_READERS = {CALL: _call, OUT: _out, MODE: _mode, BAD_INDEX: _bad_index, GONE_INDEX: _gone_index}
+
+
+def _told(check: Callable[[_Words], None], words: _Words) -> Exception:
+    try:
+        check(words)
+    except Exception as error:
+        return error.with_traceback(None)
+    return RuntimeError("a call was refused in compiled code that is none to refuse")
+
+
+class Refused(ValueError):
+    """What a record says: makes an exception of another class than its own."""
+
+    def __new__(cls, address: int) -> Any:
+        words = _Words(address)
+        kind = words.take()
+        error = _told(_READERS[kind & ~TOLD], words)
+        # numba asks twice: whether there is such an exception, and when it raises it.
+        if kind & TOLD:
+            _libc.free(address)
+        else:
+            ctypes.c_int64.from_address(address).value = kind | TOLD
+        return error
