@@ -159,6 +159,7 @@ def test_tensors_and_gradients(shape: tuple[int, int]) -> None:
     [
         (np.zeros((2, 3)), np.zeros((3, 1), int), 1, ValueError, "off axis 1 the sizes must be"),
         (np.zeros((2, 3)), np.zeros(3, int), 1, ValueError, "indices has 1 dimensions"),
+        (np.zeros(3), np.zeros((), int), 0, ValueError, "indices has 0 dimensions"),
         (np.zeros((2, 3)), np.zeros((2, 3)), 1, IndexError, "indices has dtype float64"),
         (np.zeros((2, 3)), np.zeros((2, 3), bool), 1, IndexError, "indices has dtype bool"),
         (np.zeros((2, 3)), np.zeros((2, 3), int), 2, IndexError, "axis 2 is out of range"),

@@ -50,7 +50,7 @@ def scatter_shapes(x: Shape, index: Shape, src: Shape, dim: int) -> None:
 
 def along_shape(arr: Shape, indices: Shape, axis: int) -> Shape:
     """The result's shape of take_along_axis: off the axis the shapes broadcast."""
-    if max(len(arr), 1) != max(len(indices), 1):
+    if len(arr) != len(indices):
         raise ValueError(
             f"indices has {len(indices)} dimensions (shape {indices}) and arr"
             f" {len(arr)} (shape {arr}): both must have the same number"
