@@ -66,7 +66,7 @@ def random(
     >>> strategies.random(0, 1, (2, 2)).tolist()
     [[0.3990464210510254, 0.8805201649665833, 0.7357127666473389, 0.6054818034172058]]
     """
-    tokens = _kept(_num_tokens, grid)
+    tokens = _kept(sample_ids, _num_tokens, grid)
     return token_noise(seed, sample_ids, tokens, epoch=epoch, backend=backend)
 
 
@@ -114,7 +114,7 @@ def grid(
     >>> (scores.reshape(4, 6) < 6).astype(int).tolist()
     [[0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
     """
-    return _ordered(_kept(_lattice, grid, stride), seed, sample_ids, epoch, backend)
+    return _ordered(_kept(sample_ids, _lattice, grid, stride), seed, sample_ids, epoch, backend)
 
 
 def block(
@@ -183,7 +183,7 @@ def block(
     -####---
     --------
     """
-    order = _kept(_boxes, grid, min_area, max_area, min_aspect, wrap)
+    order = _kept(sample_ids, _boxes, grid, min_area, max_area, min_aspect, wrap)
     return _ordered(order, seed, sample_ids, epoch, backend)
 
 
@@ -235,7 +235,7 @@ def time_frequency(
     --##--
     --##--
     """
-    return _ordered(_kept(_lines, grid, axes), seed, sample_ids, epoch, backend)
+    return _ordered(_kept(sample_ids, _lines, grid, axes), seed, sample_ids, epoch, backend)
 
 
 def tube(
@@ -282,7 +282,7 @@ def tube(
     >>> nbgather.rank_tokens(scores, 3).mask.reshape(3, 4).tolist()
     [[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]
     """
-    sizes = _kept(_frames, grid)
+    sizes = _kept(sample_ids, _frames, grid)
     if spatial is None and backend is None:
         result = dispatch.recall_draw((scores.Tube, sizes), sample_ids, seed, epoch)
         if result is not None:
@@ -295,10 +295,12 @@ def tube(
 _PLAIN = frozenset((int, float, bool, NoneType))
 
 
-def _kept(check: Callable[..., Any], grid: Any, *options: Any) -> Any:
-    """What a check of a grid and options gives, which is kept for plain ones."""
-    if (type(grid) is tuple or type(grid) is list) and _PLAIN.issuperset(
-        map(type, (*grid, *options))
+def _kept(sample_ids: Any, check: Callable[..., Any], grid: Any, *options: Any) -> Any:
+    """What a check of a grid and options gives, which is kept for plain ones outside of traces."""
+    if (
+        (type(grid) is tuple or type(grid) is list)
+        and (type(sample_ids) is int or dispatch.may_repeat(sample_ids))
+        and _PLAIN.issuperset(map(type, (*grid, *options)))
     ):
         return _checked(check, len(grid), *grid, *options)
     return check(grid, *options)

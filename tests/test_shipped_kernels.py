@@ -16,7 +16,7 @@ import pytest
 from test_kernel_cache import damage
 
 from nbgather.apps import info
-from nbgather.kernels.cpu import loader, shipped
+from nbgather.kernels.cpu import cache, loader, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "build_kernels.py"
@@ -71,6 +71,15 @@ def test_they_are_of_these_sources_and_of_all_usual_calls() -> None:
 
 def test_they_are_small() -> None:
     assert sum(shipped.path_of(kind).stat().st_size for kind in KINDS) < 5_000_000
+
+
+def test_what_the_users_cache_is_named_by_has_all_sources() -> None:
+    for kind in KINDS:
+        archive = shipped.opened(shipped.path_of(kind))
+        assert archive is not None
+        for _, paths in archive.sources.values():
+            names = {p.removeprefix("cpu/") if p.startswith("cpu/") else f"../{p}" for p in paths}
+            assert names <= set(cache.SOURCES)
 
 
 @ON_X86

@@ -71,9 +71,9 @@ def count_up(to, count):
 
 @of_numbers(7, types.void)
 def draw_noise(out, ids, samples, tokens, epoch, seed, args):
-    """Noise `[N, L]` at an address, for int64 ids at another; ``args`` is memory for four words."""
+    """Noise `[N, L]` at an address, for int64 ids at another; ``args`` is memory for five words."""
     numbers = int64_at(U(args))
-    numbers[0], numbers[1] = tokens, epoch
+    numbers[0], numbers[1], numbers[4] = tokens, epoch, 1
     numbers[2], numbers[3] = seed & _LOW32, (seed >> 32) & _LOW32
     nothing = uint8_at(U(0))
     _noise(float32_at(U(out)), nothing, int64_at(U(ids)), nothing, numbers, 0, samples)

@@ -95,7 +95,7 @@ class _Noise(Call):
         noise, nw = made_array(context, builder, _NOISE, self.samples, self.tokens)
         token_loops.draw_noise.emit(
             context, builder, address_of(builder, nw), address_of(builder, iw), self.samples,
-            self.tokens, self.epoch, self.seed, emit.memory(builder, 4),
+            self.tokens, self.epoch, self.seed, emit.memory(builder, 5),
         )  # fmt: skip
         context.nrt.decref(builder, _IDS_1D, ids)
         return [noise]
