@@ -60,6 +60,10 @@ CASES: dict[str, Case] = {
     "take_along_axis": Case(
         (X, (N, K, 1)), lambda x, i, **o: nbgather.take_along_axis(x, i - L, 1, **o), (2 * L,)
     ),
+    "take_along_axis of one place": Case(
+        ((N, 1, D), (N, 1, D)),
+        lambda x, i, **o: nbgather.take_along_axis(x, i - 1, 1, **o), (2,),
+    ),
     "take_along_axis flat": Case(
         (X, (5,)), lambda x, i, **o: nbgather.take_along_axis(x, i, None, **o), (N * L * D,)
     ),

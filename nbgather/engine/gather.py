@@ -125,7 +125,7 @@ def _copy(backend: Any, plan: GatherPlan, out: int, x: int, i: int) -> bool:
     if not plan.indices or "copy" not in backend.DOES:
         return False
     if plan.mode == "raise" and backend.find_outside(plan.index, i, plan.indices, plan.size):
-        return False  # it may count from the end
+        return False
     backend.copy(out, x, plan.nbytes)
     return True
 
