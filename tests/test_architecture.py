@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script_modules import script_module
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("grimp", reason="import-linter is not installed")
@@ -26,13 +26,7 @@ IMPORTS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = ROOT / "scripts" / "architecture.py"
-    spec = importlib.util.spec_from_file_location("architecture", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("architecture")
 
 
 def texts(svg: str) -> list[str]:
