@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,8 +108,9 @@ def _gather(
         elif fill is not None:
             fill = np.repeat(fill, plan.row) if plan.row else fill
             aux = memory_address(fill)
-        bad = 0
-        if not _copy(backend, plan, out_address, x_address, i_address):
+        ways = _ways_to_copy(backend, plan, out_address, x_address, i_address)
+        bad = any(way() for way in ways)
+        if bad or not ways:
             bad = backend.gather(plan, out_address, x_address, i_address, aux)
     if bad:
         size = plan.limit if row is not None else plan.size
@@ -120,14 +123,20 @@ def _gather(
     return result
 
 
-def _copy(backend: Any, plan: GatherPlan, out: int, x: int, i: int) -> bool:
-    """Copy the input to the result, if that is all there is to do."""
+def _ways_to_copy(
+    backend: Any, plan: GatherPlan, out: Any, x: Any, i: Any
+) -> list[Callable[..., Any]]:
+    """The calls that copy the input to the result where that is all there is to do, else none.
+
+    Each is made if none before it found a bad index.
+    """
     if not plan.indices or "copy" not in backend.DOES:
-        return False
-    if plan.mode == "raise" and backend.find_outside(plan.index, i, plan.indices, plan.size):
-        return False
-    backend.copy(out, x, plan.nbytes)
-    return True
+        return []
+    copy = functools.partial(backend.copy, out, x, plan.nbytes)
+    if plan.mode != "raise":
+        return [copy]
+    check = plan.index, i, plan.indices, plan.size
+    return [functools.partial(backend.find_outside, *check), copy]
 
 
 def _keep(
@@ -149,14 +158,9 @@ def _keep(
     elif fill is not None:
         aux = memory_address(fill)
     source, index = small.operand(0), small.operand(1)
-    steps = []
-    if plan.indices:
-        if plan.mode == "raise":
-            check = plan.index, index, plan.indices, plan.size
-            steps.append(backend.find_outside(*check, run=backend.step))
-        steps.append(backend.copy(target, source, plan.nbytes, run=backend.step))
-    else:
-        steps.append(backend.gather(plan, target, source, index, aux, run=backend.step))
+    ways = _ways_to_copy(backend, plan, target, source, index)
+    ways = ways or [functools.partial(backend.gather, plan, target, source, index, aux)]
+    steps = [way(run=backend.step) for way in ways]
     memo.keep(
         container, backend, head, given, results, steps, out=2 if out is not None else -1,
         owner=(plan, fill), masks={0: backend.address_mask(plan), 2: backend.address_mask(plan)},
