@@ -113,6 +113,17 @@ def test_a_bad_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     del result  # nothing is raised from a finaliser
 
 
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_the_latest_of_equal_blocks_is_taken(last: int) -> None:
+    """The one that the caches may still hold, not the one that has been cold for longest."""
+    results = [gathered(n) for n in range(3)]
+    start = address(results[last])
+    order = [n for n in range(3) if n != last] + [last]
+    for n in order:
+        results[n] = None
+    assert address(gathered(3)) == start
+
+
 def test_a_much_larger_block_is_not_taken() -> None:
     large = np.zeros((4 * ROWS, 2), np.float32)
     nbgather.gather(large, 1, np.zeros((4 * ROWS, WIDTH), np.int64))

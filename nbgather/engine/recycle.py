@@ -89,7 +89,8 @@ def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     least, most = nbytes + ALIGNMENT_BYTES, nbytes * 5 // 4
     block = None
     with _lock:
-        for free in _free:
+        # Of equal ones the latest, which the caches may still hold.
+        for free in reversed(_free):
             if least <= free.nbytes <= most and (block is None or free.nbytes < block.nbytes):
                 block = free
         if block is not None:
