@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import nbgather
 from nbgather.kernels import scalar
 from nbgather.kernels.cpu import limits as cpu_limits
+from nbgather.kernels.cpu import philox
 from nbgather.kernels.views import reference
 
 # Random123's published known answers for philox4x32-10: counter, key, output.
@@ -74,9 +75,9 @@ def test_philox_known_answers(counter: tuple, key: tuple, words: tuple) -> None:
     def run(c0, c1, c2, c3, k0, k1):
         return scalar.philox4x32(c0, c1, c2, c3, k0, k1)
 
-    for philox in (scalar.philox4x32.py_func, run):
+    for words_of in (scalar.philox4x32.py_func, run):
         with np.errstate(over="ignore"):
-            given_back = philox(*(np.uint32(v) for v in (*counter, *key)))
+            given_back = words_of(*(np.uint32(v) for v in (*counter, *key)))
         assert tuple(int(word) for word in given_back) == words
     assert reference.philox4x32(counter, key) == words
 
@@ -94,6 +95,21 @@ def test_every_backend_gives_the_reference_noise(length: int, backend: str) -> N
     want = nbgather.token_noise(-5, ids, length, epoch=2**32 - 1, backend="reference")
     assert want.shape == (6, length)
     same(nbgather.token_noise(-5, ids, length, epoch=2**32 - 1, backend=backend), want)
+
+
+@pytest.mark.parametrize("length", range(1, philox.FEW_TOKENS + 3))
+def test_many_samples_of_few_tokens(length: int) -> None:
+    """They are drawn side by side, in groups."""
+    count = 2 * philox.SIDE_BY_SIDE + 5
+    ids = rng("few").integers(-(2**63), 2**63 - 1, count)
+    want = np.concatenate([nbgather.token_noise(9, one, 64, epoch=6) for one in ids.reshape(-1, 1)])
+    same(nbgather.token_noise(9, ids, length, epoch=6), np.ascontiguousarray(want[:, :length]))
+    for some in (ids, None):
+        noise = nbgather.token_noise(9, count if some is None else some, length, epoch=6)
+        x = random_bits(rng("tokens"), (count, length, 1), "int32")
+        masked = nbgather.random_masking(x, 0.5, seed=9, sample_ids=some, epoch=6)
+        for mine, plain in zip(masked, nbgather.random_masking(x, 0.5, noise=noise), strict=True):
+            same(mine, plain)
 
 
 def test_noise_is_in_the_unit_interval_and_24_bits_wide() -> None:

@@ -162,6 +162,17 @@ def test_large_images_on_any_number_of_threads(dtype: str, threads: int) -> None
             same(nbgather.unpatchify(patches, sizes, given.shape[2:]), given)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("dtype", "side"), [("float32", 32), ("uint8", 64), ("float64", 16)])
+def test_patches_that_share_places_of_the_cache(dtype: str, side: int, threads: int) -> None:
+    """A few of a row are moved at a time."""
+    images = random_bits(rng("places"), (5, 1, 2 * side, 11 * side), dtype)
+    with cpu_limits.limit_threads(threads):
+        patches = nbgather.patchify(images, side)
+        same(patches, by_numpy(images, (side, side)))
+        same(nbgather.unpatchify(patches, side, images.shape[2:]), images)
+
+
 def test_patches_of_any_strides_are_put_together() -> None:
     images = random_bits(rng("strides"), (3, 3, 8, 12), "float32")
     patches = by_numpy(images, (4, 4))

@@ -38,6 +38,8 @@ CASES: tuple[Case, ...] = (
     (strategies.time_frequency, (8, 32), {"axes": 0}),
     (strategies.time_frequency, (4, 5, 6), {"axes": (-1, 0)}),
     (strategies.time_frequency, (1, 1, 1), {}),
+    (strategies.time_frequency, (124, 4), {}),  # keys of 32 bits have room for 128 lines
+    (strategies.time_frequency, (124, 5), {}),
     (strategies.tube, (4, 6, 7), {}),
     (strategies.tube, (4, 6, 7), {"spatial": strategies.block}),
     (strategies.tube, (2, 9), {"spatial": functools.partial(strategies.grid, stride=3)}),

@@ -397,6 +397,12 @@ def test_parts(work: int, count: int, threads_: int) -> None:
     assert split.parts_of(work, count, threads_ | constants.BY_OPENMP, 1 << 50) == parts
 
 
+@pytest.mark.parametrize("threads_", [1, 2, 3])
+def test_parts_with_a_cost_of_their_own_have_a_thread_each(threads_: int) -> None:
+    """A scatter of one lane walks its index once for each part."""
+    assert split.parts_of(1 << 24, 1 << 20, threads_ | constants.BY_OPENMP, 2) == min(threads_, 2)
+
+
 def test_what_a_region_of_openmp_is_given() -> None:
     chosen = 2 | constants.BY_OPENMP
     assert split.with_length(chosen, split.WOKEN_MIN_BYTES - 1) == 2 | constants.SHORT

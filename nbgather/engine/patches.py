@@ -28,6 +28,8 @@ PACKED_CHANNELS, PACKED_PIXELS = (2, 3, 4), 16
 BLOCK = 8
 #: Images from which on, or bytes below which, an image is not kept in parts for threads.
 MIN_MERGED, MERGED_BYTES = 16, 1 << 17
+#: Bytes of one way of a first-level cache, and how many lines of patches may share a place of it.
+CACHE_WAY_BYTES, PATCHES_IN_A_WAY = 1 << 12, 4
 #: Bytes of items that kernels move.
 _ITEM_BYTES = (1, 2, 4, 8, 16)
 
@@ -234,10 +236,22 @@ def _plan(
     elif sw == 1 and item < 16:
         most = VECTOR_BYTES // item if rows == 1 else PACKED_PIXELS if packed else BLOCK
         pixels = 1 << max(min(pw, most).bit_length() - 1, 0)
-    numbers = kept, channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw, pn, pk
+    together = _together(pk * item, gw) if channels == 1 and not across else gw
+    numbers = kept, channels, sn, sc, st, sh, sw, gh, gw, pt, ph, pw, pn, pk, together
     args = np.array(numbers, np.int64)
     args.flags.writeable = False
     return PatchPlan(args, samples * kept, 2 * nbytes, item, (inverse, rows, pixels, packed))
+
+
+def _together(stride: int, most: int) -> int:
+    """How many patches may be moved line by line, so many bytes apart.
+
+    Bytes that are multiples of `CACHE_WAY_BYTES` apart share a few places of the first-level cache:
+    lines of more patches would push one another out before they are full. (Where channels are
+    interleaved, that costs less than shorter lines do.)
+    """
+    apart = CACHE_WAY_BYTES // math.gcd(stride, CACHE_WAY_BYTES)
+    return max(min(most, apart * PATCHES_IN_A_WAY), 1)
 
 
 def masked_patchify(

@@ -40,7 +40,10 @@ def with_length(chosen: int, work: int) -> int:
 def parts_of(work: int, count: int, chosen: int, most: int) -> int:
     """Into how many parts a range of ``count`` positions is cut, at least 1, at most ``most``.
 
-    On one thread it is cut as well: between parts it looks for signals.
+    On one thread it is cut as well: between parts it looks for signals. But where ``most`` says
+    that parts have a cost of their own, there is none without a thread of its own.
     """
+    if most < count:
+        most = min(most, chosen & MAX_THREADS)
     parts = max((chosen & MAX_THREADS) * PARTS_PER_THREAD, work // PART_MAX_BYTES)
     return max(min(parts, work // PART_MIN_BYTES, count, most), 1)

@@ -20,7 +20,7 @@ from nbgather.kernels.cpu.intrinsics import (
     uint32_at,
     uint64_at,
 )
-from nbgather.kernels.cpu.philox import draw
+from nbgather.kernels.cpu.philox import FEW_TOKENS, draw, draw_rows
 from nbgather.kernels.cpu.ranking import (
     MAX_CROWDED_KEYS,
     NEGATIVE_4,
@@ -104,7 +104,12 @@ def make_masking(source):
         while first < U(hi):
             rows = min(rows_at_once, U(hi) - first)
             base = first * length
-            if source == SEED:
+            if source == SEED and length <= U(FEW_TOKENS):
+                words = uint32_at(keys_at)
+                draw_rows(
+                    words, length, idx, first, rows, args[14] != 0, epoch, k0, k1, U(8)
+                )  # fmt: skip
+            elif source == SEED:
                 for i in range(rows):
                     sample = first + i if args[14] != 0 else U(idx[first + i])
                     words = uint32_at(keys_at + U(4) * i * length)

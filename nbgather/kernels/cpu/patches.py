@@ -4,8 +4,8 @@ An image is a video of one frame. What is removed is never read.
 
 ``args`` = [K, C, strides of N, C, T, H, W in items, grid of H, W, patch of T, H, W], and for
 `make_patch_mover` the strides of N and K of the patches, in items: the items of one are
-neighbours. ``idx`` holds the kept patches `[N, K]`, -1 for none; position p of the range is the
-kept patch p.
+neighbours; last, how many patches of a row are moved together. ``idx`` holds the kept patches
+`[N, K]`, -1 for none; position p of the range is the kept patch p.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def make_patch_mover(by_ids, inverse, rows, pixels, packed):
 
 
 def _make_row_mover(inverse, rows, pixels, packed):
-    """The kernel that moves all patches: a row of them at a time, line by line of the image.
+    """The kernel that moves all patches: some of a row at a time, line by line of the image.
 
     Lines of the image are so walked from end to end, and what is done for one patch is little more
     than to move it. Where a patch is one pixel wide, the pixels of a block are those of neighbours,
@@ -111,7 +111,7 @@ def _make_row_mover(inverse, rows, pixels, packed):
         sn, sc, st, sh, sw = U(args[2]), U(args[3]), U(args[4]), U(args[5]), U(args[6])
         gh, gw = U(args[7]), U(args[8])
         pt, ph, pw = U(args[9]), U(args[10]), U(args[11])
-        pn, pk = U(args[12]), U(args[13])
+        pn, pk, together = U(args[12]), U(args[13]), U(args[14])
         row_items = pw * channels
         step = U(rows) if packed else channels
         blocks = pixels > 1 and channels == U(rows)
@@ -123,7 +123,7 @@ def _make_row_mover(inverse, rows, pixels, packed):
             k = p - n * kept
             row = k // gw
             column = k - row * gw
-            columns = min(gw - column, U(hi) - p)
+            columns = min(gw - column, U(hi) - p, together)
             p += columns
             frame = row // gh
             row -= frame * gh

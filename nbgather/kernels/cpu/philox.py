@@ -6,12 +6,23 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels import scalar
-from nbgather.kernels.cpu.intrinsics import address, copy_bytes, uint8_at
+from nbgather.kernels.cpu.intrinsics import (
+    address,
+    copy_bytes,
+    uint8_at,
+    uint32_at,
+    words_on_stack,
+)
 
 U = np.uint64
 
 philox4x32 = scalar.philox4x32
 unit_float = scalar.unit_float
+
+#: Tokens up to which samples are drawn side by side: there are too few blocks of one sample for a
+#: vector. And how many samples at a time.
+FEW_TOKENS, SIDE_BY_SIDE = 31, 64
+_words_side_by_side = words_on_stack(2 * SIDE_BY_SIDE)
 
 
 @njit(inline="always")
@@ -26,6 +37,35 @@ def draw(words, block, length, sample, epoch, k0, k1, shift):
         words[q * U(4) + U(3)] = np.uint32(w3 >> shift)
 
 
+@njit(inline="always")
+def draw_block(drawn, block, idx, first, count, implied, epoch, k0, k1):
+    """The words of one block of some samples: word w of sample i at ``w * SIDE_BY_SIDE + i``."""
+    low = U(0xFFFFFFFF)
+    for i in range(count):
+        sample = first + i if implied else U(idx[first + i])
+        w0, w1, w2, w3 = philox4x32(block, sample & low, sample >> U(32), epoch, k0, k1)
+        drawn[i] = np.uint32(w0)
+        drawn[U(SIDE_BY_SIDE) + i] = np.uint32(w1)
+        drawn[U(2 * SIDE_BY_SIDE) + i] = np.uint32(w2)
+        drawn[U(3 * SIDE_BY_SIDE) + i] = np.uint32(w3)
+
+
+@njit(inline="always")
+def draw_rows(words, length, idx, first, count, implied, epoch, k0, k1, shift):
+    """The words of some samples of few tokens, one sample after the other, shifted right."""
+    drawn = uint32_at(U(_words_side_by_side()))
+    done = U(0)
+    while done < count:
+        samples = min(U(SIDE_BY_SIDE), count - done)
+        for q in range((length + U(3)) // U(4)):
+            draw_block(drawn, q, idx, first + done, samples, implied, epoch, k0, k1)
+            for w in range(min(U(4), length - q * U(4))):
+                for i in range(samples):
+                    at = (done + i) * length + q * U(4) + w
+                    words[at] = np.uint32(drawn[w * U(SIDE_BY_SIDE) + i] >> shift)
+        done += samples
+
+
 def token_noise_range(out, src, idx, aux, args, lo, hi):
     """Rows ``lo`` to ``hi`` of the noise: args = [num_tokens, epoch, key low, key high, frames].
 
@@ -35,7 +75,16 @@ def token_noise_range(out, src, idx, aux, args, lo, hi):
     epoch, k0, k1 = U(args[1]), U(args[2]), U(args[3])
     blocks, frames = tokens // U(4), U(args[4])
     low = U(0xFFFFFFFF)
-    for n in range(U(lo), U(hi)):
+    first = U(lo)
+    if tokens <= U(FEW_TOKENS) and frames == U(1):
+        while first < U(hi):
+            count = min(U(SIDE_BY_SIDE), U(hi) - first)
+            words = uint32_at(address(out) + U(4) * first * tokens)
+            draw_rows(words, tokens, idx, first, count, False, epoch, k0, k1, U(8))
+            for k in range(count * tokens):
+                out[first * tokens + k] = np.float32(np.int32(words[k])) * np.float32(2.0**-24)
+            first += count
+    for n in range(first, U(hi)):
         sample = U(idx[n])
         row = n * tokens * frames
         for q in range(blocks):

@@ -13,7 +13,7 @@ from numba import njit
 from nbgather.kernels import scalar
 from nbgather.kernels.constants import BLOCK_KEYS
 from nbgather.kernels.cpu.counting import as_float, rank_block
-from nbgather.kernels.cpu.intrinsics import address, int32_at, uint64_at
+from nbgather.kernels.cpu.intrinsics import address, int32_at, uint32_at, uint64_at
 
 U = np.uint64
 
@@ -235,29 +235,40 @@ def order_by_digits(order, ranked, other, keys, counts, length, wide):
         order[r] = np.uint32(ranked[r] & low)
 
 
-@njit
-def rank_keys(ranks, order, tokens, keys, sorted_keys, other, slots, counts, length, bits, later):
-    """Ranks of signed 64-bit keys of any kind, token by token.
+def make_rank_keys(item):
+    """The function that ranks signed keys of 4 or 8 bytes."""
+    wide = item == 8
+    bits_at = uint64_at if wide else uint32_at
 
-    ``sorted_keys`` and ``other`` are memory for as many keys, and what is in ``order``, ``tokens``,
-    ``slots`` and ``counts`` afterwards means nothing; the keys may be changed.
-    """
-    if length <= U(SHORT_BYTES // 8):
-        rank_rows(ranks, keys, U(1), length, later)
-        return
-    least, largest = keys[0], keys[0]
-    for t in range(length):
-        least, largest = min(least, keys[t]), max(largest, keys[t])
-    slots_of_keys(slots, keys, length, bits, least, largest)
-    crowd = sort_into_slots(tokens, sorted_keys, slots, keys, counts, length, bits)
-    if crowd > U(MAX_CROWDED_KEYS) * length:
-        bits_of_keys = uint64_at(address(keys))
-        ranked, free = uint64_at(address(sorted_keys)), uint64_at(address(other))
-        order_by_digits(order, ranked, free, bits_of_keys, counts, length, True)
-        for r in range(length):
-            ranks[U(order[r])] = np.int32(r)
-        return
-    places = int32_at(address(order))
-    rank_slots(places, tokens, sorted_keys, slots, counts, U(0), length, later)
-    for i in range(length):
-        ranks[U(tokens[i])] = places[i]
+    @njit
+    def rank_keys(
+        ranks, order, tokens, keys, sorted_keys, other, slots, counts, length, bits, later
+    ):
+        """Ranks of keys of any kind, token by token.
+
+        ``sorted_keys`` and ``other`` are memory for as many keys of 8 bytes, and what is in
+        ``order``, ``tokens``, ``slots`` and ``counts`` afterwards means nothing; the keys may be
+        changed.
+        """
+        if length <= U(SHORT_BYTES // item):
+            rank_rows(ranks, keys, U(1), length, later)
+            return
+        least, largest = keys[0], keys[0]
+        for t in range(length):
+            least, largest = min(least, keys[t]), max(largest, keys[t])
+        slots_of_keys(slots, keys, length, bits, least, largest)
+        crowd = sort_into_slots(tokens, sorted_keys, slots, keys, counts, length, bits)
+        if crowd > U(MAX_CROWDED_KEYS) * length:
+            ranked, free = uint64_at(address(sorted_keys)), uint64_at(address(other))
+            order_by_digits(
+                order, ranked, free, bits_at(address(keys)), counts, length, wide
+            )  # fmt: skip
+            for r in range(length):
+                ranks[U(order[r])] = np.int32(r)
+            return
+        places = int32_at(address(order))
+        rank_slots(places, tokens, sorted_keys, slots, counts, U(0), length, later)
+        for i in range(length):
+            ranks[U(tokens[i])] = places[i]
+
+    return rank_keys

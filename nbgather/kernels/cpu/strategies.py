@@ -29,7 +29,7 @@ from nbgather.kernels.cpu.intrinsics import (
     words_on_stack,
 )
 from nbgather.kernels.cpu.philox import draw
-from nbgather.kernels.cpu.ranking import SIGN_8, fill_later, rank_keys
+from nbgather.kernels.cpu.ranking import SIGN_8, fill_later, make_rank_keys
 
 U = np.uint64
 
@@ -38,6 +38,8 @@ SIZES = 10
 STREAM_GRID, STREAM_BLOCK, STREAM_LINES = U(1 << 28), U(2 << 28), U(3 << 28)
 #: Bits of a key that are the token's noise.
 NOISE_BITS = U(24)
+#: Lines up to which a key of 32 bits has room for the line and the noise.
+NARROW_LINES = U(1 << 31 - 24)
 #: Words of a box: area, aspect, side, one unused, four positions, four extents of leading axes,
 #: four unused. And the boxes whose words are drawn at once.
 BOX_WORDS, DRAWN_BOXES = U(16), U(8)
@@ -77,7 +79,7 @@ def box_sides(area, aspect, height, width):
 
 
 @njit
-def grid_keys(keys, length, args, words, sample, epoch, k0, k1):
+def grid_keys(keys, kind, length, args, words, sample, epoch, k0, k1):
     """A lattice of one token in ``stride`` along each axis goes first; each sample has a phase."""
     axes, stride = U(args[4]), U(args[5])
     draw(words, STREAM_GRID, axes, sample, epoch, k0, k1, U(0))
@@ -85,7 +87,7 @@ def grid_keys(keys, length, args, words, sample, epoch, k0, k1):
         # Below the size too, so that no lattice is outside the grid.
         words[d] = np.uint32(below(words[d], min(stride, U(args[SIZES + d]))))
     for t in range(length):
-        keys[t] = U(1) << NOISE_BITS
+        keys[t] = kind(U(1) << NOISE_BITS)
     width, first = U(args[SIZES + axes - U(1)]), U(words[axes - U(1)])
     for r in range(length // width):
         rest, on_lattice = U(r), True
@@ -97,7 +99,7 @@ def grid_keys(keys, length, args, words, sample, epoch, k0, k1):
             rest //= size
         if on_lattice:
             for t in range(r * width + first, (r + U(1)) * width, stride):
-                keys[t] = U(0)
+                keys[t] = kind(0)
 
 
 @njit
@@ -117,7 +119,7 @@ def draw_lines(keys, args, words, sample, epoch, k0, k1):
 
 
 @njit
-def line_keys(keys, length, args, lines, total):
+def line_keys(keys, kind, length, args, lines, total):
     """Whole rows, columns, ...: a token goes with the last of its lines, which are ranked."""
     axes, chosen = U(args[4]), U(args[5])
     width = U(args[SIZES + axes - U(1)])
@@ -134,7 +136,7 @@ def line_keys(keys, length, args, lines, total):
             rest //= size
         for c in range(width):
             line = max(last, U(lines[total - width + c])) if along else last
-            keys[r * width + c] = line << NOISE_BITS
+            keys[r * width + c] = kind(line << NOISE_BITS)
 
 
 @njit
@@ -236,6 +238,33 @@ def block_keys(keys, length, args, aspects, words, free, sample, epoch, k0, k1):
         box += U(1)
 
 
+def make_score(item):
+    """The function from keys, whose noise is still missing, to the scores of a sample."""
+    wide = item == 8
+    at, kind = (int64_at, np.int64) if wide else (int32_at, np.int32)
+    sign = SIGN_8 if wide else U(0)
+    rank_keys = make_rank_keys(item)
+
+    @njit
+    def score(out, o, words, keys, sorted_keys, later, ranks, order, tokens, other, slots, counts,
+              length, bits):  # fmt: skip
+        signed_keys = at(address(keys))
+        for t in range(length):
+            signed_keys[t] = kind((U(keys[t]) | U(words[t])) ^ sign)
+        rank_keys(
+            ranks, order, tokens, signed_keys, at(address(sorted_keys)), other, slots, counts,
+            length, bits, later,
+        )  # fmt: skip
+        for t in range(length):
+            out[o + t] = np.float32(ranks[t])
+
+    return score
+
+
+rank_lines = make_rank_keys(8)
+score_wide, score_narrow = make_score(8), make_score(4)
+
+
 def make_strategy(kind):
     def strategy(out, src, idx, aux, args, lo, hi):
         # out: the scores, idx: the sample ids, aux: the table of aspect ratios.
@@ -250,43 +279,52 @@ def make_strategy(kind):
             uint64_at(U(0)),
             U(48) * room
             + U(4) * (slots_count + BOX_WORDS * DRAWN_BOXES)
-            + U(8 * BLOCK_KEYS * BLOCK_KEYS),
+            + U(12 * BLOCK_KEYS * BLOCK_KEYS),
         )
         start = address(memory)
         if start == U(0):
             return 1
-        keys, signed_keys = memory, int64_at(start)
+        keys, signed_keys, narrow_keys = memory, int64_at(start), int32_at(start)
         sorted_keys, other = int64_at(start + U(8) * room), int64_at(start + U(16) * room)
         rest = start + U(24) * room
         ranks, lines = int32_at(rest), int32_at(rest + U(4) * room)
         tokens, slots = uint32_at(rest + U(8) * room), uint32_at(rest + U(12) * room)
         order, words = uint32_at(rest + U(16) * room), uint32_at(rest + U(20) * room)
         rest += U(24) * room + U(4) * BOX_WORDS * DRAWN_BOXES
-        later, counts = int64_at(rest), uint32_at(rest + U(8 * BLOCK_KEYS * BLOCK_KEYS))
+        later, narrow_later = int64_at(rest), int32_at(rest + U(8 * BLOCK_KEYS * BLOCK_KEYS))
+        counts = uint32_at(rest + U(12 * BLOCK_KEYS * BLOCK_KEYS))
         fill_later(later)
+        fill_later(narrow_later)
         for n in range(U(lo), U(hi)):
             sample = U(idx[n])
+            narrow = kind == GRID
             if kind == GRID:
-                grid_keys(keys, length, args, words, sample, epoch, k0, k1)
+                grid_keys(narrow_keys, np.int32, length, args, words, sample, epoch, k0, k1)
             elif kind == LINES:
                 total = draw_lines(signed_keys, args, words, sample, epoch, k0, k1)
-                rank_keys(
+                rank_lines(
                     lines, order, tokens, signed_keys, sorted_keys, other, slots, counts, total,
                     line_bits, later,
                 )  # fmt: skip
-                line_keys(keys, length, args, lines, total)
+                narrow = total <= NARROW_LINES
+                if narrow:
+                    line_keys(narrow_keys, np.int32, length, args, lines, total)
+                else:
+                    line_keys(keys, U, length, args, lines, total)
             else:
                 free = uint64_at(address(sorted_keys))
                 block_keys(keys, length, args, aux, words, free, sample, epoch, k0, k1)
             draw(words, U(0), length, sample, epoch, k0, k1, U(32) - NOISE_BITS)
-            for t in range(length):
-                signed_keys[t] = np.int64((keys[t] | U(words[t])) ^ SIGN_8)
-            rank_keys(
-                ranks, order, tokens, signed_keys, sorted_keys, other, slots, counts, length, bits,
-                later,
-            )  # fmt: skip
-            for t in range(length):
-                out[n * length + t] = np.float32(ranks[t])
+            if narrow:
+                score_narrow(
+                    out, n * length, words, narrow_keys, sorted_keys, narrow_later, ranks, order,
+                    tokens, other, slots, counts, length, bits,
+                )  # fmt: skip
+            else:
+                score_wide(
+                    out, n * length, words, keys, sorted_keys, later, ranks, order, tokens, other,
+                    slots, counts, length, bits,
+                )  # fmt: skip
         release(memory)
         return 0
 

@@ -32,7 +32,7 @@ def run_surface(
     functions: Sequence[str] = tuple(FUNCTIONS),
     *,
     threads: int,
-    seconds: float = 0.2,
+    seconds: float = 0.5,
     without: Sequence[str] = (),
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
