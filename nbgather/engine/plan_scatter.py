@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from nbgather.engine.plan import CACHE_LINE_BYTES, Axis, merged_axes
+from nbgather.kernels import machine
 from nbgather.kernels.plans import ScatterPlan
 from nbgather.operations.base import Spec, contiguous_strides
 from nbgather.operations.indexing import Scatter
@@ -15,7 +16,7 @@ from nbgather.operations.indexing import Scatter
 #: Columns from which a row of them is walked by a loop of its own.
 WIDE_COLUMNS = 16
 #: Bytes of the result that a tile of columns takes, to stay in a core's second-level cache.
-TILE_BYTES = 1 << 18
+TILE_BYTES = machine.second_level_bytes() // 4
 #: Tiles that a scatter of many columns is cut into at least, for threads to share, and the fewest
 #: columns of one.
 MIN_TILES, MIN_TILE_COLUMNS = 16, 8
