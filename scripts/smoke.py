@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 import nbgather
+from nbgather.apps.selftest import run as selftest
 
 
 def main() -> None:
@@ -37,6 +38,8 @@ def main() -> None:
         assert "index 50 at (1, 2, 3)" in str(error)  # noqa: PT017
     else:
         raise AssertionError("a bad index passed")
+    report = selftest.run("cpu", quick=True)
+    assert not report.different, report.different
     for name, needs in (("onnx", "onnx"), ("dask", "dask")):
         code = f"import nbgather.{name}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

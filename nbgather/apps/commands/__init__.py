@@ -47,6 +47,7 @@ for command in (
     gathers.explain,
     bench.bench,
     machine.warmup,
+    machine.selftest,
     models.export,
     models.verify,
     page.web,

@@ -1,4 +1,4 @@
-"""The commands ``info``, ``warmup`` and ``cache clear``: the machine and its kernels."""
+"""The commands ``info``, ``selftest``, ``warmup``, ``cache clear``: the machine, its kernels."""
 
 from __future__ import annotations
 
@@ -71,3 +71,36 @@ def warmup(debug: Debug = False) -> None:
             step()
             bar.advance(task)
     typer.echo(f"{len(planned)} groups of kernels are compiled in {cache.folder()}")
+
+
+def selftest(
+    backend: Annotated[
+        str, typer.Option(help="What to test: cpu, cuda, onnxruntime, torch or reference.")
+    ] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="One case of eight; seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Recompute a table of cases here, and compare every bit with digests that come with nbgather.
+
+    Exit status 1 if a case is not equal; the first is named with its inputs.
+    """
+    from nbgather.apps.selftest.run import run
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+        report = run(backend, quick, lambda group: bar.update(task, description=group, advance=1))
+    if as_json:
+        typer.echo(json.dumps(report._asdict(), indent=1))
+        raise typer.Exit(1 if report.different else 0)
+    for group, count in report.equal.items():
+        typer.echo(f"{group:16} {count} equal")
+    if report.refused:
+        text, reason = next(iter(report.refused.items()))
+        typer.echo(f"{len(report.refused)} not served, the first: {text}: {reason}")
+    total = sum(report.equal.values())
+    if report.different:
+        text, came = next(iter(report.different.items()))
+        typer.echo(f"{len(report.different)} NOT EQUAL, the first: {text}: {came}")
+        raise typer.Exit(1)
+    typer.echo(f"{backend}: all {total} cases are equal, every bit")
