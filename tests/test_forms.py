@@ -16,9 +16,9 @@ import nbgather
 from nbgather import dispatch
 from nbgather.engine import plan
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.split import splits
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.plans import STREAM_BYTES
+from nbgather.kernels.split import splits
 from nbgather.operations.indexing import Gather
 
 DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
