@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nbgather.containers import jax_ffi, jax_mesh
+from nbgather.containers import jax_ffi, jax_mesh, jax_places
 from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
 from nbgather.engine.programs import held, program_of
@@ -203,6 +203,8 @@ def _concrete(*arrays: Any, **params: Any) -> list[Any]:
     if all(_container.is_plain(a) for a in arrays):
         operation, operands = Call(**params).restored(arrays, arrays[0].dtype)
         return list(_many(_container.run_concrete(operation, operands)))
+    if any(_container.is_elsewhere(a) for a in arrays):
+        jax_places.refuse_traced(type(params["operation"]).__name__, "a GPU")
     return list(jax.jit(lambda *a: primitive.bind(*a, **params))(*arrays))
 
 
@@ -331,11 +333,8 @@ def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
 
 
 def _elsewhere(ctx: Any, *values: Any, **params: Any) -> Any:
-    places = ", ".join(ctx.module_context.platforms)
-    raise NotImplementedError(
-        f"{type(params['operation']).__name__} was traced by JAX for {places}: nbgather has kernels"
-        " for the CPU there; call it outside of jit, or on arrays of jax.devices('cpu')"
-    )
+    platforms = ", ".join(ctx.module_context.platforms)
+    jax_places.refuse_traced(type(params["operation"]).__name__, platforms)
 
 
 def install(container: Any) -> None:
