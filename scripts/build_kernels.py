@@ -181,7 +181,8 @@ def asked_for() -> list[Function]:
         gather_items()
     functions[openmp.BODY] = functions[Function("repeat", "make_repeat", (16,), FASTCALL)] = None
     functions[programs.HANDLER] = None  # of what XLA compiles
-    launch.advise(small.result(0), 0, run=launch.step)
+    for of_pages in (launch.advise, launch.clear):
+        of_pages(small.result(0), 0, run=launch.step)
     return sorted((f for f in functions if _is_shipped(f)), key=repr)
 
 

@@ -6,6 +6,7 @@ that ``jit``, ``grad``, ``jvp``, ``vmap`` and what is made of them follow withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from nbgather.containers import jax_ffi, jax_mesh, jax_places
 from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
-from nbgather.engine.programs import held, program_of
+from nbgather.engine.programs import LARGE_BYTES, held, program_of
 from nbgather.operations.base import (
     FLOAT32,
     INT64,
@@ -28,6 +29,7 @@ from nbgather.operations.base import (
     contiguous_strides,
     is_array,
 )
+from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import Gather, Scatter
 from nbgather.operations.patches import CutPatches
 from nbgather.operations.scores import Tube
@@ -66,6 +68,12 @@ class RuleApply(Apply):
 
     def spread(self, array: Any, shape: tuple[int, ...]) -> Any:
         return Spread(array, shape, array.dtype)
+
+    def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
+        # XLA's own would be in small pages.
+        if math.prod(shape) * like.dtype.itemsize >= LARGE_BYTES:
+            return self.run(Cleared(shape), like)
+        return super().zeros(shape, like)
 
 
 class Call(NamedTuple):

@@ -21,6 +21,7 @@ from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import PLACE, VALUE, Fault, Program
 from nbgather.kernels.small import Place
 from nbgather.operations.base import Operation, Spec
+from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import (
     WIDENED,
     Gather,
@@ -169,6 +170,13 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     return Program(uses, 1, steps, fault, mask, floats=adds, owner=(plan, value))
 
 
+def _cleared(operation: Cleared, specs: Specs, item: bytes) -> Program:
+    (result,) = results_of(operation, *specs)
+    nbytes = math.prod(result.shape) * result.dtype.itemsize
+    steps = [_backend().clear(small.result(0), nbytes, run=_backend().step)] if nbytes else []
+    return Program((), 1, steps)
+
+
 def _key(seed: int, epoch: int) -> dict[str, int]:
     return {"epoch": epoch, "key_low": seed & _LOW32, "key_high": seed >> 32}
 
@@ -306,6 +314,7 @@ def _score(operation: Score, specs: Specs, item: bytes) -> Program:
 
 
 _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {
+    Cleared: _cleared,
     Gather: _gather,
     TakeAlongAxis: _gather,
     GatherTokens: _gather,

@@ -231,6 +231,12 @@ def advise(out: Any, nbytes: int, run: Any = threads.run) -> Any:
     return run(kernel, out, 0, 0, 0, numbers, 1, 0)
 
 
+def clear(out: Any, nbytes: int, run: Any = threads.run) -> Any:
+    """Fill a block with zeros."""
+    kernel = compiler.range_kernel("pages", "clear_range", None, ("u1",) * 4)
+    return run(kernel, out, 0, 0, 0, np.zeros(1, np.int64), nbytes, nbytes)
+
+
 #: Maskings and their parts, which have a module of their own.
 token_noise, noise_by_address = launch_masking.token_noise, launch_masking.noise_by_address
 masking, rank_tokens = launch_masking.masking, launch_masking.rank_tokens

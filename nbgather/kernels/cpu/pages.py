@@ -1,4 +1,4 @@
-"""Memory that somebody else made for a large result: large pages for it.
+"""Memory that somebody else made for a large result: large pages for it, and zeros.
 
 XLA takes new memory for every result, whose pages the system clears one by one when they are first
 written to: that takes longer than most gathers. Of large pages there are few. NumPy asks the same
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbgather.kernels.cpu.intrinsics import address
@@ -44,4 +45,22 @@ def advise_range(out, src, idx, aux, args, lo, hi):
     end = (address(out) + U(args[NBYTES])) & ~mask
     if first < end:
         advise_system(args[FUNCTION], first, end - first, args[ADVICE])
+    return 0
+
+
+@intrinsic
+def clear(typingctx, start, nbytes):
+    """memset by an address."""
+
+    def codegen(context, builder, sig, values):
+        pointer = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+        cgutils.memset(builder, pointer, values[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), codegen
+
+
+def clear_range(out, src, idx, aux, args, lo, hi):
+    """Zeros; the range is in bytes."""
+    clear(address(out) + U(lo), U(hi - lo))
     return 0
