@@ -75,7 +75,8 @@ def seeded_noise(seed: Any, sample_ids: Any, num_tokens: int, *, epoch: Any = 0)
     ids = nbgather.dispatch.array_of_ids(sample_ids)
     ids = jax_calls.as_jax(ids, "sample_ids")
     if isinstance(seed, int) and isinstance(epoch, int):
-        result: jax.Array = _CONTAINER.execute(token_noise(seed, epoch, num_tokens), (ids,), PLAIN)
+        container = _CONTAINER.locate(ids, "sample_ids")
+        result: jax.Array = container.execute(token_noise(seed, epoch, num_tokens), (ids,), PLAIN)
         return result
     operands = ids, _scalar(seed, "seed"), _scalar(epoch, "epoch")
     operation = SeededNoise(checks.count(num_tokens, "num_tokens"))

@@ -32,7 +32,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 
-from nbgather.kernels import machine
+from nbgather.kernels import machine, small
 
 # Nor may it depend on the caches at hand which kernels are asked for: plans read their sizes once.
 machine.cache_sizes = lambda: {1: 32 << 10, 2: 1 << 20, 3: 1 << 25}  # type: ignore[assignment]
@@ -40,7 +40,7 @@ machine.cache_sizes = lambda: {1: 32 << 10, 2: 1 << 20, 3: 1 << 25}  # type: ign
 import nbgather
 from nbgather.engine import memo, plan
 from nbgather.kernels.constants import METHODS, RAISE
-from nbgather.kernels.cpu import build, cache, compiler, openmp, programs, shipped, variants
+from nbgather.kernels.cpu import build, cache, compiler, launch, openmp, programs, shipped, variants
 from nbgather.kernels.cpu.builtins import FASTCALL_TYPES as FASTCALL
 from nbgather.kernels.cpu.compiler import Function
 from nbgather.kernels.plans import STREAM_BYTES
@@ -181,6 +181,8 @@ def asked_for() -> list[Function]:
         gather_items()
     functions[openmp.BODY] = functions[Function("repeat", "make_repeat", (16,), FASTCALL)] = None
     functions[programs.HANDLER] = None  # of what XLA compiles
+    for of_pages in (launch.advise, launch.clear):
+        of_pages(small.result(0), 0, run=launch.step)
     return sorted((f for f in functions if _is_shipped(f)), key=repr)
 
 

@@ -19,6 +19,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+from numba import cuda, types  # noqa: E402
+
+from nbgather.cuda import device  # noqa: E402
 from nbgather.kernels.constants import MODES  # noqa: E402
 from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
 from nbgather.kernels.cuda import gather, masking, patches, scatter  # noqa: E402
@@ -29,6 +33,7 @@ from nbgather.kernels.cuda.positions import (  # noqa: E402
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(MODES))
+U = np.uint64
 
 
 class Kernel(NamedTuple):
@@ -185,9 +190,53 @@ def _maskings() -> list[Kernel]:
     return kernels
 
 
+def _of_device_functions() -> list[Kernel]:
+    """Kernels as users write them, of the functions of ``nbgather.cuda.device``."""
+
+    def masks(memory: Any) -> Any:
+        """A thread draws a token's noise, and tells its rank among those of its sample."""
+        store = memory.STORE["i8"]
+
+        def kernel(out: Any, numbers: Any) -> None:
+            scores = cuda.shared.array(1024, types.float32)
+            token, tokens = cuda.threadIdx.x, numbers[0]
+            scores[token] = device.token_noise(numbers[1], numbers[2], cuda.blockIdx.x, token)
+            cuda.syncthreads()
+            at = U(cuda.blockIdx.x) * U(tokens) + U(token)
+            store(U(out + at * U(8)), device.rank(scores, tokens, token))
+
+        return kernel
+
+    def takes(mode: int) -> Any:
+        """A thread takes an item of a row in shared memory, and tells where it was."""
+
+        def make(memory: Any) -> Any:
+            load, read = memory.LOAD["i8"], memory.LOAD["f4"]
+            store, tell = memory.STORE["f4"], memory.STORE["i8"]
+
+            def kernel(out: Any, positions: Any, row: Any, index: Any, numbers: Any) -> None:
+                items = cuda.shared.array(1024, types.float32)
+                k = U(cuda.threadIdx.x)
+                items[cuda.threadIdx.x] = read(U(row + k * U(4)))
+                cuda.syncthreads()
+                wanted = load(U(index + k * U(8)))
+                store(U(out + k * U(4)), device.take(items, wanted, mode, types.float32(0)))
+                tell(U(positions + k * U(8)), device.position(wanted, numbers[0], mode))
+
+            return kernel
+
+        return make
+
+    kernels = [Kernel("device.token_noise and rank", masks, 1, 3, 48)]
+    for mode, name in enumerate(MODES):
+        # Out of bounds, wrap takes a remainder of 64 bits, which is a subroutine.
+        kernels.append(Kernel(f"device.take, {name}", takes(mode), 4, 1, 48, calls=mode == WRAP))
+    return kernels
+
+
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
-    return [*_gathers(), *_scatters(), *_maskings()]
+    return [*_gathers(), *_scatters(), *_maskings(), *_of_device_functions()]
 
 
 def _tool(name: str) -> str:

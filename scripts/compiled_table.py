@@ -30,6 +30,7 @@ SCORES = np.array([[0.5, 0.1, 0.4, 0.2]] * 2)
 IMAGES = np.arange(96, dtype=np.uint8).reshape(1, 6, 4, 4)
 VISIBLE, _, RESTORE = nbgather.random_masking(X, noise=SCORES)
 MANY = np.array([1, 2])
+FEW = nbgather.random_masking(X, seed=1, num_keep=MANY)
 
 #: Each function, and what it is tried with: a name, the call, its operands.
 TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
@@ -56,7 +57,10 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
         ("a number as `src`", "f(x, 1, i, 7)", (X, INDEX)),
         ("`out`", "f(x, 1, i, x, out=o)", (X, INDEX, np.empty(X.shape))),
     ],
-    "scatter_add": [("", "f(x, 1, i, x)", (X, INDEX))],
+    "scatter_add": [
+        ("", "f(x, 1, i, x)", (X, INDEX)),
+        ("`out`", "f(x, 1, i, x, out=o)", (X, INDEX, np.empty(X.shape))),
+    ],
     "scatter_reduce": [],
     "token_noise": [
         ("", "f(1, i, 4)", (MANY,)),
@@ -78,7 +82,7 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
     "restore_tokens": [
         ("a number as `mask_token`", "f(x, i, 0)", (VISIBLE, RESTORE)),
         ("an array", "f(x, i, t)", (VISIBLE, RESTORE, np.zeros(3))),
-        ("`valid`", "f(x, i, 0, valid=v)", (VISIBLE, RESTORE, np.ones((2, 1), bool))),
+        ("`valid`", "f(x, i, 0, valid=v)", (FEW.x_masked, FEW.ids_restore, FEW.valid)),
     ],
     "patchify": [("", "f(x, 2)", (IMAGES,)), ("a tuple", "f(x, (2, 4))", (IMAGES,))],
     "unpatchify": [("", "f(x, 2, 4)", (nbgather.patchify(IMAGES, 2),))],

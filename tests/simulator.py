@@ -104,6 +104,8 @@ class Driver:
         self.flag = np.zeros(1, np.uint32)
         _allow(self.flag, self)
         self.launches: list[Any] = []
+        #: What the host waited for, and how much had been launched then.
+        self.waits: list[tuple[str, int]] = []
         self.captured = False
         self.multiprocessors = 2
 
@@ -125,6 +127,9 @@ class Driver:
 
     def raised(self, place: Place) -> bool:
         return bool(self.flag[0])
+
+    def synchronize(self, place: Place) -> None:
+        self.waits.append(("stream", len(self.launches)))
 
     def capturing(self, place: Place) -> bool:
         return self.captured

@@ -18,6 +18,7 @@ from nbgather.engine import plan
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.plans import STREAM_BYTES
+from nbgather.kernels.split import splits
 from nbgather.operations.indexing import Gather
 
 DTYPES = ("uint8", "float16", "float32", "int64", "complex128")
@@ -150,6 +151,21 @@ def test_what_is_prefetched_is_gathered_as_ever(
     case.index[last] = shape[dim]
     with pytest.raises(IndexError, match=f"index {shape[dim]} at"):
         nbgather.gather(*case)
+
+
+def test_reads_of_far_apart_pages_count_for_more_than_their_bytes() -> None:
+    """One value of each row, as of log-probabilities: two threads wait for half as many."""
+    x, narrow = np.empty((4096, 1 << 11), np.float32), np.empty((4096, 16), np.float32)
+    index = np.empty((4096, 1), np.int32)
+    far, near = (
+        plan_gather(
+            Gather, 1, "raise", *(dispatch.container_of(a, "x").spec(a) for a in pair), None
+        )
+        for pair in ((x, index), (narrow, index))
+    )
+    assert (far.form, near.form) == ("strided", "strided")
+    assert splits(far.work)
+    assert not splits(near.work)
 
 
 def bad_index_cases() -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -23,9 +24,10 @@ import nbgather.jax
 from nbgather import strategies
 from nbgather.containers import jax_ffi
 from nbgather.containers.jax_rules import spec_of
+from nbgather.engine.programs import held, program_of
 from nbgather.kernels import program as layout
 from nbgather.kernels.cpu import programs
-from nbgather.operations.indexing import Gather, ScatterAdd
+from nbgather.operations.indexing import Gather, ScatterAdd, TakeAlongAxis
 
 RNG = np.random.default_rng(0)
 X = RNG.random((3, 16, 4), np.float32)
@@ -308,6 +310,42 @@ def test_a_limit_of_this_thread_is_not_one_of_xlas() -> None:
         assert programs._threads.tolist() == [2]
     finally:
         nbgather.set_num_threads(None)
+
+
+def _advised(address: int) -> bool:
+    """Whether large pages were asked for at an address, as the kernel has it."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if found:
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux is asked, and tells")
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has none"
+)
+def test_large_pages_are_asked_for_large_results() -> None:
+    """XLA takes new memory for each, which the system clears page by page."""
+    x = jnp.asarray(RNG.random((1 << 16, 64), np.float32))
+    ids = jnp.asarray(RNG.integers(0, 1 << 16, (1 << 17, 1)).astype(np.int32))
+    many = jax.jit(lambda x, i: nbgather.take_along_axis(x, i, 0))
+    result = many(x, ids)
+    assert _advised(result.unsafe_buffer_pointer() + result.nbytes // 2)
+    same(result, np.take_along_axis(np.asarray(x), np.asarray(ids), 0))
+    few = program_of(TakeAlongAxis(0), tuple(map(spec_of, (x, ids[:9]))))
+    large = program_of(TakeAlongAxis(0), tuple(map(spec_of, (x, ids))))
+    assert few is not None
+    assert large is not None
+    assert [len(p.steps) for p in (few, large)] == [1, 2]
+    added = map(spec_of, (x, jnp.broadcast_to(ids[: 1 << 16], x.shape), x))
+    first, *others = added
+    held_in_place = program_of(ScatterAdd(0), (held(first), *others))
+    assert held_in_place is not None
+    assert len(held_in_place.steps) == 1  # in memory that is not new
 
 
 @pytest.mark.parametrize("samples", [2, 2048])

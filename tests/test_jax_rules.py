@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from jax.test_util import check_grads
-from test_jax_compiled import CASES, IMAGES, INDEX, MADE, RESTORE, X, as_jax, same
+from test_jax_compiled import CASES, IMAGES, INDEX, MADE, RESTORE, RNG, X, as_jax, same
 
 import nbgather
 from nbgather.containers import jax_rules
@@ -297,3 +297,27 @@ def test_each_shard_is_a_call() -> None:
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     environment = {**os.environ, **flags}
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=200, env=environment)
+
+
+def test_gradients_of_large_arrays_are_added_to_zeros_of_ours() -> None:
+    """In large pages, and as often as it is differentiated, batched or called alone."""
+    x = RNG.integers(-9, 9, (4, 64, 1 << 12)).astype(np.float32)
+    ids = RNG.integers(0, 64, (4, 9)).astype(np.int32)
+
+    def loss(x: Any, ids: Any) -> Any:
+        return (nbgather.gather_tokens(x, ids) ** 2).sum()
+
+    counts = np.stack([np.bincount(row, minlength=64) for row in ids])[..., None]
+    want = (2 * counts * x + 0.0).astype(np.float32)  # no zero is -0.0
+    jx, ji = jnp.asarray(x), jnp.asarray(ids)
+    gradient = jax.jit(jax.grad(loss))
+    assert gradient.lower(jx, ji).as_text().count("Cleared") == 1
+    for call in (gradient, jax.grad(loss)):
+        assert np.asarray(call(jx, ji)).tobytes() == want.tobytes()
+    batched = jax.jit(jax.vmap(jax.grad(loss)))(jnp.stack([jx, jx + 1]), jnp.stack([ji, ji]))
+    assert np.asarray(batched[0]).tobytes() == want.tobytes()
+    assert np.array_equal(batched[1], 2 * counts * (x + 1))
+    second = jax.jit(jax.jvp, static_argnums=0)(lambda a: gradient(a, ji), (jx,), (jx,))[1]
+    assert np.array_equal(second, want)
+    few = jax.jit(jax.grad(loss)).lower(jx[..., :9], ji).as_text()
+    assert "Cleared" not in few

@@ -301,13 +301,78 @@ def test_large_results_into_out(asked: list[str]) -> None:
     assert asked == ["gather"]
 
 
+@njit
+def scattered_into(x, dim, index, src, out):
+    return nbgather.scatter(x, dim, index, src, out=out)
+
+
+@free
+def added_into(x, dim, index, src, out):
+    return nbgather.scatter_add(x, dim, index, src, out=out)
+
+
+def test_scatters_into_out(asked: list[str]) -> None:
+    """With the GIL and without, where what Python would look at closer is refused at once."""
+    fixed, x, src = np.empty((3, 4)), X.copy(), X[:, 1:].copy()
+    fixed.flags.writeable = False
+
+    def check(compiled: Any, *given: Any) -> None:
+        agree(compiled, lambda *same: np.array(compiled.py_func(*same)), *given)
+
+    for out in (
+        np.empty((3, 4)), np.empty((3, 3)), np.empty((6, 4))[::-2],
+        np.lib.stride_tricks.as_strided(np.empty(8), (3, 4), (0, 8)), x, np.empty(12), fixed,
+    ):  # fmt: skip
+        check(scattered_into, x, 1, INDEX, src, out)
+    for compiled in (scattered_into, added_into):
+        for index, dim in ((INDEX, 1), (INDEX + 9, 1), (INDEX[:, :0], 1), (INDEX, 7)):
+            out = np.full((3, 4), 5.0)
+            check(compiled, x, dim, index, src, out)
+            assert (out == 5).all() == (index is not INDEX or dim == 7) or not index.size
+        assert compiled(x, 1, INDEX, src, out) is out
+    check(scattered_into, x, 1, INDEX[0], src, out)
+    check(scattered_into, x, 1, INDEX.astype(float), src, fixed)
+    check(added_into, x, 1, INDEX, 2.5, out)
+    asked.clear()
+    memory = np.arange(24.0).reshape(3, 8)
+    x, out = memory[:, ::2], memory[:, 1::2]
+    same(np.array(scattered_into(x, 1, INDEX, src, out)), nbgather.scatter(x, 1, INDEX, src))
+    assert asked == ["scatter_into"]
+    with pytest.raises(ValueError, match="without the GIL that is taken for an overlap"):
+        added_into(x, 1, INDEX, src, out)
+
+
+def refusal(call: str, *arguments: Any) -> str:
+    """What numba says of a call of the names a, b, ... that it cannot compile."""
+    names = "abc"[: len(arguments)]
+    function = njit(eval(f"lambda {', '.join(names)}: nbgather.{call}", {"nbgather": nbgather}))
+    with pytest.raises(NumbaError) as raised:
+        function(*arguments)
+    return str(raised.value)
+
+
 def test_what_numba_has_to_refuse() -> None:
-    into = free(lambda x, index: nbgather.scatter(x, 1, index, x, out=x))
-    with pytest.raises(NumbaError, match="scatter"):
-        into(X, INDEX)
-    neither = free(lambda x: nbgather.random_masking(x))
-    with pytest.raises(NumbaError, match="random_masking"):
-        neither(X)
+    """It says why, and what can be done."""
+    scores, way_out = np.zeros((3, 4)), "call it outside, or in a block `with numba.objmode(...)`"
+    never = f"cannot be called in compiled code: {way_out}"
+    for call, arguments, text in (
+        ("random_masking(a)", (X,), "draws no seed: give noise= or seed="),
+        ("random_masking(a, b, seed=1)", (X, scores), "mask_ratio is an array: a number is needed"),
+        ("random_masking(a, noise=1)", (X,), "noise is a Literal[int](1) of numba's: an array is"),
+        ("rank_tokens(a, b)", (scores, np.array(2)), "give num_keep[()]"),
+        ("gather(a, 1, b, backend='cpu')", (X, INDEX), f"no backend=: leave it out, or {way_out}"),
+        ("gather(a, 1, b)", (X, 3), "nbgather.gather: index is a int64 of numba's: an array is"),
+        ("take_along_axis(a, b)", (X, (1, 2)), "take_along_axis: indices is a UniTuple(int64 x 2)"),
+        ("scatter(a, 1, b, 1, out=1)", (X, INDEX), "scatter: out is a Literal[int](1) of numba's"),
+        ("restore_tokens(a, b, 0, valid=1)", (scores[..., None], INDEX), "valid is a Literal[int]"),
+        ("patchify(a, 2)", (3,), "nbgather.patchify: images is a int64 of numba's: an array is"),
+        ("masked_patchify(a, 2, seed=1)", (scores[None, None],),
+         "masked_patchify cannot be called in compiled code: nbgather.random_masking of"
+         " nbgather.patchify gives the same tokens"),
+        ("infer_gather(a, a)", (X,), f"infer_gather {never}"),
+        ("strategies.block(1, 2, (4, 4))", (), f"block {never}")
+    ):  # fmt: skip
+        assert text in refusal(call, *arguments)
 
 
 # Tokens and patches
@@ -386,6 +451,38 @@ def test_maskings() -> None:
         agree(by_seed, by_seed.py_func, x, 0.5, 7, given, 0)
     agree(by_seed, by_seed.py_func, x.transpose(1, 0, 2), 0.5, 7, 40, 0)
     agree(by_seed, by_seed.py_func, x, 0.5, 7, ids, 2**32)
+
+
+def test_a_number_of_tokens_for_each_sample() -> None:
+    generator = rng("counts")
+    x, scores = generator.random((3, 40, 5)), generator.random((3, 40))
+    counts = np.array([4, 0, 9])
+    for number in (counts, counts * 0, counts[:2], counts - 1, counts * 5):
+        agree(ranks, ranks.py_func, scores, number)
+        agree(by_noise, by_noise.py_func, x, number, scores)
+    for number in (counts.astype("u1")[::-1], counts[None], counts.astype(float)):
+        agree(ranks, ranks.py_func, scores, number)
+    seeded = free(lambda x, n, ids: nbgather.random_masking(x, seed=7, sample_ids=ids, num_keep=n))
+    agree(seeded, seeded.py_func, x, counts, np.array([5, 1, 2**40]))
+    agree(seeded, seeded.py_func, x[:0], counts[:0], np.arange(0))
+
+
+def test_restoring_where_not_every_token_is_one(asked: list[str]) -> None:
+    restored = njit(
+        lambda x, ids, token, valid: nbgather.restore_tokens(x, ids, token, valid=valid)
+    )
+    x = rng("valid").random((3, 40, 2, 5))
+    made = nbgather.random_masking(x, seed=1, num_keep=[4, 0, 9])
+    visible, ids, valid = made.x_masked, made.ids_restore, made.valid
+    for token in (1.5, np.arange(5.0)):
+        agree(restored, restored.py_func, visible, ids, token, valid)
+    agree(restored, restored.py_func, visible[::-1, ::-1], ids, 1.5, valid[::-1, ::-1])
+    for wrong in (valid[:, :3], valid[0], valid.astype(int)):
+        agree(restored, restored.py_func, visible, ids, 1.5, wrong)
+    assert not asked
+    many = np.repeat(visible, 300, 0), np.repeat(ids, 300, 0), 1.5, np.repeat(valid, 300, 0)
+    agree(restored, restored.py_func, *many)
+    assert asked == ["restore_valid"]
 
 
 def test_restoring() -> None:
@@ -527,6 +624,8 @@ def test_results_are_freed() -> None:
         lambda: by_seed(np.zeros((3, 40, 5)), 0.5, 7, np.arange(3), 0),
         lambda: by_noise(np.zeros((3, 40, 5)), 3, np.zeros((3, 40))),
         lambda: restored(visible, ids, np.zeros(5)),
+        lambda: scattered_into(X, 1, INDEX, X, np.zeros((3, 4))),
+        lambda: by_noise(np.zeros((3, 40, 5)), np.array([1, 2, 3]), np.zeros((3, 40))),
     ]
     _nrt_python.memsys_enable_stats()
     try:

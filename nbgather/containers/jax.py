@@ -1,8 +1,9 @@
-"""JAX arrays on the CPU: read where they lie, and results handed over where they lie.
+"""JAX arrays: on the CPU read where they lie, and results handed over where they lie.
 
 The kernels run on NumPy views of the arrays. A result that begins on a cache line, as those of a
 megabyte and more do, becomes a JAX array without a copy. What JAX traces becomes part of what XLA
-compiles, see :mod:`nbgather.containers.jax_rules`.
+compiles, see :mod:`nbgather.containers.jax_rules`. Those on a GPU have a container of their own,
+:mod:`nbgather.containers.jax_cuda`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbgather.containers import jax_calls, jax_rules
+from nbgather.containers import jax_calls, jax_cuda, jax_places, jax_rules
 from nbgather.containers.base import IDS, Container, HostViews, Run
 from nbgather.containers.numpy import NumpyContainer
 from nbgather.kernels.cpu import floats
@@ -52,6 +53,7 @@ class JaxContainer(HostViews):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.numpy = NumpyContainer(run)
+        self.on_gpu = jax_cuda.JaxCudaContainer(run, _NAMESPACE)
         jax_rules.install(self)
 
     def serves(self, kind: type) -> bool:
@@ -62,22 +64,37 @@ class JaxContainer(HostViews):
             raise TypeError(
                 f"{what} is a JAX array of dtype {array.dtype}: plain numbers are needed"
             )
-        if not isinstance(array, jax.core.Tracer):
-            places = array.devices()
-            if {d.platform for d in places} != {"cpu"}:
-                names = ", ".join(sorted(map(str, places)))
-                raise TypeError(
-                    f"{what} is a JAX array on {names}: one on the CPU is needed, as"
-                    f" jax.device_put({what}, jax.devices('cpu')[0])"
-                )
-        return self
+        if isinstance(array, jax.core.Tracer):
+            return self
+        places = array.devices()
+        platforms = set(map(jax_places.platform_of, places))
+        if platforms == {"cpu"}:
+            return self
+        if platforms == {"cuda"} and len(places) == 1:
+            return self.on_gpu.locate(array, what)
+        names = ", ".join(sorted(map(str, places)))
+        raise TypeError(
+            f"{what} is a JAX array on {names}: one on the CPU or on one CUDA GPU is needed, as"
+            f" jax.device_put({what}, jax.devices('cpu')[0])"
+        )
+
+    def device(self, array: Any) -> str:
+        # Asked for a message about two places, of which one is a GPU.
+        if isinstance(array, jax.core.Tracer):
+            jax_places.refuse_traced("an operand", "a GPU")
+        return super().device(array)
 
     def is_plain(self, array: Any) -> bool:
         """Whether an array has its values in memory, of one device of the CPU."""
         if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
             return False
-        places = array.devices()
-        return len(places) == 1 and next(iter(places)).platform == "cpu"
+        return len(array.devices()) == 1 and not self.is_elsewhere(array)
+
+    def is_elsewhere(self, array: Any) -> bool:
+        """Whether an array that is not traced lies on other devices than the CPU's."""
+        if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+            return False  # or a constant of JAX's own
+        return any(jax_places.platform_of(d) != "cpu" for d in array.devices())
 
     def require_strided(self, array: Any) -> None:
         """All of JAX's can be reshaped."""

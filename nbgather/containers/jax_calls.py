@@ -96,9 +96,14 @@ def _with_token(operation: RestoreTokens, operands: tuple[Any, ...]) -> tuple[An
         bits = item_bits(x.dtype, token, "mask_token").tobytes()
         token = jax.numpy.asarray(np.frombuffer(bits, x.dtype)[0])
         return x, ids, jax.numpy.broadcast_to(token, inner)
-    castable_token(np.can_cast(token.dtype, x.dtype, "safe"), token.dtype, x.dtype)
+    return x, ids, token_of(token, inner, x.dtype)
+
+
+def token_of(token: Any, inner: tuple[int, ...], dtype: Any) -> Any:
+    """An array with a mask token as one token, of a dtype that holds its values."""
+    castable_token(np.can_cast(token.dtype, dtype, "safe"), token.dtype, dtype)
     one_token(tuple(token.shape), inner)
-    token = token.astype(x.dtype)
+    token = token.astype(dtype)
     while token.ndim > len(inner):
         token = token[0]
-    return x, ids, jax.numpy.broadcast_to(token, inner)
+    return jax.numpy.broadcast_to(token, inner)

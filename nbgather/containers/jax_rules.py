@@ -6,6 +6,7 @@ that ``jit``, ``grad``, ``jvp``, ``vmap`` and what is made of them follow withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,10 +16,10 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nbgather.containers import jax_ffi, jax_mesh
+from nbgather.containers import jax_ffi, jax_mesh, jax_places
 from nbgather.containers.base import IDS
 from nbgather.containers.numpy import describe, item_bits
-from nbgather.engine.programs import held, program_of
+from nbgather.engine.programs import LARGE_BYTES, held, program_of
 from nbgather.operations.base import (
     FLOAT32,
     INT64,
@@ -28,6 +29,7 @@ from nbgather.operations.base import (
     contiguous_strides,
     is_array,
 )
+from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import Gather, Scatter
 from nbgather.operations.patches import CutPatches
 from nbgather.operations.scores import Tube
@@ -66,6 +68,12 @@ class RuleApply(Apply):
 
     def spread(self, array: Any, shape: tuple[int, ...]) -> Any:
         return Spread(array, shape, array.dtype)
+
+    def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
+        # XLA's own would be in small pages.
+        if math.prod(shape) * like.dtype.itemsize >= LARGE_BYTES:
+            return self.run(Cleared(shape), like)
+        return super().zeros(shape, like)
 
 
 class Call(NamedTuple):
@@ -203,6 +211,8 @@ def _concrete(*arrays: Any, **params: Any) -> list[Any]:
     if all(_container.is_plain(a) for a in arrays):
         operation, operands = Call(**params).restored(arrays, arrays[0].dtype)
         return list(_many(_container.run_concrete(operation, operands)))
+    if any(_container.is_elsewhere(a) for a in arrays):
+        jax_places.refuse_traced(type(params["operation"]).__name__, "a GPU")
     return list(jax.jit(lambda *a: primitive.bind(*a, **params))(*arrays))
 
 
@@ -331,11 +341,8 @@ def _lower(ctx: Any, *values: Any, **params: Any) -> Any:
 
 
 def _elsewhere(ctx: Any, *values: Any, **params: Any) -> Any:
-    places = ", ".join(ctx.module_context.platforms)
-    raise NotImplementedError(
-        f"{type(params['operation']).__name__} was traced by JAX for {places}: nbgather has kernels"
-        " for the CPU there; call it outside of jit, or on arrays of jax.devices('cpu')"
-    )
+    platforms = ", ".join(ctx.module_context.platforms)
+    jax_places.refuse_traced(type(params["operation"]).__name__, platforms)
 
 
 def install(container: Any) -> None:

@@ -35,6 +35,8 @@ FETCH_BYTES = STREAM_BYTES // 2
 #: Bytes of a step along the gathered dimension that leaves the page; and of one from which on rows
 #: that leave the cache use few of its sets, or so many pages that their addresses are waited for.
 PAGE_BYTES, CLASHING_BYTES = 1 << 12, 1 << 10
+#: Bytes that are moved in the time in which an item is read from another page than the one before.
+FAR_BYTES = 64
 #: So many rows of items below 8 bytes are read as fast from where they lie.
 FEW_ROWS = 32
 
@@ -164,6 +166,8 @@ def _write_items(plan: GatherPlan, axes: list[Axis], along: int, index_size: int
     second = axes[-2] if len(axes) > 1 else Axis(1, 0, 0, 0)
     _stage(plan, axes[-1], second, along, item, index_size)
     plan.work = plan.nbytes + plan.nbytes // item * index_size
+    if plan.form == "strided" and abs(axes[-1].x) >= PAGE_BYTES:
+        plan.work += plan.nbytes // item * FAR_BYTES  # each is read from a page of its own
     _write(plan, axes, along, item, index_size, _is_fetched(plan, axes[-1], index_size))
 
 

@@ -21,6 +21,7 @@ from nbgather.kernels.memory import memory_address
 from nbgather.kernels.program import PLACE, VALUE, Fault, Program
 from nbgather.kernels.small import Place
 from nbgather.operations.base import Operation, Spec
+from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import (
     WIDENED,
     Gather,
@@ -49,6 +50,8 @@ _UNUSED = np.zeros(16, np.uint8)
 _LOW32 = 0xFFFFFFFF
 #: The bytes that buffers of XLA are aligned to, less one.
 _MOST_MASK = 15
+#: Bytes of a result from which on large pages are asked for, as NumPy does.
+LARGE_BYTES = 1 << 22
 
 
 def program_of(operation: Operation, specs: Specs, item: bytes = b"") -> Program | None:
@@ -68,12 +71,31 @@ def program_of(operation: Operation, specs: Specs, item: bytes = b"") -> Program
     program = None if make is None else make(operation, specs, item)
     if program is None or any(step is None for step in program.steps):
         return None
-    return program if program.mask <= _MOST_MASK else None
+    if program.mask > _MOST_MASK:
+        return None
+    return program._replace(steps=[*_advice(operation, specs), *program.steps])
+
+
+def _advice(operation: Operation, specs: Specs) -> list[Any]:
+    """The steps that ask for large pages of large results, which are in new memory."""
+    first = specs[0]
+    if first is not None and _is_held(first):
+        return []
+    steps = []
+    for k, spec in enumerate(results_of(operation, *specs)):
+        nbytes = math.prod(spec.shape) * spec.dtype.itemsize
+        if nbytes >= LARGE_BYTES:
+            steps.append(_backend().advise(small.result(k), nbytes, run=_backend().step))
+    return [step for step in steps if step is not None]
 
 
 def held(spec: Spec) -> Spec:
     """The specification of a scatter's input whose memory the result has: strides of 0."""
     return spec._replace(strides=(0,) * len(spec.shape))
+
+
+def _is_held(spec: Spec) -> bool:
+    return bool(spec.shape) and spec.strides == held(spec).strides
 
 
 def _backend() -> Any:
@@ -133,8 +155,7 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     backend, target, given = _backend(), small.result(0), small.operand(0)
     value = np.frombuffer(item or b"\0", np.uint8)
     steps = []
-    is_held = bool(x.shape) and x.strides == held(x).strides
-    if not is_held and (not plan.copies or not plan.count):
+    if not _is_held(x) and (not plan.copies or not plan.count):
         steps.append(backend.copy(target, given, plan.nbytes, run=backend.step))
         given = target
     mask = 0
@@ -147,6 +168,13 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     fault = _of_index(index, 1, plan.dim, plan.size)
     uses = (0, 1) if src is None else (0, 1, 2)
     return Program(uses, 1, steps, fault, mask, floats=adds, owner=(plan, value))
+
+
+def _cleared(operation: Cleared, specs: Specs, item: bytes) -> Program:
+    (result,) = results_of(operation, *specs)
+    nbytes = math.prod(result.shape) * result.dtype.itemsize
+    steps = [_backend().clear(small.result(0), nbytes, run=_backend().step)] if nbytes else []
+    return Program((), 1, steps)
 
 
 def _key(seed: int, epoch: int) -> dict[str, int]:
@@ -286,6 +314,7 @@ def _score(operation: Score, specs: Specs, item: bytes) -> Program:
 
 
 _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {
+    Cleared: _cleared,
     Gather: _gather,
     TakeAlongAxis: _gather,
     GatherTokens: _gather,

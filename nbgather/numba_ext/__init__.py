@@ -13,8 +13,9 @@ from typing import Any
 #: Where functions are defined, and the modules here that have what numba makes of them.
 _HOMES = {
     "nbgather.indexing": ("gathers", "scatters"),
-    "nbgather.masking": ("tokens",),
+    "nbgather.masking": ("tokens", "restoring"),
     "nbgather.patches": ("patching",),
+    "nbgather.strategies": (),
 }
 
 

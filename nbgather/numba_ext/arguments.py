@@ -110,13 +110,37 @@ def dtype_of(kind: Any) -> Any:
     return numpy_support.as_dtype(kind.dtype)
 
 
-def are_known(kinds: tuple[Any, ...]) -> bool:
-    """Whether arguments are what compiled code can look at, so that there is something to raise."""
-    return all(
+#: What can be done with a call that compiled code has no way to make.
+OUTSIDE = "call it outside, or in a block `with numba.objmode(...)`"
+
+
+def _is_known(kind: Any) -> bool:
+    """Whether an argument is what compiled code can look at, to have something to raise."""
+    return (
         not was_given(kind)
         or isinstance(kind, (types.Array, types.Omitted))
         or emit.is_number(types.unliteral(kind))
         or isinstance(types.unliteral(kind), types.UnicodeType)
         or (isinstance(kind, types.BaseTuple) and all(map(emit.is_number, kind)))
-        for kind in kinds
     )
+
+
+def why_not(
+    name: str, arrays: dict[str, Any], others: tuple[Any, ...] = (), backend: Any = None
+) -> str | None:
+    """Why a call cannot be compiled for these types; None if it can.
+
+    ``arrays`` are the arguments that must be arrays, by their names.
+    """
+    if was_given(backend):
+        return f"{name} in compiled code has no backend=: leave it out, or {OUTSIDE}"
+    for what, kind in arrays.items():
+        if not is_array(kind):
+            return f"{name}: {what} is a {kind} of numba's: an array is needed, or {OUTSIDE}"
+    for kind in (*arrays.values(), *others):
+        if not _is_known(kind):
+            return (
+                f"{name} takes numbers, text, tuples of numbers and arrays in compiled code, and a"
+                f" {kind} came: {OUTSIDE}"
+            )
+    return None

@@ -7,7 +7,7 @@ from typing import Any
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_new_ref
 
-from nbgather.numba_ext import emit
+from nbgather.numba_ext import arguments, emit
 from nbgather.numba_ext.emit import I1, I64
 from nbgather.numba_ext.large import LARGE_BYTES
 
@@ -91,3 +91,12 @@ class Call:
     def run(self, context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]:
         """The arrays of the result."""
         raise NotImplementedError
+
+
+def compiled(made: Any, kinds: tuple[Any, ...], backend: Any, **arrays: Any) -> Any:
+    """The result of a call and what writes it, for these types, or why there is none."""
+    reason = arguments.why_not(made.name, arrays, kinds, backend)
+    if reason is not None:
+        return reason
+    call = made(kinds)
+    return call.result, call.write

@@ -181,7 +181,7 @@ def refuse_call(
             words += [I64(records.MODE_NUMBER), how]
         else:
             words += _argument_words(context, builder, kind, value)
-    _refuse_words(context, builder, words)
+    refuse_words(context, builder, words)
 
 
 def refuse_out(
@@ -191,10 +191,21 @@ def refuse_out(
     words = [I64(records.OUT), I64(records.FUNCTIONS.index(name)), dim, how]
     for kind, value in arrays:
         words += _argument_words(context, builder, kind, value)
-    _refuse_words(context, builder, [*words, I64(int(arrays[-1][0].mutable))])
+    refuse_words(context, builder, [*words, I64(int(arrays[-1][0].mutable))])
 
 
-def _refuse_words(context: Any, builder: Any, words: list[Any]) -> None:
+def refuse_scatter_out(
+    context: Any, builder: Any, name: str, kinds: tuple[Any, ...], values: Any
+) -> None:
+    """Raise what a scatter says of its arguments, of which the last is an ``out``."""
+    words = [I64(records.SCATTER_OUT), I64(records.FUNCTIONS.index(name))]
+    for kind, value in zip(kinds, values, strict=True):
+        words += _argument_words(context, builder, kind, value)
+    refuse_words(context, builder, [*words, I64(int(kinds[-1].mutable))])
+
+
+def refuse_words(context: Any, builder: Any, words: list[Any]) -> None:
+    """Raise what a record of these words says."""
     allocate = ir.FunctionType(_OBJECT, [I64])
     function = cgutils.get_or_insert_function(builder.module, allocate, "malloc")
     record = builder.ptrtoint(builder.call(function, [I64(8 * len(words))]), I64)

@@ -11,13 +11,13 @@ from numba.np.arrayobj import make_array, populate_array
 
 from nbgather.kernels.constants import FILL
 from nbgather.numba_ext import arguments, emit, outs
-from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
+from nbgather.numba_ext.arguments import dtype_of, was_given
 from nbgather.numba_ext.calls import made_array, size_of
 from nbgather.numba_ext.emit import I1, I64
 from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, plan_gather
 from nbgather.numba_ext.large import LARGE_BYTES
 from nbgather.numba_ext.moving import copier
-from nbgather.numba_ext.records import ALONG, FUNCTIONS, GATHER, TOKENS
+from nbgather.numba_ext.records import ALONG, FUNCTIONS, GATHER, TOKENS, parameters
 
 
 class _Gather:
@@ -163,13 +163,16 @@ class _Plan(NamedTuple):
 
 
 def _gather(kind: int, order: tuple[int, ...], kinds: tuple[Any, ...]) -> Any:
-    """The result's type and what writes the code; None where numba has to refuse the types."""
+    """The result's type and what writes the code, or why there is none."""
     x, _, index, *_ = (kinds[k] for k in order)
     out, backend = kinds[-2:]
-    if not (is_array(x) and is_array(index)) or was_given(backend):
-        return None
-    if (was_given(out) and not is_array(out)) or not arguments.are_known(kinds[:-2]):
-        return None
+    names = parameters(FUNCTIONS[kind])
+    arrays = {names[order[0]]: x, names[order[2]]: index}
+    if was_given(out):
+        arrays["out"] = out
+    reason = arguments.why_not(FUNCTIONS[kind], arrays, kinds[:-2], backend)
+    if reason is not None:
+        return reason
     made = _Gather(kind, order, kinds)
     return made.result, made.write
 

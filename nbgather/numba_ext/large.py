@@ -43,6 +43,8 @@ _CALLS: dict[str, Any] = {
     ),
     "scatter": indexing.scatter,
     "scatter_add": indexing.scatter_add,
+    "scatter_into": lambda *operands: indexing.scatter(*operands[:4], out=operands[4]),
+    "scatter_add_into": lambda *operands: indexing.scatter_add(*operands[:4], out=operands[4]),
     "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
         seed, ids, tokens, epoch=epoch
     ),
@@ -54,6 +56,9 @@ _CALLS: dict[str, Any] = {
         x, seed=seed, sample_ids=ids, epoch=epoch, num_keep=number
     ),
     "restore_tokens": masking.restore_tokens,
+    "restore_valid": lambda x, ids, token, valid: masking.restore_tokens(
+        x, ids, token, valid=valid
+    ),
     "patchify": patches.patchify,
     "unpatchify": patches.unpatchify,
 }

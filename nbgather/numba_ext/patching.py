@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from nbgather.kernels.cpu.intrinsics import int64_at
 from nbgather.numba_ext import arguments, emit
-from nbgather.numba_ext.arguments import dtype_of, is_array
+from nbgather.numba_ext.arguments import dtype_of
 from nbgather.numba_ext.calls import Call, all_of, made_array, size_of
 from nbgather.numba_ext.emit import ADDRESS, I64, NDIM, SIZES
 from nbgather.numba_ext.intrinsics import mover
@@ -187,19 +187,20 @@ def _move(context, builder, kind, images, patches, sizes, inverse):
     move.emit(context, builder, images, patches, memory, I64(inverse))
 
 
-def _call(made: Any, kinds: tuple[Any, ...]) -> Any:
+def _call(made: Any, what: str, kinds: tuple[Any, ...]) -> Any:
+    reason = arguments.why_not(made.name, {what: kinds[0]}, kinds[1:])
+    if reason is not None:
+        return reason
     # Items of other sizes are no integers of LLVM's.
-    if not is_array(kinds[0]) or not arguments.are_known(kinds):
-        return None
     if dtype_of(kinds[0]).itemsize not in (1, 2, 4, 8, 16):
-        return None
+        return f"{made.name}: items of 1, 2, 4, 8 or 16 bytes are needed, not {kinds[0].dtype}"
     call = made(kinds)
     return call.result, call.write
 
 
 def patchify(images, patch_size):
-    return _call(_Patchify, (images, patch_size))
+    return _call(_Patchify, "images", (images, patch_size))
 
 
 def unpatchify(patches, patch_size, image_size):
-    return _call(_Unpatchify, (patches, patch_size, image_size))
+    return _call(_Unpatchify, "patches", (patches, patch_size, image_size))

@@ -22,17 +22,17 @@ import numpy as np
 import nbgather
 from nbgather.containers import registry
 from nbgather.engine import bad_index
-from nbgather.engine.out import check_out
+from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.constants import MODES
 from nbgather.kernels.memory import view_memory
-from nbgather.operations import checks
+from nbgather.operations import checks, keep
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 from nbgather.operations.shapes import needs_position
 
 #: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
-#: was, memory that is not there.
-CALL, OUT, MODE, BAD_INDEX, GONE_INDEX = range(5)
+#: was, a call with an ``out`` that is no gather's, a sample's number of tokens.
+CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT = range(7)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
@@ -91,7 +91,7 @@ class _Words:
             return view_memory(address, shape, strides, dtype, None)
         return _like(shape, np.dtype(dtype))
 
-    def argument(self) -> Any:
+    def argument(self, has_memory: bool = False) -> Any:
         kind = self.take()
         if kind == TUPLE:
             return tuple(self.number() for _ in range(self.take()))
@@ -99,7 +99,7 @@ class _Words:
             ABSENT: lambda: _MISSING,
             NONE: lambda: None,
             NUMBER: self.number,
-            ARRAY: self.array,
+            ARRAY: lambda: self.array(has_memory),
             MODE_NUMBER: lambda: MODES[self.take()],
         }
         return readers[kind]()
@@ -146,9 +146,29 @@ def _out(words: _Words) -> None:
     kind: Any = type(operation)
     plan = plan_gather(kind, dim, mode, *specs, out_spec)
     needs_position(plan.shape, plan.size, plan.dim, plan.mode)
-    raise ValueError(
-        "out lies between the items of an operand: without the GIL that is taken for an overlap"
-    )
+    raise ValueError(_BETWEEN)
+
+
+def _scatter_out(words: _Words) -> None:
+    """As `_out`; what is wrong with the operands is told by the function itself."""
+    name, start = FUNCTIONS[words.take()], words.address
+    *operands, out = (words.argument(has_memory=True) for _ in range(5))
+    if not words.take():
+        out.flags.writeable = False
+    container = registry.find(out, "out")
+    named = [
+        (what, one, container.spec(one))
+        for what, one in zip(("input", "dim", "index", "src"), operands, strict=True)
+        if isinstance(one, np.ndarray)
+    ]
+    check_match(check_out(container, out, named), named[0][2])
+    words = _Words(start)
+    getattr(nbgather, name)(*(words.argument() for _ in range(4)))
+    raise ValueError(_BETWEEN)
+
+
+#: What is said of an ``out`` that Python would look at closer.
+_BETWEEN = "out lies between the items of an operand: without the GIL that is taken for an overlap"
 
 
 def _mode(words: _Words) -> None:
@@ -168,7 +188,20 @@ def _gone_index(words: _Words) -> None:
     bad_index.raise_bad_index(np.empty(0, np.int64), size, dim, False)
 
 
-_READERS = {CALL: _call, OUT: _out, MODE: _mode, BAD_INDEX: _bad_index, GONE_INDEX: _gone_index}
+def _bad_count(words: _Words) -> None:
+    sample, number, length = words.many(3)
+    keep.between(number, length, f"num_keep[{sample}]")
+
+
+_READERS = {
+    CALL: _call,
+    OUT: _out,
+    MODE: _mode,
+    BAD_INDEX: _bad_index,
+    GONE_INDEX: _gone_index,
+    SCATTER_OUT: _scatter_out,
+    BAD_COUNT: _bad_count,
+}
 
 
 def _told(check: Callable[[_Words], None], words: _Words) -> Exception:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from numba import types
-from numba.core import cgutils, compiler, serialize
+from numba.core import cgutils, compiler, errors, serialize
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 from numba.extending import intrinsic
 
@@ -221,7 +221,8 @@ def defined(name: str, kinds: tuple[Any, ...], made: Any) -> Any:
 def public(function: Any, definition: Any) -> None:
     """Have numba use what ``definition`` gives, see `defined`, wherever a function is called.
 
-    ``definition`` has the parameters of the function.
+    ``definition`` has the parameters of the function. It may give a text instead: why there is
+    nothing for these types.
     """
 
     def typed(typingctx, *given, **named):
@@ -229,7 +230,9 @@ def public(function: Any, definition: Any) -> None:
         bound.apply_defaults()
         kinds = tuple(bound.arguments.values())
         made = definition(*kinds)
-        return None if made is None else defined(function.__qualname__, kinds, made)
+        if isinstance(made, str):
+            raise errors.TypingError(f"nbgather.{made}")
+        return defined(function.__qualname__, kinds, made)
 
     signature = inspect.signature(definition)
     context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -19,7 +19,7 @@ from nbgather.kernels.cpu.intrinsics import (
     uint64_at,
 )
 from nbgather.numba_ext.emit import ADDRESS, NDIM, SIZES
-from nbgather.numba_ext.intrinsics import loader
+from nbgather.numba_ext.intrinsics import loader, mover
 from nbgather.numba_ext.subroutines import of_numbers, subroutine
 
 U = np.uint64
@@ -79,6 +79,82 @@ def draw_noise(out, ids, samples, tokens, epoch, seed, args):
     _noise(float32_at(U(out)), nothing, int64_at(U(ids)), nothing, numbers, 0, samples)
 
 
+class Counting(NamedTuple):
+    """What there is to know of how many tokens each sample keeps, of the words of an array.
+
+    ``at(counts, sample)`` is a number, ``first_bad(counts, length)`` the first sample of which not
+    so many of ``length`` tokens can stay, or -1, and ``most(counts)`` the largest, or 0 of none.
+    """
+
+    at: Any
+    first_bad: Any
+    most: Any
+
+
+@functools.cache
+def counting(kind: Any) -> Counting:
+    """`Counting` of numbers of an integer type."""
+    load = loader(kind)
+
+    @of_numbers(2, key=str(kind))
+    def count_at(counts, sample):
+        w = int64_at(U(counts))
+        return np.int64(load(w[ADDRESS] + sample * w[SIZES + 1]))
+
+    @of_numbers(2, key=str(kind))
+    def first_bad_count(counts, length):
+        for n in range(int64_at(U(counts))[SIZES]):
+            number = count_at(counts, n)
+            if number < 0 or number > length:
+                return n
+        return -1
+
+    @of_numbers(1, key=str(kind))
+    def largest_count(counts):
+        most = np.int64(0)
+        for n in range(int64_at(U(counts))[SIZES]):
+            most = max(most, count_at(counts, n))
+        return most
+
+    return Counting(count_at, first_bad_count, largest_count)
+
+
+@of_numbers(4, types.void)
+def mark_valid(valid, counts, samples, slots):
+    """Which of a sample's slots hold a token: bool `[N, slots]` and int64 counts, at addresses."""
+    marks, numbers = uint8_at(U(valid)), int64_at(U(counts))
+    for n in range(samples):
+        for k in range(slots):
+            marks[n * slots + k] = 1 if k < numbers[n] else 0
+
+
+@functools.cache
+def blanker(itemsize: int) -> Any:
+    """``blank(x, valid, row, step)``: the mask token where no token is, by the words of arrays.
+
+    ``x`` is contiguous; ``row`` is the address of the token, of which items are ``step`` apart.
+    """
+    move = mover(itemsize)
+
+    @of_numbers(4, types.void, key=itemsize)
+    def blank(x, valid, row, step):
+        xw, vw = int64_at(U(x)), int64_at(U(valid))
+        count = np.int64(1)
+        for d in range(2, xw[NDIM]):
+            count *= xw[SIZES + d]
+        to = xw[ADDRESS]
+        for n in range(xw[SIZES]):
+            at = vw[ADDRESS] + n * vw[SIZES + 2]
+            for _ in range(xw[SIZES + 1]):
+                if uint8_at(U(at))[0] == 0:
+                    for p in range(count):
+                        move(to + p * itemsize, row + p * step)
+                to += count * itemsize
+                at += vw[SIZES + 3]
+
+    return blank
+
+
 _SOURCES = {"seed": constants.SEED, "f4": constants.FLOAT32, "f8": constants.FLOAT64}
 _BITS = {"seed": types.uint8, "f4": types.uint32, "f8": types.uint64}
 _AT = {"seed": uint8_at, "f4": uint32_at, "f8": uint64_at}
@@ -86,7 +162,7 @@ _AT = {"seed": uint8_at, "f4": uint32_at, "f8": uint64_at}
 
 @functools.cache
 def masker(source: str) -> Any:
-    """``mask(args, samples, ids, scores, epoch, seed)``: not 0 if there is no memory.
+    """``mask(args, samples, ids, scores, epoch, seed, counts)``: not 0 if there is no memory.
 
     ``args`` are the words of a masking, of which those have been written that are addresses and
     sizes.
@@ -96,8 +172,8 @@ def masker(source: str) -> Any:
     )
     scores_at = _AT[source]
 
-    @of_numbers(6, key=source)
-    def mask(args, samples, ids, scores, epoch, seed):
+    @of_numbers(7, key=source)
+    def mask(args, samples, ids, scores, epoch, seed, counts):
         numbers = int64_at(U(args))
         length = numbers[LENGTH]
         if samples == 0 or length == 0:
@@ -107,8 +183,9 @@ def masker(source: str) -> Any:
             bits += 1
         numbers[BITS], numbers[EPOCH] = bits, epoch
         numbers[KEY_LOW], numbers[KEY_HIGH] = seed & _LOW32, (seed >> 32) & _LOW32
-        for k in (ROW, X_N, X_L, NT, COUNTS):
+        for k in (ROW, X_N, X_L, NT):
             numbers[k] = 0
+        numbers[COUNTS] = counts
         numbers[IMPLIED] = 1 if ids == 0 else 0
         nothing = uint8_at(U(0))
         return kernel(nothing, nothing, int64_at(U(ids)), scores_at(U(scores)), numbers, 0, samples)

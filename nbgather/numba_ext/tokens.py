@@ -1,28 +1,27 @@
-"""Noise, ranks, masks of tokens and their way back inside compiled code."""
+"""Noise, ranks and masks of tokens inside compiled code."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from nbgather.kernels.constants import FILL
-from nbgather.numba_ext import arguments, emit, token_loops
+from nbgather.kernels.constants import FILL, RAISE
+from nbgather.numba_ext import arguments, emit, records, token_loops
 from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
-from nbgather.numba_ext.calls import Call, address_of, all_of, made_array, size_of
+from nbgather.numba_ext.calls import Call, address_of, all_of, compiled, made_array, size_of
 from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, plan_gather
-from nbgather.numba_ext.intrinsics import converter
 from nbgather.numba_ext.moving import copier
-from nbgather.numba_ext.records import RESTORE, TOKENS
-from nbgather.results import MaskedTokens, TokenMask
+from nbgather.numba_ext.records import TOKENS
+from nbgather.results import MaskedTokens, PaddedTokens, TokenMask
 
 _NOISE = types.Array(types.float32, 2, "C")
 _IDS = types.Array(types.int64, 2, "C")
 _IDS_1D = types.Array(types.int64, 1, "C")
+_VALID = types.Array(types.boolean, 2, "C")
 #: Bytes that would take as long to copy as to draw, or to draw and rank, a token.
 _DRAWN_BYTES, _RANKED_BYTES = 30, 100
 _EPOCHS = 2**32
@@ -101,8 +100,55 @@ class _Noise(Call):
         return [noise]
 
 
-def _mask_by(context, builder, source, pair, kept, drawn, scores=None):
-    """(ids_keep, ids_restore, mask), new; ``drawn`` are the ids' words or 0, epoch and seed."""
+class _Kept:
+    """How many tokens stay: in all samples alike, or in each a number of its own."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind, self.for_each = kind, is_array(kind)
+        self.never_fits = self.for_each and kind.ndim != 1
+
+    def check(self, context: Any, builder: Any, pair: tuple[Any, Any], value: Any) -> Any:
+        """Find the most that stay of `(samples, length)` tokens; whether as many can."""
+        samples, length = pair
+        if not self.for_each:
+            self.most = arguments.whole(context, builder, self.kind, value)
+            return _between(builder, I64(0), self.most, length)
+        words, counts = emit.words_of(context, builder, self.kind, value), self._counting()
+        self.most = counts.most.emit(context, builder, words)
+        is_one_each = builder.icmp_signed("==", size_of(builder, words, 0), samples)
+        with builder.if_then(is_one_each):
+            bad = counts.first_bad.emit(context, builder, words, length)
+            with builder.if_then(builder.icmp_signed(">=", bad, I64(0)), likely=False):
+                number = counts.at.emit(context, builder, words, bad)
+                emit.refuse_words(context, builder, [I64(records.BAD_COUNT), bad, number, length])
+        return is_one_each
+
+    def _counting(self) -> token_loops.Counting:
+        return token_loops.counting(self.kind.dtype)
+
+    def asked(self, value: Any) -> tuple[Any, Any]:
+        """What Python is given."""
+        return (self.kind, value) if self.for_each else (types.int64, self.most)
+
+    def open(self, context: Any, builder: Any, value: Any) -> Any:
+        """The address of int64 numbers, one for each sample, in new memory; 0 without."""
+        self.array = None
+        if not self.for_each:
+            return I64(0)
+        self.array, words = _ids(context, builder, self.kind, value)
+        return address_of(builder, words)
+
+    def close(self, context: Any, builder: Any) -> None:
+        """Give up the memory."""
+        if self.array is not None:
+            context.nrt.decref(builder, _IDS_1D, self.array)
+
+
+def _mask_by(context, builder, source, pair, kept, drawn, counts, scores=None):
+    """(ids_keep, ids_restore, mask), new; ``drawn`` are the ids' words or 0, epoch and seed.
+
+    ``counts`` is the address of a number for each sample, or 0.
+    """
     keep, kw = made_array(context, builder, _IDS, pair[0], kept)
     restore, rw = made_array(context, builder, _IDS, *pair)
     mask, mw = made_array(context, builder, _NOISE, *pair)
@@ -117,14 +163,15 @@ def _mask_by(context, builder, source, pair, kept, drawn, scores=None):
         builder.store(value, emit.word(builder, args, k))
     ids, epoch, seed = drawn
     failed = token_loops.masker(source).emit(
-        context, builder, args, pair[0], ids, I64(0) if scores is None else scores, epoch, seed
-    )
+        context, builder, args, pair[0], ids, I64(0) if scores is None else scores, epoch, seed,
+        counts,
+    )  # fmt: skip
     with builder.if_then(cgutils.is_not_null(builder, failed), likely=False):
         context.call_conv.return_user_exc(builder, MemoryError, ("no memory to rank tokens",))
     return (keep, kw), restore, mask
 
 
-def _by_scores(context, builder, kind, value, pair, kept):
+def _by_scores(context, builder, kind, value, pair, kept, counts):
     """`_mask_by` of scores of any strides."""
     words = emit.words_of(context, builder, kind, value)
     plain = types.Array(kind.dtype, 2, "C")
@@ -132,7 +179,7 @@ def _by_scores(context, builder, kind, value, pair, kept):
     copier(dtype_of(kind).itemsize).emit(context, builder, aw, words)
     source = f"f{dtype_of(kind).itemsize}"
     nothing = I64(0), I64(0), I64(0)
-    made = _mask_by(context, builder, source, pair, kept, nothing, address_of(builder, aw))
+    made = _mask_by(context, builder, source, pair, kept, nothing, counts, address_of(builder, aw))
     context.nrt.decref(builder, plain, array)
     return made
 
@@ -146,26 +193,28 @@ class _Ranks(Call):
 
     def __init__(self, kinds: tuple[Any, ...]) -> None:
         self.is_refused = arguments.is_refused(self.name, kinds)
+        self.kept = _Kept(kinds[1])
 
     def check(self, context, builder, kinds, values):
-        scores, number = kinds[:2]
-        if scores.ndim != 2:
+        scores = kinds[0]
+        if scores.ndim != 2 or self.kept.never_fits:
             return None
         words = emit.words_of(context, builder, scores, values[0])
         self.pair = size_of(builder, words, 0), size_of(builder, words, 1)
-        self.kept = arguments.whole(context, builder, number, values[1])
-        return _between(builder, I64(0), self.kept, self.pair[1])
+        return self.kept.check(context, builder, self.pair, values[1])
 
     def work(self, builder):
         return builder.mul(builder.mul(*self.pair), I64(_RANKED_BYTES))
 
     def asked(self, kinds, values):
-        return [(kinds[0], values[0]), (types.int64, self.kept)]
+        return [(kinds[0], values[0]), self.kept.asked(values[1])]
 
     def run(self, context, builder, kinds, values):
+        counts = self.kept.open(context, builder, values[1])
         (keep, _), restore, mask = _by_scores(
-            context, builder, kinds[0], values[0], self.pair, self.kept
+            context, builder, kinds[0], values[0], self.pair, self.kept.most, counts
         )
+        self.kept.close(context, builder)
         return [keep, restore, mask]
 
 
@@ -179,25 +228,32 @@ class _Masking(Call):
         self.is_refused = arguments.is_refused(self.name, kinds)
         self.ndim = max(x.ndim, 2)
         self.visible = types.Array(x.dtype, self.ndim, "C")
+        self.kept, self.by_number = _Kept(number), was_given(number)
         self.arrays = self.visible, _NOISE, _IDS
         self.result = types.NamedTuple(self.arrays, MaskedTokens)
+        if self.kept.for_each:
+            self.arrays = *self.arrays, _VALID
+            self.result = types.NamedTuple(self.arrays, PaddedTokens)
         self.by_noise, self.has_ids = was_given(noise), was_given(ids)
-        self.by_number = was_given(number)
         self.asked_name = "masking_by_noise" if self.by_noise else "masking_by_seed"
         sources = self.by_noise and (was_given(seed) or self.has_ids)
         shapes = x.ndim < 2 or (self.by_noise and noise.ndim != 2)
-        self.never_fits = sources or shapes or (is_array(ids) and ids.ndim != 1)
+        self.never_fits = sources or shapes or self.kept.never_fits
+        self.never_fits = self.never_fits or (is_array(ids) and ids.ndim != 1)
 
     def check(self, context, builder, kinds, values):
         if self.never_fits:
             return None
-        x, ratio, noise, seed, ids, epoch, number = kinds[:7]
+        x, ratio, noise, seed, ids, epoch = kinds[:6]
         self.words = emit.words_of(context, builder, x, values[0])
         self.pair = samples, length = (
             size_of(builder, self.words, 0),
             size_of(builder, self.words, 1),
         )
-        fits = [self._count(context, builder, length, ratio, number, values)]
+        if self.by_number:
+            fits = [self.kept.check(context, builder, self.pair, values[6])]
+        else:
+            fits = [self._count(context, builder, length, ratio, values[1])]
         is_epoch, self.epoch = _epoch(context, builder, epoch, values[5])
         fits.append(is_epoch)
         if self.by_noise:
@@ -215,20 +271,17 @@ class _Masking(Call):
             fits.append(builder.icmp_signed("==", number_of_ids, samples))
         return all_of(builder, *fits)
 
-    def _count(self, context, builder, length, ratio, number, values):
-        """Find how many stay; whether as many can."""
-        if self.by_number:
-            self.kept = arguments.whole(context, builder, number, values[6])
-            return _between(builder, I64(0), self.kept, length)
+    def _count(self, context, builder, length, ratio, given):
+        """Find how many stay at a ratio; whether it is one."""
         double = ir.DoubleType()
         if isinstance(ratio, types.Omitted):
             value = double(ratio.value)
         else:
-            value = context.cast(builder, values[1], ratio, types.float64)
+            value = context.cast(builder, given, ratio, types.float64)
         low = builder.fcmp_ordered(">=", value, double(0))
         fits = builder.and_(low, builder.fcmp_ordered("<=", value, double(1)))
         part = builder.fsub(double(1), builder.select(fits, value, double(0)))
-        self.kept = builder.fptosi(builder.fmul(builder.sitofp(length, double), part), I64)
+        self.kept.most = builder.fptosi(builder.fmul(builder.sitofp(length, double), part), I64)
         return fits
 
     def work(self, builder):
@@ -237,10 +290,10 @@ class _Masking(Call):
         row = I64(dtype_of_item(self.visible))
         for d in range(2, self.ndim):
             row = builder.mul(row, size_of(builder, self.words, d))
-        return builder.mul(samples, builder.add(ranked, builder.mul(self.kept, row)))
+        return builder.mul(samples, builder.add(ranked, builder.mul(self.kept.most, row)))
 
     def asked(self, kinds, values):
-        asked = [(kinds[0], values[0]), (types.int64, self.kept)]
+        asked = [(kinds[0], values[0]), self.kept.asked(values[6])]
         if self.by_noise:
             return [*asked, (kinds[2], values[2])]
         asked += [(types.int64, self.seed), (types.int64, self.epoch)]
@@ -251,33 +304,45 @@ class _Masking(Call):
         return asked
 
     def run(self, context, builder, kinds, values):
+        counts, kept = self.kept.open(context, builder, values[6]), self.kept.most
         if self.by_noise:
-            made = _by_scores(context, builder, kinds[2], values[2], self.pair, self.kept)
+            made = _by_scores(context, builder, kinds[2], values[2], self.pair, kept, counts)
         else:
             ids, address = None, I64(0)
             if is_array(kinds[4]):
                 ids, iw = _ids(context, builder, kinds[4], values[4])
                 address = address_of(builder, iw)
             drawn = address, self.epoch, self.seed
-            made = _mask_by(context, builder, "seed", self.pair, self.kept, drawn)
+            made = _mask_by(context, builder, "seed", self.pair, kept, drawn, counts)
             if ids is not None:
                 context.nrt.decref(builder, _IDS_1D, ids)
         (keep, kw), restore, mask = made
         visible = self._visible(context, builder, kinds[0], kw)
         context.nrt.decref(builder, _IDS, keep)
-        return [visible, mask, restore]
+        results = [visible, mask, restore]
+        if self.kept.for_each:
+            valid, vw = made_array(context, builder, _VALID, self.pair[0], kept)
+            marked = address_of(builder, vw), counts, self.pair[0], kept
+            token_loops.mark_valid.emit(context, builder, *marked)
+            results.append(valid)
+        self.kept.close(context, builder)
+        return results
 
     def _visible(self, context, builder, x, kw):
-        """The tokens that stay, in the order of their rank."""
+        """The tokens that stay, in the order of their rank, and zeros where there is none."""
+        zeros = emit.memory(builder, 2)
+        for k in range(2):
+            builder.store(I64(0), emit.word(builder, zeros, k))
         rw = emit.result_words(builder, self.ndim)
         loop = emit.memory(builder, AXES + AXIS_WORDS * self.ndim)
-        planned = I64(TOKENS), I64(1), I64(0), self.words, kw, rw, I64(self.ndim), loop
+        how = I64(FILL if self.kept.for_each else RAISE)
+        planned = I64(TOKENS), I64(1), how, self.words, kw, rw, I64(self.ndim), loop
         plan_gather.emit(context, builder, *planned)
         visible = emit.new_array(context, builder, self.visible, rw)
         count = builder.load(emit.word(builder, loop, COUNT))
         with builder.if_then(cgutils.is_not_null(builder, count)):
             run = gatherer(dtype_of(x).itemsize, types.int64)
-            run.emit(context, builder, I64(TOKENS), self.words, kw, rw, loop, I64(0), I64(0))
+            run.emit(context, builder, I64(TOKENS), self.words, kw, rw, loop, zeros, I64(0))
         return visible
 
 
@@ -286,99 +351,32 @@ def dtype_of_item(kind: Any) -> int:
     return int(dtype_of(kind).itemsize)
 
 
-class _Restore(Call):
-    """restore_tokens(x_visible, ids_restore, mask_token)."""
-
-    name = "restore_tokens"
-
-    def __init__(self, kinds: tuple[Any, ...]) -> None:
-        x, index, token = kinds[:3]
-        self.ndim = max(x.ndim, 2)
-        self.result = types.Array(x.dtype, self.ndim, "C")
-        self.arrays = (self.result,)
-        self.is_refused = arguments.is_refused(self.name, kinds) or index.ndim != 2 or x.ndim < 2
-        self.item = dtype_of(x).itemsize
-        if is_array(token) and not self.is_refused:
-            # Which is not seen with arrays that are empty.
-            safe = np.can_cast(dtype_of(token), dtype_of(x), "safe")
-            self.is_refused = not safe
-
-    def check(self, context, builder, kinds, values):
-        x, index, token = kinds[:3]
-        self.xw = emit.words_of(context, builder, x, values[0])
-        self.iw = emit.words_of(context, builder, index, values[1])
-        self.rw = emit.result_words(builder, self.ndim)
-        self.loop = emit.memory(builder, AXES + AXIS_WORDS * self.ndim)
-        planned = I64(RESTORE), I64(1), I64(FILL), self.xw, self.iw, self.rw, I64(self.ndim)
-        fits = plan_gather.emit(context, builder, *planned, self.loop)
-        self.count = builder.load(emit.word(builder, self.loop, COUNT))
-        if is_array(token):
-            self.tw = emit.words_of(context, builder, token, values[2])
-            other = token_loops.fits_token.emit(context, builder, self.tw, self.xw)
-        else:
-            other, self.aux = arguments.item(context, builder, x.dtype, token, values[2])
-        return builder.and_(fits, other)
-
-    def work(self, builder):
-        # What did not fit is not counted.
-        return builder.mul(self.count, I64(self.item))
-
-    def asked(self, kinds, values):
-        return [*zip(kinds[:3], values[:3], strict=True)]
-
-    def run(self, context, builder, kinds, values):
-        x, index, token = kinds[:3]
-        made = emit.new_array(context, builder, self.result, self.rw)
-        with builder.if_then(cgutils.is_not_null(builder, self.count)):
-            aux, step, row = I64(0), I64(0), None
-            if is_array(token):
-                plain = types.Array(x.dtype, self.ndim - 2, "C")
-                sizes = [size_of(builder, self.xw, d) for d in range(2, self.ndim)]
-                row, words = made_array(context, builder, plain, *sizes)
-                aux, step = address_of(builder, words), I64(self.item)
-                convert, key = converter(token.dtype, x.dtype)
-                make = token_loops.rower(convert, key, self.item)
-                make.emit(context, builder, aux, self.tw, self.xw)
-            else:
-                aux = self.aux
-            run = gatherer(self.item, index.dtype)
-            operands = I64(RESTORE), self.xw, self.iw, self.rw, self.loop, aux, step
-            bad = run.emit(context, builder, *operands)
-            if row is not None:
-                context.nrt.decref(builder, plain, row)
-            emit.refuse_result(context, builder, self.result, made, bad)
-        return [made]
-
-
-def _call(made: Any, kinds: tuple[Any, ...], backend: Any) -> Any:
-    if was_given(backend) or not arguments.are_known(kinds):
-        return None
-    call = made(kinds)
-    return call.result, call.write
-
-
 def token_noise(seed, sample_ids, num_tokens, epoch=0, backend=None):
-    return _call(_Noise, (seed, sample_ids, num_tokens, epoch), backend)
+    return compiled(_Noise, (seed, sample_ids, num_tokens, epoch), backend)
+
+
+def _of_no_dimension(name: str, number: Any) -> str | None:
+    if is_array(number) and number.ndim == 0:
+        return f"{name}: num_keep is an array without dimensions: give num_keep[()]"
+    return None
 
 
 def rank_tokens(scores, num_keep, backend=None):
-    if not is_array(scores) or is_array(num_keep):
-        return None
-    return _call(_Ranks, (scores, num_keep), backend)
+    reason = _of_no_dimension("rank_tokens", num_keep)
+    return reason or compiled(_Ranks, (scores, num_keep), backend, scores=scores)
 
 
 def random_masking(
     x, mask_ratio=0.75, noise=None, seed=None, sample_ids=None, epoch=0, num_keep=None, backend=None
 ):
-    sources = was_given(noise) or was_given(seed)
-    if not is_array(x) or not sources or is_array(num_keep) or is_array(mask_ratio):
-        return None
-    if was_given(noise) and not is_array(noise):
-        return None
-    return _call(_Masking, (x, mask_ratio, noise, seed, sample_ids, epoch, num_keep), backend)
-
-
-def restore_tokens(x_visible, ids_restore, mask_token, valid=None, backend=None):
-    if was_given(valid) or not (is_array(x_visible) and is_array(ids_restore)):
-        return None
-    return _call(_Restore, (x_visible, ids_restore, mask_token), backend)
+    if not (was_given(noise) or was_given(seed)):
+        return (
+            "random_masking in compiled code draws no seed: give noise= or seed=, as"
+            " np.random.randint(2**62) is"
+        )
+    if is_array(mask_ratio):
+        return "random_masking: mask_ratio is an array: a number is needed"
+    arrays = {"x": x, "noise": noise} if was_given(noise) else {"x": x}
+    kinds = x, mask_ratio, noise, seed, sample_ids, epoch, num_keep
+    reason = _of_no_dimension("random_masking", num_keep)
+    return reason or compiled(_Masking, kinds, backend, **arrays)

@@ -113,6 +113,10 @@ class Apply:
         """An array broadcast to a shape, as an operand that says where and for `run` alone."""
         return self.xp.broadcast_to(array, shape)
 
+    def zeros(self, shape: Tuple, like: Any) -> Any:
+        """Zeros that no one else has, of the dtype of an array and beside it."""
+        return self.xp.zeros(shape, dtype=like.dtype, device=device_of(like))
+
 
 class Operation:
     """A value that says what is to be done; see the subclasses for the operands of each.

@@ -112,8 +112,7 @@ class Gather(Operation):
 
         The index may have dimensions of 1 where the cotangent has more.
         """
-        xp = do.xp
-        zeros = xp.zeros(shape, dtype=cotangent.dtype, device=device_of(cotangent))
+        xp, zeros = do.xp, do.zeros(shape, cotangent)
         full = tuple(cotangent.shape)
         if is_empty(shape) or is_empty(full):
             return zeros

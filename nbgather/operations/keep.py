@@ -44,12 +44,12 @@ class Keep:
     def check(self, samples: Any, length: Any) -> Keep:
         """Whether as many can stay, where the sizes are known."""
         if self.number is not None:
-            _between(self.number, length, "num_keep")
+            between(self.number, length, "num_keep")
         if self.counts is not None:
             if known(samples) and len(self.counts) != samples:
                 _one_for_each((len(self.counts),), samples)
             for n, number in enumerate(self.counts):
-                _between(number, length, f"num_keep[{n}]")
+                between(number, length, f"num_keep[{n}]")
         return self
 
     def repeated(self, times: int) -> Keep:
@@ -96,7 +96,8 @@ def _one_for_each(shape: tuple[int, ...], samples: Any) -> None:
     )
 
 
-def _between(number: int, length: Any, what: str) -> None:
+def between(number: int, length: Any, what: str) -> None:
+    """Whether so many of ``length`` tokens can stay."""
     if known(number) and (number < 0 or (known(length) and number > length)):
         raise ValueError(f"{what} is {number}: it must be between 0 and L = {length}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.kernels import constants, memory
-from nbgather.kernels.cpu import compiler, launch_masking, limits, threads, variants
+from nbgather.kernels.cpu import compiler, launch_masking, limits, systems, threads, variants
 from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
@@ -219,6 +219,22 @@ def copy(out: Any, src: Any, nbytes: int, run: Any = threads.run) -> Any:
     kernel = copy_kernel()
     numbers = np.array([nbytes >= STREAM_BYTES], np.int64)
     return run(kernel, out, src, 0, 0, numbers, nbytes, 2 * nbytes)
+
+
+def advise(out: Any, nbytes: int, run: Any = threads.run) -> Any:
+    """Ask for large pages of a block that is new; None where the system cannot be asked."""
+    pages = systems.large_pages()
+    if pages is None:
+        return None
+    kernel = compiler.range_kernel("pages", "advise_range", None, ("u1",) * 4)
+    numbers = np.array([nbytes, pages.page_bytes, pages.function, pages.advice], np.int64)
+    return run(kernel, out, 0, 0, 0, numbers, 1, 0)
+
+
+def clear(out: Any, nbytes: int, run: Any = threads.run) -> Any:
+    """Fill a block with zeros."""
+    kernel = compiler.range_kernel("pages", "clear_range", None, ("u1",) * 4)
+    return run(kernel, out, 0, 0, 0, np.zeros(1, np.int64), nbytes, nbytes)
 
 
 #: Maskings and their parts, which have a module of their own.

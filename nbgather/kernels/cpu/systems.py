@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import mmap
 import signal
 import sys
 from collections.abc import Callable
@@ -96,6 +97,24 @@ def _macos(library: Any) -> System:
     create.restype, create.argtypes = ctypes.c_void_p, [ctypes.c_long]
     wait, post = library.dispatch_semaphore_wait, library.dispatch_semaphore_signal
     return _posix(library, wait, post, 6, functools.partial(create, 0))
+
+
+class LargePages(NamedTuple):
+    """How large pages are asked for: the address of ``madvise``, the advice, a page's bytes."""
+
+    function: int
+    advice: int
+    page_bytes: int
+
+
+@functools.cache
+def large_pages() -> LargePages | None:
+    """How large pages are asked for, where the system can be asked."""
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
+    if advice is not None:
+        with contextlib.suppress(AttributeError, OSError):
+            return LargePages(function_pointer(ctypes.CDLL(None).madvise), advice, mmap.PAGESIZE)
+    return None
 
 
 _SYSTEMS: dict[str, Callable[[Any], System]] = {"linux": _linux, "darwin": _macos}
