@@ -8,8 +8,9 @@ from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import GatherSolution, InferGather
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.shapes import flat_indices
-from nbgather.results import Array, Mode
+from nbgather.results import Array, Mode, Reduce
 
 __all__ = [
     "gather",
@@ -17,6 +18,7 @@ __all__ = [
     "infer_gather",
     "scatter",
     "scatter_add",
+    "scatter_reduce",
     "take_along_axis",
 ]
 
@@ -369,6 +371,86 @@ def scatter_add(
         if result is not None:
             return result
     operation = ScatterAdd(dim)
+    return dispatch.execute(operation, input, index, src, out=out, backend=backend)
+
+
+def scatter_reduce(
+    input: Array,
+    dim: int,
+    index: Any,
+    src: Any,
+    reduce: Reduce,
+    *,
+    include_self: bool = True,
+    out: Any = None,
+    backend: str | None = None,
+) -> Array:
+    """Reduce values along a dimension into a copy: torch.scatter_reduce on any array.
+
+    For a 3-d input and dim 1 ``out[i][index[i][j][k]][k]`` is the reduction of all ``src[i][j][k]``
+    that have this place and, with ``include_self``, of ``input`` there. The values of one place
+    come in row-major order of ``index``, so the bits do not depend on the number of threads, and a
+    sum is that of :func:`scatter_add`.
+
+    Parameters
+    ----------
+    input, dim, index, out, backend
+        As in :func:`scatter`; input is bool, integer, floating or complex.
+    src : array
+        The values, of input's dtype and container.
+    reduce : {"sum", "prod", "mean", "amax", "amin"}
+        What they become. A NaN is the largest and the smallest number; of equal ones the first
+        stays, which tells 0.0 from -0.0. A mean of integers is rounded down. float16 and bfloat16
+        are summed and multiplied in float32 and rounded once, a mean's sum and count before they
+        are divided. The sum, the product and the count of integers wrap.
+    include_self : bool
+        Whether the input counts. Where no value comes it stays in any case.
+
+    Returns
+    -------
+    array
+        Shape, dtype and container of ``input``.
+
+    Raises
+    ------
+    TypeError
+        Also a dtype that cannot be reduced so, e.g. the mean of bools or the largest of complex
+        numbers.
+    ValueError, IndexError
+        As in :func:`scatter`; another ``reduce``.
+
+    Notes
+    -----
+    Of the largest and the smallest all that are equal to it share the gradient alike. Where
+    ``include_self`` is false the input is not one of these; torch's backward pass counts it, its
+    forward mode does not. The second derivative of a product is that of places with one zero at
+    most.
+    Source: `torch.Tensor.scatter_reduce
+    <https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_reduce_.html>`__
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x, index, src = np.zeros(3), np.array([2, 0, 2]), np.array([1.0, 2.0, 3.0])
+    >>> nbgather.scatter_reduce(x, 0, index, src, "amax")
+    array([2., 0., 3.])
+    >>> nbgather.scatter_reduce(x, 0, index, src, "mean", include_self=False)
+    array([2., 0., 2.])
+    """
+    if type(dim) is not int:
+        dim = checks.integer(dim, "dim")
+    if type(include_self) is not bool:
+        include_self = checks.flag(include_self, "include_self")
+    if include_self and reduce == "sum":
+        return scatter_add(input, dim, index, src, out=out, backend=backend)
+    if backend is None and type(reduce) is str:
+        into = () if out is None else (out,)
+        head = ScatterReduce, dim, reduce, include_self
+        result = dispatch.recall(head, input, index, src, *into)
+        if result is not None:
+            return result
+    operation = ScatterReduce(dim, reduce, include_self)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 

@@ -19,6 +19,7 @@ EXECUTORS = {
     "RestoreTokens": "gather.restore",
     "Scatter": "scatter.scatter",
     "ScatterAdd": "scatter.scatter",
+    "ScatterReduce": "scatter.scatter",
     "TokenNoise": "masking.token_noise",
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",

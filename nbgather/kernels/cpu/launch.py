@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from nbgather.kernels import constants, memory
-from nbgather.kernels.cpu import compiler, launch_masking, limits, threads, variants
+from nbgather.kernels.cpu import (
+    compiler,
+    launch_masking,
+    launch_reduce,
+    limits,
+    threads,
+    variants,
+)
 from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
@@ -17,7 +24,9 @@ from nbgather.kernels.small import TABLE
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("checks", "copy", "frames", "masking", "moved patches", "patches", "scatter"))
+DOES = frozenset(
+    ("checks", "copy", "frames", "masking", "moved patches", "patches", "reduce", "scatter")
+)
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -178,15 +187,17 @@ def scatter(
     out: Any,
     idx: Any,
     src: Any,
-    add: str | None,
+    add: Any,
     x: Any = 0,
     run: Any = threads.run,
 ) -> Any:
     """Scatter by addresses; not 0 if an index was bad.
 
-    ``add`` is how items are added, or None to replace them. ``x`` is the input, which is copied on
-    the way where the plan says so; else ``out`` holds it already.
+    ``add`` is how items are added, or None to replace them, or how they are reduced. ``x`` is the
+    input, which is copied on the way where the plan says so; else ``out`` holds it already.
     """
+    if isinstance(add, tuple):
+        return launch_reduce.scatter_reduce(plan, out, idx, src, add, x, run)
     if plan.can_share and plan.work >= SHARED_MIN_BYTES:
         most = limits.num_threads()
         if most > 1 and plan.walk_count < most:
