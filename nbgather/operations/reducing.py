@@ -124,7 +124,7 @@ class ScatterReduce(Scatter):
     def _count(self, do: Apply, x: Any, index: Any) -> Any:
         """How many values each place has, 1 where it has none."""
         start = do.xp.ones_like(x) if self.include_self else do.xp.zeros_like(x)
-        ones = do.xp.ones(index.shape, dtype=x.dtype, device=device_of(x))
+        ones = do.xp.full(index.shape, 1, dtype=x.dtype, device=device_of(x))
         number = do.run(ScatterAdd(self.dim), start, index, ones)
         return number if self.include_self else do.xp.where(number == 0, 1, number)
 
