@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import njit, types
 from numba.extending import intrinsic
 
+U = np.uint64
+
+#: Numbers from which on a run of them is compared in any order.
+RUN_ITEMS = U(32)
 _I32 = ir.IntType(32)
 
 #: By kind: the bits of infinity.
@@ -94,6 +98,125 @@ def folder(reduce: str, kind: str) -> Any:
         return old(old, old), codegen
 
     return fold
+
+
+def _key(builder: Any, bits: Any) -> Any:
+    """The bits of a float as a signed integer of the same order; its own inverse."""
+    kind = bits.type
+    sign = builder.ashr(bits, kind(kind.width - 1))
+    return builder.xor(bits, builder.lshr(sign, kind(1)))
+
+
+@intrinsic
+def key_at(typingctx, src, s):
+    """A float in memory, or its 16 bits, as a signed integer of the same order."""
+    integer = _integer_of(src.dtype)
+
+    def codegen(context, builder, sig, values):
+        kind = context.get_value_type(sig.return_type)
+        at = builder.bitcast(builder.gep(values[0], [values[1]]), kind.as_pointer())
+        return _key(builder, builder.load(at))
+
+    return integer(src, types.uint64), codegen
+
+
+@intrinsic
+def larger_of(typingctx, one, other):
+    """Of two signed integers the larger."""
+
+    def codegen(context, builder, sig, values):
+        return builder.select(builder.icmp_signed(">", *values), *values)
+
+    return one(one, one), codegen
+
+
+@intrinsic
+def smaller_of(typingctx, one, other):
+    """Of two signed integers the smaller."""
+
+    def codegen(context, builder, sig, values):
+        return builder.select(builder.icmp_signed("<", *values), *values)
+
+    return one(one, one), codegen
+
+
+def _integer_of(kind: Any) -> Any:
+    return {16: types.int16, 32: types.int32, 64: types.int64}[kind.bitwidth]
+
+
+@intrinsic
+def number_of(typingctx, key, like):
+    """What `key_at` was given, as the type of ``like``."""
+
+    def codegen(context, builder, sig, values):
+        bits = _key(builder, values[0])
+        return builder.bitcast(bits, context.get_value_type(sig.return_type))
+
+    return like(key, like), codegen
+
+
+@functools.cache
+def run_folder(reduce: str, kind: str) -> Any:
+    """``fold_run(old, src, s, n)``: what a number and ``n`` others that follow each other become.
+
+    In their order; but the largest and the smallest are found in any order, as integers, and again
+    in order where that tells one from another: NaNs, and zeros.
+    """
+    fold = folder(reduce, kind)
+
+    @njit(inline="always")
+    def in_order(old, src, s, n):
+        for k in range(n):
+            old = fold(old, src[s + k])
+        return old
+
+    if reduce not in ("amax", "amin"):
+        return in_order
+    if kind[0] in "iu":
+        # Compilers make vectors of it.
+        return in_order
+
+    pick = larger_of if reduce == "amax" else smaller_of
+    integer = np.dtype(f"i{2 if is_half(kind) else kind[1]}").type
+    infinity = INFINITY.get(kind) or int(np.array(np.inf, kind).view(integer))
+    low, high = integer(-infinity - 1), integer(infinity)
+
+    @njit(inline="always")
+    def extreme(old, src, s, n):
+        if n < RUN_ITEMS:
+            return in_order(old, src, s, n)
+        best, least, most = key_at(src, s), key_at(src, s), key_at(src, s)
+        for k in range(U(1), n):
+            key = key_at(src, s + k)
+            best = pick(best, key)
+            least, most = smaller_of(least, key), larger_of(most, key)
+        if least < low or most > high or best == integer(0) or best == integer(-1):
+            return in_order(old, src, s, n)
+        return fold(old, number_of(best, old))
+
+    return extreme
+
+
+@intrinsic
+def add_pair(typingctx, pairs, p, value, one):
+    """Add to the sum and to the count of a place, which lie side by side, at once."""
+    signature = types.void(pairs, types.uint64, value, value)
+
+    def codegen(context, builder, sig, values):
+        pointer, p, value, one = values
+        pair = ir.VectorType(value.type, 2)
+        at = builder.gep(pointer, [builder.shl(p, p.type(1))])
+        at = builder.bitcast(at, pair.as_pointer())
+        old = builder.load(at)
+        new = ir.Constant(pair, ir.Undefined)
+        for k, part in enumerate((value, one)):
+            new = builder.insert_element(new, part, _I32(k))
+        add = builder.fadd if isinstance(value.type, (ir.FloatType, ir.DoubleType)) else builder.add
+        store = builder.store(add(old, new), at)
+        old.align = store.align = value.type.get_abi_size(context.target_data)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @functools.cache

@@ -12,61 +12,85 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels.constants import NO_MEMORY
+from nbgather.kernels.cpu.bounds import any_outside
 from nbgather.kernels.cpu.folds import divider, folder, identity, number_type
 from nbgather.kernels.cpu.gather import outer_offset
 from nbgather.kernels.cpu.intrinsics import address, allocate, copy_bytes, release, uint64_at
-from nbgather.kernels.cpu.reduce import are_inside, fill
-from nbgather.kernels.cpu.scatter import COMPARED_PLACES, STRIDED_OUTER, WIDE_OUTER
+from nbgather.kernels.cpu.reduce import (
+    BAD,
+    LAST_COUNT,
+    MET,
+    STEP,
+    any_equal,
+    fill,
+    pair_loops,
+    restore,
+    starts_filled,
+)
+from nbgather.kernels.cpu.scatter import SIFTED_ITEMS, STRIDED_OUTER, WIDE_OUTER
 from nbgather.kernels.cpu.scatter_wide import CLASHING_BYTES, FAR_TILE_BYTES, NEAR_TILE_BYTES
 
 U = np.uint64
 
-#: The largest number that counting by one reaches in float32.
-LAST_COUNT = {"f4": np.uint64(1 << 24)}
-
 
 class Columns(NamedTuple):
-    """The loops over a row of ``n`` columns, each with its own index."""
+    """The loops over a row of ``n`` columns, each with its own index.
+
+    Of a mean they write to pairs, ``along`` of them for each place.
+    """
 
     begin: Any
     walk: Any
-    compare: Any
 
 
 @functools.cache
-def column_loops(reduce: str, kind: str) -> Columns:
-    fold, first = folder(reduce, kind), identity(reduce, kind)
-    counts, of = reduce == "mean", number_type(kind)
-    one, none = of(1), of(0)
+def column_loops(reduce: str, kind: str, include_self: bool) -> Columns:
+    fold, first, mean = folder(reduce, kind), identity(reduce, kind), reduce == "mean"
+    put_pair = pair_loops(kind, include_self).put if mean else fold
 
     @njit(inline="always")
-    def begin(out, o, idx, i, n, along):
-        for e in range(n):
-            out[o + U(idx[i + e]) * along + e] = first
+    def put(to, p, value):
+        if mean:
+            put_pair(to, p, value)
+        else:
+            to[p] = fold(to[p], value)
+
+    # The check of a few indices before they are used keeps their loads ahead of the stores: with
+    # one check of the whole row, and a loop behind it, a walk takes twice as long.
 
     @njit(inline="always")
-    def walk(out, o, src, s, idx, i, n, along, number, T):
-        for e in range(n):
-            j = U(idx[i + e])
-            p = o + j * along + e
-            out[p] = fold(out[p], src[s + e])
-            if counts:
-                q = j * T + e
-                number[q] = number[q] + one
+    def begin(to, o, idx, i, n, size, along):
+        e = U(0)
+        while e + STEP <= n:
+            if any_outside(idx, i + e, size):
+                return BAD
+            for t in range(e, e + STEP):
+                to[o + U(idx[i + t]) * along + t] = first
+            e += STEP
+        while e < n:
+            if U(idx[i + e]) >= size:
+                return BAD
+            to[o + U(idx[i + e]) * along + e] = first
+            e += U(1)
+        return U(0)
 
     @njit(inline="always")
-    def compare(out, o, src, s, idx, i, n, size, along, number, T, begins):
-        for j in range(size):
-            for e in range(n):
-                before = out[o + e]
-                after = first if begins else fold(before, src[s + e])
-                out[o + e] = after if U(idx[i + e]) == j else before
-            if counts and not begins:
-                for e in range(n):
-                    number[j * T + e] += one if U(idx[i + e]) == j else none
-            o += along
+    def walk(to, o, src, s, idx, i, n, size, along):
+        e = U(0)
+        while e + STEP <= n:
+            if any_outside(idx, i + e, size):
+                return BAD
+            for t in range(e, e + STEP):
+                put(to, o + U(idx[i + t]) * along + t, src[s + t])
+            e += STEP
+        while e < n:
+            if U(idx[i + e]) >= size:
+                return BAD
+            put(to, o + U(idx[i + e]) * along + e, src[s + e])
+            e += U(1)
+        return U(0)
 
-    return Columns(begin, walk, compare)
+    return Columns(begin, walk)
 
 
 def make_wide_reduce(reduce, kind, itemsize, include_self):
@@ -74,8 +98,23 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
 
     A position of the range is a tile of columns of one of the outer axes.
     """
-    begin, walk, compare = column_loops(reduce, kind)
-    divide, counts, start = divider(kind), reduce == "mean", number_type(kind)(include_self)
+    begin, walk = column_loops(reduce, kind, include_self)
+    first, mean = identity(reduce, kind), reduce == "mean"
+    begin_pairs, finish_pairs = begin, begin
+    if mean:
+        begin_pairs, _, _, finish_pairs = pair_loops(kind, include_self)
+    may_fill = starts_filled(reduce, include_self)
+
+    @njit(inline="always")
+    def walk_rows(to, o, src, s, idx, i, D, n, size, along, id_, sd, watches):
+        bad, met = U(0), U(0)
+        for d in range(D):
+            bad = walk(to, o, src, s + d * sd, idx, i + d * id_, n, size, along)
+            if bad:
+                return BAD
+            if watches and any_equal(src, s + d * sd, n, first):
+                met = MET
+        return met
 
     def reduce_wide(out, src, idx, aux, args, lo, hi):
         size, D, B = U(args[0]), U(args[1]), U(args[2])
@@ -83,132 +122,163 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
         copies = args[7]
         tiles = (B + T - U(1)) // T
         row, tile = B * U(itemsize), size * T * U(itemsize)
-        # Where the rows of a tile would push each other out of the caches, it is copied together.
+        # Where the rows of a tile would push each other out of the caches, it is put together.
         clashing = row % CLASHING_BYTES == U(0) and NEAR_TILE_BYTES < tile <= FAR_TILE_BYTES
-        clashing = clashing and T < B and D * U(4) >= size
-        buffer = number = out
-        if clashing:
-            buffer = allocate(out, tile)
-        if counts:
-            number = allocate(out, tile)
-            if address(number) == U(0):
-                if clashing:
-                    release(buffer)
+        staged = mean or (clashing and T < B and D * U(4) >= size)
+        buffer = out
+        if staged:
+            buffer = allocate(out, tile * U(2) if mean else tile)
+            if address(buffer) == U(0):
                 return NO_MEMORY
-        staged = clashing and address(buffer) != U(0)
         target, along = (buffer, T) if staged else (out, B)
         before = aux if copies else out
-        few = size <= COMPARED_PLACES
+        fills = may_fill and copies and D >= size
         bad = U(0)
         p = U(lo)
         while p < U(hi) and not bad:
             a = p // tiles
             b = (p - a * tiles) * T
             n = min(T, B - b)
-            first = a * size * B + b
-            o = U(0) if staged else first
+            at = a * size * B + b
+            o = U(0) if staged else at
             i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a))) + b
             s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
-            if n == B and copies:
-                copy_bytes(out, first, aux, first, size * row)
-            elif copies or staged:
+            p += U(1)
+            if mean:
                 for place in range(size):
-                    at = first + place * B
-                    copy_bytes(target, o + place * along, before, at, n * U(itemsize))
-            if counts:
-                fill(number, U(0), size * T, start)
-            if not include_self:
-                for d in range(D):
-                    bad = are_inside(idx, i + d * id_, n, size)
-                    if bad:
-                        break
-                    if few:
-                        compare(
-                            target, o, src, s, idx, i + d * id_, n, size, along, number, T, True
+                    begin_pairs(buffer, place * T, before, at + place * B, n)
+                bad = walk_rows(buffer, U(0), src, s, idx, i, D, n, size, T, id_, sd, False)
+                if not bad:
+                    for place in range(size):
+                        row_at = at + place * B
+                        finish_pairs(out, row_at, buffer, place * T, before, row_at, n)
+                continue
+            found = MET
+            if fills:
+                for place in range(size):
+                    fill(target, o + place * along, n, first)
+                found = walk_rows(target, o, src, s, idx, i, D, n, size, along, id_, sd, True)
+                bad = found & BAD
+            if found == MET:
+                if n == B and copies and not staged:
+                    copy_bytes(out, at, aux, at, size * row)
+                elif copies or staged:
+                    for place in range(size):
+                        copy_bytes(
+                            target, o + place * along, before, at + place * B, n * U(itemsize)
                         )
-                    else:
-                        begin(target, o, idx, i + d * id_, n, along)
-            for d in range(U(0) if bad else D):
-                e, f = i + d * id_, s + d * sd
-                if include_self:
-                    bad = are_inside(idx, e, n, size)
-                    if bad:
-                        break
-                if few:
-                    compare(target, o, src, f, idx, e, n, size, along, number, T, False)
-                else:
-                    walk(target, o, src, f, idx, e, n, along, number, T)
-            if counts and not bad:
-                for place in range(size):
-                    at, c = o + place * along, place * T
-                    for e in range(n):
-                        target[at + e] = divide(target[at + e], number[c + e])
+                if not include_self:
+                    for d in range(D):
+                        bad |= begin(target, o, idx, i + d * id_, n, size, along)
+                if not bad:
+                    bad = walk_rows(target, o, src, s, idx, i, D, n, size, along, id_, sd, False)
             if staged:
                 for place in range(size):
-                    copy_bytes(out, first + place * B, buffer, place * T, n * U(itemsize))
-            p += U(1)
+                    copy_bytes(out, at + place * B, buffer, place * T, n * U(itemsize))
+            if found == U(0):
+                for place in range(size):
+                    restore(out, at + place * B, aux, n, first)
         if staged:
             release(buffer)
-        if counts:
-            release(number)
         return np.int64(bad)
 
     return reduce_wide
 
 
 def make_row_reduce(reduce, kind, itemsize, include_self):
-    """Columns that all have the same index, which is of a row: ``args`` as above, ``ib`` 0."""
+    """Columns that all have the same index: ``args`` as of the wide scatter, ``ib`` 0.
+
+    A position of the range is a place of a tile of columns of one of the outer axes. A range of
+    places walks the whole index, and leaves out what is not in it.
+    """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of, mean = divider(kind), number_type(kind), reduce == "mean"
-    counts, last = mean or not include_self, LAST_COUNT.get(kind, U(1 << 63))
+    counts, last = mean or not include_self, U(LAST_COUNT.get(kind, 1 << 63))
+
+    @njit(inline="always")
+    def put(out, at, src, f, n, number, j):
+        if counts:
+            number[j] += U(1)
+        if not include_self and number[j] == U(1):
+            for e in range(n):
+                out[at + e] = fold(first, src[f + e])
+        else:
+            for e in range(n):
+                out[at + e] = fold(out[at + e], src[f + e])
+
+    @njit(inline="always")
+    def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen):
+        d = U(0)
+        if low == U(0) and high == size:
+            for d in range(D):
+                j = U(idx[i + d * id_])
+                if j >= size:
+                    return BAD
+                put(out, o + j * B, src, s + d * sd, n, number, j)
+            return U(0)
+        while d < D:
+            end, found, outside = min(d + SIFTED_ITEMS, D), U(0), U(0)
+            for t in range(d, end):
+                j = U(idx[i + t * id_])
+                outside |= U(1) if j >= size else U(0)
+                chosen[found] = t
+                found += U(1) if j - low < high - low else U(0)
+            if outside:
+                return BAD
+            for c in range(found):
+                t = chosen[c]
+                j = U(idx[i + t * id_])
+                put(out, o + j * B, src, s + t * sd, n, number, j - low)
+            d = end
+        return U(0)
 
     def reduce_rows(out, src, idx, aux, args, lo, hi):
         size, D, B = U(args[0]), U(args[1]), U(args[2])
         id_, sd, T = U(args[3]), U(args[4]), U(args[6])
         copies = args[7]
         tiles = (B + T - U(1)) // T
-        number = uint64_at(U(0))
+        if size == U(0):
+            return 1
+        chosen = allocate(uint64_at(U(0)), U(8) * SIFTED_ITEMS)
+        number = chosen
         if counts:
-            number = allocate(number, U(8) * size)
-            if address(number) == U(0):
-                return NO_MEMORY
+            number = allocate(chosen, U(8) * min(size, U(hi - lo)))
+        if address(chosen) == U(0) or address(number) == U(0):
+            release(chosen)
+            if counts:
+                release(number)
+            return NO_MEMORY
         bad = U(0)
         p = U(lo)
         while p < U(hi) and not bad:
-            a = p // tiles
-            b = (p - a * tiles) * T
+            q = p // size
+            low = p - q * size
+            high = min(size, low + U(hi) - p)
+            p += high - low
+            a = q // tiles
+            b = (q - a * tiles) * T
             n = min(T, B - b)
             o = a * size * B + b
             i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a)))
             s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
-            if n == B and copies:
-                copy_bytes(out, o, aux, o, size * B * U(itemsize))
+            if copies and n == B:
+                at = o + low * B
+                copy_bytes(out, at, aux, at, (high - low) * B * U(itemsize))
             elif copies:
-                for place in range(size):
+                for place in range(low, high):
                     copy_bytes(out, o + place * B, aux, o + place * B, n * U(itemsize))
             if counts:
-                fill(number, U(0), size, U(include_self))
-            for d in range(D):
-                j = U(idx[i + d * id_])
-                if j >= size:
-                    bad = U(1)
-                    break
-                at, f = o + j * B, s + d * sd
-                if counts:
-                    number[j] += U(1)
-                if not include_self and number[j] == U(1):
-                    for e in range(n):
-                        out[at + e] = fold(first, src[f + e])
-                else:
-                    for e in range(n):
-                        out[at + e] = fold(out[at + e], src[f + e])
+                fill(number, U(0), high - low, U(include_self))
+            bad = walk(
+                out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen
+            )
             if mean and not bad:
-                for place in range(size):
-                    count = of(min(number[place], last))
+                for place in range(low, high):
+                    count = of(min(number[place - low], last))
                     at = o + place * B
                     for e in range(n):
                         out[at + e] = divide(out[at + e], count)
-            p += U(1)
+        release(chosen)
         if counts:
             release(number)
         return np.int64(bad)
@@ -218,18 +288,19 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
 
 def make_strided_reduce(reduce, kind, itemsize, include_self):
     """Lanes of any strides: ``args`` as those of the strided scatter; the result is the input."""
-    fold, first = folder(reduce, kind), identity(reduce, kind)
-    divide, of, counts = divider(kind), number_type(kind), reduce == "mean"
-    start, one = of(include_self), of(1)
+    fold, first, mean = folder(reduce, kind), identity(reduce, kind), reduce == "mean"
+    begin_pairs, put_pair, finish_pairs = fold, fold, fold
+    if mean:
+        begin_pairs, put_pair, _, finish_pairs = pair_loops(kind, include_self)
 
     def reduce_strided(out, src, idx, aux, args, lo, hi):
         size, along = U(args[0]), U(args[1])
         D, id_, sd = U(args[2]), U(args[3]), U(args[4])
         B = args[5]
-        number = out
-        if counts:
-            number = allocate(out, max(size, U(1)) * U(itemsize))
-            if address(number) == U(0):
+        pairs = out
+        if mean:
+            pairs = allocate(out, U(2) * max(size, U(1)) * U(itemsize))
+            if address(pairs) == U(0):
                 return NO_MEMORY
         bad = U(0)
         for p in range(lo, hi):
@@ -242,22 +313,25 @@ def make_strided_reduce(reduce, kind, itemsize, include_self):
                 j = U(idx[i + d * id_])
                 if j >= size:
                     bad = U(1)
-                elif not include_self:
+                elif not include_self and not mean:
                     out[x + j * along] = first
             if bad:
                 break
-            if counts:
-                fill(number, U(0), size, start)
+            if mean:
+                for j in range(size):
+                    begin_pairs(pairs, j, out, x + j * along, U(1))
             for d in range(D):
                 j = U(idx[i + d * id_])
-                out[x + j * along] = fold(out[x + j * along], src[s + d * sd])
-                if counts:
-                    number[j] = number[j] + one
-            if counts:
+                if mean:
+                    put_pair(pairs, j, src[s + d * sd])
+                else:
+                    out[x + j * along] = fold(out[x + j * along], src[s + d * sd])
+            if mean:
                 for j in range(size):
-                    out[x + j * along] = divide(out[x + j * along], number[j])
-        if counts:
-            release(number)
+                    at = x + j * along
+                    finish_pairs(out, at, pairs, j, out, at, U(1))
+        if mean:
+            release(pairs)
         return np.int64(bad)
 
     return reduce_strided
