@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         scatter,
         scatter_add,
         scatter_reduce,
+        segment_reduce,
         take_along_axis,
     )
     from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
@@ -54,6 +55,7 @@ __all__ = [
     "scatter",
     "scatter_add",
     "scatter_reduce",
+    "segment_reduce",
     "set_num_threads",
     "strategies",
     "take_along_axis",
@@ -70,6 +72,7 @@ _HOMES = {
         "scatter",
         "scatter_add",
         "scatter_reduce",
+        "segment_reduce",
         "take_along_axis",
     ),
     "kernels.cpu.limits": ("get_num_threads", "limit_threads", "set_num_threads"),

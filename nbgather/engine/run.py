@@ -20,6 +20,7 @@ EXECUTORS = {
     "Scatter": "scatter.scatter",
     "ScatterAdd": "scatter.scatter",
     "ScatterReduce": "scatter.scatter",
+    "SegmentReduce": "segments.segment_reduce",
     "TokenNoise": "masking.token_noise",
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",

@@ -25,7 +25,10 @@ from nbgather.kernels.small import TABLE
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
 DOES = frozenset(
-    ("checks", "copy", "frames", "masking", "moved patches", "patches", "reduce", "scatter")
+    (
+        "checks", "copy", "frames", "masking", "moved patches", "patches", "reduce", "scatter",
+        "segments",
+    )
 )
 
 #: What a pointer that the kernel does not use points to.
@@ -214,6 +217,9 @@ def scatter(
     if plan.walk is None:
         return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
+
+
+segment_reduce = launch_reduce.segment_reduce
 
 
 def find_outside(index: str, idx: Any, count: int, size: int, run: Any = threads.run) -> Any:

@@ -79,6 +79,27 @@ def scatter_reduce(
     return bad
 
 
+def segment_reduce(
+    how: tuple[str, str, bool],
+    addresses: tuple[int, int, int, int],
+    sizes: tuple[int, int, int],
+    itemsize: int,
+    run: Any = threads.run,
+) -> None:
+    """Reduce segments of rows by addresses: those of the result, the rows, the offsets, the number
+    that stands for no rows. ``sizes`` are the segments, all rows, and the columns."""
+    (reduce, kind, _), (segments, rows, columns) = how, sizes
+    item = "u2" if is_half(kind) else kind
+    kernel = compiler.range_kernel(
+        "segments", "make_segment_reduce", (reduce, kind), (item, item, "i8", item)
+    )
+    tiles = max(min(columns * itemsize // SHARED_ROW_BYTES, limits.num_threads() // segments), 1)
+    width = -(-columns // tiles)
+    args = np.array([columns, width], np.int64)
+    work = (2 * rows + segments) * columns * itemsize
+    run(kernel, *addresses, args, segments * -(-columns // width), work)
+
+
 def _tiled(plan: ScatterPlan, width: int) -> tuple[np.ndarray, int]:
     """The integers of a kernel of columns with tiles of about so many, and how many tiles."""
     args = plan.walk.copy()  # type: ignore[union-attr]
