@@ -25,9 +25,9 @@ _KINDS: dict[str, type[Operation]] = {
     kind.__name__: kind
     for kind in (
         indexing.Gather, indexing.TakeAlongAxis, indexing.GatherTokens, indexing.Scatter,
-        indexing.ScatterAdd, reducing.ScatterReduce, tokens.TokenNoise, tokens.SeededNoise, tokens.RankTokens,
-        tokens.ChooseTokens, tokens.RandomMasking, tokens.RestoreTokens, patches.Patchify,
-        patches.Unpatchify, patches.CutPatches, scores.Score,
+        indexing.ScatterAdd, reducing.ScatterReduce, tokens.TokenNoise, tokens.SeededNoise,
+        tokens.RankTokens, tokens.ChooseTokens, tokens.RandomMasking, tokens.RestoreTokens,
+        patches.Patchify, patches.Unpatchify, patches.CutPatches, scores.Score,
     )
 }  # fmt: skip
 

@@ -161,7 +161,8 @@ class Operation:
         """The cotangents of the operands that `differentiable` names, by other operations.
 
         ``operands`` holds what is not differentiable and what `needs_values` names, None in the
-        other places; ``specs`` is of all of them. Of the cotangents those that are not ``needed`` may be None.
+        other places; ``specs`` is of all of them. Of the cotangents those that are not ``needed``
+        may be None.
         """
         raise NotImplementedError
 

@@ -242,9 +242,7 @@ def divider(kind: str) -> Any:
             quotient = builder.sdiv(total, divisor)
             rest = builder.sub(total, builder.mul(quotient, divisor))
             differ = builder.icmp_signed("<", builder.xor(total, divisor), total.type(0))
-            lower = builder.and_(
-                builder.icmp_unsigned("!=", rest, total.type(0)), differ
-            )
+            lower = builder.and_(builder.icmp_unsigned("!=", rest, total.type(0)), differ)
             floor = builder.sub(quotient, builder.zext(lower, total.type))
             floor = builder.select(is_minus, builder.neg(total), floor)
             return builder.select(is_zero, total, floor)

@@ -26,7 +26,14 @@ from nbgather.kernels.small import TABLE
 HOST_VIEWS = False
 DOES = frozenset(
     (
-        "checks", "copy", "frames", "masking", "moved patches", "patches", "reduce", "scatter",
+        "checks",
+        "copy",
+        "frames",
+        "masking",
+        "moved patches",
+        "patches",
+        "reduce",
+        "scatter",
         "segments",
     )
 )

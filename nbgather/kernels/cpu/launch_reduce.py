@@ -29,9 +29,9 @@ _FORMS: dict[str, tuple[str, str]] = {
 _COLUMNS, _COLUMN_STRIDE, _TILE = 2, 5, 6
 #: Bytes of a row from which on threads share the columns of few lanes, not the places.
 SHARED_ROW_BYTES = 128
-#: Bytes of the result that a tile of columns takes, to stay in a core's second-level cache; rows of
-#: a tile that are narrower are not cut for it; and tiles for each thread.
-TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = 1 << 18, 256, 2
+#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in the
+#: second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
+TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
 #: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
 #: ends within a lane walks all of its index.
 LANES_PER_THREAD = 8
@@ -122,8 +122,12 @@ def _tiles(plan: ScatterPlan, threads: int, words: int) -> tuple[np.ndarray, int
     Tiles are as wide as a cache can hold their places, and there are some for each thread.
     """
     lanes, columns = _lanes(plan)
-    width = TILE_BYTES // max(plan.size * words * plan.itemsize, 1)
-    if width * plan.itemsize < NARROW_TILE_BYTES:
+    width = columns
+    for nbytes in TILE_BYTES:
+        width = nbytes // max(plan.size * words * plan.itemsize, 1)
+        if width * plan.itemsize >= NARROW_TILE_BYTES:
+            break
+    else:
         width = columns
     return _tiled(plan, min(width, -(-columns // -(-TILES_PER_THREAD * threads // lanes))))
 

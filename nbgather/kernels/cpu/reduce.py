@@ -136,7 +136,11 @@ def pair_loops(kind: str, include_self: bool) -> Pairs:
         for k in range(n):
             count = pairs[U(2) * (q + k) + U(1)]
             mean = divide(pairs[U(2) * (q + k)], count)
-            out[o + k] = before[b + k] if count == none and not include_self else mean
+            if include_self:
+                out[o + k] = mean
+            else:
+                old = before[b + k]  # read in any case: the loop has no branch
+                out[o + k] = old if count == none else mean
 
     return Pairs(begin, put, put_run, finish)
 
@@ -382,7 +386,9 @@ def make_place_reduce(reduce, kind, itemsize, include_self):
             found = MET
             if may_fill and copies:
                 fill(out, o, n, first)
-                found = walk_range(out, o, src, s, idx, i, length, B, size, low, last, chosen, False)
+                found = walk_range(
+                    out, o, src, s, idx, i, length, B, size, low, last, chosen, False
+                )
                 if found == U(0):
                     restore(out, o, aux, n, first)
                 bad = found & BAD

@@ -269,9 +269,7 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                     copy_bytes(out, o + place * B, aux, o + place * B, n * U(itemsize))
             if counts:
                 fill(number, U(0), high - low, U(include_self))
-            bad = walk(
-                out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen
-            )
+            bad = walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen)
             if mean and not bad:
                 for place in range(low, high):
                     count = of(min(number[place - low], last))

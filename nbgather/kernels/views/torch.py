@@ -84,9 +84,7 @@ def _reduce(
         elif kind in _WIDER:
             held = [a.astype(_WIDER[kind]) for a in held]
         target, source = map(torch.from_numpy, held)
-    result = torch.scatter_reduce(
-        target, dim, index, source, reduce, include_self=include_self
-    )
+    result = torch.scatter_reduce(target, dim, index, source, reduce, include_self=include_self)
     if kind in _HALVES:
         out[...] = result.view(torch.int16).numpy().view("u2")
         return
