@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         infer_gather,
         scatter,
         scatter_add,
+        scatter_reduce,
+        segment_reduce,
         take_along_axis,
     )
     from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
@@ -52,6 +54,8 @@ __all__ = [
     "restore_tokens",
     "scatter",
     "scatter_add",
+    "scatter_reduce",
+    "segment_reduce",
     "set_num_threads",
     "strategies",
     "take_along_axis",
@@ -67,6 +71,8 @@ _HOMES = {
         "infer_gather",
         "scatter",
         "scatter_add",
+        "scatter_reduce",
+        "segment_reduce",
         "take_along_axis",
     ),
     "kernels.cpu.limits": ("get_num_threads", "limit_threads", "set_num_threads"),

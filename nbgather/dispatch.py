@@ -247,6 +247,15 @@ def scalar(value: Any, what: str) -> Any:
     return container.host_scalar(value)
 
 
+def one_more_than(ids: Any, what: str) -> int:
+    """One more than the largest of some ids, 0 where there are none."""
+    if isinstance(ids, (list, tuple, range)):
+        ids = from_sequence(ids, what)
+    values = np.asarray(host_counts(ids, what))
+    checks.index_dtype(_NUMPY.spec(values).dtype, what)
+    return int(values.max(initial=-1)) + 1
+
+
 def host_counts(value: Any, what: str) -> Any:
     """Counts as Python's or NumPy's numbers, also where a library's array on the CPU holds them."""
     if value is None or isinstance(value, np.generic) or not hasattr(type(value), "shape"):

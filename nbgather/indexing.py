@@ -8,8 +8,10 @@ from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import GatherSolution, InferGather
+from nbgather.operations.reducing import ScatterReduce
+from nbgather.operations.segments import SegmentReduce
 from nbgather.operations.shapes import flat_indices
-from nbgather.results import Array, Mode
+from nbgather.results import Array, Mode, Reduce
 
 __all__ = [
     "gather",
@@ -17,6 +19,8 @@ __all__ = [
     "infer_gather",
     "scatter",
     "scatter_add",
+    "scatter_reduce",
+    "segment_reduce",
     "take_along_axis",
 ]
 
@@ -370,6 +374,157 @@ def scatter_add(
             return result
     operation = ScatterAdd(dim)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
+
+
+def scatter_reduce(
+    input: Array,
+    dim: int,
+    index: Any,
+    src: Any,
+    reduce: Reduce,
+    *,
+    include_self: bool = True,
+    out: Any = None,
+    backend: str | None = None,
+) -> Array:
+    """Reduce values along a dimension into a copy: torch.scatter_reduce on any array.
+
+    For a 3-d input and dim 1 ``out[i][index[i][j][k]][k]`` is the reduction of all ``src[i][j][k]``
+    that have this place and, with ``include_self``, of ``input`` there. The values of one place
+    come in row-major order of ``index``, so the bits do not depend on the number of threads, and a
+    sum is that of :func:`scatter_add`.
+
+    Parameters
+    ----------
+    input, dim, index, out, backend
+        As in :func:`scatter`; input is bool, integer, floating or complex.
+    src : array
+        The values, of input's dtype and container.
+    reduce : {"sum", "prod", "mean", "amax", "amin"}
+        What they become. A NaN is the largest and the smallest number; of equal ones the first
+        stays, which tells 0.0 from -0.0. A mean of integers is rounded down. float16 and bfloat16
+        are summed and multiplied in float32 and rounded once, a mean's sum and count before they
+        are divided. The sum, the product and the count of integers wrap.
+    include_self : bool
+        Whether the input counts. Where no value comes it stays in any case.
+
+    Returns
+    -------
+    array
+        Shape, dtype and container of ``input``.
+
+    Raises
+    ------
+    TypeError
+        Also a dtype that cannot be reduced so, e.g. the mean of bools or the largest of complex
+        numbers.
+    ValueError, IndexError
+        As in :func:`scatter`; another ``reduce``.
+
+    Notes
+    -----
+    Of the largest and the smallest all that are equal to it share the gradient alike. Where
+    ``include_self`` is false the input is not one of these; torch's backward pass counts it, its
+    forward mode does not. The second derivative of a product is that of places with one zero at
+    most.
+    Source: `torch.Tensor.scatter_reduce
+    <https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_reduce_.html>`__
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x, index, src = np.zeros(3), np.array([2, 0, 2]), np.array([1.0, 2.0, 3.0])
+    >>> nbgather.scatter_reduce(x, 0, index, src, "amax")
+    array([2., 0., 3.])
+    >>> nbgather.scatter_reduce(x, 0, index, src, "mean", include_self=False)
+    array([2., 0., 2.])
+    """
+    if type(dim) is not int:
+        dim = checks.integer(dim, "dim")
+    if type(include_self) is not bool:
+        include_self = checks.flag(include_self, "include_self")
+    if include_self and reduce == "sum":
+        return scatter_add(input, dim, index, src, out=out, backend=backend)
+    if backend is None and type(reduce) is str:
+        into = () if out is None else (out,)
+        head = ScatterReduce, dim, reduce, include_self
+        result = dispatch.recall(head, input, index, src, *into)
+        if result is not None:
+            return result
+    operation = ScatterReduce(dim, reduce, include_self)
+    return dispatch.execute(operation, input, index, src, out=out, backend=backend)
+
+
+def segment_reduce(
+    x: Array,
+    reduce: Reduce,
+    *,
+    ids: Any = None,
+    num_segments: int | None = None,
+    offsets: Any = None,
+    counts: Any = None,
+    backend: str | None = None,
+) -> Array:
+    """Reduce segments of rows along the first dimension: a row for each segment.
+
+    Parameters
+    ----------
+    x : array, shape [N, ...]
+        The rows: bool, integers, floating or complex numbers.
+    reduce : {"sum", "prod", "mean", "amax", "amin"}
+        What the rows of a segment become, as in :func:`scatter_reduce`; they come in their order.
+    ids : array of int, shape [N], optional
+        The segment of each row, in any order.
+    num_segments : int, optional
+        How many segments there are, with ``ids``; by default as many as the largest of them says.
+    offsets : array of int, shape [S + 1], optional
+        Instead of ids, where segments follow each other: where each begins, and the last ends, N.
+    counts : array of int, shape [S], optional
+        Or how many rows each has, N in all.
+    backend : str, optional
+        ``cpu``, ``reference`` or ``torch``.
+
+    Returns
+    -------
+    array, shape [S, ...]
+        Of x's dtype and container. A segment of no rows is what the reduction begins with: 0, 1,
+        the least or the largest number; its mean is NaN, and 0 of integers.
+
+    Raises
+    ------
+    TypeError
+        A dtype that cannot be reduced so, segments that are not of an integer dtype.
+    ValueError
+        Shapes that do not fit; not one of ids, offsets and counts; offsets that fall or do not go
+        from 0 to N, counts that are not N in all.
+    IndexError
+        An id that is negative or not below ``num_segments``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbgather
+    >>> x = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> nbgather.segment_reduce(x, "sum", offsets=[0, 1, 1, 4])
+    array([1., 0., 9.])
+    >>> nbgather.segment_reduce(x, "amax", ids=[1, 0, 1, 0])
+    array([4., 3.])
+    """
+    ways = {"ids": ids, "offsets": offsets, "counts": counts}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        came = " and ".join(given) or "none"
+        raise ValueError(f"one of ids, offsets and counts is needed: {came} came")
+    (by,) = given
+    if num_segments is not None:
+        if by != "ids":
+            raise ValueError(f"num_segments was given with {by}, which says how many there are")
+        num_segments = checks.count(num_segments, "num_segments")
+    elif by == "ids":
+        num_segments = dispatch.one_more_than(ids, "ids")
+    operation = SegmentReduce(reduce, by, num_segments)
+    return dispatch.execute(operation, x, ways[by], backend=backend)
 
 
 def infer_gather(input: Any, output: Any) -> list[GatherSolution]:

@@ -119,6 +119,25 @@ def scatter() -> None:
             nbgather.scatter_add(x, 0, i, x)
 
 
+def reductions() -> None:
+    """Reduce floats: lanes, columns, rows of one index, few lanes, segments."""
+    for index, reduce, own in itertools.product(INDICES, ("mean", "amax", "amin"), (True, False)):
+        x, src = np.empty((8, 32, 64), np.float32), np.empty((8, 32, 64), np.float32)
+        i, flat = np.empty(src.shape, index), np.empty(1 << 20, np.float32)
+        for args in (
+            (x[0], 1, i[0], src[0]),
+            (x, 1, i, src),
+            (x, 1, np.broadcast_to(i[:, :, :1], i.shape), src),
+            (flat, 0, np.empty(flat.shape, index), flat),
+        ):
+            nbgather.scatter_reduce(*args, reduce, include_self=own)
+    for dtype, index in itertools.product(("f4", "f8"), INDICES):  # sums of rows
+        x, i = np.empty((8, 32, 64), dtype), np.empty((8, 32, 1), index)
+        nbgather.scatter_add(x, 1, np.broadcast_to(i, x.shape), x)
+    for reduce in ("sum", "mean", "amax", "amin"):
+        nbgather.segment_reduce(np.empty((8, 4), np.float32), reduce, counts=[4, 4])
+
+
 def masking() -> None:
     """Mask, rank and draw."""
     x = np.zeros((2, 196, 16), np.float32)
@@ -153,6 +172,7 @@ def usual_calls() -> None:
     gather_items()
     gather_rows()
     scatter()
+    reductions()
     patches()
     masking()
 

@@ -227,7 +227,8 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     if all(moved[k] is None for k in operation.differentiable):
         return results, [_zero(r) for r in results]
     specs = tuple(map(spec_of, operands))
-    sides = tuple(None if k in operation.differentiable else o for k, o in enumerate(operands))
+    hidden = set(operation.differentiable) - set(operation.needs_values)
+    sides = tuple(None if k in hidden else o for k, o in enumerate(operands))
     return results, [operation.tangent(do, moved, specs, sides)]
 
 

@@ -65,7 +65,8 @@ class _Rules:
         side = {
             k: o
             for k, o in enumerate(operands)
-            if isinstance(o, torch.Tensor) and k not in operation.differentiable
+            if isinstance(o, torch.Tensor)
+            and (k not in operation.differentiable or k in operation.needs_values)
         }
         count, ctx.others = len(operands), 0
         if isinstance(result, tuple):

@@ -20,6 +20,7 @@ from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.patches import MaskedPatchify
 from nbgather.operations.ranked import RankedMasking
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import (
     KeepTokens,
@@ -212,6 +213,9 @@ _CALLERS: dict[type[Operation], Callable[..., Any]] = {
     GatherTokens: lambda o, p: OPS["gather_tokens"](*p, **_mode(o, p[0])),
     Scatter: _call_scatter,
     ScatterAdd: _call_scatter,
+    ScatterReduce: lambda o, p: OPS["scatter_reduce"](
+        p[0], o.dim, p[1], p[2], o.reduce, include_self=o.include_self
+    ),
     TokenNoise: lambda o, p: OPS["token_noise"](
         checks.signed64(o.seed), *p, o.num_tokens, epoch=o.epoch
     ),

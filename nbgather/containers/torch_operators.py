@@ -20,6 +20,7 @@ from nbgather.operations.base import PLAIN, Operation, Spec
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.keep import Keep
 from nbgather.operations.ranked import RankedMasking
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score
 from nbgather.operations.tokens import KeepTokens, RankTokens, RestoreTokens, TokenNoise
 
@@ -60,6 +61,12 @@ def _along_call(
 
 def _tokens_call(x: Any, ids: Any, mode: str = "raise", fill_value: Any = 0) -> Call:
     return GatherTokens(1, mode, fill_value), (x, ids)
+
+
+def _reduce_call(
+    input: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True
+) -> Call:
+    return ScatterReduce(dim, reduce, include_self), (input, index, src)
 
 
 def _noise_call(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Call:
@@ -105,6 +112,13 @@ OPERATORS = {
         ScatterAdd,
         "(Tensor input, int dim, Tensor index, Tensor src) -> Tensor",
         lambda input, dim, index, src: (ScatterAdd(dim), (input, index, src)),
+        (0, 2, 3),
+    ),
+    "scatter_reduce": _Operator(
+        ScatterReduce,
+        "(Tensor input, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True)"
+        " -> Tensor",
+        _reduce_call,
         (0, 2, 3),
     ),
     "token_noise": _Operator(

@@ -14,7 +14,7 @@ from typing import Any
 
 from nbgather.engine.programs import Specs, program_of
 from nbgather.kernels.program import KEY_BYTES, Program
-from nbgather.operations import cleared, indexing, patches, scores, tokens
+from nbgather.operations import cleared, indexing, patches, reducing, scores, tokens
 from nbgather.operations.base import DType, Operation, Spec
 from nbgather.operations.keep import Keep
 
@@ -25,9 +25,9 @@ _KINDS: dict[str, type[Operation]] = {
     kind.__name__: kind
     for kind in (
         indexing.Gather, indexing.TakeAlongAxis, indexing.GatherTokens, indexing.Scatter,
-        indexing.ScatterAdd, tokens.TokenNoise, tokens.SeededNoise, tokens.RankTokens,
-        tokens.ChooseTokens, tokens.RandomMasking, tokens.RestoreTokens, patches.Patchify,
-        patches.Unpatchify, patches.CutPatches, scores.Score, cleared.Cleared,
+        indexing.ScatterAdd, reducing.ScatterReduce, tokens.TokenNoise, tokens.SeededNoise,
+        tokens.RankTokens, tokens.ChooseTokens, tokens.RandomMasking, tokens.RestoreTokens,
+        patches.Patchify, patches.Unpatchify, patches.CutPatches, scores.Score, cleared.Cleared,
     )
 }  # fmt: skip
 

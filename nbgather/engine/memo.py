@@ -21,6 +21,7 @@ from nbgather.kernels import small
 from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
 from nbgather.operations.base import is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.tokens import KeepTokens, RestoreTokens
 
 #: Calls that are kept or seen once; then all are forgotten. Those of one head.
@@ -88,6 +89,8 @@ def call_of(operation: Any, operands: tuple[Any, ...]) -> tuple[Hashable, tuple[
         kind, operation, operands = GatherTokens, operation.gather, operands[:2]
     if kind in _GATHERS:
         return gather_head(kind, operation.dim, operation.mode, operation.fill_value), operands
+    if kind is ScatterReduce:
+        return (kind, operation.dim, operation.reduce, operation.include_self), operands
     if kind not in _WITH_NUMBERS:
         return None, operands
     dims = () if kind is RestoreTokens else (operation.dim,)

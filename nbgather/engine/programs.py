@@ -15,6 +15,7 @@ import numpy as np
 from nbgather.engine import backends, bad_index, patches, scores
 from nbgather.engine.plan import plan_gather, results_of
 from nbgather.engine.plan_scatter import plan_scatter
+from nbgather.engine.scatter import combining
 from nbgather.kernels import small
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.memory import memory_address
@@ -23,15 +24,14 @@ from nbgather.kernels.small import Place
 from nbgather.operations.base import Operation, Spec
 from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import (
-    WIDENED,
     Gather,
     GatherTokens,
     Scatter,
     ScatterAdd,
     TakeAlongAxis,
-    added_kind,
 )
 from nbgather.operations.patches import CutPatches, Patchify, Unpatchify
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import (
@@ -144,14 +144,13 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     x, index, src = specs
     assert x is not None
     assert index is not None
-    adds = isinstance(operation, ScatterAdd)
+    how = combining(operation, x.dtype)
     plan = plan_scatter(operation, x, index, src)
     if plan.count and not plan.nbytes:
         # XLA runs nothing whose result is empty, so that nobody would learn of it later.
         raise IndexError(bad_index.unseen(plan.dim, plan.size))
-    if adds and x.dtype.plain in WIDENED:
+    if how is NotImplemented:
         return None
-    kind = added_kind(x.dtype) if adds else None
     backend, target, given = _backend(), small.result(0), small.operand(0)
     value = np.frombuffer(item or b"\0", np.uint8)
     steps = []
@@ -162,12 +161,12 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     if plan.count:
         source = memory_address(value) if src is None else small.operand(2)
         steps.append(
-            backend.scatter(plan, target, small.operand(1), source, kind, given, run=backend.step)
+            backend.scatter(plan, target, small.operand(1), source, how, given, run=backend.step)
         )
         mask = plan.item_mask | plan.index_mask
     fault = _of_index(index, 1, plan.dim, plan.size)
     uses = (0, 1) if src is None else (0, 1, 2)
-    return Program(uses, 1, steps, fault, mask, floats=adds, owner=(plan, value))
+    return Program(uses, 1, steps, fault, mask, floats=how is not None, owner=(plan, value))
 
 
 def _cleared(operation: Cleared, specs: Specs, item: bytes) -> Program:
@@ -321,6 +320,7 @@ _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {
     RestoreTokens: _gather,
     Scatter: _scatter,
     ScatterAdd: _scatter,
+    ScatterReduce: _scatter,
     TokenNoise: _noise,
     SeededNoise: _seeded,
     RankTokens: _ranks,

@@ -19,6 +19,8 @@ EXECUTORS = {
     "RestoreTokens": "gather.restore",
     "Scatter": "scatter.scatter",
     "ScatterAdd": "scatter.scatter",
+    "ScatterReduce": "scatter.scatter",
+    "SegmentReduce": "segments.segment_reduce",
     "TokenNoise": "masking.token_noise",
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",

@@ -14,16 +14,16 @@ from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import Options, Spec, is_array, is_contiguous
+from nbgather.operations.base import DType, Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
+from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
 
 
 def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options) -> Any:
-    """Scatter ``src`` into a copy of the input; ScatterAdd sums into it."""
+    """Scatter ``src`` into a copy of the input, or sum or reduce into it."""
     x, i, src = operands
     x_spec, i_spec = container.spec(x), container.spec(i)
     is_number = not is_array(src)
-    adds = isinstance(operation, ScatterAdd)
     src_spec = None
     if is_number:
         src = container.item_bits(src, x, "src")
@@ -41,11 +41,11 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         raise ValueError(
             f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
         )
-    if adds and x_spec.dtype.plain in WIDENED:
+    how = combining(operation, x_spec.dtype)
+    if how is NotImplemented or (isinstance(how, tuple) and "reduce" not in backend.DOES):
         return _into(
             container, operation.lower(container.apply(x, options.backend), *operands), out
         )
-    kind = added_kind(x_spec.dtype) if adds else None
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
         src = operands[2] if src_spec is None else container.copy(src)
@@ -72,14 +72,14 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             src = container.from_numpy(src.copy(), x)
         addresses = container.address(result), container.address(src), container.address(i)
         with container.device_context(x):
-            bad = backend.scatter(plan, *addresses, kind, *place)
+            bad = backend.scatter(plan, *addresses, how, *place)
     else:
         address = memory_address(src) if src_spec is None else container.address(src)
         if backend.HOST_VIEWS:
-            bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
+            bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
         else:
             bad = backend.scatter(
-                plan, container.address(result), container.address(i), address, kind,
+                plan, container.address(result), container.address(i), address, how,
                 container.address(x),
             )  # fmt: skip
     if bad:
@@ -91,6 +91,19 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         specs = x_spec, i_spec, src_spec, out_spec
         _keep(container, backend, operation, operands, specs, plan, out, direct)
     return result
+
+
+def combining(operation: Scatter, dtype: DType) -> Any:
+    """How items are combined: None to replace, the kind of a sum, a `Reduction`.
+
+    NotImplemented where it is made of other operations.
+    """
+    if isinstance(operation, ScatterReduce):
+        how = reduction(dtype, operation.reduce, operation.include_self)
+        return NotImplemented if how is None else how
+    if not isinstance(operation, ScatterAdd):
+        return None
+    return NotImplemented if dtype.plain in WIDENED else added_kind(dtype)
 
 
 def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:
@@ -141,7 +154,7 @@ def _keep(
     if specs[2] is None:
         item = container.item_bits(src, x, "src")
         source = memory_address(item)
-    added = added_kind(specs[0].dtype) if isinstance(operation, ScatterAdd) else None  # type: ignore[union-attr]
+    how = combining(operation, specs[0].dtype)  # type: ignore[union-attr]
     target, given_x = small.result(0), small.operand(0)
     steps = []
     if direct:
@@ -151,7 +164,7 @@ def _keep(
         steps.append(backend.copy(target, given_x, plan.nbytes, run=backend.step))
         given_x = target
     steps.append(
-        backend.scatter(plan, target, small.operand(1), source, added, given_x, run=backend.step)
+        backend.scatter(plan, target, small.operand(1), source, how, given_x, run=backend.step)
     )
     results = [memo.Result(tuple(x.shape), x.dtype)]
     if out is None:
@@ -199,12 +212,13 @@ def _run_on_views(
     plan: ScatterPlan,
     operands: tuple[Any, Any],
     source: tuple[int, Any],
-    kind: str | None,
+    how: Any,
 ) -> int:
     """Run a backend that takes NumPy views, at the shape of the index."""
     result, i = operands
-    items = bits_dtype(plan.itemsize) if kind is None else np.dtype(kind)
+    kind = how if how is None or isinstance(how, str) else how.kind
+    items = bits_dtype(plan.itemsize) if kind is None or kind in COMPARED else np.dtype(kind)
     target = arrays.bits(container, result).reshape(plan.shape or (1,)).view(items)
     index = view_memory(container.address(i), plan.index_shape, plan.index_strides, plan.index, i)
     src = view_memory(source[0], plan.index_shape, plan.src_strides, items, source[1])
-    return int(backend.scatter(plan, target, index, src, kind))
+    return int(backend.scatter(plan, target, index, src, how))

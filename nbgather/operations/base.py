@@ -137,6 +137,8 @@ class Operation:
     may_be_numbers: ClassVar[tuple[int, ...]] = ()
     #: Which operands a gradient flows to by `transpose`.
     differentiable: ClassVar[tuple[int, ...]] = ()
+    #: Of which of these its rules need the values, not what is known of them alone.
+    needs_values: tuple[int, ...] = ()
     #: Of several results the first is differentiable; which of the others its rules need, behind
     #: the operands.
     kept_results: ClassVar[tuple[int, ...]] = ()
@@ -162,8 +164,9 @@ class Operation:
     ) -> Tuple:
         """The cotangents of the operands that `differentiable` names, by other operations.
 
-        ``operands`` holds what is not differentiable, None in the other places; ``specs`` is of
-        all of them. Of the cotangents those that are not ``needed`` may be None.
+        ``operands`` holds what is not differentiable and what `needs_values` names, None in the
+        other places; ``specs`` is of all of them. Of the cotangents those that are not ``needed``
+        may be None.
         """
         raise NotImplementedError
 

@@ -32,6 +32,13 @@ def integer(value: Any, what: str) -> int:
         ) from None
 
 
+def flag(value: Any, what: str) -> bool:
+    """A bool, of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{what} is {value!r} of type {type(value).__name__}: a bool is needed")
+    return bool(value)
+
+
 def is_open(value: Any) -> bool:
     """Whether it is a number that torch leaves open in a graph."""
     return type(value).__name__ == "SymInt"

@@ -247,7 +247,10 @@ class Scatter(Operation):
 
     def _to_src(self, do: Apply, cotangent: Any, index: Any, src: Spec) -> Any:
         """As in torch, each of several values for one place gets its whole cotangent."""
-        read = do.run(Gather(self.dim), cotangent, index)
+        return self._padded(do, do.run(Gather(self.dim), cotangent, index), src)
+
+    def _padded(self, do: Apply, read: Any, src: Spec) -> Any:
+        """What the part of src that is read gets, with zeros for the rest."""
         for d, n in enumerate(src.shape):
             missing = n - read.shape[d]
             if not (known(missing) and missing == 0):

@@ -31,10 +31,11 @@ from nbgather.kernels.cpu import loader
 SOURCES = (
     "../constants.py", "../program.py", "../scalar.py", "../small.py", "../split.py", "blocks.py",
     "bounds.py", "build.py", "chunks.py", "counting.py", "facts.py", "ffi.py", "ffi_errors.py",
-    "floats.py", "gather.py", "gather_rows.py", "gather_staged.py", "halves.py", "interleave.py",
-    "intrinsics.py", "masking.py", "objects.py", "pages.py", "patches.py", "phases.py", "philox.py",
-    "probe.py", "ranking.py", "repeat.py", "scatter.py", "scatter_wide.py", "split_sample.py",
-    "strategies.py", "team.py", "words.py",
+    "floats.py", "folds.py", "gather.py", "gather_rows.py", "gather_staged.py", "halves.py",
+    "interleave.py", "intrinsics.py", "masking.py", "objects.py", "pages.py", "patches.py",
+    "phases.py", "philox.py", "probe.py", "ranking.py", "reduce.py", "reduce_wide.py", "repeat.py",
+    "scatter.py", "scatter_wide.py", "segments.py", "split_sample.py", "strategies.py", "team.py",
+    "words.py",
 )  # fmt: skip
 #: How many sources' kernels are kept, and how much of them: the least recently used go first.
 KEPT_FOLDERS = 5

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from nbgather.kernels import constants, memory
-from nbgather.kernels.cpu import compiler, launch_masking, limits, systems, threads, variants
+from nbgather.kernels.cpu import (
+    compiler,
+    launch_masking,
+    launch_reduce,
+    limits,
+    systems,
+    threads,
+    variants,
+)
 from nbgather.kernels.cpu.builtins import FASTCALL_TYPES, builtin
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan, PatchPlan, ScatterPlan
@@ -17,7 +25,19 @@ from nbgather.kernels.small import TABLE
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("checks", "copy", "frames", "masking", "moved patches", "patches", "scatter"))
+DOES = frozenset(
+    (
+        "checks",
+        "copy",
+        "frames",
+        "masking",
+        "moved patches",
+        "patches",
+        "reduce",
+        "scatter",
+        "segments",
+    )
+)
 
 #: What a pointer that the kernel does not use points to.
 _UNUSED = np.zeros(16, np.uint8)
@@ -178,15 +198,19 @@ def scatter(
     out: Any,
     idx: Any,
     src: Any,
-    add: str | None,
+    add: Any,
     x: Any = 0,
     run: Any = threads.run,
 ) -> Any:
     """Scatter by addresses; not 0 if an index was bad.
 
-    ``add`` is how items are added, or None to replace them. ``x`` is the input, which is copied on
-    the way where the plan says so; else ``out`` holds it already.
+    ``add`` is how items are added, or None to replace them, or how they are reduced. ``x`` is the
+    input, which is copied on the way where the plan says so; else ``out`` holds it already.
     """
+    if isinstance(add, str) and launch_reduce.are_rows(plan):
+        add = launch_reduce.sum_of(add)
+    if isinstance(add, tuple):
+        return launch_reduce.scatter_reduce(plan, out, idx, src, add, x, run)
     if plan.can_share and plan.work >= SHARED_MIN_BYTES:
         most = limits.num_threads()
         if most > 1 and plan.walk_count < most:
@@ -201,6 +225,9 @@ def scatter(
     if plan.walk is None:
         return run(kernel, out, src, idx, 0, plan.args, plan.count, plan.work)
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
+
+
+segment_reduce = launch_reduce.segment_reduce
 
 
 def find_outside(index: str, idx: Any, count: int, size: int, run: Any = threads.run) -> Any:

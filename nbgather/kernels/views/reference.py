@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from nbgather.kernels.plans import GatherPlan, ScatterPlan
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = True
-DOES = frozenset(("scatter",))
+DOES = frozenset(("reduce", "scatter"))
 
 
 def position(value: int, size: int, mode: str, from_end: bool) -> int | None:
@@ -49,9 +50,11 @@ def gather(
 
 
 def scatter(
-    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: str | None
+    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: Any
 ) -> int:
     """Row-major over the index: the last value wins, or sums are added in that order."""
+    if isinstance(add, tuple):
+        return scatter_reduce(plan, out, index, src, *add)
     bad = 0
     for p in np.ndindex(index.shape):
         j = int(index[p])
@@ -62,6 +65,60 @@ def scatter(
         with np.errstate(over="ignore", invalid="ignore"):
             out[target] = src[p] if add is None else out[target] + src[p]
     return bad
+
+
+def scatter_reduce(
+    plan: ScatterPlan,
+    out: np.ndarray,
+    index: np.ndarray,
+    src: np.ndarray,
+    reduce: str,
+    kind: str,
+    include_self: bool,
+) -> int:
+    """Row-major over the index; without the input the first value of a place begins."""
+    if ((index < 0) | (index >= plan.size)).any():
+        return 1
+    count = np.full(out.shape, include_self, out.dtype)
+    started = np.full(out.shape, include_self)
+    step = {"sum": _plus, "mean": _plus, "prod": _times}.get(reduce)
+    for p in np.ndindex(index.shape):
+        target = (*p[: plan.dim], int(index[p]), *p[plan.dim + 1 :])
+        with np.errstate(all="ignore"):
+            count[target] += 1
+            if step is not None:
+                old = out[target] if started[target] else out.dtype.type(reduce == "prod")
+                out[target] = step(old, src[p])
+            elif not started[target] or _wins(src[p], out[target], reduce == "amax", kind):
+                out[target] = src[p]
+        started[target] = True
+    if reduce == "mean":
+        hit = count != 0
+        with np.errstate(all="ignore"):
+            divided = out / count if out.dtype.kind == "f" else out // np.where(hit, count, 1)
+        out[...] = np.where(hit, divided, out)
+    return 0
+
+
+def _plus(one: Any, other: Any) -> Any:
+    return one + other
+
+
+def _times(one: Any, other: Any) -> Any:
+    return one * other
+
+
+def _wins(new: Any, old: Any, largest: bool, kind: str) -> bool:
+    """Whether a number takes the place of another: a NaN does, an equal one does not."""
+    if kind in ("half", "brain"):
+        new, old = _as_float(int(new), kind), _as_float(int(old), kind)
+    return bool(new != new or (new > old if largest else new < old))
+
+
+def _as_float(bits: int, kind: str) -> float:
+    if kind == "half":
+        return float(np.uint16(bits).view(np.float16))
+    return float(np.uint32(bits << 16).view(np.float32))
 
 
 def philox4x32(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:

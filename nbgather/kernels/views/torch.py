@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,7 +15,7 @@ __all__ = ["DOES", "HOST_VIEWS", "gather", "rank_tokens", "scatter", "strategy",
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = True
-DOES = frozenset(("scatter",))
+DOES = frozenset(("reduce", "scatter"))
 
 
 def _copied(array: np.ndarray) -> np.ndarray:
@@ -37,7 +39,7 @@ def gather(
 
 
 def scatter(
-    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: str | None
+    plan: ScatterPlan, out: np.ndarray, index: np.ndarray, src: np.ndarray, add: Any
 ) -> int:
     # Compared as objects only where int64 does not hold the values.
     values = index.astype(object) if index.dtype == np.uint64 else index.astype(np.int64)
@@ -45,6 +47,9 @@ def scatter(
     if bad:
         return bad
     positions = torch.from_numpy(_copied(values.astype(np.int64)))
+    if isinstance(add, tuple):
+        _reduce(plan.dim, out, positions, src, *add)
+        return 0
     kind = "c16" if out.itemsize == 16 else out.dtype
     if add is None or out.dtype.kind == "u":
         # torch has few unsigned operations: signed words of the same bits have the same sums.
@@ -56,6 +61,37 @@ def scatter(
     else:
         target.scatter_add_(plan.dim, positions, source)
     return 0
+
+
+#: What torch reduces unsigned integers as: those that hold them, and keep their order.
+_WIDER = {"u2": "i4", "u4": "i8"}
+_HALVES = {"half": torch.float16, "brain": torch.bfloat16}
+
+
+def _reduce(
+    dim: int, out: np.ndarray, index: torch.Tensor, src: np.ndarray, reduce: str, kind: str,
+    include_self: bool,
+) -> None:  # fmt: skip
+    if kind in _HALVES:
+        target, source = (
+            torch.from_numpy(_copied(a).view("i2")).view(_HALVES[kind]) for a in (out, src)
+        )
+    else:
+        top = np.uint64(1 << 63)
+        held = [_copied(a) for a in (out, src)]
+        if kind == "u8":  # less 2**63, which keeps the order
+            held = [(a ^ top if reduce in ("amax", "amin") else a).view("i8") for a in held]
+        elif kind in _WIDER:
+            held = [a.astype(_WIDER[kind]) for a in held]
+        target, source = map(torch.from_numpy, held)
+    result = torch.scatter_reduce(target, dim, index, source, reduce, include_self=include_self)
+    if kind in _HALVES:
+        out[...] = result.view(torch.int16).numpy().view("u2")
+        return
+    array = result.numpy()
+    if kind == "u8":
+        array = array.view("u8") ^ (top if reduce in ("amax", "amin") else np.uint64(0))
+    out[...] = array.astype(out.dtype)
 
 
 def rank_tokens(

@@ -1,0 +1,145 @@
+"""The kernels of reductions: which one is for a plan of a scatter, and its call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from nbgather.kernels import constants
+from nbgather.kernels.cpu import compiler, limits, threads
+from nbgather.kernels.cpu.folds import is_half
+from nbgather.kernels.plans import ScatterPlan
+
+CACHE_LINE_BYTES = 64
+#: Work from which threads share the places of few lanes: each of them walks the whole index.
+SHARED_MIN_BYTES = 1 << 19
+#: The maker of the kernel for each form of a scatter, and the module that has it.
+_LANES = "reduce", "make_lane_reduce"
+_FORMS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("lane", "far", "few", "columns"), _LANES),
+    "shared": ("reduce", "make_place_reduce"),
+    "wide": ("reduce_wide", "make_wide_reduce"),
+    "rows": ("reduce_wide", "make_row_reduce"),
+    **dict.fromkeys(("strided", "strided lanes"), ("reduce_wide", "make_strided_reduce")),
+}
+#: The positions in a wide scatter's integers of the columns, of the stride of the index between
+#: them, and of the columns of a tile.
+_COLUMNS, _COLUMN_STRIDE, _TILE = 2, 5, 6
+#: Bytes of a row from which on threads share the columns of few lanes, not the places.
+SHARED_ROW_BYTES = 128
+#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in the
+#: second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
+TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
+#: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
+#: ends within a lane walks all of its index.
+LANES_PER_THREAD = 8
+
+
+def _kernel(plan: ScatterPlan, form: str, how: tuple[str, str, bool]) -> int:
+    reduce, kind, include_self = how
+    item = "u2" if is_half(kind) else kind
+    traits = reduce, kind, plan.itemsize, include_self
+    return compiler.range_kernel(*_FORMS[form], traits, (item, item, plan.index, item))
+
+
+def are_rows(plan: ScatterPlan) -> bool:
+    """Whether all columns of a row have the same index."""
+    return plan.form == "wide" and not plan.walk[_COLUMN_STRIDE]  # type: ignore[index]
+
+
+def sum_of(kind: str) -> tuple[str, str, bool]:
+    """How items of a kind are added, as a reduction."""
+    return ("amax", "u1", True) if kind == "bool" else ("sum", kind, True)
+
+
+def scatter_reduce(
+    plan: ScatterPlan, out: Any, idx: Any, src: Any, how: Any, x: Any, run: Any = threads.run
+) -> Any:
+    """Reduce by addresses into ``out``; not 0 if an index was bad.
+
+    ``how`` is the reduction, the kind of the numbers, and whether the input counts; ``x`` is as of
+    a scatter.
+    """
+    args, count, form, parts = plan.walk, plan.walk_count, plan.form, None
+    if args is None:
+        args, count, x = plan.args, plan.count, 0
+    elif are_rows(plan):
+        form = "rows"
+        args, count, parts = _rows(plan, limits.num_threads())
+    elif form == "wide":
+        args, count = _tiles(plan, limits.num_threads(), 2 if how[0] == "mean" else 1)
+    elif plan.can_share and plan.work >= SHARED_MIN_BYTES and count < limits.num_threads():
+        # One part for each thread: every part walks the whole of an index.
+        form, parts, count = "shared", limits.num_threads(), count * plan.size
+    bad = run(_kernel(plan, form, how), out, src, idx, x, args, count, plan.work, parts)
+    if isinstance(bad, int) and bad >= constants.NO_MEMORY:
+        raise MemoryError("no memory to reduce")
+    return bad
+
+
+def segment_reduce(
+    how: tuple[str, str, bool],
+    addresses: tuple[int, int, int, int],
+    sizes: tuple[int, int, int],
+    itemsize: int,
+    run: Any = threads.run,
+) -> None:
+    """Reduce segments of rows by addresses: those of the result, the rows, the offsets, the number
+    that stands for no rows. ``sizes`` are the segments, all rows, and the columns."""
+    (reduce, kind, _), (segments, rows, columns) = how, sizes
+    item = "u2" if is_half(kind) else kind
+    kernel = compiler.range_kernel(
+        "segments", "make_segment_reduce", (reduce, kind), (item, item, "i8", item)
+    )
+    tiles = max(min(columns * itemsize // SHARED_ROW_BYTES, limits.num_threads() // segments), 1)
+    width = -(-columns // tiles)
+    args = np.array([columns, width], np.int64)
+    work = (2 * rows + segments) * columns * itemsize
+    run(kernel, *addresses, args, segments * -(-columns // width), work)
+
+
+def _tiled(plan: ScatterPlan, width: int) -> tuple[np.ndarray, int]:
+    """The integers of a kernel of columns with tiles of about so many, and how many tiles."""
+    args = plan.walk.copy()  # type: ignore[union-attr]
+    lanes, columns = _lanes(plan)
+    line = max(CACHE_LINE_BYTES // plan.itemsize, 1)
+    args[_TILE] = width = min(-(-width // line) * line, columns)
+    return args, lanes * -(-columns // width)
+
+
+def _lanes(plan: ScatterPlan) -> tuple[int, int]:
+    """The lanes of a scatter of columns, and its columns."""
+    columns, width = int(plan.walk[_COLUMNS]), int(plan.walk[_TILE])  # type: ignore[index]
+    return plan.walk_count // -(-columns // width), columns
+
+
+@functools.lru_cache(maxsize=1024)
+def _tiles(plan: ScatterPlan, threads: int, words: int) -> tuple[np.ndarray, int]:
+    """The same where each column has its own index, and ``words`` numbers for each place.
+
+    Tiles are as wide as a cache can hold their places, and there are some for each thread.
+    """
+    lanes, columns = _lanes(plan)
+    width = columns
+    for nbytes in TILE_BYTES:
+        width = nbytes // max(plan.size * words * plan.itemsize, 1)
+        if width * plan.itemsize >= NARROW_TILE_BYTES:
+            break
+    else:
+        width = columns
+    return _tiled(plan, min(width, -(-columns // -(-TILES_PER_THREAD * threads // lanes))))
+
+
+@functools.lru_cache(maxsize=1024)
+def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]:
+    """The integers of a reduction of rows, the length of its range, and its parts.
+
+    Where lanes are few each thread has a part of the columns, where a part is not too narrow, or of
+    the places: they all walk the index.
+    """
+    lanes, columns = _lanes(plan)
+    most = max(columns * plan.itemsize // SHARED_ROW_BYTES, 1)
+    args, tiles = _tiled(plan, -(-columns // min(-(-threads // lanes), most)))
+    return args, tiles * plan.size, threads if lanes < LANES_PER_THREAD * threads else None

@@ -1,0 +1,335 @@
+"""The kernels that reduce many columns, and lanes of any strides.
+
+What they have in common with the others is told in :mod:`nbgather.kernels.cpu.reduce`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from nbgather.kernels.constants import NO_MEMORY
+from nbgather.kernels.cpu.bounds import any_outside
+from nbgather.kernels.cpu.folds import divider, folder, identity, number_type
+from nbgather.kernels.cpu.gather import outer_offset
+from nbgather.kernels.cpu.intrinsics import address, allocate, copy_bytes, release, uint64_at
+from nbgather.kernels.cpu.reduce import (
+    BAD,
+    LAST_COUNT,
+    MET,
+    STEP,
+    any_equal,
+    fill,
+    pair_loops,
+    restore,
+    starts_filled,
+)
+from nbgather.kernels.cpu.scatter import SIFTED_ITEMS, STRIDED_OUTER, WIDE_OUTER
+from nbgather.kernels.cpu.scatter_wide import CLASHING_BYTES, FAR_TILE_BYTES, NEAR_TILE_BYTES
+
+U = np.uint64
+
+
+class Columns(NamedTuple):
+    """The loops over a row of ``n`` columns, each with its own index.
+
+    Of a mean they write to pairs, ``along`` of them for each place.
+    """
+
+    begin: Any
+    walk: Any
+
+
+@functools.cache
+def column_loops(reduce: str, kind: str, include_self: bool) -> Columns:
+    fold, first, mean = folder(reduce, kind), identity(reduce, kind), reduce == "mean"
+    put_pair = pair_loops(kind, include_self).put if mean else fold
+
+    @njit(inline="always")
+    def put(to, p, value):
+        if mean:
+            put_pair(to, p, value)
+        else:
+            to[p] = fold(to[p], value)
+
+    # The check of a few indices before they are used keeps their loads ahead of the stores: with
+    # one check of the whole row, and a loop behind it, a walk takes twice as long.
+
+    @njit(inline="always")
+    def begin(to, o, idx, i, n, size, along):
+        e = U(0)
+        while e + STEP <= n:
+            if any_outside(idx, i + e, size):
+                return BAD
+            for t in range(e, e + STEP):
+                to[o + U(idx[i + t]) * along + t] = first
+            e += STEP
+        while e < n:
+            if U(idx[i + e]) >= size:
+                return BAD
+            to[o + U(idx[i + e]) * along + e] = first
+            e += U(1)
+        return U(0)
+
+    @njit(inline="always")
+    def walk(to, o, src, s, idx, i, n, size, along):
+        e = U(0)
+        while e + STEP <= n:
+            if any_outside(idx, i + e, size):
+                return BAD
+            for t in range(e, e + STEP):
+                put(to, o + U(idx[i + t]) * along + t, src[s + t])
+            e += STEP
+        while e < n:
+            if U(idx[i + e]) >= size:
+                return BAD
+            put(to, o + U(idx[i + e]) * along + e, src[s + e])
+            e += U(1)
+        return U(0)
+
+    return Columns(begin, walk)
+
+
+def make_wide_reduce(reduce, kind, itemsize, include_self):
+    """Columns that each have their own index: ``args`` as those of the wide scatter, ``ib`` 1.
+
+    A position of the range is a tile of columns of one of the outer axes.
+    """
+    begin, walk = column_loops(reduce, kind, include_self)
+    first, mean = identity(reduce, kind), reduce == "mean"
+    begin_pairs, finish_pairs = begin, begin
+    if mean:
+        begin_pairs, _, _, finish_pairs = pair_loops(kind, include_self)
+    may_fill = starts_filled(reduce, include_self)
+
+    @njit(inline="always")
+    def walk_rows(to, o, src, s, idx, i, D, n, size, along, id_, sd, watches):
+        bad, met = U(0), U(0)
+        for d in range(D):
+            bad = walk(to, o, src, s + d * sd, idx, i + d * id_, n, size, along)
+            if bad:
+                return BAD
+            if watches and any_equal(src, s + d * sd, n, first):
+                met = MET
+        return met
+
+    def reduce_wide(out, src, idx, aux, args, lo, hi):
+        size, D, B = U(args[0]), U(args[1]), U(args[2])
+        id_, sd, T = U(args[3]), U(args[4]), U(args[6])
+        copies = args[7]
+        tiles = (B + T - U(1)) // T
+        row, tile = B * U(itemsize), size * T * U(itemsize)
+        # Where the rows of a tile would push each other out of the caches, it is put together.
+        clashing = row % CLASHING_BYTES == U(0) and NEAR_TILE_BYTES < tile <= FAR_TILE_BYTES
+        staged = mean or (clashing and T < B and D * U(4) >= size)
+        buffer = out
+        if staged:
+            buffer = allocate(out, tile * U(2) if mean else tile)
+            if address(buffer) == U(0):
+                return NO_MEMORY
+        target, along = (buffer, T) if staged else (out, B)
+        before = aux if copies else out
+        fills = may_fill and copies and D >= size
+        bad = U(0)
+        p = U(lo)
+        while p < U(hi) and not bad:
+            a = p // tiles
+            b = (p - a * tiles) * T
+            n = min(T, B - b)
+            at = a * size * B + b
+            o = U(0) if staged else at
+            i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a))) + b
+            s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
+            p += U(1)
+            if mean:
+                for place in range(size):
+                    begin_pairs(buffer, place * T, before, at + place * B, n)
+                bad = walk_rows(buffer, U(0), src, s, idx, i, D, n, size, T, id_, sd, False)
+                if not bad:
+                    for place in range(size):
+                        row_at = at + place * B
+                        finish_pairs(out, row_at, buffer, place * T, before, row_at, n)
+                continue
+            found = MET
+            if fills:
+                for place in range(size):
+                    fill(target, o + place * along, n, first)
+                found = walk_rows(target, o, src, s, idx, i, D, n, size, along, id_, sd, True)
+                bad = found & BAD
+            if found == MET:
+                if n == B and copies and not staged:
+                    copy_bytes(out, at, aux, at, size * row)
+                elif copies or staged:
+                    for place in range(size):
+                        copy_bytes(
+                            target, o + place * along, before, at + place * B, n * U(itemsize)
+                        )
+                if not include_self:
+                    for d in range(D):
+                        bad |= begin(target, o, idx, i + d * id_, n, size, along)
+                if not bad:
+                    bad = walk_rows(target, o, src, s, idx, i, D, n, size, along, id_, sd, False)
+            if staged:
+                for place in range(size):
+                    copy_bytes(out, at + place * B, buffer, place * T, n * U(itemsize))
+            if found == U(0):
+                for place in range(size):
+                    restore(out, at + place * B, aux, n, first)
+        if staged:
+            release(buffer)
+        return np.int64(bad)
+
+    return reduce_wide
+
+
+def make_row_reduce(reduce, kind, itemsize, include_self):
+    """Columns that all have the same index: ``args`` as of the wide scatter, ``ib`` 0.
+
+    A position of the range is a place of a tile of columns of one of the outer axes. A range of
+    places walks the whole index, and leaves out what is not in it.
+    """
+    fold, first = folder(reduce, kind), identity(reduce, kind)
+    divide, of, mean = divider(kind), number_type(kind), reduce == "mean"
+    counts, last = mean or not include_self, U(LAST_COUNT.get(kind, 1 << 63))
+
+    @njit(inline="always")
+    def put(out, at, src, f, n, number, j):
+        if counts:
+            number[j] += U(1)
+        if not include_self and number[j] == U(1):
+            for e in range(n):
+                out[at + e] = fold(first, src[f + e])
+        else:
+            for e in range(n):
+                out[at + e] = fold(out[at + e], src[f + e])
+
+    @njit(inline="always")
+    def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen):
+        d = U(0)
+        if low == U(0) and high == size:
+            for d in range(D):
+                j = U(idx[i + d * id_])
+                if j >= size:
+                    return BAD
+                put(out, o + j * B, src, s + d * sd, n, number, j)
+            return U(0)
+        while d < D:
+            end, found, outside = min(d + SIFTED_ITEMS, D), U(0), U(0)
+            for t in range(d, end):
+                j = U(idx[i + t * id_])
+                outside |= U(1) if j >= size else U(0)
+                chosen[found] = t
+                found += U(1) if j - low < high - low else U(0)
+            if outside:
+                return BAD
+            for c in range(found):
+                t = chosen[c]
+                j = U(idx[i + t * id_])
+                put(out, o + j * B, src, s + t * sd, n, number, j - low)
+            d = end
+        return U(0)
+
+    def reduce_rows(out, src, idx, aux, args, lo, hi):
+        size, D, B = U(args[0]), U(args[1]), U(args[2])
+        id_, sd, T = U(args[3]), U(args[4]), U(args[6])
+        copies = args[7]
+        tiles = (B + T - U(1)) // T
+        if size == U(0):
+            return 1
+        chosen = allocate(uint64_at(U(0)), U(8) * SIFTED_ITEMS)
+        number = chosen
+        if counts:
+            number = allocate(chosen, U(8) * min(size, U(hi - lo)))
+        if address(chosen) == U(0) or address(number) == U(0):
+            release(chosen)
+            if counts:
+                release(number)
+            return NO_MEMORY
+        bad = U(0)
+        p = U(lo)
+        while p < U(hi) and not bad:
+            q = p // size
+            low = p - q * size
+            high = min(size, low + U(hi) - p)
+            p += high - low
+            a = q // tiles
+            b = (q - a * tiles) * T
+            n = min(T, B - b)
+            o = a * size * B + b
+            i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a)))
+            s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
+            if copies and n == B:
+                at = o + low * B
+                copy_bytes(out, at, aux, at, (high - low) * B * U(itemsize))
+            elif copies:
+                for place in range(low, high):
+                    copy_bytes(out, o + place * B, aux, o + place * B, n * U(itemsize))
+            if counts:
+                fill(number, U(0), high - low, U(include_self))
+            bad = walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen)
+            if mean and not bad:
+                for place in range(low, high):
+                    count = of(min(number[place - low], last))
+                    at = o + place * B
+                    for e in range(n):
+                        out[at + e] = divide(out[at + e], count)
+        release(chosen)
+        if counts:
+            release(number)
+        return np.int64(bad)
+
+    return reduce_rows
+
+
+def make_strided_reduce(reduce, kind, itemsize, include_self):
+    """Lanes of any strides: ``args`` as those of the strided scatter; the result is the input."""
+    fold, first, mean = folder(reduce, kind), identity(reduce, kind), reduce == "mean"
+    begin_pairs, put_pair, finish_pairs = fold, fold, fold
+    if mean:
+        begin_pairs, put_pair, _, finish_pairs = pair_loops(kind, include_self)
+
+    def reduce_strided(out, src, idx, aux, args, lo, hi):
+        size, along = U(args[0]), U(args[1])
+        D, id_, sd = U(args[2]), U(args[3]), U(args[4])
+        B = args[5]
+        pairs = out
+        if mean:
+            pairs = allocate(out, U(2) * max(size, U(1)) * U(itemsize))
+            if address(pairs) == U(0):
+                return NO_MEMORY
+        bad = U(0)
+        for p in range(lo, hi):
+            q = p // B
+            b = U(p - q * B)
+            x = U(outer_offset(args, STRIDED_OUTER, 1, q)) + b * U(args[6])
+            i = U(outer_offset(args, STRIDED_OUTER, 2, q)) + b * U(args[7])
+            s = U(outer_offset(args, STRIDED_OUTER, 3, q)) + b * U(args[8])
+            for d in range(D):
+                j = U(idx[i + d * id_])
+                if j >= size:
+                    bad = U(1)
+                elif not include_self and not mean:
+                    out[x + j * along] = first
+            if bad:
+                break
+            if mean:
+                for j in range(size):
+                    begin_pairs(pairs, j, out, x + j * along, U(1))
+            for d in range(D):
+                j = U(idx[i + d * id_])
+                if mean:
+                    put_pair(pairs, j, src[s + d * sd])
+                else:
+                    out[x + j * along] = fold(out[x + j * along], src[s + d * sd])
+            if mean:
+                for j in range(size):
+                    at = x + j * along
+                    finish_pairs(out, at, pairs, j, out, at, U(1))
+        if mean:
+            release(pairs)
+        return np.int64(bad)
+
+    return reduce_strided
