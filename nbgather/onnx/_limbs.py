@@ -27,9 +27,7 @@ class Word(NamedTuple):
     high: str
 
 
-def divided(
-    g: Nodes, value: str, output: str, doc: str, *, wide: bool = False
-) -> tuple[str, str]:
+def divided(g: Nodes, value: str, output: str, doc: str, *, wide: bool = False) -> tuple[str, str]:
     """A value without its lowest limb, and the same over 2**16; int32, or int64 if ``wide``."""
     number = np.int64 if wide else np.int32
     kept = [value, g.constant(number(-BASE))]

@@ -136,13 +136,21 @@ def _in_order(g: Nodes, tied: str, ids: str, is_nan: str | None, rows: str, leng
     group = g.op("CumSum", [step, g.int64(1)], "again_score", "Scores before this one.")
     if is_nan is not None:
         nan = g.op("Slice", [is_nan, begin, rows, axis], "again_nan", "Of these rows.")
-        nan = g.op("GatherElements", [nan, ids], "again_nan_sorted", "By score.", axis=1)
+        nan = _taken(g, nan, ids, "again_nan_sorted", "By score.")
         group = g.op("Add", [group, nan], "again_group", "NaN behind +inf.")
     wide = g.op("Cast", [group], "again_group_i64", "As ids.", to=TensorProto.INT64)
     scaled = g.op("Mul", [wide, length], "again_scaled", "Room for the ids.")
     key = g.op("Add", [scaled, ids], "again_keys", "Unique, below 2**31.")
     _, order = _topk(g, key, length, "again_order", "The order of the order.")
-    return g.op("GatherElements", [ids, order], "ids_again", "Tokens by rank.", axis=1)
+    return _taken(g, ids, order, "ids_again", "Tokens by rank.")
+
+
+def _taken(g: Nodes, values: str, order: str, output: str, doc: str) -> str:
+    """The values of each row by an order. GatherND: onnx's reference has a GatherElements that
+    fails on rows of more than 64.
+    """
+    column = g.op("Unsqueeze", [order, g.int64([2])], f"{output}_order", "As [rows, L, 1].")
+    return g.op("GatherND", [values, column], output, doc, batch_dims=1)
 
 
 def _inverse(g: Nodes, ids_shuffle: str, grid: str, length: str) -> str:

@@ -178,7 +178,10 @@ def masking_model(
     metadata = {"mask_ratio": "input" if ratio_input else repr(ratio), "source": PAPER}
     if not ratio_input:
         metadata["longest"] = str(whole_part(1 - ratio).limit)
-    return g.finish(metadata | ({"noise": f"Philox4x32-10, {PHILOX_PAPER}"} if seeded else {}))
+    if seeded:
+        metadata["noise"] = f"Philox4x32-10, {PHILOX_PAPER}"
+        metadata["seed_bits"] = "64" if seed_words else "31"
+    return g.finish(metadata)
 
 
 def seed_inputs(g: GraphBuilder, words: bool, with_x: bool) -> None:
