@@ -98,24 +98,40 @@ def _noise_cases(vectors: Vectors, model: str, *, with_x: bool) -> None:
             vectors.add(model, {"x": x, "noise": np.zeros(shape, np.float32)}, None)
 
 
+def _words(*numbers: int) -> np.ndarray:
+    """Words of 32 bits of numbers, the low one first."""
+    return np.array([int(n) & 2**64 - 1 for n in numbers], "<u8").view("<i4").reshape(-1, 2)
+
+
 def _seed_cases(vectors: Vectors) -> None:
     generator = np.random.default_rng(1)
-    model = "mae_masking_seeded.onnx"
+    narrow, wide = "mae_masking_seeded.onnx", "mae_masking_seeded_words.onnx"
 
-    def numbers(seed: int, epoch: int) -> Arrays:
-        return {"seed": np.array(seed, np.int64), "epoch": np.array(epoch, np.int64)}
+    def numbers(seed: int, ids: np.ndarray, epoch: int) -> Arrays:
+        scalars = {"seed": seed, "epoch": epoch}
+        return {"sample_ids": ids} | {k: np.array(v, np.int64) for k, v in scalars.items()}
 
     for k, (n, length, width) in enumerate(SIZES):
         x = generator.standard_normal((n, length, width)).astype(np.float32)
         ids = generator.integers(-(2**63), 2**63 - 1, n)
         seed, epoch = SEEDS[k % len(SEEDS)], (0, 1, 2**32 - 1)[k % 3]
         result = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
-        vectors.add(
-            model, {"x": x, "sample_ids": ids} | numbers(seed, epoch), dict(result._asdict())
-        )
+        words = {
+            "seed_words": _words(seed)[0],
+            "sample_id_words": _words(*ids),
+            "epoch_word": _words(epoch)[0, :1].reshape(()),
+        }
+        vectors.add(wide, {"x": x} | words, dict(result._asdict()))
+        ids, seed, epoch = ids & 2**31 - 1, seed & 2**31 - 1, epoch & 2**31 - 1
+        result = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
+        vectors.add(narrow, {"x": x} | numbers(seed, ids, epoch), dict(result._asdict()))
     x = np.zeros((2, 8, 3), np.float32)
-    for ids, epoch in ((np.arange(3), 0), (np.arange(2), -1), (np.arange(2), 2**32)):
-        vectors.add(model, {"x": x, "sample_ids": ids} | numbers(0, epoch), None)
+    two = np.arange(2)
+    for seed, ids, epoch in (
+        (0, np.arange(3), 0), (0, two, -1), (0, two, 2**31), (-1, two, 0), (2**31, two, 0),
+        (0, np.array([1, -1]), 0), (0, np.array([2**31, 1]), 0),
+    ):  # fmt: skip
+        vectors.add(narrow, {"x": x} | numbers(seed, ids, epoch), None)
 
 
 def _restore_cases(vectors: Vectors) -> None:

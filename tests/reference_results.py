@@ -23,7 +23,7 @@ _results: dict[Any, Any] = {}
 
 def cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``verify`` compute each result of the reference once."""
-    module = sys.modules["nbgather.onnx.verify"]  # the package's `verify` is the function
+    module = sys.modules["nbgather.onnx.cases"]
     for name in NAMES:
         monkeypatch.setattr(module, name, _cached(getattr(module, name)))
 

@@ -1,11 +1,13 @@
 """Gather, masking and restoring as ONNX models, and what joins, checks and runs them.
 
 ``gathering``, ``masking`` and ``restoring`` build models, of nodes in ``_ranking`` and ``_noise``;
-``attach``, ``runner`` and ``verify`` use them; ``catalog`` lists the files; ``torch_table`` is for
-torch's exporter; ``backend`` runs the library's calls on onnxruntime.
+``attach``, ``runner`` and ``verify``, with the cases of ``cases``, use them, on any of
+``runtimes``; ``card`` writes one and ``catalog`` lists the files; ``torch_table`` is for torch's
+exporter; ``backend`` runs the library's calls on onnxruntime.
 """
 
 from nbgather.onnx.attach import attach
+from nbgather.onnx.card import export_model
 from nbgather.onnx.catalog import CATALOG, export_all, stale_files
 from nbgather.onnx.gathering import gather_model
 from nbgather.onnx.masking import masking_model
@@ -21,6 +23,7 @@ __all__ = [
     "Verification",
     "attach",
     "export_all",
+    "export_model",
     "gather_model",
     "masking_model",
     "restore_model",

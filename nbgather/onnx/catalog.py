@@ -10,6 +10,7 @@ from typing import Any
 
 from nbgather import files
 from nbgather.onnx._build import ModelProto, onnx, to_bytes
+from nbgather.onnx.card import port_text
 from nbgather.onnx.gathering import gather_model
 from nbgather.onnx.masking import masking_model
 from nbgather.onnx.restoring import restore_model
@@ -70,6 +71,13 @@ CATALOG: tuple[Entry, ...] = (
         masking_model,
         (0.75,),
         {"noise": "seed"},
+    ),
+    Entry(
+        "mae_masking_seeded_words.onnx",
+        "The same, by seeds and ids of 64 bits as words of 32.",
+        masking_model,
+        (0.75,),
+        {"noise": "seed", "seed_words": True},
     ),
     Entry(
         "mae_mask_only.onnx",
@@ -206,10 +214,4 @@ oldest version on which the file was run.
 
 
 def _ports(ports: Iterable[onnx.ValueInfoProto]) -> str:
-    texts = []
-    for port in ports:
-        tensor = port.type.tensor_type
-        shape = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-        texts.append(f"`{port.name}` {dtype} [{shape}]")
-    return "<br>".join(texts)
+    return "<br>".join(f"`{name}` {kind}" for name, kind in map(port_text, ports))

@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbgather.onnx._build import ModelProto, to_bytes
+from nbgather.onnx.loading import one_line, source
 from nbgather.operations import checks, keep
 
 try:
@@ -64,8 +64,12 @@ class Session:
     Attributes
     ----------
     inputs, outputs : tuple of Port
+    optional : tuple of Port
+        Inputs that have a default, and may be left out.
     metadata : dict of str to str
         The model's ``metadata_props``.
+    label : str
+        "onnxruntime" and its version.
 
     Raises
     ------
@@ -89,8 +93,10 @@ class Session:
     """
 
     inputs: tuple[Port, ...]
+    optional: tuple[Port, ...]
     outputs: tuple[Port, ...]
     metadata: dict[str, str]
+    label = f"onnxruntime {onnxruntime.__version__}"
 
     def __init__(
         self,
@@ -99,20 +105,21 @@ class Session:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        source, self._label = _source(model)
+        data, self._name = source(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = _threads(threads)
         chosen = _providers(providers)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=chosen)
+            self._session = onnxruntime.InferenceSession(data, options, providers=chosen)
         except Exception as error:
             raise ValueError(
-                f"{self._label} is not a model that onnxruntime {onnxruntime.__version__} can load:"
-                f" {_line(error)}"
+                f"{self._name} is not a model that onnxruntime {onnxruntime.__version__} can load:"
+                f" {one_line(error)}"
             ) from error
         self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
+        self.optional = _with_defaults(self._session)
         self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
         meta = self._session.get_modelmeta()
         self.metadata = dict(meta.custom_metadata_map)
@@ -164,7 +171,8 @@ class Session:
                 f"inputs is of type {type(inputs).__name__}: a mapping of names to arrays is needed"
             )
         values = dict(inputs or {})
-        names = [port.name for port in self.inputs]
+        ports = (*self.inputs, *self.optional)
+        names = [port.name for port in ports]
         for name in named:
             if name in values:
                 raise TypeError(f"input {name!r} was given twice")
@@ -172,14 +180,16 @@ class Session:
         for name in values:
             if name not in names:
                 raise TypeError(
-                    f"{self._label} has no input {name!r}: its inputs are {', '.join(names)}"
+                    f"{self._name} has no input {name!r}: its inputs are {', '.join(names)}"
                 )
-        missing = [name for name in names if name not in values]
+        needed = [port.name for port in self.inputs]
+        missing = [name for name in needed if name not in values]
         if missing:
             raise TypeError(
-                f"{self._label} needs {', '.join(names)}: {', '.join(missing)} not given"
+                f"{self._name} needs {', '.join(needed)}: {', '.join(missing)} not given"
             )
-        return {port.name: self._checked(port, values[port.name]) for port in self.inputs}
+        given = (port for port in ports if port.name in values)
+        return {port.name: self._checked(port, values[port.name]) for port in given}
 
     def _checked(self, port: Port, value: Any) -> Any:
         if "(" in port.dtype:
@@ -187,8 +197,10 @@ class Session:
         array = _array(port, value)
         if array.dtype.name != port.dtype:
             raise TypeError(f"input {port.name!r} is {array.dtype.name}: it must be {port.dtype}")
-        # onnxruntime gives () for a scalar and for an unknown number of dimensions.
-        if array.ndim != len(port.shape) and (port.shape or self._is_nbgather):
+        # onnxruntime gives () for a scalar and for an unknown number of dimensions, and takes [1]
+        # for a scalar.
+        is_number = not port.shape and array.shape == (1,)
+        if array.ndim != len(port.shape) and (port.shape or self._is_nbgather) and not is_number:
             raise ValueError(
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )
@@ -199,8 +211,8 @@ class Session:
     def _check_sizes(self, feeds: Mapping[str, Any]) -> None:
         """Refuse another size than a fixed one, and two sizes for one name."""
         seen: dict[str, tuple[int, str]] = {}
-        for port in self.inputs:
-            shape = getattr(feeds[port.name], "shape", ())
+        for port in (*self.inputs, *self.optional):
+            shape = getattr(feeds.get(port.name), "shape", ())
             for expected, size in zip(port.shape, shape, strict=False):
                 if isinstance(expected, int) and size != expected:
                     raise ValueError(
@@ -231,13 +243,15 @@ class Session:
                 return dict(zip(names, self._run_bound(feeds), strict=True))
             return dict(zip(names, self._session.run(names, feeds, self._options), strict=True))
         except Exception as error:
-            raise RuntimeError(f"{self._label} failed: {_line(error)}") from error
+            raise RuntimeError(f"{self._name} failed: {one_line(error)}") from error
 
     def _run_bound(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
         """Run through IO binding, which supports types that NumPy does not have."""
         binding = self._session.io_binding()
         alive = []  # onnxruntime reads their memory until the run is over
-        for port in self.inputs:
+        for port in (*self.inputs, *self.optional):
+            if port.name not in feeds:
+                continue
             value = feeds[port.name]
             if port.dtype == "bfloat16":
                 bits = value.view(np.uint16)
@@ -309,25 +323,6 @@ def _cached_session(data: bytes, pid: int) -> Session:
     return Session(data)
 
 
-def _source(model: Any) -> tuple[str | bytes, str]:
-    """What onnxruntime loads, and its name in messages."""
-    if isinstance(model, ModelProto):
-        return to_bytes(model), f"the model {model.graph.name!r}"
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        return bytes(model), f"the model of {len(model)} bytes"
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(
-            f"model is of type {type(model).__name__}: a path, bytes or onnx.ModelProto is needed"
-        )
-    path = Path(model)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise ValueError(f"{path} is {kind}: an ONNX file is needed")
-    return str(path), str(path)
-
-
 def _threads(value: Any) -> int:
     number = checks.integer(value, "threads")
     if number < 1:
@@ -352,6 +347,11 @@ def _port(arg: Any) -> Port:
     return Port(arg.name, dtype, tuple(arg.shape))
 
 
+def _with_defaults(session: Any) -> tuple[Port, ...]:
+    """The inputs that have an initializer, which onnxruntime lists apart."""
+    return tuple(_port(arg) for arg in session.get_overridable_initializers())
+
+
 def _shape_text(port: Port) -> str:
     return "[" + ", ".join("?" if size is None else str(size) for size in port.shape) + "]"
 
@@ -371,7 +371,7 @@ def _array(port: Port, value: Any) -> np.ndarray:
         array = np.asarray(value, order="C")
     except Exception as error:  # __array__ of an unknown class can raise anything
         raise TypeError(
-            f"input {port.name!r} of type {type(value).__name__} makes no array: {_line(error)}"
+            f"input {port.name!r} of type {type(value).__name__} makes no array: {one_line(error)}"
         ) from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -387,7 +387,3 @@ def _bfloat16_array(value: Any) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:3])
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -10,30 +10,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbgather.indexing import gather
-from nbgather.masking import random_masking, rank_tokens, restore_tokens, token_noise
 from nbgather.onnx._build import ModelProto
+from nbgather.onnx.cases import (
+    SCORES,
+    Case,
+    Masking,
+    Restoring,
+    first_difference,
+    gather_case,
+    masking_case,
+    restoring_case,
+    without_defaults,
+)
 from nbgather.onnx.runner import Port, Session
+from nbgather.onnx.runtimes import RuntimeSession, check_runtime
 from nbgather.operations import checks, keep
 
 __all__ = ["Verification", "verify"]
 
-Arrays = dict[str, np.ndarray]
-#: Inputs, and the outputs that are expected of them.
-Case = tuple[Arrays, Arrays]
-
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 15, 16, 17, 31, 32, 49, 64, 65, 100, 196, 197, 257)
 BATCHES = (1, 2, 3, 5)
 WIDTHS = (1, 2, 5, 8)
-SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, 0.5, 0.5, 1.0, -1.0)
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
 EPOCHS = (0, 1, 2**32 - 1)
+#: Of models that take 31 bits, as their metadata say.
+SEEDS_31 = (0, 1, 2**31 - 1, 0x299F31D0)
+EPOCHS_31 = (0, 1, 2**31 - 1)
 #: Cases with an array of more items are left out, which only fixed sizes can ask for.
 MAX_ITEMS = 2**24
 #: And cases with more tokens or gathered items, which the reference works through in loops.
 MAX_LOOP_ITEMS = 2**17
 KNOWN_INPUTS = {
     "x", "noise", "seed", "sample_ids", "epoch", "num_tokens", "mask_ratio",
+    "seed_words", "sample_id_words", "epoch_word",
     "x_visible", "ids_restore", "mask_token", "data", "indices",
 }  # fmt: skip
 
@@ -49,11 +58,14 @@ class Verification(NamedTuple):
         The number of cases that were run, the different one included.
     difference : str or None
         The first difference: the case, the output, the place, and both values.
+    runtime : str
+        What ran the model, with its version.
     """
 
     kind: str
     cases: int
     difference: str | None
+    runtime: str
 
     @property
     def same(self) -> bool:
@@ -62,11 +74,12 @@ class Verification(NamedTuple):
 
 
 def verify(
-    model: Session | str | os.PathLike[str] | bytes | ModelProto,
+    model: Session | RuntimeSession | str | os.PathLike[str] | bytes | ModelProto,
     *,
     mask_ratio: float | None = None,
     dim: int | None = None,
     names: Mapping[str, str] | None = None,
+    runtime: str = "onnxruntime",
 ) -> Verification:
     """Compare a model with the reference, byte for byte, over hundreds of shapes.
 
@@ -85,6 +98,10 @@ def verify(
         Of a gather; by default that of the model's metadata.
     names : mapping of str to str, optional
         The model's names of inputs and outputs: ``{"x": "tokens", "noise": "scores"}``.
+    runtime : str
+        What runs the model, if it is installed: ``onnxruntime``, ``openvino``, ``tract``,
+        ``opencv``, ``mnn``, ``iree``, ``tvm``, or ``onnx`` for its ReferenceEvaluator. Others than
+        onnxruntime run in a process of their own. Not used with a Session.
 
     Returns
     -------
@@ -93,7 +110,10 @@ def verify(
     Raises
     ------
     FileNotFoundError, TypeError, ValueError
-        As :class:`Session`; a model that is none of these, or a gather whose dim is not known.
+        As :class:`Session`; a model that is none of these, or that the runtime refuses, or a
+        gather whose dim is not known; an unknown runtime.
+    ImportError
+        The runtime is not installed.
 
     Examples
     --------
@@ -101,12 +121,31 @@ def verify(
     >>> verify(masking_model(0.6)).same
     True
     """
-    session = model if isinstance(model, Session) else Session(model)
-    model_names = dict(names or {})
+    check_runtime(runtime)
+    if isinstance(model, (Session, RuntimeSession)):
+        return _verified(model, mask_ratio, dim, dict(names or {}))
+    if runtime == "onnxruntime":
+        return _verified(Session(model), mask_ratio, dim, dict(names or {}))
+    with RuntimeSession(model, runtime) as session:
+        return _verified(session, mask_ratio, dim, dict(names or {}))
+
+
+def _verified(
+    session: Session | RuntimeSession,
+    mask_ratio: float | None,
+    dim: int | None,
+    model_names: dict[str, str],
+) -> Verification:
     standard = {name: key for key, name in model_names.items()}
-    inputs = {standard.get(port.name, port.name): port for port in session.inputs}
+    known = KNOWN_INPUTS | set(model_names)
+    # Old exporters list every weight as an input with a default.
+    ports = [
+        *session.inputs,
+        *(p for p in session.optional if standard.get(p.name, p.name) in known),
+    ]
+    inputs = {standard.get(port.name, port.name): port for port in ports}
     outputs = {standard.get(port.name, port.name) for port in session.outputs}
-    unknown = set(model_names.values()) - {p.name for p in (*session.inputs, *session.outputs)}
+    unknown = set(model_names.values()) - {port.name for port in (*ports, *session.outputs)}
     if unknown:
         raise ValueError(f"names has {', '.join(sorted(unknown))}: the model has nothing so called")
     kind, cases = _cases(session, inputs, outputs, mask_ratio, dim)
@@ -116,22 +155,23 @@ def verify(
             f"the model has inputs that no masking, restoring or gather has ({', '.join(others)}):"
             " what it does to them cannot be verified"
         )
+    defaults = {standard.get(port.name, port.name) for port in session.optional}
     count = 0
-    for feeds, expected in cases:
+    for case in cases:
         count += 1
-        difference = _difference(session, model_names, feeds, expected)
+        difference = _difference(session, model_names, without_defaults(case, defaults))
         if difference is not None:
-            return Verification(kind, count, difference)
+            return Verification(kind, count, difference, session.label)
     if not count:
         raise ValueError(
             "the model's fixed sizes leave no case to run: they contradict each other, or one case"
             f" has more than {MAX_ITEMS} items"
         )
-    return Verification(kind, count, None)
+    return Verification(kind, count, None, session.label)
 
 
 def _cases(
-    session: Session,
+    session: Session | RuntimeSession,
     inputs: Mapping[str, Port],
     outputs: set[str],
     mask_ratio: float | None,
@@ -146,7 +186,10 @@ def _cases(
             raise ValueError("the model does not tell its dim: give dim=")
         axis = int(session.metadata["dim"]) if dim is None else checks.integer(dim, "dim")
         kind, cases = f"gather along dim {axis}", _gather_cases(inputs, axis)
-    elif {"noise"} <= set(inputs) or {"seed", "sample_ids"} <= set(inputs):
+    elif any(
+        names <= set(inputs)
+        for names in ({"noise"}, {"seed", "sample_ids"}, {"seed_words", "sample_id_words"})
+    ):
         ratios: tuple[float, ...] = (0.0, 0.25, 0.6, 0.75, 0.9, 1.0)
         source = "noise" if "noise" in inputs else "seed"
         if "mask_ratio" in inputs:
@@ -156,17 +199,15 @@ def _cases(
                 mask_ratio = float(session.metadata.get("mask_ratio", "0.75"))
             one = keep.ratio(mask_ratio)
             kind, ratios = f"masking by {source}, ratio {one:g}", (one,)
-        cases = _masking_cases(inputs, outputs, ratios)
+        bits = int(session.metadata.get("seed_bits", "64"))
+        cases = _masking_cases(inputs, outputs, ratios, bits)
     else:
         raise ValueError(
             f"the model's inputs are {', '.join(inputs)}: noise, or seed and sample_ids, with or"
             " without x, or x_visible, ids_restore and mask_token, or data and indices are needed;"
             " names= tells which is which"
         )
-    return kind, (
-        (feeds, {name: array for name, array in expected.items() if name in outputs})
-        for feeds, expected in cases
-    )
+    return kind, cases
 
 
 def _fits(port: Port | None, shape: tuple[int, ...]) -> bool:
@@ -187,23 +228,11 @@ def _fixed(port: Port | None, axis: int, others: tuple[int, ...]) -> tuple[int, 
     return (size,) if isinstance(size, int) else others
 
 
-def _values(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    if dtype == "bool":
-        return generator.random(shape) < 0.5
-    if dtype.startswith(("int", "uint")):
-        return generator.integers(0, 100, shape).astype(dtype)
-    values = generator.standard_normal(shape).astype(np.float32)
-    if dtype == "bfloat16":
-        from ml_dtypes import bfloat16
-
-        return values.astype(bfloat16)
-    return values.astype(dtype)
-
-
 def _masking_cases(
-    inputs: Mapping[str, Port], outputs: set[str], ratios: tuple[float, ...]
+    inputs: Mapping[str, Port], outputs: set[str], ratios: tuple[float, ...], id_bits: int
 ) -> Iterator[Case]:
     generator = np.random.default_rng(0)
+    seeds, epochs = (SEEDS, EPOCHS) if id_bits == 64 else (SEEDS_31, EPOCHS_31)
     x_port, noise_port = inputs.get("x"), inputs.get("noise")
     grid_port = noise_port or x_port
     sizes = itertools.product(
@@ -211,69 +240,29 @@ def _masking_cases(
         _fixed(grid_port, 1, LENGTHS),
         _fixed(x_port, 2, WIDTHS) if x_port else (1,),
     )
-    for number, (n, length, width) in enumerate(sizes):
+    for k, (n, length, width) in enumerate(sizes):
         if not _fits(x_port, (n, length, width)) or not _fits(noise_port, (n, length)):
             continue
         if n * length * width > MAX_ITEMS or n * length > MAX_LOOP_ITEMS:
             continue
-        ratio = ratios[number % len(ratios)]
-        feeds: Arrays = {}
-        if x_port is not None:
-            feeds["x"] = _values(generator, (n, length, width), x_port.dtype)
-        if noise_port is not None:
-            noise = _noise(generator, number, (n, length), noise_port.dtype)
-            feeds["noise"] = noise
-        else:
-            seed, epoch = SEEDS[number % len(SEEDS)], EPOCHS[number % len(EPOCHS)]
-            ids = generator.integers(-(2**63), 2**63 - 1, n)
-            feeds |= {"seed": np.array(seed), "sample_ids": ids, "epoch": np.array(epoch)}
-            feeds["num_tokens"] = np.array(length)
-            drawn_at = epoch if "epoch" in inputs else 0
-            noise = token_noise(seed, ids, length, epoch=drawn_at, backend="reference")
-        feeds["mask_ratio"] = np.array(ratio, np.float64)
-        x = feeds.get("x", np.empty((n, length, 0), np.float32))
-        expected = dict(random_masking(x, ratio, noise=noise, backend="reference")._asdict())
-        if "ids_keep" in outputs:
-            kept = expected["x_masked"].shape[1]
-            expected["ids_keep"] = rank_tokens(noise, kept, backend="reference").ids_keep
-        yield {name: feeds[name] for name in inputs if name in feeds}, expected
-
-
-def _noise(
-    generator: np.random.Generator, number: int, shape: tuple[int, ...], dtype: str
-) -> np.ndarray:
-    """Uniform, tied, constant and special scores in turn."""
-    values = (
-        lambda: generator.random(shape),
-        lambda: generator.integers(0, 4, shape) / 4,
-        lambda: np.full(shape, 0.5),
-        lambda: generator.choice(np.array(SPECIAL_SCORES), shape),
-    )[number % 4]()
-    if dtype == "bfloat16":
-        from ml_dtypes import bfloat16
-
-        return values.astype(bfloat16)
-    return values.astype(dtype)
+        about = Masking(
+            n, length, width, ratios[k % len(ratios)], SCORES[k % len(SCORES)],
+            seeds[k % len(seeds)], epochs[k % len(epochs)], id_bits,
+        )  # fmt: skip
+        yield masking_case(inputs, outputs, about, generator)
 
 
 def _restore_cases(inputs: Mapping[str, Port]) -> Iterator[Case]:
     generator = np.random.default_rng(1)
-    x_port, ids_port, token_port = (
-        inputs[name] for name in ("x_visible", "ids_restore", "mask_token")
-    )
+    x_port, ids_port = inputs["x_visible"], inputs["ids_restore"]
     for n, length, width in itertools.product(
         _fixed(ids_port, 0, BATCHES), _fixed(ids_port, 1, LENGTHS), _fixed(x_port, 2, WIDTHS)
     ):
         for kept in _fixed(x_port, 1, tuple({0, length // 4, length})):
             if not _fits(x_port, (n, kept, width)) or kept > length:
                 continue
-            if n * length * width > MAX_ITEMS:
-                continue
-            x = _values(generator, (n, kept, width), x_port.dtype)
-            ids = np.argsort(generator.random((n, length)), 1).astype(ids_port.dtype)
-            token = _values(generator, (width,), token_port.dtype)
-            expected = restore_tokens(x, ids, token, backend="reference")
-            yield {"x_visible": x, "ids_restore": ids, "mask_token": token}, {"x": expected}
+            if n * length * width <= MAX_ITEMS:
+                yield restoring_case(inputs, Restoring(n, length, kept, width), generator)
 
 
 def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[Case]:
@@ -291,33 +280,19 @@ def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[Case]:
             else _fixed(index_port, d, (int(generator.integers(1, data_shape[d] + 1)),))[0]
             for d in range(rank)
         )
-        if max(math.prod(data_shape), math.prod(index_shape)) > MAX_LOOP_ITEMS:
-            continue
-        data = _values(generator, data_shape, data_port.dtype)
-        index = generator.integers(0, data_shape[axis], index_shape).astype(index_port.dtype)
-        expected = gather(data, axis, index, backend="reference")
-        yield {"data": data, "indices": index}, {"output": expected}
+        if max(math.prod(data_shape), math.prod(index_shape)) <= MAX_LOOP_ITEMS:
+            yield gather_case(inputs, axis, data_shape, index_shape, generator)
 
 
 def _difference(
-    session: Session, model_names: Mapping[str, str], feeds: Arrays, expected: Arrays
+    session: Session | RuntimeSession, model_names: Mapping[str, str], case: Case
 ) -> str | None:
     """The first difference of a case, in words."""
-    case = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in case.feeds.items())
     try:
-        outputs = session.run({model_names.get(name, name): a for name, a in feeds.items()})
+        outputs = session.run({model_names.get(name, name): a for name, a in case.feeds.items()})
     except (RuntimeError, TypeError, ValueError) as error:
-        return f"with {case}: {error}"
-    for name, want in expected.items():
-        got = outputs[model_names.get(name, name)]
-        if got.dtype != want.dtype or got.shape != want.shape:
-            return (
-                f"with {case}: {name} is {got.dtype} {list(got.shape)},"
-                f" it should be {want.dtype} {list(want.shape)}"
-            )
-        want_bytes, got_bytes = (np.ascontiguousarray(a).view(np.uint8) for a in (want, got))
-        if not np.array_equal(want_bytes, got_bytes):
-            first = int((want_bytes != got_bytes).reshape(want.size, -1).any(1).argmax())
-            at = tuple(int(p) for p in np.unravel_index(first, want.shape))
-            return f"with {case}: {name} at {at} is {got[at]}, it should be {want[at]}"
-    return None
+        return f"with {shapes}: {error}"
+    got = {name: outputs[model_names.get(name, name)] for name in case.expected}
+    difference = first_difference(got, case.expected)
+    return difference and f"with {shapes}: {difference}"

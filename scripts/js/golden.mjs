@@ -1,6 +1,6 @@
 // Run golden vectors by any onnxruntime in JavaScript; `load(name)` gives a file's bytes.
 
-const KINDS = { float32: Float32Array, int64: BigInt64Array };
+const KINDS = { float32: Float32Array, int32: Int32Array, int64: BigInt64Array };
 
 export async function runGolden(ort, load, options) {
   const data = await load("golden.bin");
