@@ -37,6 +37,8 @@ def write(folder: Path, models: Mapping[str, ModelProto], cases: Iterable[Vector
             one["fails"] = True
         else:
             one["outputs"] = placed(case.expected)
+        if case.flushed is not None:
+            one["flushed"] = placed(case.flushed)
         written.append(one)
     for name in {one["model"] for one in written}:
         files.write(folder / name, to_bytes(models[name]))

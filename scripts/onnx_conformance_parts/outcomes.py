@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-#: What may come of a case: as it should be; an error of the runtime's; the process ended; other
-#: bytes; outputs where an error should be.
-KINDS = ("equal", "refused", "crashed", "wrong", "taken")
+#: What may come of a case: as it should be; as it should be if subnormal scores were 0; an error of
+#: the runtime's; the process ended; other bytes; outputs where an error should be.
+KINDS = ("equal", "flushed", "refused", "crashed", "wrong", "taken")
 MAX_WORDS = 200
 
 
@@ -34,7 +34,7 @@ class Outcomes:
 def words(text: str) -> str:
     """An error in one line that does not change from run to run."""
     line = " ".join(text.split())
-    line = re.sub(r"/\S*/(?=[\w.@-]+)", "", line)  # no paths of this machine
+    line = re.sub(r"(?<![\w.])/\S*/(?=[\w.@-]+)", "", line)  # no paths of this machine
     line = re.sub(r"0x[0-9a-f]+", "0x…", line)
     line = re.sub(r"\[\d\d:\d\d:\d\d\] ?(:\d+: )?", "", line)
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"

@@ -9,10 +9,12 @@ from typing import Any
 
 from nbgather.onnx import CATALOG
 from nbgather.onnx._build import ModelProto
-from onnx_conformance_parts.vectors import models
+from onnx_conformance_parts.vectors import REFUSED, TOO_WIDE, models
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "runtimes.md"
 MODELS = tuple(entry.file for entry in CATALOG)
+#: The groups that must be refused.
+REFUSALS = (REFUSED, TOO_WIDE)
 Kept = Mapping[str, Any]
 
 HEAD = """# ONNX on other runtimes
@@ -116,7 +118,7 @@ def _title(row: str, made: Kept) -> str:
 def _cell(groups: Mapping[str, Mapping[str, int]]) -> str:
     """One word for a model on a runtime."""
     kinds = {kind for counts in groups.values() for kind in counts} - {"said"}
-    good = any("equal" in counts for group, counts in groups.items() if group != "refused")
+    good = any("equal" in counts for group, counts in groups.items() if group not in REFUSALS)
     if "wrong" in kinds:
         return "**WRONG**"
     if not good:
@@ -130,8 +132,8 @@ def _refusals(title: str, made: Kept) -> Iterator[str]:
     for model, group, counts in _counts(made):
         for kind, said in counts.get("said", {}).items() or ():
             same.setdefault((kind, said), {}).setdefault(model, []).append(group)
-        if "taken" in counts:
-            same.setdefault(("taken", ""), {}).setdefault(model, []).append(group)
+        for kind in {"taken", "flushed"} & counts.keys():
+            same.setdefault((kind, ""), {}).setdefault(model, []).append(group)
     if not same:
         return
     yield f"**{title}**\n\n"
@@ -142,7 +144,8 @@ def _refusals(title: str, made: Kept) -> Iterator[str]:
         )
         what = {
             "refused": "refuses", "crashed": "ends its process", "wrong": "**WRONG**",
-            "taken": "does not refuse what the model must refuse",
+            "taken": "does not refuse what the model refuses elsewhere",
+            "flushed": "takes subnormal scores, those below 1.2e-38, for 0",
         }[kind]  # fmt: skip
         yield f"- {what}: {names}" + (f": “{_escaped(said)}”\n" if said else "\n")
     yield "\n"
@@ -150,7 +153,7 @@ def _refusals(title: str, made: Kept) -> Iterator[str]:
 
 def _groups(made: Kept, model: str, groups: list[str]) -> list[str]:
     """The groups' names, or that it is all of them."""
-    every = [group for group in made["models"][model] if group != "refused"]
+    every = [group for group in made["models"][model] if group not in REFUSALS]
     return ["all"] if set(every) <= {*groups} else list(dict.fromkeys(groups))
 
 

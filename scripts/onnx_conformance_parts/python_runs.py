@@ -56,7 +56,10 @@ def _run_model(session: RuntimeSession, cases: Iterable[Vector], outcomes: Outco
             outcomes.add(case.entry, case.group, "taken")
             continue
         difference = first_difference(got, case.expected)
-        outcomes.add(case.entry, case.group, "wrong" if difference else "equal", difference)
+        kind = "wrong" if difference else "equal"
+        if difference and case.flushed and not first_difference(got, case.flushed):
+            kind, difference = "flushed", None
+        outcomes.add(case.entry, case.group, kind, difference)
 
 
 def _reason(error: Exception) -> str:

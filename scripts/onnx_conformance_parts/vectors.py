@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbgather.masking import random_masking, rank_tokens
 from nbgather.onnx import CATALOG
 from nbgather.onnx._build import ModelProto
 from nbgather.onnx.card import port_text
@@ -24,8 +25,8 @@ from nbgather.onnx.cases import (
 from nbgather.onnx.catalog import Entry
 from nbgather.onnx.runner import Port
 
-SEEDS = (1, -1, 2**31, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
-LAST_EPOCH = 2**32 - 1
+SEEDS_31 = (1, 2**16, 2**31 - 1, 0x299F31D0)
+SEEDS_64 = (-1, 2**31, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
 
 
 class Sizes(NamedTuple):
@@ -45,17 +46,24 @@ SIZES = {
                   257, 512, 1000), [(1, 1568, 2), (64, 196, 4), (2, 4096, 1), (1, 50000, 1)]),
 }  # fmt: skip
 
+SUBNORMAL = "subnormal scores"
+REFUSED = "bad sizes and indices"
+TOO_WIDE = "numbers beyond 31 bits"
 EMPTY = ((0, 16, 4), (4, 0, 3), (2, 10, 0))
 
 
 class Vector(NamedTuple):
-    """A case of a model; ``expected`` is None where it must be refused."""
+    """A case of a model; ``expected`` is None where it must be refused.
+
+    ``flushed`` is what comes of scores whose subnormal numbers are taken for 0.
+    """
 
     model: str
     entry: str
     group: str
     feeds: Arrays
     expected: Arrays | None
+    flushed: Arrays | None = None
 
 
 def models() -> dict[str, ModelProto]:
@@ -74,14 +82,13 @@ def vectors(part: str, made: Mapping[str, ModelProto]) -> Iterator[Vector]:
     for entry in CATALOG:
         for file, model in made.items():
             if file.split("@")[0].removesuffix(".onnx") == entry.file.removesuffix(".onnx"):
-                for group, feeds, expected in _of_model(entry, file, model, SIZES[part]):
-                    yield Vector(file, entry.file, group, feeds, expected)
+                for group, *case in _of_model(entry, file, model, SIZES[part]):
+                    yield Vector(file, entry.file, group, *case)
 
 
-Grouped = tuple[str, Arrays, Arrays | None]
-
-
-def _of_model(entry: Entry, file: str, model: ModelProto, sizes: Sizes) -> Iterator[Grouped]:
+def _of_model(
+    entry: Entry, file: str, model: ModelProto, sizes: Sizes
+) -> Iterator[tuple[str, Arrays, Arrays | None, Arrays | None]]:
     defaults = {tensor.name for tensor in model.graph.initializer}
     ports = {port.name: _port(port) for port in model.graph.input}
     outputs = {port.name for port in model.graph.output}
@@ -99,10 +106,22 @@ def _of_model(entry: Entry, file: str, model: ModelProto, sizes: Sizes) -> Itera
         ratio = float(file.split("@")[1].removesuffix(".onnx")) if "@" in file else None
         cases = _maskings(masking, ports, ratio, sizes)
     for group, case in cases:
-        if isinstance(case, Case):
-            yield group, *without_defaults(case, defaults)
-        else:
-            yield group, case, None
+        if not isinstance(case, Case):
+            yield group, case, None, None
+            continue
+        case = without_defaults(case, defaults)
+        flushed = _flushed(case) if group == SUBNORMAL else None
+        yield group, case.feeds, case.expected, flushed
+
+
+def _flushed(case: Case) -> Arrays:
+    """What is expected of a case whose subnormal scores are taken for 0."""
+    noise = case.feeds["noise"]
+    noise = np.where(np.abs(noise) < np.finfo(noise.dtype).tiny, 0, noise)
+    x = case.feeds.get("x", np.empty((*noise.shape, 0), np.float32))
+    made = dict(random_masking(x, 0.75, noise=noise)._asdict())
+    made["ids_keep"] = rank_tokens(noise, made["x_masked"].shape[1]).ids_keep
+    return {name: made[name] for name in case.expected}
 
 
 def _port(port: Any) -> Port:
@@ -130,21 +149,38 @@ def _maskings(
             yield "ties", case(Masking(3, length, 2, 0.75, "tied"))
             yield "ties", case(Masking(2, length, 1, 0.75, "constant"))
             yield "NaN, ±0, ±inf", case(Masking(3, length, 2, 0.75, "special"))
+            yield SUBNORMAL, case(Masking(3, length, 2, 0.75, "subnormal"))
         if "x" in ports:
             for shape in ((2, 7), (1, 8), (3, 8), (2, 9)):
-                yield "refused", good | {"noise": np.zeros(shape, np.float32)}
+                yield REFUSED, good | {"noise": np.zeros(shape, np.float32)}
         return
+    yield from _seeded(case, ports, good)
+
+
+def _seeded(
+    case: Callable[[Masking], Case], ports: Mapping[str, Port], good: Arrays
+) -> Iterator[tuple[str, Case | Arrays]]:
+    """Seeds, ids and epochs: of 64 bits where the model takes words, of 31 bits where not."""
+    words = "seed_words" in ports
     for length in (5, 49):
-        for seed in SEEDS:
-            yield "64-bit seeds", case(Masking(2, length, 1, 0.75, seed=seed, id_bits=20))
-        for bits in (33, 63, 64):
-            yield "64-bit ids", case(Masking(3, length, 1, 0.75, seed=5, id_bits=bits))
-        for epoch in (1, 2**31, LAST_EPOCH):
-            about = Masking(2, length, 1, 0.75, seed=5, epoch=epoch, id_bits=20)
-            yield "epochs" if epoch == 1 else "32-bit epochs", case(about)
-    for epoch in (-1, 2**32):
-        yield "refused", good | {"epoch": np.array(epoch)}
-    yield "refused", good | {"sample_ids": np.zeros((3, *good["sample_ids"].shape[1:]), np.int64)}
+        about = Masking(2, length, 1, 0.75, seed=5, id_bits=20)
+        for seed in (*SEEDS_31, *(SEEDS_64 if words else ())):
+            yield "seeds", case(about._replace(seed=seed))
+        for bits in (31, 33, 63, 64) if words else (31,):
+            yield "ids", case(about._replace(batch=3, id_bits=bits))
+        for epoch in (1, 2**31 - 1, *((2**31, 2**32 - 1) if words else ())):
+            yield "epochs", case(about._replace(epoch=epoch))
+    numbers = ("seed", "epoch", "num_tokens", "epoch_word")
+    vector = case(Masking(2, 16, 1, 0.75, seed=5, epoch=1, id_bits=20))
+    shaped = {n: a.reshape(1) if n in numbers else a for n, a in vector.feeds.items()}
+    yield "numbers as [1]", Case(shaped, vector.expected)
+    ids = "sample_id_words" if words else "sample_ids"
+    yield REFUSED, good | {ids: np.concatenate([good[ids], good[ids][:1]])}
+    if not words:
+        for number in (-1, 2**31, 2**32, 2**32 + 5, -(2**63)):
+            yield TOO_WIDE, good | {"seed": np.array(number)}
+            yield TOO_WIDE, good | {"sample_ids": np.array([0, number])}
+            yield TOO_WIDE, good | {"epoch": np.array(number)}
 
 
 def _restorings(ports: Mapping[str, Port], sizes: Sizes) -> Iterator[tuple[str, Case | Arrays]]:
@@ -162,7 +198,7 @@ def _restorings(ports: Mapping[str, Port], sizes: Sizes) -> Iterator[tuple[str, 
         yield "empty", case(Restoring(n, length, length // 4, width))
     good = case(Restoring(1, 4, 2, 3)).feeds
     for rank in (-1, 4, 2**40):
-        yield "refused", good | {"ids_restore": np.array([[0, 1, 2, rank]])}
+        yield REFUSED, good | {"ids_restore": np.array([[0, 1, 2, rank]])}
 
 
 def _gathers(
@@ -188,4 +224,4 @@ def _gathers(
         good = case(size, 4, (2, 3)).feeds
         wrong = good["indices"].copy()
         wrong[0, 0, 0] = index
-        yield "refused", good | {"indices": wrong}
+        yield REFUSED, good | {"indices": wrong}
