@@ -155,28 +155,85 @@ def test_other_sizes_fail_in_the_graph(noise_shape: tuple[int, int], options: di
 # Seeds
 
 
-@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822])
+def words(*numbers: int) -> np.ndarray:
+    """Numbers of 64 bits as words of 32, the low one first."""
+    return np.array([int(n) & 2**64 - 1 for n in numbers], np.uint64).view(np.int32).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822, 2**64 - 1])
+@pytest.mark.parametrize("gather", ["elements", "nd"])
+def test_seed_words_give_the_kernels_masks(seed: int, gather: str) -> None:
+    model = masking_model(0.75, noise="seed", seed_words=True, gather=gather)
+    session = Session(model, threads=1)
+    generator = rng("seed")
+    for length in (1, 3, 4, 5, 49, 196):
+        ids = generator.integers(-(2**63), 2**63 - 1, 5)
+        ids[:4] = [0, 7, 2**31, 2**32]
+        x = random_bits(generator, (5, length, 2), "float32")
+        for epoch in (0, 1, 2**31, 2**32 - 1):
+            result = session.run(
+                x=x, seed_words=words(seed)[0], sample_id_words=words(*ids.tolist()),
+                epoch_word=words(epoch)[0, :1],
+            )  # fmt: skip
+            want = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
+            assert_same(result, want._asdict())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 0x299F31D0])
 @pytest.mark.parametrize("gather", ["elements", "nd"])
 def test_a_seed_gives_the_kernels_masks(seed: int, gather: str) -> None:
     session = Session(masking_model(0.75, noise="seed", gather=gather), threads=1)
     generator = rng("seed")
-    for length in (1, 3, 4, 5, 49, 196):
-        ids = generator.integers(-(2**63), 2**63 - 1, 5)
-        ids[:2] = [0, 7]
+    for length in (1, 2, 3, 4, 5, 49, 196):
+        ids = generator.integers(0, 2**31, 5)
+        ids[:3] = [0, 7, 2**31 - 1]
         x = random_bits(generator, (5, length, 2), "float32")
-        for epoch in (0, 1, 2**32 - 1):
+        for epoch in (0, 1, 2**31 - 1):
             result = session.run(x=x, seed=seed, sample_ids=ids, epoch=epoch)
             want = nbgather.random_masking(x, 0.75, seed=seed, sample_ids=ids, epoch=epoch)
             assert_same(result, want._asdict())
 
 
-def test_the_known_answer_through_the_graph() -> None:
+@pytest.mark.parametrize("options", [{}, {"seed_words": True}])
+def test_the_epoch_may_be_left_out_and_numbers_may_be_vectors(options: dict) -> None:
+    session = Session(masking_model(0.5, noise="seed", with_x=False, **options), threads=1)
+    ids = np.arange(3)
+    given = {"sample_ids": ids, "num_tokens": np.array(9), "seed": np.array(4)}
+    epoch = {"epoch": np.array(2)}
+    if options:
+        given = {
+            "sample_id_words": words(*ids),
+            "num_tokens": np.array(9),
+            "seed_words": words(4)[0],
+        }
+        epoch = {"epoch_word": np.array(2, np.int32)}
+    assert [port.name for port in session.optional] == list(epoch)
+    for number, extra in ((0, {}), (2, epoch)):
+        noise = nbgather.token_noise(4, ids, 9, epoch=number)
+        want = nbgather.rank_tokens(noise, 4)
+        for shape in ((), (1,)):
+            feeds = {
+                name: array.reshape(shape) if array.ndim == 0 else array
+                for name, array in (given | extra).items()
+            }
+            result = session.run(feeds)
+            same(result["mask"], want.mask)
+            same(result["ids_restore"], want.ids_restore)
+
+
+def test_the_known_answers_through_the_graph() -> None:
     """Random123's third answer: its block is beyond any array, so the emitter is called alone."""
     from nbgather.onnx._build import GraphBuilder
+    from nbgather.onnx._limbs import Word, limbs
     from nbgather.onnx._noise import philox
 
-    for counter, key, words in (
+    for counter, key, answer in (
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (
+            (2**32 - 1,) * 4,
+            (2**32 - 1,) * 2,
+            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+        ),
         (
             (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
             (0xA4093822, 0x299F31D0),
@@ -184,23 +241,184 @@ def test_the_known_answer_through_the_graph() -> None:
         ),
     ):
         g = GraphBuilder("known", "Philox alone.", opset=18, ir_version=8)
-        for name, shape in (("even", [2, 1, 1]), ("odd", [2, 1, 1]), ("key", [2])):
-            g.input(name, "int64", shape, name)
-        philox(g, "even", "odd", "key")
-        g.output("words", "int64", [1, 1, 2, 2], "The four words.")
-        result = Session(g.finish({})).run(
-            even=np.array(counter[::2]).reshape(2, 1, 1),
-            odd=np.array(counter[1::2]).reshape(2, 1, 1),
-            key=np.array(key),
-        )
-        assert tuple(result["words"].reshape(-1).tolist()) == words
+        shapes = {
+            "c0": [1, 1, 1],
+            "c1": [1, 1, 1],
+            "c2": [1, 1, 1],
+            "c3": [1],
+            "k0": [1],
+            "k1": [1],
+        }
+        names = {}
+        for name, shape in shapes.items():
+            g.input(name, "int32", shape, name)
+            names[name] = Word(*limbs(g, name, 2, name, wide=False))
+        counters = tuple(names[f"c{k}"] for k in range(4))
+        bits = philox(g, counters, (names["k0"], names["k1"]), g.int64([1, 1, 1]))
+        g.output(bits, "int32", [1, 1, 4], "Of the four words.")
+        given = np.array([*counter, *key], np.uint32).view(np.int32)
+        feeds = {
+            name: number.reshape(shape)
+            for (name, shape), number in zip(shapes.items(), given, strict=True)
+        }
+        result = Session(g.finish({})).run(feeds)[bits]
+        assert result.reshape(-1).tolist() == [word >> 8 for word in answer]
 
 
-@pytest.mark.parametrize("epoch", [-1, 2**32, -(2**63)])
-def test_an_epoch_out_of_range_fails_in_the_graph(epoch: int) -> None:
+def test_no_integer_reaches_2_31_nor_is_divided_with_a_rest() -> None:
+    """Every value of the seeded graph, where words are all zeros, all ones, and between."""
+    from onnx.reference import ReferenceEvaluator
+
+    for seed_words in (False, True):
+        model = masking_model(noise="seed", with_x=False, seed_words=seed_words)
+        evaluator = ReferenceEvaluator(model)
+        values = [name for node in model.graph.node for name in node.output]
+        integers = [n for n in model.graph.node if n.op_type == "Div"]
+        assert len(integers) > 30
+        top = 2**64 - 1 if seed_words else 2**31 - 1
+        for seed in (0, top, 0x299F31D0A4093822 & top):
+            ids = [0, top, 0x13198A2E85A308D3 & top]
+            feeds: dict[str, np.ndarray] = {"num_tokens": np.array(150)}
+            if seed_words:
+                feeds |= {"seed_words": words(seed)[0], "sample_id_words": words(*ids)}
+                feeds["epoch_word"] = np.array(-1, np.int32)
+            else:
+                feeds |= {"seed": np.array(seed), "sample_ids": np.array(ids)}
+                feeds["epoch"] = np.array(2**31 - 1)
+            found = dict(zip(values, evaluator.run(values, feeds), strict=True))
+            constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+            found |= feeds | constants
+            wrapped = []
+            for node in model.graph.node:
+                inputs = [np.asarray(found[name]) for name in node.input]
+                if node.op_type in ("Add", "Sub", "Mul"):
+                    exact = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}[node.op_type](
+                        *(value.astype(np.float64) for value in inputs)
+                    )
+                    wrapped += [node.name] if (np.abs(exact) >= 2**31).any() else []
+                if node.op_type == "Div":
+                    assert not (inputs[0] % inputs[1]).any() or np.abs(inputs[0]).max() < 2**24
+            assert not wrapped
+            for name, value in found.items():
+                array = np.asarray(value)
+                if array.dtype.kind == "i" and array.size:
+                    assert -(2**31) <= array.min(), name
+                    assert array.max() < 2**31, name
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**31, 2**32 + 1, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("name", ["seed", "sample_ids", "epoch"])
+def test_more_than_31_bits_fail_in_the_graph(name: str, wrong: int) -> None:
+    feeds = {"seed": np.array(0), "sample_ids": np.arange(2), "epoch": np.array(0)}
+    feeds[name] = np.array([3, wrong]) if name == "sample_ids" else np.array(wrong)
     model = masking_model(noise="seed", with_x=False)
-    with pytest.raises(RuntimeError, match="epoch_checked"):
-        run(model, seed=0, sample_ids=np.arange(2), num_tokens=8, epoch=epoch)
+    with pytest.raises(RuntimeError, match=f"{name}_checked"):
+        run(model, feeds, num_tokens=8)
+
+
+# Ties, counts and dtypes that no runtime decides
+
+
+def tied_noises(generator: np.random.Generator, n: int, length: int) -> list[np.ndarray]:
+    return [*noises(generator, n, length, "float32"), np.full((n, length), np.nan, np.float32)]
+
+
+def test_no_order_of_equal_values_is_relied_on() -> None:
+    """A TopK that puts the higher of equal positions first, and NaN and -0 where it likes."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    calls = []
+
+    class TopK(OpRun):
+        op_domain = ""
+
+        def _run(self, x, k, axis=None, largest=None, sorted=None):
+            assert (axis, largest, sorted) == (1, 0, 1)
+            assert not np.isnan(x).any()
+            calls.append(len(x))
+            last = np.arange(x.shape[1])[::-1]
+            order = np.stack([np.lexsort((last, row)) for row in x]).reshape(x.shape)
+            order = order[:, : int(k[0])]
+            return np.take_along_axis(x, order, 1), order
+
+    for options in ({}, {"noise_dtype": "float64"}, {"noise_dtype": "float16"}):
+        model = masking_model(0.6, with_x=False, ids_keep=True, **options)
+        evaluator = ReferenceEvaluator(model, new_ops=[TopK])
+        generator = rng("unstable")
+        for length in (1, 2, 5, 33):
+            for noise in tied_noises(generator, 4, length):
+                noise = noise.astype(options.get("noise_dtype", "float32"))
+                result = dict(zip(evaluator.output_names, evaluator.run(None, {"noise": noise})))
+                assert_same(result, recipe(np.zeros((4, length, 1), np.float32), noise, 0.6))
+    # Uniform noise was ordered once: the second time it was the added row alone.
+    assert {5, 1} == set(calls)
+
+
+def test_samples_in_order_are_ordered_once() -> None:
+    """What a runtime with a stable TopK pays for: one row more."""
+    model = masking_model(0.5, with_x=False)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("rows", 7, [1]))
+    session = Session(model)
+    assert session.run(noise=rng("x").random((9, 50), np.float32))["rows"].tolist() == [1]
+    assert session.run(noise=np.zeros((9, 50), np.float32))["rows"].tolist() == [1]
+    assert session.run(noise=np.full((9, 50), np.nan, np.float32))["rows"].tolist() == [10]
+
+
+RATIOS = [k / 20 for k in range(21)] + [0.123, 1 / 3, 2 / 3, 0.55, 0.999, 1e-9, 1 - 2**-53, 2**-53]
+
+
+def test_kept_counts_in_integers_are_those_of_float64() -> None:
+    from nbgather.onnx._counts import whole_part
+
+    generator = rng("counts")
+    for ratio in [*RATIOS, *generator.random(40).tolist()]:
+        rule = whole_part(1 - ratio)
+        assert rule.limit > 48_000
+        tops = [2**k for k in range(31)] + [3 * 2**k for k in range(30)]
+        multiples = [rule.denominator * int(v) for v in (*tops, *generator.integers(0, 10**6, 50))]
+        lengths = [*range(400), *generator.integers(0, rule.limit, 100).tolist(), rule.limit]
+        for length in [*lengths, *multiples, *(m - 1 for m in multiples)]:
+            if 0 <= length <= rule.limit:
+                assert rule.of(length) == int(length * (1 - ratio)), (ratio, length)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.55, 0.75, 0.9, 0.123456, 1.0])
+def test_kept_counts_of_the_graph(ratio: float) -> None:
+    """0.55 is rounded to either side, 0.9 always to one, 0.123456 is no simple fraction."""
+    session = Session(masking_model(ratio, with_x=False, ids_keep=True), threads=1)
+    for length in (0, *range(1, 62), 100, 180, 1000, 4000):
+        result = session.run(noise=np.zeros((1, length), np.float32))
+        assert result["ids_keep"].shape == (1, int(length * (1 - ratio))), length
+
+
+def test_a_sample_too_long_fails_in_the_graph() -> None:
+    ratio = 0.3141592653589793
+    model = masking_model(ratio, with_x=False)
+    longest = int({p.key: p.value for p in model.metadata_props}["longest"])
+    session = Session(model)
+    for length in (longest, longest - 1):
+        kept = session.run(noise=np.arange(length, dtype=np.float32)[None])["mask"] == 0
+        assert kept.sum() == int(length * (1 - ratio))
+    with pytest.raises(RuntimeError, match="count_checked"):
+        session.run(noise=np.zeros((1, longest + 1), np.float32))
+
+
+def test_no_float64_that_was_not_asked_for() -> None:
+    def dtypes(model: onnx.ModelProto) -> set[int]:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        ports = [*inferred.input, *inferred.output, *inferred.value_info]
+        return {p.type.tensor_type.elem_type for p in ports} | {
+            tensor.data_type for tensor in inferred.initializer
+        }
+
+    double = onnx.TensorProto.DOUBLE
+    for entry in CATALOG:
+        assert double not in dtypes(entry.build()), entry.file
+    for options in ({"noise_dtype": "float16"}, {"dtype": "int8"}, {"noise_dtype": "bfloat16"}):
+        assert double not in dtypes(masking_model(0.55, **options))
+    for options in ({"noise_dtype": "float64"}, {"dtype": "float64"}, {"ratio_input": True}):
+        assert double in dtypes(masking_model(0.55, **options))
 
 
 # Restoring
@@ -268,6 +486,8 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "bfloat16": lambda: masking_model(dtype="bfloat16", noise_dtype="bfloat16", gather="nd"),
     "float64": lambda: masking_model(noise_dtype="float64"),
     "seed_alone": lambda: masking_model(noise="seed", with_x=False, ids_keep=True),
+    "words": lambda: masking_model(noise="seed", seed_words=True, with_x=False),
+    "rounded": lambda: masking_model(0.55),
     "opset21": lambda: masking_model(noise="seed", opset=21, ir_version=10),
     "gather": lambda: gather_model(-2, 5, dtype="uint8", index_dtype="int32"),
     "restore": lambda: restore_model(gather="nd", dtype="bool"),
@@ -347,6 +567,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "dtype": (lambda: masking_model(dtype="complex64"), TypeError, "complex64"),
     "noise_dtype": (lambda: masking_model(noise_dtype="int8"), TypeError, "int8"),
     "opset": (lambda: masking_model(opset=3), ValueError, "3"),
+    "words": (lambda: masking_model(seed_words=True), ValueError, "seed_words is for noise='seed'"),
     "seed_opset": (lambda: masking_model(noise="seed", opset=17), ValueError, "17"),
     "dim": (lambda: gather_model(3, 3), IndexError, "3"),
     "rank": (lambda: gather_model(0, 0), ValueError, "rank is 0"),

@@ -144,11 +144,21 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._nodes: list[onnx.NodeProto] = []
+        self._defaults: list[TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
 
-    def input(self, name: str, dtype: str, shape: Sequence[str | int], doc: str) -> str:
-        """Declare an input; its name."""
+    def input(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[str | int],
+        doc: str,
+        default: np.ndarray | None = None,
+    ) -> str:
+        """Declare an input, which may be left out if it has a default; its name."""
         self._inputs.append(_port(name, dtype, shape, doc))
+        if default is not None:
+            self._defaults.append(_tensor(name, default))
         return name
 
     def output(self, name: str, dtype: str, shape: Sequence[str | int], doc: str) -> None:
@@ -160,14 +170,10 @@ class GraphBuilder:
         array = np.asarray(value, order="C")
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
-            tensor = TensorProto()
-            tensor.name = f"const_{len(self._constants)}_{array.dtype.name}"
+            name = f"const_{len(self._constants)}_{array.dtype.name}"
             if array.size == 1:
-                tensor.name += f"_{array.item()}"
-            tensor.data_type = TENSOR_TYPES[array.dtype.name]
-            tensor.dims.extend(array.shape)
-            tensor.raw_data = array.astype(array.dtype.newbyteorder("<")).tobytes()
-            self._constants[key] = tensor
+                name += f"_{array.item()}"
+            self._constants[key] = _tensor(name, array)
         return self._constants[key].name
 
     def int64(self, value: int | Sequence[int]) -> str:
@@ -211,7 +217,7 @@ class GraphBuilder:
         graph = onnx.GraphProto()
         graph.name, graph.doc_string = self.name, self.doc
         graph.input.extend(self._inputs)
-        graph.initializer.extend(self._constants.values())
+        graph.initializer.extend([*self._defaults, *self._constants.values()])
         graph.node.extend(self._nodes)
         graph.output.extend(self._outputs)
         model = ModelProto()
@@ -230,6 +236,15 @@ class GraphBuilder:
 def to_bytes(model: ModelProto) -> bytes:
     """The model's bytes: the same for the same model, always."""
     return model.SerializeToString(deterministic=True)
+
+
+def _tensor(name: str, array: np.ndarray) -> TensorProto:
+    tensor = TensorProto()
+    tensor.name = name
+    tensor.data_type = TENSOR_TYPES[array.dtype.name]
+    tensor.dims.extend(array.shape)
+    tensor.raw_data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return tensor
 
 
 def _port(name: str, dtype: str, shape: Sequence[str | int], doc: str) -> onnx.ValueInfoProto:

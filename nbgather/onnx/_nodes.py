@@ -55,11 +55,15 @@ def check_choice(value: Any, what: str, allowed: tuple[str, ...]) -> None:
 def refuse(g: Nodes, faults: str, output: str, doc: str) -> str:
     """0 as [1], or a graph that fails where any of ``faults`` holds.
 
-    The number of faults is an index into a vector of one 0: any but 0 is out of bounds.
+    A range of 2 + faults numbers is added to two: sizes that do not fit fail in every runtime. An
+    index out of bounds would not do, nor a Reshape: OpenVINO gives 0 for it, or leaves it out.
     """
     ones = g.op("Cast", [faults], f"{output}_ones", "1 for a fault.", to=TensorProto.INT64)
-    count = g.op("ReduceSum", [ones], f"{output}_count", "How many faults, as [1].", keepdims=1)
-    return g.op("Gather", [g.int64([0]), count], output, doc, axis=0)
+    count = g.op("ReduceSum", [ones], f"{output}_count", "How many faults.", keepdims=0)
+    stop = g.op("Add", [count, g.int64(2)], f"{output}_stop", "2 if there is none.")
+    numbers = g.op("Range", [g.int64(0), stop, g.int64(1)], f"{output}_range", "0 and 1, or more.")
+    pair = g.op("Add", [numbers, g.int64([0, -1])], output, doc)
+    return g.op("Gather", [pair, g.int64([0])], f"{output}_zero", "0 as [1].", axis=0)
 
 
 def take_rows(g: Nodes, rows: str, ids: str, output: str, gather: str, doc: str) -> None:

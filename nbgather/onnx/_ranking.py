@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.onnx._build import TensorProto
-from nbgather.onnx._nodes import Nodes
+from nbgather.onnx._nodes import Nodes, refuse
 
 __all__ = ["rank_nodes"]
+
+#: The longest samples whose ties can be put in order: L * L is below 2**31.
+_LONGEST_WITH_TIES = 46340
+
+#: The end of a Slice that goes to the end.
+_END = 2**31 - 1
 
 
 def rank_nodes(
@@ -26,7 +32,7 @@ def rank_nodes(
     ``checked`` is ``length`` where all sizes agree, and fails where they do not. Only the ranking
     depends on it, so that shape inference can follow ``length`` from x everywhere else.
     """
-    ids_shuffle = _argsort(g, scores, noise_type, checked)
+    ids_shuffle = _argsort(g, scores, noise_type, grid, checked)
     restore = _inverse(g, ids_shuffle, grid, length)
     removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
     g.op("Cast", [removed], "mask", "0 keep, 1 remove.", to=TensorProto.FLOAT)
@@ -39,51 +45,112 @@ def rank_nodes(
         )
 
 
-def _argsort(g: Nodes, scores: str, dtype: str | None, length: str) -> str:
+def _argsort(g: Nodes, scores: str, dtype: str | None, grid: str, length: str) -> str:
     """``ids_shuffle``: the stable ascending argsort of the scores, with NaN after +inf.
 
-    Only some onnxruntimes put NaN last in TopK, so TopK gets none: NaN becomes +inf, and +inf
-    before that a number above every finite score. Scores narrower than float64 are widened to it,
-    which has such a number. Scores of float64 have none, and a second stable sort moves their NaN
-    to the end.
+    ONNX does not say which of two equal values TopK puts first, nor where NaN goes. So TopK gets
+    +inf for NaN, and a second TopK orders the samples once more where the first one left equal
+    scores out of order, or where any score is NaN: by unique integers. Where neither is so, it
+    orders one row only.
 
-    Without a ``dtype`` the scores are integers below 2**24, which float32 holds exactly. They stay
-    integers up to TopK, since tools that quantise a model round every product and padding of
-    floats to 8 bits.
+    Without a ``dtype`` the scores are integers below 2**24, and stay integers: tools that quantise
+    a model, or make it float16, change every float.
 
     Before onnxruntime 1.31.1 TopK of an empty batch ends the process: one row is added before it
     and removed after it.
     """
+    if dtype in ("float16", "bfloat16"):
+        scores = g.op("Cast", [scores], "scores", "Widened: exact.", to=TensorProto.FLOAT)
+    keys = g.op("Pad", [scores, g.int64([1, 0, 0, 0])], "scores_padded", "One row more.")
     is_nan = None
-    if dtype is not None and dtype != "float64":
-        scores = g.op("Cast", [scores], "scores", "Widened: exact.", to=TensorProto.DOUBLE)
-    scores = g.op("Pad", [scores, g.int64([0, 0, 1, 0])], "scores_padded", "One row more.")
     if dtype is not None:
-        keys = scores
-        is_nan = g.op("IsNaN", [scores], "is_nan", "Where the score is NaN.")
-        if dtype != "float64":
-            above = g.constant(np.float64(2.0**1000))
-            keys = g.op("Min", [scores, above], "finite", "+inf made finite, still the largest.")
-        infinity = g.constant(np.float64(np.inf))
-        scores = g.op("Where", [is_nan, infinity, keys], "keys", "NaN made +inf.")
-    else:
-        scores = g.op("Cast", [scores], "keys", "Exact in 24 bits.", to=TensorProto.FLOAT)
-    ids = _topk(g, scores, length, "ids_padded", "Tokens by rank, ties stable.")
-    if is_nan is not None and dtype == "float64":
-        flags = g.op("Cast", [is_nan], "nan_flags", "1 for NaN.", to=TensorProto.FLOAT)
-        ranked = g.op("GatherElements", [flags, ids], "nan_ranked", "The flags by rank.", axis=1)
-        behind = _topk(g, ranked, length, "nan_behind", "A stable sort of the flags.")
-        ids = g.op("GatherElements", [ids, behind], "ids_nan_last", "NaN behind +inf.", axis=1)
-    bounds = [g.int64([0]), g.int64([-1]), g.int64([0])]
-    return g.op("Slice", [ids, *bounds], "ids_shuffle", "Without the row more.")
+        nan = g.op("IsNaN", [keys], "is_nan", "Where the score is NaN.")
+        infinity = g.constant((np.float64 if dtype == "float64" else np.float32)(np.inf))
+        keys = g.op("Where", [nan, infinity, keys], "keys", "NaN made +inf.")
+        is_nan = g.op("Cast", [nan], "nan_ones", "1 for NaN.", to=TensorProto.INT32)
+    values, ids = _topk(g, keys, length, "ids_sorted", "Tokens by score, the added row first.")
+    tied, rows = _rows_out_of_order(g, values, ids, is_nan, grid, length)
+    ordered = _in_order(g, tied, ids, is_nan, rows, length)
+    axis, end = g.int64([0]), g.int64([_END])
+    cut = [ordered, g.int64([1]), end, axis]
+    ordered = g.op("Slice", cut, "ids_ordered", "Without the added row.")
+    others = g.op("Slice", [ids, rows, end, axis], "ids_others", "Samples that were in order.")
+    return g.op("Concat", [ordered, others], "ids_shuffle", "Tokens by rank, [N, L].", axis=0)
 
 
-def _topk(g: Nodes, scores: str, length: str, output: str, doc: str) -> str:
-    """A stable ascending argsort: TopK puts the lower position first among equals."""
-    outputs = [f"{output}_sorted", output]
+def _topk(g: Nodes, keys: str, length: str, output: str, doc: str) -> tuple[str, str]:
+    """The sorted keys, and the positions they came from."""
+    outputs = [f"{output}_keys", output]
     attributes = {"axis": 1, "largest": 0, "sorted": 1}
-    _, order = g.ops("TopK", [scores, length], outputs, doc, name=output, **attributes)
-    return order
+    values, order = g.ops("TopK", [keys, length], outputs, doc, name=output, **attributes)
+    return values, order
+
+
+def _rows_out_of_order(
+    g: Nodes, values: str, ids: str, is_nan: str | None, grid: str, length: str
+) -> tuple[str, str]:
+    """Where a sorted score equals the next one; and how many rows to order once more, as [1].
+
+    One, the added row, or all of them.
+    """
+    axis, first, second = g.int64([1]), g.int64([0]), g.int64([1])
+    halves = []
+    for name, value in (("keys", values), ("ids", ids)):
+        before = [value, first, g.int64([-1]), axis]
+        after = [value, second, g.int64([_END]), axis]
+        halves.append((
+            g.op("Slice", before, f"{name}_before", "All but the last."),
+            g.op("Slice", after, f"{name}_after", "All but the first."),
+        ))  # fmt: skip
+    tied = g.op("Equal", halves[0], "tied", "Is a score that of the next token?")
+    fallen = g.op("Greater", halves[1], "fallen", "Is the next token a lower one?")
+    wrong = g.op("And", [tied, fallen], "out_of_order", "Equal scores, the lower token last.")
+    ones = g.op("Cast", [wrong], "out_of_order_ones", "1 for each.", to=TensorProto.INT32)
+    count = g.op("ReduceSum", [ones], "out_of_order_count", "How many.", keepdims=0)
+    if is_nan is not None:
+        nans = g.op("ReduceSum", [is_nan], "nan_count", "How many scores are NaN.", keepdims=0)
+        count = g.op("Add", [count, nans], "again_count", "0 if TopK's order will do.")
+    again = g.op("Greater", [count, g.constant(np.int32(0))], "again", "Is there any?")
+    longer = g.op("Greater", [length, g.int64([_LONGEST_WITH_TIES])], "longer", "Is L too large?")
+    fault = g.op("And", [again, longer], "ties_too_long", "Would the keys reach 2**31?")
+    zero = refuse(g, fault, "ties_checked", "Fails if samples so long have to be ordered again.")
+    one = g.op("Cast", [again], "again_one", "1 if so.", to=TensorProto.INT64)
+    batch = g.op("Gather", [grid, g.int64([0])], "batch_size", "N as [1].", axis=0)
+    more = g.op("Mul", [batch, one], "rows_more", "N or 0.")
+    rows = g.op("Add", [more, g.int64([1])], "rows_unchecked", "N + 1 or 1.")
+    return tied, g.op("Add", [rows, zero], "rows", "N + 1 or 1.")
+
+
+def _in_order(g: Nodes, tied: str, ids: str, is_nan: str | None, rows: str, length: str) -> str:
+    """The ids of the first ``rows`` rows, of equal scores the lower first, NaN last.
+
+    Sorted once more, by unique integers: equal scores have one number, counted up along the row,
+    and NaN the next one after +inf.
+    """
+    begin, axis = g.int64([0]), g.int64([0])
+    tied = g.op("Slice", [tied, begin, rows, axis], "again_tied", "Of these rows.")
+    ids = g.op("Slice", [ids, begin, rows, axis], "again_ids", "Of these rows.")
+    step = g.op("Not", [tied], "again_step", "Does another score begin?")
+    step = g.op("Cast", [step], "again_step_ones", "1 where it does.", to=TensorProto.INT32)
+    step = g.op("Pad", [step, g.int64([0, 1, 0, 0])], "again_steps", "0 for the first token.")
+    group = g.op("CumSum", [step, g.int64(1)], "again_score", "Scores before this one.")
+    if is_nan is not None:
+        nan = g.op("Slice", [is_nan, begin, rows, axis], "again_nan", "Of these rows.")
+        nan = _taken(g, nan, ids, "again_nan_sorted", "By score.")
+        group = g.op("Add", [group, nan], "again_group", "NaN behind +inf.")
+    wide = g.op("Cast", [group], "again_group_i64", "As ids.", to=TensorProto.INT64)
+    scaled = g.op("Mul", [wide, length], "again_scaled", "Room for the ids.")
+    key = g.op("Add", [scaled, ids], "again_keys", "Unique, below 2**31.")
+    _, order = _topk(g, key, length, "again_order", "The order of the order.")
+    return _taken(g, ids, order, "ids_again", "Tokens by rank.")
+
+
+def _taken(g: Nodes, values: str, order: str, output: str, doc: str) -> str:
+    """The values of each row by an order. GatherND: onnx's reference has a GatherElements that
+    fails on rows of more than 64.
+    """
+    column = g.op("Unsqueeze", [order, g.int64([2])], f"{output}_order", "As [rows, L, 1].")
+    return g.op("GatherND", [values, column], output, doc, batch_dims=1)
 
 
 def _inverse(g: Nodes, ids_shuffle: str, grid: str, length: str) -> str:

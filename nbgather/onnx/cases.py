@@ -125,7 +125,7 @@ def masking_case(
     else:
         drawn = _drawn(inputs, about, generator)
         feeds |= drawn
-        epoch = about.epoch if "epoch" in inputs else 0
+        epoch = about.epoch if {"epoch", "epoch_word"} & set(inputs) else 0
         ids = drawn["sample_ids"]
         noise = token_noise(about.seed, ids, length, epoch=epoch, backend=backend)
     x = feeds.get("x", np.empty((n, length, 0), np.float32))
@@ -143,10 +143,18 @@ def _drawn(inputs: Mapping[str, Port], about: Masking, generator: np.random.Gene
     """The inputs of a model that draws its noise."""
     low = -(2**63) if about.id_bits == 64 else 0
     ids = generator.integers(low, 2 ** min(about.id_bits, 63) - 1, about.batch)
+    seed, epoch = np.array(about.seed), np.array(about.epoch)
     return {
-        "seed": np.array(about.seed), "sample_ids": ids, "epoch": np.array(about.epoch),
-        "num_tokens": np.array(about.length),
+        "seed": seed, "sample_ids": ids, "epoch": epoch, "num_tokens": np.array(about.length),
+        "seed_words": words_of(seed), "sample_id_words": words_of(ids),
+        "epoch_word": words_of(epoch)[0],
     }  # fmt: skip
+
+
+def words_of(numbers: np.ndarray) -> np.ndarray:
+    """The words of int64, the low one first: int32, with one dimension more."""
+    both = [numbers & 0xFFFFFFFF, numbers >> 32]
+    return np.stack(both, -1).astype(np.uint32).astype(np.int32)
 
 
 def restoring_case(

@@ -73,6 +73,13 @@ CATALOG: tuple[Entry, ...] = (
         {"noise": "seed"},
     ),
     Entry(
+        "mae_masking_seeded_words.onnx",
+        "The same, by seeds and ids of 64 bits as words of 32.",
+        masking_model,
+        (0.75,),
+        {"noise": "seed", "seed_words": True},
+    ),
+    Entry(
         "mae_mask_only.onnx",
         "The mask without the tokens, and the ids to keep.",
         masking_model,

@@ -14,8 +14,17 @@ from nbgather.onnx._build import (
     check_versions,
     dtype_name,
 )
+from nbgather.onnx._counts import kept_nodes, whole_part
+from nbgather.onnx._limbs import one_number
 from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, take_rows
-from nbgather.onnx._noise import OLDEST_SEEDED_OPSET, PHILOX_PAPER, seeded_bits
+from nbgather.onnx._noise import (
+    OLDEST_SEEDED_OPSET,
+    PHILOX_PAPER,
+    Source,
+    checked_source,
+    seeded_bits,
+    word_source,
+)
 from nbgather.onnx._ranking import rank_nodes
 from nbgather.operations import keep
 from nbgather.operations.base import FLOAT32, Spec
@@ -32,6 +41,7 @@ def masking_model(
     mask_ratio: float = 0.75,
     *,
     noise: str = "input",
+    seed_words: bool = False,
     gather: str = "elements",
     with_x: bool = True,
     ratio_input: bool = False,
@@ -46,9 +56,13 @@ def masking_model(
     Inputs, in this order:
 
     - ``x`` `[N, L, D]`, only ``with_x``;
-    - ``noise`` `[N, L]`, or for ``noise="seed"``: ``seed`` int64 `[]`, ``sample_ids`` int64 `[N]`,
-      without x ``num_tokens`` int64 `[]`, and ``epoch`` int64 `[]`, 0 to 2**32 - 1;
+    - ``noise`` `[N, L]`, or for ``noise="seed"``: ``seed``, ``sample_ids`` `[N]`, without x
+      ``num_tokens``, and ``epoch``, which may be left out and is 0 then; all int64, and 0 to
+      2**31 - 1. With ``seed_words`` they are ``seed_words`` `[2]`, ``sample_id_words`` `[N, 2]`,
+      both with the low word first, ``num_tokens`` and ``epoch_word``, words of 32 bits in int32;
     - ``mask_ratio`` float64 `[]`, only with ``ratio_input``.
+
+    ``seed``, ``num_tokens``, ``epoch`` and ``epoch_word`` are scalars or `[1]`.
 
     Outputs: ``x_masked`` `[N, K, D]` (only ``with_x``), the *visible* tokens in the order of their
     rank; ``mask`` float32 `[N, L]`, 0 keep, 1 remove; ``ids_restore`` int64 `[N, L]`; on request
@@ -56,7 +70,7 @@ def masking_model(
 
     The order is that of ``torch.argsort(stable=True)``: of equal scores the lower token comes
     first, -0 equals 0, NaN comes last, after +inf. N, L and D are dynamic, 0 included. Sizes of x
-    and noise (or sample_ids) that differ, and an epoch out of range, fail in the graph.
+    and noise (or sample_ids) that differ, and a seed, id or epoch out of range, fail in the graph.
 
     Parameters
     ----------
@@ -64,6 +78,9 @@ def masking_model(
         The part to remove, 0 to 1. Not used with ``ratio_input``.
     noise : {"input", "seed"}
         Scores as an input, or drawn as :func:`nbgather.token_noise` draws them.
+    seed_words : bool
+        Take seeds, ids and epochs as words of 32 bits: all of them that there are, on runtimes
+        that narrow int64 too. ``numpy.array([seed]).view(numpy.int32)`` are a seed's words.
     gather : {"elements", "nd"}
         The operator that takes the tokens: GatherElements, or GatherND, which copies whole rows
         and is several times faster.
@@ -95,7 +112,11 @@ def masking_model(
 
     Notes
     -----
-    With ``gather="elements"`` L is below 2**31: the kept ids go through int32.
+    No tensor is float64 but those that were asked for (``dtype``, ``noise_dtype``,
+    ``ratio_input``), and no integer reaches 2**31 in size, so that runtimes without 64-bit numbers
+    give the same. For that L is limited: to what the metadata call ``longest``, which is at least
+    48,000 for any ratio, and 2**31 - 1 over the numerator for a simple fraction. A longer sample
+    fails in the graph.
 
     Source: He et al., arXiv 2111.06377; for the seeded noise Salmon et al., SC 2011.
 
@@ -115,6 +136,8 @@ def masking_model(
     x_type = dtype_name(dtype, "dtype")
     noise_type = dtype_name(noise_dtype, "noise_dtype", NOISE_TYPES)
     seeded = noise == "seed"
+    if seed_words and not seeded:
+        raise ValueError("seed_words is for noise='seed'")
     if opset is None:
         opset = OLDEST_SEEDED_OPSET if seeded else 17
     check_versions(opset, ir_version, *([OLDEST_SEEDED_OPSET] if seeded else []))
@@ -127,11 +150,7 @@ def masking_model(
     if with_x:
         g.input("x", x_type, ["N", "L", "D"], "Tokens.")
     if seeded:
-        g.input("seed", "int64", [], "The 64 bits of Philox's key.")
-        g.input("sample_ids", "int64", ["N"], "The samples' ids in the dataset.")
-        if not with_x:
-            g.input("num_tokens", "int64", [], "L.")
-        g.input("epoch", "int64", [], "0 to 2**32 - 1: another epoch, another mask.")
+        seed_inputs(g, seed_words, with_x)
     else:
         g.input("noise", noise_type, ["N", "L"], "Scores: the lowest stay.")
     if ratio_input:
@@ -141,6 +160,7 @@ def masking_model(
         g,
         with_x=with_x,
         noise_type=None if seeded else noise_type,
+        source=seed_source(g, seed_words) if seeded else None,
         ratio=None if ratio_input else ratio,
         gather=gather,
         ids_keep=ids_keep,
@@ -156,7 +176,38 @@ def masking_model(
         text = "The kept tokens, lowest score first."
         g.output("ids_keep", kept.dtype.name, list(kept.shape), text)
     metadata = {"mask_ratio": "input" if ratio_input else repr(ratio), "source": PAPER}
-    return g.finish(metadata | ({"noise": f"Philox4x32-10, {PHILOX_PAPER}"} if seeded else {}))
+    if not ratio_input:
+        metadata["longest"] = str(whole_part(1 - ratio).limit)
+    if seeded:
+        metadata["noise"] = f"Philox4x32-10, {PHILOX_PAPER}"
+        metadata["seed_bits"] = "64" if seed_words else "31"
+    return g.finish(metadata)
+
+
+def seed_inputs(g: GraphBuilder, words: bool, with_x: bool) -> None:
+    """Declare what noise is drawn by.
+
+    onnxruntime takes `[1]` too where a scalar is declared, and the graph is right for both.
+    """
+    if words:
+        g.input("seed_words", "int32", [2], "The 64 bits of Philox's key, the low word first.")
+        g.input("sample_id_words", "int32", ["N", 2], "The samples' ids, the low word first.")
+    else:
+        g.input("seed", "int64", [], "Philox's key, 0 to 2**31 - 1: a scalar or [1].")
+        g.input("sample_ids", "int64", ["N"], "The samples' ids in the dataset, 0 to 2**31 - 1.")
+    if not with_x:
+        g.input("num_tokens", "int64", [], "L: a scalar or [1].")
+    if words:
+        doc = "32 bits, 0 by default: another epoch, another mask. A scalar or [1]."
+        g.input("epoch_word", "int32", [], doc, default=np.zeros((), np.int32))
+    else:
+        doc = "0 to 2**31 - 1, 0 by default: another epoch, another mask. A scalar or [1]."
+        g.input("epoch", "int64", [], doc, default=np.zeros((), np.int64))
+
+
+def seed_source(g: GraphBuilder, words: bool) -> Source:
+    """The limbs of what was declared."""
+    return word_source(g) if words else checked_source(g)
 
 
 def mask_nodes(
@@ -164,22 +215,23 @@ def mask_nodes(
     *,
     with_x: bool,
     noise_type: str | None,
+    source: Source | None,
     ratio: float | None,
     gather: str,
     ids_keep: bool,
 ) -> None:
-    """The nodes of a masking, from ``x``, ``noise`` (or a seed where it has no type) and ratio."""
-    seeded = noise_type is None
-    grid, length, checked = _token_grid(g, with_x, seeded)
-    scores = seeded_bits(g, length) if seeded else "noise"
-    count = _keep_count(g, length, ratio)
+    """The nodes of a masking, from ``x``, ``noise`` or what it is drawn by, and the ratio."""
+    given = "noise" if source is None else source.ids[0].low
+    grid, length, differ = _token_grid(g, given, with_x=with_x, seeded=source is not None)
+    scores = "noise" if source is None else seeded_bits(g, length, source)
+    count, faults = _keep_count(g, length, ratio)
     rank_nodes(
         g,
         scores,
         noise_type,
         grid=grid,
         length=length,
-        checked=checked,
+        checked=_checked(g, length, differ, faults),
         count=count,
         ids_keep=with_x or ids_keep,
     )
@@ -187,20 +239,16 @@ def mask_nodes(
         take_rows(g, "x", "ids_keep", "x_masked", gather, "The visible tokens.")
 
 
-def _token_grid(g: Nodes, with_x: bool, seeded: bool) -> tuple[str, str, str]:
-    """[N, L], L as [1], and with x the same L after the check that all inputs have x's sizes.
-
-    The ranking depends on the checked L, and so on the check: without it some operators take a
-    noise of other sizes, and others end the process.
-    """
-    sizes = g.op("Shape", ["sample_ids" if seeded else "noise"], "given", "[N] or [N, L] given.")
+def _token_grid(g: Nodes, given: str, *, with_x: bool, seeded: bool) -> tuple[str, str, str | None]:
+    """[N, L], L as [1], and with x whether what was given has other sizes than x."""
+    sizes = g.op("Shape", [given], "given", "[N] or [N, L] given.")
     if not with_x:
         grid = sizes
         if seeded:
-            tokens = g.op("Unsqueeze", ["num_tokens", g.int64([0])], "tokens", "L as [1].")
+            tokens = one_number(g, "num_tokens")
             grid = g.op("Concat", [sizes, tokens], "grid", "[N, L].", axis=0)
         length = g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
-        return grid, length, length
+        return grid, length, None
     shape = g.op("Shape", ["x"], "x_shape", "[N, L, D].")
     grid = g.op("Slice", [shape, g.int64([0]), g.int64([2])], "grid", "[N, L].")
     expected = grid
@@ -208,46 +256,72 @@ def _token_grid(g: Nodes, with_x: bool, seeded: bool) -> tuple[str, str, str]:
         expected = g.op("Gather", [shape, g.int64([0])], "batch", "N of x as [1].", axis=0)
     same = g.op("Equal", [sizes, expected], "sizes_same", "Are the sizes given those of x?")
     differ = g.op("Not", [same], "sizes_differ", "Are they not?")
-    zero = refuse(g, differ, "sizes_checked", "Fails unless the sizes given are those of x.")
     length = g.op("Gather", [grid, g.int64([1])], "length", "L as [1].", axis=0)
-    return grid, length, g.op("Add", [length, zero], "length_checked", "L as [1], checked.")
+    return grid, length, differ
+
+
+def _checked(g: Nodes, length: str, differ: str | None, faults: list[str]) -> str:
+    """L as [1] after the checks.
+
+    The ranking depends on it, and so on them: with a noise of other sizes than x some operators
+    give something, and others end the process.
+    """
+    zeros = []
+    if differ is not None:
+        doc = "Fails unless the sizes given are those of x."
+        zeros.append(refuse(g, differ, "sizes_checked", doc))
+    if faults:
+        every = g.op("Concat", faults, "count_faults", "What is wrong with K.", axis=0)
+        zeros.append(refuse(g, every, "count_checked", "Fails if L is too large to count K."))
+    for k, zero in enumerate(zeros):
+        length = g.op("Add", [length, zero], f"length_checked_{k}", "L as [1], checked.")
+    return length
+
+
+class _Length:
+    """L in a graph, with the operations of :func:`kept_tokens`: its product with a fixed part."""
+
+    def __init__(self, g: Nodes, name: str, part: float = 1.0) -> None:
+        self.g, self.name, self.part = g, name, part
+
+    def __mul__(self, part: float) -> _Length:
+        return _Length(self.g, self.name, part)
+
+    def __trunc__(self) -> tuple[str, list[str]]:
+        return kept_nodes(self.g, self.name, whole_part(self.part))
 
 
 class _Float64:
-    """A float64 of a graph, with the three operations of :func:`kept_tokens` as nodes."""
+    """A float64 of a graph, for a ratio that is an input."""
 
     def __init__(self, g: Nodes, name: str) -> None:
         self.g, self.name = g, name
 
     def __rsub__(self, number: int) -> _Float64:
-        """``1 - mask_ratio``, of a ratio that is an input."""
+        """``1 - mask_ratio``."""
+        minuend = self.g.constant(np.float64(number))
+        return _Float64(
+            self.g, self.g.op("Sub", [minuend, self.name], "keep_part", "1 - mask_ratio.")
+        )
+
+    def __mul__(self, part: _Float64) -> _Float64:
+        """``L * part``, clipped to 0 and L: the part is not checked."""
         g = self.g
-        minuend = g.constant(np.float64(number))
-        return _Float64(g, g.op("Sub", [minuend, self.name], "keep_part", "1 - mask_ratio."))
-
-    def __mul__(self, part: float | _Float64) -> _Float64:
-        """``L * part``.
-
-        A part that is a value of the graph is not checked: its product is clipped to 0 and L.
-        """
-        g, doc = self.g, "L * (1 - mask_ratio)."
-        if not isinstance(part, _Float64):
-            factor = g.constant(np.float64(part))
-            return _Float64(g, g.op("Mul", [self.name, factor], "keep_f64", doc))
-        product = g.op("Mul", [self.name, part.name], "keep_any", doc)
-        zero = g.constant(np.float64(0))
-        low = g.op("Max", [product, zero], "keep_above_0", "Not below 0.")
+        product = g.op("Mul", [self.name, part.name], "keep_any", "L * (1 - mask_ratio).")
+        low = g.op("Max", [product, g.constant(np.float64(0))], "keep_above_0", "Not below 0.")
         return _Float64(g, g.op("Min", [low, self.name], "keep_f64", "Not above L."))
 
-    def __trunc__(self) -> str:
-        """The name of the value truncated to int64."""
+    def __trunc__(self) -> tuple[str, list[str]]:
+        """The value truncated to int64."""
         doc = "K: truncated, as int() does."
-        return self.g.op("Cast", [self.name], "keep_count", doc, to=TensorProto.INT64)
+        return self.g.op("Cast", [self.name], "keep_count", doc, to=TensorProto.INT64), []
 
 
-def _keep_count(g: Nodes, length: str, ratio: float | None) -> str:
-    """K as [1], by a constant ratio or by the input ``mask_ratio``."""
+def _keep_count(g: Nodes, length: str, ratio: float | None) -> tuple[str, list[str]]:
+    """K as [1], by a constant ratio or by the input ``mask_ratio``; and what may be wrong."""
+    if ratio is not None:
+        kept: tuple[str, list[str]] = kept_tokens(_Length(g, length), ratio)
+        return kept
     wide = g.op("Cast", [length], "length_f64", "L in float64.", to=TensorProto.DOUBLE)
-    removed = _Float64(g, "mask_ratio") if ratio is None else ratio
-    count: str = kept_tokens(_Float64(g, wide), removed)
-    return count
+    kept = kept_tokens(_Float64(g, wide), _Float64(g, one_number(g, "mask_ratio")))
+    return kept

@@ -86,7 +86,12 @@ def restore_nodes(g: Nodes, gather: str) -> None:
     differ = g.op("Not", [same], "sizes_differ", "Are they not?")
     too_many = g.op("Greater", [visible, length], "too_many", "Is K above L?")
     faults = g.op("Concat", [differ, too_many], "faults", "What is wrong.", axis=0)
-    zero = refuse(g, faults, "sizes_checked", "Fails if N or D differ or K is above L.")
+    no_fault = refuse(g, faults, "sizes_checked", "Fails if N or D differ or K is above L.")
+    negative = g.op("Less", ["ids_restore", g.int64(0)], "negative", "Is the rank below 0?")
+    beyond = g.op("GreaterOrEqual", ["ids_restore", length], "beyond", "Is the rank not below L?")
+    wrong = g.op("Or", [negative, beyond], "wrong", "Is it no rank at all?")
+    no_wrong = refuse(g, wrong, "ranks_checked", "Fails unless all ranks are 0 to L-1.")
+    zero = g.op("Add", [no_fault, no_wrong], "checked", "0 where nothing is wrong.")
 
     # Row K of each sample is the mask token.
     token_row = g.op("Add", [visible, zero], "mask_at", "The mask token's row, K, as [1].")
@@ -95,10 +100,5 @@ def restore_nodes(g: Nodes, gather: str) -> None:
     # Gather, since onnxruntime has no Expand of bfloat16.
     row = g.op("Gather", [token, zeros], "mask_row", "The mask token, once a sample.", axis=0)
     rows = g.op("Concat", ["x_visible", row], "rows", "K visible tokens, then one more.", axis=1)
-    negative = g.op("Less", ["ids_restore", g.int64(0)], "negative", "Is the rank below 0?")
-    beyond = g.op("GreaterOrEqual", ["ids_restore", length], "beyond", "Is the rank not below L?")
-    wrong = g.op("Or", [negative, beyond], "wrong", "Is it no rank at all?")
-    outside = g.op("Add", [token_row, g.int64(1)], "outside", "A row that does not exist.")
-    nearest = g.op("Min", ["ids_restore", token_row], "nearest", "Removed ranks to the mask token.")
-    source = g.op("Where", [wrong, outside, nearest], "source_row", "The gather fails on outside.")
+    source = g.op("Min", ["ids_restore", token_row], "source_row", "Removed: the mask token's.")
     take_rows(g, rows, source, "x", gather, "Every token in its place.")

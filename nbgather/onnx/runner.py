@@ -197,8 +197,10 @@ class Session:
         array = _array(port, value)
         if array.dtype.name != port.dtype:
             raise TypeError(f"input {port.name!r} is {array.dtype.name}: it must be {port.dtype}")
-        # onnxruntime gives () for a scalar and for an unknown number of dimensions.
-        if array.ndim != len(port.shape) and (port.shape or self._is_nbgather):
+        # onnxruntime gives () for a scalar and for an unknown number of dimensions, and takes [1]
+        # for a scalar.
+        is_number = not port.shape and array.shape == (1,)
+        if array.ndim != len(port.shape) and (port.shape or self._is_nbgather) and not is_number:
             raise ValueError(
                 f"input {port.name!r} has shape {array.shape}: it must be {_shape_text(port)}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from nbgather.containers import registry
 from nbgather.onnx._build import onnx
 from nbgather.onnx._nodes import take_rows
-from nbgather.onnx._noise import seeded_noise
+from nbgather.onnx._noise import seeded_noise, wide_source
 from nbgather.onnx._ranking import rank_nodes
 from nbgather.onnx.masking import mask_nodes
 from nbgather.onnx.restoring import restore_nodes
@@ -38,13 +39,16 @@ class _Script:
 
         self._opset = opset18
         self.values = values
+        self._known: dict[int, tuple[Any, np.ndarray]] = {}
 
     def _value(self, name: Any) -> Any:
         return self.values[name] if isinstance(name, str) else name
 
     def constant(self, value: np.ndarray | np.generic) -> Any:
-        tensor = onnx.numpy_helper.from_array(np.asarray(value, order="C"))
-        return self._opset.Constant(value=tensor)
+        array = np.asarray(value, order="C")
+        result = self._opset.Constant(value=onnx.numpy_helper.from_array(array))
+        self._known[id(result)] = result, array
+        return result
 
     def int64(self, value: int | Sequence[int]) -> Any:
         return self.constant(np.array(value, np.int64))
@@ -67,15 +71,11 @@ class _Script:
         values = [self._value(value) for value in inputs]
         if kind == "Split":
             # onnxscript does not know the number of parts: each is a Slice.
-            width, axis = 2, attributes["axis"]
+            sizes, axis = self._known[id(inputs[1])][1].tolist(), attributes["axis"]
+            ends = list(itertools.accumulate(sizes, initial=0))
             results: Sequence[Any] = [
-                self._opset.Slice(
-                    values[0],
-                    self.int64([width * k]),
-                    self.int64([width * (k + 1)]),
-                    self.int64([axis]),
-                )
-                for k in range(len(outputs))
+                self._opset.Slice(values[0], self.int64([a]), self.int64([b]), self.int64([axis]))
+                for a, b in itertools.pairwise(ends)
             ]
         else:
             results = getattr(self._opset, kind)(*values, **attributes)
@@ -171,18 +171,14 @@ def _length(g: _Script, number: Any, name: str) -> str:
 def _token_noise(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Any:
     g = _Script(sample_ids=sample_ids)
     g.values["seed"] = g.int64(seed)
-    if isinstance(epoch, int):
-        g.values["epoch"] = g.int64(epoch)
-    else:
-        vector = _length(g, epoch, "epoch_1d")
-        g.op("Squeeze", [vector, g.int64([0])], "epoch", "")
-    seeded_noise(g, _length(g, num_tokens, "length"))
+    g.values["epoch"] = g.int64(epoch) if isinstance(epoch, int) else epoch
+    seeded_noise(g, _length(g, num_tokens, "length"), wide_source(g))
     return g.values["noise"]
 
 
 def _seeded_noise(seed: Any, epoch: Any, sample_ids: Any, num_tokens: Any) -> Any:
     g = _Script(sample_ids=sample_ids, seed=seed, epoch=epoch)
-    seeded_noise(g, _length(g, num_tokens, "length"))
+    seeded_noise(g, _length(g, num_tokens, "length"), wide_source(g))
     return g.values["noise"]
 
 
@@ -210,6 +206,7 @@ def _random_masking(x: Any, noise: Any, mask_ratio: float) -> tuple[Any, ...]:
         g,
         with_x=True,
         noise_type=_score_type(noise),
+        source=None,
         ratio=mask_ratio,
         gather="nd",
         ids_keep=True,

@@ -33,12 +33,16 @@ BATCHES = (1, 2, 3, 5)
 WIDTHS = (1, 2, 5, 8)
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822)
 EPOCHS = (0, 1, 2**32 - 1)
+#: Of models that take 31 bits, as their metadata say.
+SEEDS_31 = (0, 1, 2**31 - 1, 0x299F31D0)
+EPOCHS_31 = (0, 1, 2**31 - 1)
 #: Cases with an array of more items are left out, which only fixed sizes can ask for.
 MAX_ITEMS = 2**24
 #: And cases with more tokens or gathered items, which the reference works through in loops.
 MAX_LOOP_ITEMS = 2**17
 KNOWN_INPUTS = {
     "x", "noise", "seed", "sample_ids", "epoch", "num_tokens", "mask_ratio",
+    "seed_words", "sample_id_words", "epoch_word",
     "x_visible", "ids_restore", "mask_token", "data", "indices",
 }  # fmt: skip
 
@@ -182,7 +186,10 @@ def _cases(
             raise ValueError("the model does not tell its dim: give dim=")
         axis = int(session.metadata["dim"]) if dim is None else checks.integer(dim, "dim")
         kind, cases = f"gather along dim {axis}", _gather_cases(inputs, axis)
-    elif {"noise"} <= set(inputs) or {"seed", "sample_ids"} <= set(inputs):
+    elif any(
+        names <= set(inputs)
+        for names in ({"noise"}, {"seed", "sample_ids"}, {"seed_words", "sample_id_words"})
+    ):
         ratios: tuple[float, ...] = (0.0, 0.25, 0.6, 0.75, 0.9, 1.0)
         source = "noise" if "noise" in inputs else "seed"
         if "mask_ratio" in inputs:
@@ -192,7 +199,8 @@ def _cases(
                 mask_ratio = float(session.metadata.get("mask_ratio", "0.75"))
             one = keep.ratio(mask_ratio)
             kind, ratios = f"masking by {source}, ratio {one:g}", (one,)
-        cases = _masking_cases(inputs, outputs, ratios)
+        bits = int(session.metadata.get("seed_bits", "64"))
+        cases = _masking_cases(inputs, outputs, ratios, bits)
     else:
         raise ValueError(
             f"the model's inputs are {', '.join(inputs)}: noise, or seed and sample_ids, with or"
@@ -221,9 +229,10 @@ def _fixed(port: Port | None, axis: int, others: tuple[int, ...]) -> tuple[int, 
 
 
 def _masking_cases(
-    inputs: Mapping[str, Port], outputs: set[str], ratios: tuple[float, ...]
+    inputs: Mapping[str, Port], outputs: set[str], ratios: tuple[float, ...], id_bits: int
 ) -> Iterator[Case]:
     generator = np.random.default_rng(0)
+    seeds, epochs = (SEEDS, EPOCHS) if id_bits == 64 else (SEEDS_31, EPOCHS_31)
     x_port, noise_port = inputs.get("x"), inputs.get("noise")
     grid_port = noise_port or x_port
     sizes = itertools.product(
@@ -238,7 +247,7 @@ def _masking_cases(
             continue
         about = Masking(
             n, length, width, ratios[k % len(ratios)], SCORES[k % len(SCORES)],
-            SEEDS[k % len(SEEDS)], EPOCHS[k % len(EPOCHS)],
+            seeds[k % len(seeds)], epochs[k % len(epochs)], id_bits,
         )  # fmt: skip
         yield masking_case(inputs, outputs, about, generator)
 
