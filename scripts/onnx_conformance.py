@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -48,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", action="append", help="rows whose name has this")
     parser.add_argument("--part", choices=vectors.SIZES, default="full")
+    parser.add_argument("--save", type=Path, help="write what came to this file too")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.page:
         rows = [row for row in ROWS if any(part in row for part in options.only or [""])]
         found = measure(rows, options.part)
+        if options.save:
+            files.write(options.save, json.dumps(found, indent=1, ensure_ascii=False).encode())
         if options.part != "full":
             return compare(found, kept)
         kept["models"] = page.digests(vectors.models())
@@ -88,7 +90,7 @@ def measure(rows: Sequence[str], part: str) -> dict[str, Any]:
             found[row] = outcomes.json() | {"ties": ties.run(one.runtime, one.options, python)}
         else:
             bundle = javascript_runs.RUNTIMES[row]
-            chromium = shutil.which("chromium") or ""
+            chromium = javascript_runs.prepare()
             found[row] = javascript_runs.run(bundle, models, cases, chromium).json()
             found[row]["ties"] = javascript_runs.ties(bundle, chromium)
         print(f"{row} {found[row]['version']}: {time.monotonic() - begun:.0f} s", file=sys.stderr)

@@ -13,7 +13,6 @@ export async function runGolden(ort, load, options, { from = 0, tell = () => {} 
   for (const one of cases.slice(from)) {
     if (one.model !== model) {
       model = one.model;
-      await session?.release();
       session = refused = undefined;
       try {
         session = await ort.InferenceSession.create(await load(model), options);
@@ -23,7 +22,7 @@ export async function runGolden(ort, load, options, { from = 0, tell = () => {} 
     }
     const outcome = refused ? ["refused", refused] : await runCase(ort, session, one, data);
     outcomes.push(outcome);
-    tell(outcome);
+    await tell(outcome);
   }
   return { outcomes, cases: cases.map((one) => one.model) };
 }

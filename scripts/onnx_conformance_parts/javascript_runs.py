@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,15 @@ RUNTIMES = {
     "onnxruntime-web WebGPU bundle on wasm, Chromium": Bundle("web", "ort.webgpu.min.mjs", "wasm"),
     "onnxruntime-web WebGPU, Chromium": Bundle("web", "ort.webgpu.min.mjs", "webgpu"),
 }
+
+
+def prepare() -> str:
+    """Node's packages, and the scripts as they are; where Chromium is, if anywhere."""
+    if not (WORK / "node_modules").is_dir():
+        subprocess.run([str(ROOT / "scripts" / "js_check")], check=True)
+    for script in (ROOT / "scripts" / "js").iterdir():
+        shutil.copy(script, WORK)
+    return shutil.which("chromium") or ""
 
 
 def run(
