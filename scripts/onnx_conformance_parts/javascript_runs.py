@@ -78,11 +78,12 @@ def _run_model(
         answer: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
         outcomes.version = answer.get("version", outcomes.version)
         made = answer.get("outcomes", [])
-        for case, (kind, said) in zip(cases[done:], made, strict=False):
-            outcomes.add(case.entry, case.group, kind, said)
+        for case, (kind, *said) in zip(cases[done:], made, strict=False):
+            outcomes.add(case.entry, case.group, kind, *said)
         done += len(made)
         if done < len(cases):
-            said = (process.stderr or process.stdout or f"exit {process.returncode}")[-300:]
+            lines = (process.stdout + process.stderr).strip().splitlines()
+            said = lines[-1] if lines else f"exit status {process.returncode}"
             outcomes.add(cases[done].entry, cases[done].group, "crashed", said)
             done += 1
 
