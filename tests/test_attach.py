@@ -145,13 +145,16 @@ def test_names_that_are_taken_already(names: tuple[str, str]) -> None:
 
 def test_a_seeded_masking_with_both() -> None:
     embed = double(name="e", source="x", result="tokens")
-    joined = attach(masking_model(0.5, noise="seed"), double(), embed=embed)
+    masking = masking_model(0.5, noise="seed", optional_epoch=True)
+    joined = attach(masking, double(), embed=embed)
     assert [p.name for p in joined.graph.input] == ["embed/x", "seed", "sample_ids", "epoch"]
-    x, ids = FLOATS((2, 8, 2), "f4"), np.array([7, -1])
-    result = Session(joined).run({"embed/x": x}, seed=3, sample_ids=ids, epoch=1)
-    want = nbgather.random_masking(x * 2, 0.5, seed=3, sample_ids=ids, epoch=1)
-    same(result["latent"], want.x_masked * 2)
-    same(result["ids_restore"], want.ids_restore)
+    x, ids = FLOATS((2, 8, 2), "f4"), np.array([7, 2**31 - 1])
+    session = Session(joined)
+    for epoch, given in ((0, {}), (1, {"epoch": 1})):
+        result = session.run({"embed/x": x}, seed=3, sample_ids=ids, **given)
+        want = nbgather.random_masking(x * 2, 0.5, seed=3, sample_ids=ids, epoch=epoch)
+        same(result["latent"], want.x_masked * 2)
+        same(result["ids_restore"], want.ids_restore)
 
 
 def test_every_opset_that_the_masking_can_be_written_at() -> None:

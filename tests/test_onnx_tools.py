@@ -60,7 +60,7 @@ def feeds(noise: str, seed: int) -> dict[str, np.ndarray]:
     if noise == "input":
         return {"x": x, "noise": generator.random((N, L), np.float32)}
     return {
-        "x": x, "seed": np.array(seed), "sample_ids": generator.integers(0, 2**40, N),
+        "x": x, "seed": np.array(seed), "sample_ids": generator.integers(0, 2**31, N),
         "epoch": np.array(3),
     }  # fmt: skip
 

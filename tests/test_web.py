@@ -63,9 +63,10 @@ def test_the_model_that_is_served(address: str) -> None:
     x = np.random.default_rng(0).random((1, 16, 3), np.float32)
     outputs = run(
         get(f"{address}model.onnx")[1],
-        x=x, seed=7, sample_ids=np.array([0]), epoch=2, mask_ratio=0.5,
+        x=x, seed_words=np.array([7, -2], np.int32), sample_id_words=np.zeros((1, 2), np.int32),
+        epoch_word=np.array(2, np.int32), mask_ratio=0.5,
     )  # fmt: skip
-    want = nbgather.random_masking(x, 0.5, seed=7, epoch=2)
+    want = nbgather.random_masking(x, 0.5, seed=7 - 2**33, epoch=2)
     assert outputs["x_masked"].tobytes() == want.x_masked.tobytes()
 
 

@@ -102,8 +102,7 @@ def seeded_noise(g: Nodes, length: str, source: Source) -> str:
 def seeded_bits(g: Nodes, length: str, source: Source) -> str:
     """The noise as whole numbers below 2**24: int32 [N, L], in the same order."""
     rounded = g.op("Add", [length, g.int64(3)], "length_rounded", "L + 3.")
-    whole = g.op("BitwiseAnd", [rounded, g.int64(-4)], "words_count", "4Q, as [1].")
-    blocks = g.op("Div", [whole, g.int64(4)], "blocks", "Q, blocks of four tokens, as [1].")
+    blocks = g.op("Div", [rounded, g.int64([4])], "blocks", "Q, blocks of four tokens, as [1].")
     stop = g.op("Squeeze", [blocks, g.int64([0])], "blocks_scalar", "Q as a scalar.")
     block = g.op("Range", [g.int64(0), stop, g.int64(1)], "block_i64", "0 to Q-1.")
     block = g.op("Cast", [block], "block", "In 4 bytes.", to=TensorProto.INT32)
@@ -119,7 +118,8 @@ def seeded_bits(g: Nodes, length: str, source: Source) -> str:
     plane = g.op("Concat", [g.int64([1]), samples, blocks], "plane", "[1, N, Q].", axis=0)
     counter = (Word(low, high), ids[0], ids[1], source.epoch)
     words = philox(g, counter, source.key, plane)
-    flat = g.op("Concat", [samples, whole], "words_shape", "[N, 4Q].", axis=0)
+    four = g.op("Mul", [blocks, g.int64([4])], "words_count", "4Q as [1].")
+    flat = g.op("Concat", [samples, four], "words_shape", "[N, 4Q].", axis=0)
     bits = g.op("Reshape", [words, flat], "token_words", "Word w of block q: token 4q + w.")
     cut = [bits, g.int64([0]), length, g.int64([1])]
     return g.op("Slice", cut, "token_bits", "One for each of the L tokens.")
@@ -174,8 +174,10 @@ def philox(
         c0 = _mixed(g, high2, c1, singles[2 * r], f"round_{r}_c0")
         c2 = _mixed(g, high0, c3, singles[2 * r + 1], f"round_{r}_c2")
         c1, c3 = low2, low0
-    even = _stacked(g, _expanded(g, (c0, c2), plane), "even", "Words 0 and 2, [2, N, Q].")
-    odd = _stacked(g, _expanded(g, (c1, c3), plane), "odd", "Words 1 and 3, [2, N, Q].")
+    # Of these, word 3 alone depends on the block only, where ids have no high word.
+    c3 = Word(*(g.op("Expand", [limb, plane], f"{limb}_wide", "[1, N, Q].") for limb in c3))
+    even = _stacked(g, (c0, c2), "even", "Words 0 and 2, [2, N, Q].")
+    odd = _stacked(g, (c1, c3), "odd", "Words 1 and 3, [2, N, Q].")
     # Crosswise: word 2's product goes into words 0 and 1, word 0's into 2 and 3.
     multiplier = _Multiplier.of(*_MULTIPLIERS[::-1])
     for r, round_key in enumerate(pairs, _ROUNDS_BY_WORD):
@@ -241,13 +243,6 @@ def _as_factor(g: Nodes, word: Word, name: str) -> Word:
         for limb, ones, part in zip(word, (-BASE, -1), ("low", "high"), strict=True)
     )
     return Word(low, high)
-
-
-def _expanded(g: Nodes, words: tuple[Word, ...], plane: str) -> tuple[Word, ...]:
-    return tuple(
-        Word(*(g.op("Expand", [limb, plane], f"{limb}_wide", "[1, N, Q].") for limb in word))
-        for word in words
-    )
 
 
 def _stacked(g: Nodes, words: tuple[Word, ...], name: str, doc: str) -> Word:

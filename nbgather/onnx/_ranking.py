@@ -53,29 +53,46 @@ def _argsort(g: Nodes, scores: str, dtype: str | None, grid: str, length: str) -
     scores out of order, or where any score is NaN: by unique integers. Where neither is so, it
     orders one row only.
 
-    Without a ``dtype`` the scores are integers below 2**24, and stay integers: tools that quantise
-    a model, or make it float16, change every float.
-
     Before onnxruntime 1.31.1 TopK of an empty batch ends the process: one row is added before it
     and removed after it.
+
+    Without a ``dtype`` the scores are integers below 2**24, and stay integers. No float goes
+    through an operator that quantisation rounds, as it does Pad, Where and Concat.
     """
+    is_nan = nans = None
+    if dtype is None:
+        keys = g.op("Pad", [scores, g.int64([1, 0, 0, 0])], "keys", "One row more.")
+    else:
+        keys, is_nan, nans = _float_keys(g, scores, dtype)
+    values, ids = _topk(g, keys, length, "ids_sorted", "Tokens by score, the added row first.")
+    tied, rows = _rows_out_of_order(g, values, ids, nans, grid, length)
+    ordered = _in_order(g, tied, ids, is_nan, rows, length)
+    column = g.op("Unsqueeze", [rows, g.int64([1])], "rows_column", "As [rows, 1].")
+    ids = g.op("ScatterND", [ids, column, ordered], "ids_stable", "All rows in order.")
+    cut = [ids, g.int64([1]), g.int64([_END]), g.int64([0])]
+    return g.op("Slice", cut, "ids_shuffle", "Tokens by rank, without the added row.")
+
+
+def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, str, str]:
+    """The scores after a row of +inf, with +inf for NaN; where NaN was; how many there were."""
     if dtype in ("float16", "bfloat16"):
         scores = g.op("Cast", [scores], "scores", "Widened: exact.", to=TensorProto.FLOAT)
-    keys = g.op("Pad", [scores, g.int64([1, 0, 0, 0])], "scores_padded", "One row more.")
-    is_nan = None
-    if dtype is not None:
-        nan = g.op("IsNaN", [keys], "is_nan", "Where the score is NaN.")
-        infinity = g.constant((np.float64 if dtype == "float64" else np.float32)(np.inf))
-        keys = g.op("Where", [nan, infinity, keys], "keys", "NaN made +inf.")
-        is_nan = g.op("Cast", [nan], "nan_ones", "1 for NaN.", to=TensorProto.INT32)
-    values, ids = _topk(g, keys, length, "ids_sorted", "Tokens by score, the added row first.")
-    tied, rows = _rows_out_of_order(g, values, ids, is_nan, grid, length)
-    ordered = _in_order(g, tied, ids, is_nan, rows, length)
-    axis, end = g.int64([0]), g.int64([_END])
-    cut = [ordered, g.int64([1]), end, axis]
-    ordered = g.op("Slice", cut, "ids_ordered", "Without the added row.")
-    others = g.op("Slice", [ids, rows, end, axis], "ids_others", "Samples that were in order.")
-    return g.op("Concat", [ordered, others], "ids_shuffle", "Tokens by rank, [N, L].", axis=0)
+    infinity = g.constant((np.float64 if dtype == "float64" else np.float32)(np.inf))
+    sizes = g.op("Shape", [scores], "scores_shape", "[N, L] of the scores.")
+    sizes = g.op("Add", [sizes, g.int64([1, 0])], "keys_shape", "[N + 1, L].")
+    frame = g.op("Expand", [infinity, sizes], "keys_frame", "Nothing but +inf.")
+    stop = g.op("Gather", [sizes, g.int64(0)], "keys_rows", "N + 1.", axis=0)
+    places = g.op("Range", [g.int64(1), stop, g.int64(1)], "keys_places", "Rows 1 to N.")
+    places = g.op("Unsqueeze", [places, g.int64([1])], "keys_places_column", "As [N, 1].")
+    keys = g.op("ScatterND", [frame, places, scores], "scores_below", "The scores below a row.")
+    is_nan = g.op("IsNaN", [keys], "is_nan", "Where the score is NaN.")
+    found = g.op("NonZero", [is_nan], "nan_indices", "Row and token of each.")
+    found = g.op("Transpose", [found], "nan_places", "A row for each.", perm=[1, 0])
+    sizes = g.op("Shape", [found], "nan_shape", "How many there are, and 2.")
+    nans = g.op("Gather", [sizes, g.int64([0])], "nan_count", "How many, as [1].", axis=0)
+    fill = g.op("Expand", [infinity, nans], "nan_fill", "+inf for each.")
+    keys = g.op("ScatterND", [keys, found, fill], "keys", "NaN made +inf.")
+    return keys, is_nan, nans
 
 
 def _topk(g: Nodes, keys: str, length: str, output: str, doc: str) -> tuple[str, str]:
@@ -87,11 +104,11 @@ def _topk(g: Nodes, keys: str, length: str, output: str, doc: str) -> tuple[str,
 
 
 def _rows_out_of_order(
-    g: Nodes, values: str, ids: str, is_nan: str | None, grid: str, length: str
+    g: Nodes, values: str, ids: str, nans: str | None, grid: str, length: str
 ) -> tuple[str, str]:
-    """Where a sorted score equals the next one; and how many rows to order once more, as [1].
+    """Where a sorted score equals the next one; and which rows to order once more.
 
-    One, the added row, or all of them.
+    The first, which is the added one, or all of them.
     """
     axis, first, second = g.int64([1]), g.int64([0]), g.int64([1])
     halves = []
@@ -105,12 +122,11 @@ def _rows_out_of_order(
     tied = g.op("Equal", halves[0], "tied", "Is a score that of the next token?")
     fallen = g.op("Greater", halves[1], "fallen", "Is the next token a lower one?")
     wrong = g.op("And", [tied, fallen], "out_of_order", "Equal scores, the lower token last.")
-    ones = g.op("Cast", [wrong], "out_of_order_ones", "1 for each.", to=TensorProto.INT32)
+    ones = g.op("Cast", [wrong], "out_of_order_ones", "1 for each.", to=TensorProto.INT64)
     count = g.op("ReduceSum", [ones], "out_of_order_count", "How many.", keepdims=0)
-    if is_nan is not None:
-        nans = g.op("ReduceSum", [is_nan], "nan_count", "How many scores are NaN.", keepdims=0)
+    if nans is not None:
         count = g.op("Add", [count, nans], "again_count", "0 if TopK's order will do.")
-    again = g.op("Greater", [count, g.constant(np.int32(0))], "again", "Is there any?")
+    again = g.op("Greater", [count, g.int64(0)], "again", "Is there any?")
     longer = g.op("Greater", [length, g.int64([_LONGEST_WITH_TIES])], "longer", "Is L too large?")
     fault = g.op("And", [again, longer], "ties_too_long", "Would the keys reach 2**31?")
     zero = refuse(g, fault, "ties_checked", "Fails if samples so long have to be ordered again.")
@@ -118,39 +134,48 @@ def _rows_out_of_order(
     batch = g.op("Gather", [grid, g.int64([0])], "batch_size", "N as [1].", axis=0)
     more = g.op("Mul", [batch, one], "rows_more", "N or 0.")
     rows = g.op("Add", [more, g.int64([1])], "rows_unchecked", "N + 1 or 1.")
-    return tied, g.op("Add", [rows, zero], "rows", "N + 1 or 1.")
+    rows = g.op("Add", [rows, zero], "rows_checked", "N + 1 or 1.")
+    stop = g.op("Squeeze", [rows, g.int64([0])], "rows_stop", "As a scalar.")
+    return tied, g.op("Range", [g.int64(0), stop, g.int64(1)], "rows", "0 to N, or 0.")
 
 
 def _in_order(g: Nodes, tied: str, ids: str, is_nan: str | None, rows: str, length: str) -> str:
-    """The ids of the first ``rows`` rows, of equal scores the lower first, NaN last.
+    """The ids of some rows, of equal scores the lower first, NaN last.
 
     Sorted once more, by unique integers: equal scores have one number, counted up along the row,
     and NaN the next one after +inf.
     """
-    begin, axis = g.int64([0]), g.int64([0])
-    tied = g.op("Slice", [tied, begin, rows, axis], "again_tied", "Of these rows.")
-    ids = g.op("Slice", [ids, begin, rows, axis], "again_ids", "Of these rows.")
+    tied = g.op("Gather", [tied, rows], "again_tied", "Of these rows.", axis=0)
+    ids = g.op("Gather", [ids, rows], "again_ids", "Of these rows.", axis=0)
     step = g.op("Not", [tied], "again_step", "Does another score begin?")
-    step = g.op("Cast", [step], "again_step_ones", "1 where it does.", to=TensorProto.INT32)
-    step = g.op("Pad", [step, g.int64([0, 1, 0, 0])], "again_steps", "0 for the first token.")
-    group = g.op("CumSum", [step, g.int64(1)], "again_score", "Scores before this one.")
+    step = g.op("Cast", [step], "again_step_ones", "1 where it does.", to=TensorProto.INT64)
+    count = g.op("CumSum", [step, g.int64(1)], "again_steps", "Scores before the next token's.")
+    # Of the ids, so that there is none where L is 0.
+    cut = [ids, g.int64([0]), g.int64([1]), g.int64([1])]
+    first = g.op("Slice", cut, "again_first", "The first token.")
+    zero = g.op("Sub", [first, first], "again_zero", "No score is before the first token's.")
+    group = g.op("Concat", [zero, count], "again_score", "Scores before this one.", axis=1)
     if is_nan is not None:
-        nan = g.op("Slice", [is_nan, begin, rows, axis], "again_nan", "Of these rows.")
+        nan = g.op("Gather", [is_nan, rows], "again_nan", "Of these rows.", axis=0)
+        nan = g.op("Cast", [nan], "again_nan_ones", "1 for NaN.", to=TensorProto.INT64)
         nan = _taken(g, nan, ids, "again_nan_sorted", "By score.")
         group = g.op("Add", [group, nan], "again_group", "NaN behind +inf.")
-    wide = g.op("Cast", [group], "again_group_i64", "As ids.", to=TensorProto.INT64)
-    scaled = g.op("Mul", [wide, length], "again_scaled", "Room for the ids.")
+    scaled = g.op("Mul", [group, length], "again_scaled", "Room for the ids.")
     key = g.op("Add", [scaled, ids], "again_keys", "Unique, below 2**31.")
     _, order = _topk(g, key, length, "again_order", "The order of the order.")
     return _taken(g, ids, order, "ids_again", "Tokens by rank.")
 
 
 def _taken(g: Nodes, values: str, order: str, output: str, doc: str) -> str:
-    """The values of each row by an order. GatherND: onnx's reference has a GatherElements that
-    fails on rows of more than 64.
+    """The values of each row by an order.
+
+    By GatherND, since onnx's reference has a GatherElements that fails on rows of more than 64; and
+    reshaped, since onnxruntime's shape inference does not know its batch_dims.
     """
     column = g.op("Unsqueeze", [order, g.int64([2])], f"{output}_order", "As [rows, L, 1].")
-    return g.op("GatherND", [values, column], output, doc, batch_dims=1)
+    taken = g.op("GatherND", [values, column], f"{output}_taken", doc, batch_dims=1)
+    shape = g.op("Shape", [order], f"{output}_shape", "[rows, L].")
+    return g.op("Reshape", [taken, shape], output, doc)
 
 
 def _inverse(g: Nodes, ids_shuffle: str, grid: str, length: str) -> str:

@@ -90,6 +90,7 @@ def attach(
 
     middle = ModelProto()
     middle.CopyFrom(masking)
+    defaults = _without_defaults(middle)
     _align(middle, [m for m in (before, after) if m is not None])
     middle = onnx.compose.add_prefix(middle, "masking/", rename_inputs=False, rename_outputs=False)
     taken = {port.name for port in (*middle.graph.input, *middle.graph.output)}
@@ -101,6 +102,7 @@ def attach(
         taken = {port.name for port in (*joined.graph.input, *joined.graph.output)}
         before, out = _renamed(before, "embed/", taken, source.name)
         joined = _merged(before, joined, [(out, "x")], [*encoded, *masked])
+    joined.graph.initializer.extend(defaults)
     joined.producer_name, joined.producer_version = "nbgather.attach", masking.producer_version
     for prop in masking.metadata_props:
         if prop.key not in {present.key for present in joined.metadata_props}:
@@ -189,6 +191,16 @@ def _valid(model: ModelProto, what: str) -> ModelProto:
 def _constants(model: ModelProto) -> set[str]:
     """Inputs that are initializers too, as old exporters list them."""
     return {tensor.name for tensor in model.graph.initializer}
+
+
+def _without_defaults(model: ModelProto) -> list[Any]:
+    """Take the defaults of inputs out of a model, which prefixing would give other names."""
+    inputs = {port.name for port in model.graph.input}
+    defaults = [tensor for tensor in model.graph.initializer if tensor.name in inputs]
+    others = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(others)
+    return defaults
 
 
 def _port(ports: Iterable[Any], name: str) -> Any:

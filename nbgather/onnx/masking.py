@@ -42,6 +42,7 @@ def masking_model(
     *,
     noise: str = "input",
     seed_words: bool = False,
+    optional_epoch: bool = False,
     gather: str = "elements",
     with_x: bool = True,
     ratio_input: bool = False,
@@ -57,9 +58,9 @@ def masking_model(
 
     - ``x`` `[N, L, D]`, only ``with_x``;
     - ``noise`` `[N, L]`, or for ``noise="seed"``: ``seed``, ``sample_ids`` `[N]`, without x
-      ``num_tokens``, and ``epoch``, which may be left out and is 0 then; all int64, and 0 to
-      2**31 - 1. With ``seed_words`` they are ``seed_words`` `[2]`, ``sample_id_words`` `[N, 2]`,
-      both with the low word first, ``num_tokens`` and ``epoch_word``, words of 32 bits in int32;
+      ``num_tokens``, and ``epoch``, all int64 and 0 to 2**31 - 1. With ``seed_words`` they are
+      ``seed_words`` `[2]`, ``sample_id_words`` `[N, 2]`, both with the low word first,
+      ``num_tokens`` and ``epoch_word``, words of 32 bits in int32;
     - ``mask_ratio`` float64 `[]`, only with ``ratio_input``.
 
     ``seed``, ``num_tokens``, ``epoch`` and ``epoch_word`` are scalars or `[1]`.
@@ -81,6 +82,10 @@ def masking_model(
     seed_words : bool
         Take seeds, ids and epochs as words of 32 bits: all of them that there are, on runtimes
         that narrow int64 too. ``numpy.array([seed]).view(numpy.int32)`` are a seed's words.
+    optional_epoch : bool
+        Give the epoch a default of 0, so that it may be left out. It is for onnxruntime outside of
+        JavaScript: onnxruntime-node ignores an input that has a default, onnxruntime-web and
+        OpenVINO refuse it, and tools that simplify a model take it away.
     gather : {"elements", "nd"}
         The operator that takes the tokens: GatherElements, or GatherND, which copies whole rows
         and is several times faster.
@@ -138,6 +143,8 @@ def masking_model(
     seeded = noise == "seed"
     if seed_words and not seeded:
         raise ValueError("seed_words is for noise='seed'")
+    if optional_epoch and not seeded:
+        raise ValueError("optional_epoch is for noise='seed'")
     if opset is None:
         opset = OLDEST_SEEDED_OPSET if seeded else 17
     check_versions(opset, ir_version, *([OLDEST_SEEDED_OPSET] if seeded else []))
@@ -150,7 +157,7 @@ def masking_model(
     if with_x:
         g.input("x", x_type, ["N", "L", "D"], "Tokens.")
     if seeded:
-        seed_inputs(g, seed_words, with_x)
+        seed_inputs(g, seed_words, with_x, optional_epoch)
     else:
         g.input("noise", noise_type, ["N", "L"], "Scores: the lowest stay.")
     if ratio_input:
@@ -184,7 +191,7 @@ def masking_model(
     return g.finish(metadata)
 
 
-def seed_inputs(g: GraphBuilder, words: bool, with_x: bool) -> None:
+def seed_inputs(g: GraphBuilder, words: bool, with_x: bool, optional_epoch: bool) -> None:
     """Declare what noise is drawn by.
 
     onnxruntime takes `[1]` too where a scalar is declared, and the graph is right for both.
@@ -197,12 +204,11 @@ def seed_inputs(g: GraphBuilder, words: bool, with_x: bool) -> None:
         g.input("sample_ids", "int64", ["N"], "The samples' ids in the dataset, 0 to 2**31 - 1.")
     if not with_x:
         g.input("num_tokens", "int64", [], "L: a scalar or [1].")
-    if words:
-        doc = "32 bits, 0 by default: another epoch, another mask. A scalar or [1]."
-        g.input("epoch_word", "int32", [], doc, default=np.zeros((), np.int32))
-    else:
-        doc = "0 to 2**31 - 1, 0 by default: another epoch, another mask. A scalar or [1]."
-        g.input("epoch", "int64", [], doc, default=np.zeros((), np.int64))
+    name, dtype, limits = ("epoch_word", "int32", "32 bits") if words else (
+        "epoch", "int64", "0 to 2**31 - 1"
+    )  # fmt: skip
+    default = np.zeros((), dtype) if optional_epoch else None
+    g.input(name, dtype, [], f"{limits}: another epoch, another mask. A scalar or [1].", default)
 
 
 def seed_source(g: GraphBuilder, words: bool) -> Source:

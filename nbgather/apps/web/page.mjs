@@ -115,12 +115,13 @@ async function draw() {
     const chosen = settings();
     const x = patchify(pixels, chosen.patch);
     const number = (kind, array) => new ort.Tensor(kind, array, []);
+    const word = (value, from) => Number(BigInt.asIntN(32, value >> BigInt(from)));
     const begun = performance.now();
     const outputs = await session.run({
       x,
-      seed: number("int64", BigInt64Array.of(BigInt.asIntN(64, chosen.seed))),
-      sample_ids: new ort.Tensor("int64", BigInt64Array.of(0n), [1]),
-      epoch: number("int64", BigInt64Array.of(chosen.epoch)),
+      seed_words: new ort.Tensor("int32", Int32Array.of(word(chosen.seed, 0), word(chosen.seed, 32)), [2]),
+      sample_id_words: new ort.Tensor("int32", Int32Array.of(0, 0), [1, 2]),
+      epoch_word: number("int32", Int32Array.of(word(chosen.epoch, 0))),
       mask_ratio: number("float64", Float64Array.of(chosen.ratio)),
     });
     const taken = performance.now() - begun;

@@ -182,7 +182,8 @@ def _regular_file(path: Path) -> bytes | None:
 def _model() -> bytes:
     from nbgather.onnx import masking_model
 
-    return bytes(masking_model(noise="seed", ratio_input=True).SerializeToString())
+    model = masking_model(noise="seed", seed_words=True, ratio_input=True)
+    return bytes(model.SerializeToString())
 
 
 def _sample() -> bytes | None:
