@@ -26,9 +26,11 @@ __all__ = [
 
 Arrays = dict[str, np.ndarray]
 
-SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0)
+SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-30, 0.5, 0.5, 1.0, -1.0)
+#: Some runtimes compute with 0 in place of these.
+SUBNORMAL_SCORES = (0.0, 1e-45, -1e-45, 1e-39, -1e-39, 0.5)
 
-#: Kinds of scores.
+#: Kinds of scores; "subnormal" is one more.
 SCORES = ("uniform", "tied", "constant", "special")
 
 
@@ -53,7 +55,7 @@ class Masking(NamedTuple):
         N, L, D.
     ratio : float
     scores : str
-        One of ``SCORES``.
+        One of ``SCORES``, or "subnormal".
     seed, epoch : int
     id_bits : int
         Sample ids are numbers of as many bits; 64 for negative ones too.
@@ -270,7 +272,8 @@ def _scores(
     elif kind == "constant":
         scores = np.full(shape, 0.5)
     else:
-        scores = generator.choice(np.array(SPECIAL_SCORES), shape)
+        among = SPECIAL_SCORES if kind == "special" else SUBNORMAL_SCORES
+        scores = generator.choice(np.array(among), shape)
     return _floats(scores, dtype)
 
 

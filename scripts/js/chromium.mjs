@@ -4,15 +4,18 @@ import os from "node:os";
 import path from "node:path";
 import { chromium } from "playwright-core";
 
-export async function withPage(executablePath, work) {
+export async function withPage(executablePath, work, webgpu = false) {
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), "nbgather-chromium-"));
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
     viewport: { width: 1100, height: 800 },
     args: [
-      "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync",
+      "--headless", "--no-sandbox",
+      // A machine without a GPU has an adapter in software.
+      ...(webgpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : ["--disable-gpu"]),
+      "--disable-quic", "--no-first-run", "--disable-background-networking",
+      "--disable-component-update", "--disable-sync",
     ],
   });
   try {

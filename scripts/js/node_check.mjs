@@ -1,10 +1,26 @@
-// node node_check.mjs FOLDER: golden vectors in Node.
+// node node_check.mjs FOLDER [OPTIONS]: golden vectors in Node. OPTIONS is JSON: `bundle`, of
+// onnxruntime-web instead of onnxruntime-node; its `provider`; the case to begin `from`; a file for
+// the `result`, which is written after each case, for a process may end within the next.
 import fs from "node:fs/promises";
+import { writeFileSync } from "node:fs";
 import path from "node:path";
-import ort from "onnxruntime-node";
 import { report, runGolden } from "./golden.mjs";
 
-const folder = process.argv[2];
+const [folder, text] = process.argv.slice(2);
+const { bundle = "onnxruntime-node", provider = "cpu", from = 0, result: file } = JSON.parse(text ?? "{}");
+const web = bundle !== "onnxruntime-node";
+const module = await import(web ? new URL(`./node_modules/onnxruntime-web/dist/${bundle}`, import.meta.url) : bundle);
+const ort = module.default?.InferenceSession ? module.default : module;
+if (web) ort.env.wasm.numThreads = 1;
+ort.env.logLevel = "fatal";
+const version = web ? ort.env.versions.web : ort.env.versions.node;
 const load = async (name) => new Uint8Array(await fs.readFile(path.join(folder, name)));
-const result = await runGolden(ort, load, { logSeverityLevel: 4 });
-process.exit(report(`onnxruntime-node ${ort.env.versions.node}`, result) ? 0 : 1);
+const outcomes = [];
+const keep = () => file && writeFileSync(file, JSON.stringify({ version, outcomes }));
+const tell = (outcome) => {
+  outcomes.push(outcome);
+  keep();
+};
+const result = await runGolden(ort, load, { executionProviders: [provider], logSeverityLevel: 4 }, { from, tell });
+keep();
+process.exit(report(`${web ? "onnxruntime-web" : bundle} ${version}`, result) || file ? 0 : 1);

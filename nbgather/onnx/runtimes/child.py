@@ -260,6 +260,17 @@ def version(runtime: str) -> str | None:
     return None
 
 
+def _named(outputs: list[str], results: Any) -> Arrays:
+    """The outputs by name; some runtimes have None for one that is empty."""
+    if not isinstance(results, Mapping):
+        results = dict(zip(outputs, results, strict=True))
+    arrays = {name: np.asarray(value) for name, value in results.items()}
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise TypeError(f"the output {name} is {results[name]!r}")
+    return arrays
+
+
 def _line(error: BaseException) -> str:
     text = str(error).split("\n\nStack backtrace")[0]
     return f"{type(error).__name__}: {' '.join(text.split())}"
@@ -290,9 +301,7 @@ def main(description: Mapping[str, Any]) -> None:
                 return
             try:
                 results = run(feeds)
-                if not isinstance(results, Mapping):
-                    results = dict(zip(model.outputs, results, strict=True))
-                arrays = {name: np.asarray(value) for name, value in results.items()}
+                arrays = _named(model.outputs, results)
             except Exception as error:
                 write(answers, {"refused": _line(error)})
             else:

@@ -1,0 +1,168 @@
+"""The page scripts/docs/runtimes.md: every word of its tables comes from the kept results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbgather.onnx import CATALOG
+from nbgather.onnx._build import ModelProto
+from onnx_conformance_parts.vectors import REFUSED, TOO_WIDE, models
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "runtimes.md"
+MODELS = tuple(entry.file for entry in CATALOG)
+#: The groups that must be refused.
+REFUSALS = (REFUSED, TOO_WIDE)
+Kept = Mapping[str, Any]
+
+HEAD = """# ONNX on other runtimes
+
+<!-- Written by scripts/onnx_conformance.py: do not edit. -->
+
+Each published model on each runtime that installs from a package index: {cases:,} cases a
+runtime, all lengths from 1 to 300 and a few large ones, ties, NaN, -0, empty batches, all and no
+tokens kept, seeds, ids and epochs of all their bits; every byte of every output is compared with
+the kernels'.
+
+**equal**: every case. **equal but**: every case that the runtime takes; what it refuses, with an
+error of its own, stands below. **refused**: it takes none. Other bytes without an error would
+stand here as **WRONG**.
+
+"""
+
+TIES = """
+## Ties in TopK
+
+The standard does not say in which order TopK gives equal keys. Keys of four values, ascending,
+rows of 2 to 1,568; the models here do not depend on it.
+
+"""
+
+CHECK = """
+## On your own machine
+
+```sh
+nbgather verify onnx_models/mae_masking_seeded.onnx --runtime openvino
+```
+
+runs the model on a runtime that is installed beside nbgather, in a process of its own, and exits
+with 0 where every case is equal, 1 where one is not, 2 where the runtime is not installed or
+refuses the model.
+"""
+
+
+def text(kept: Kept) -> str:
+    """The page."""
+    rows = [(_title(row, made), made) for row, made in kept["rows"].items()]
+    models = [f"`{name.removesuffix('.onnx')}`" for name in MODELS]
+    cells = [[title, *(_cell(made["models"].get(m, {})) for m in MODELS)] for title, made in rows]
+    dtypes = list(dict.fromkeys(dtype for _, made in rows for dtype in made["ties"]))
+    ties = [[title, *(_escaped(made["ties"].get(d, "")) for d in dtypes)] for title, made in rows]
+    return "".join(
+        [
+            HEAD.format(cases=_count(kept)),
+            _table(["runtime", *models], cells),
+            "\n## What is refused, and in which words\n\n",
+            *(line for title, made in rows for line in _refusals(title, made)),
+            TIES,
+            _table(["runtime", *dtypes], ties),
+            CHECK,
+        ]
+    )
+
+
+def wrong(kept: Kept) -> list[str]:
+    """A line for each runtime and model with other bytes than the kernels'."""
+    return [
+        f"WRONG: {row}, {model}, {group}: {counts['wrong']} cases, {counts['said']['wrong']}"
+        for row, made in kept["rows"].items()
+        for model, group, counts in _counts(made)
+        if "wrong" in counts
+    ]
+
+
+def digests(made: Mapping[str, ModelProto]) -> dict[str, str]:
+    """Of each graph, whatever version of nbgather wrote it."""
+    return {
+        name: hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()[:16]
+        for name, model in made.items()
+    }
+
+
+def stale(kept: Kept) -> list[str]:
+    """The models that have changed since."""
+    now = digests(models())
+    return [name for name in now if now[name] != kept.get("models", {}).get(name)]
+
+
+def _count(kept: Kept) -> int:
+    sums = (
+        sum(count for _, _, counts in _counts(made) for k, count in counts.items() if k != "said")
+        for made in kept["rows"].values()
+    )
+    return max(sums, default=0)
+
+
+def _counts(made: Kept) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for model, groups in made["models"].items():
+        for group, counts in groups.items():
+            yield model, group, counts
+
+
+def _title(row: str, made: Kept) -> str:
+    return f"{row} ({made['version']})" if made["version"] else row
+
+
+def _cell(groups: Mapping[str, Mapping[str, int]]) -> str:
+    """One word for a model on a runtime."""
+    kinds = {kind for counts in groups.values() for kind in counts} - {"said"}
+    good = any("equal" in counts for group, counts in groups.items() if group not in REFUSALS)
+    if "wrong" in kinds:
+        return "**WRONG**"
+    if not good:
+        return "refused" if "crashed" not in kinds else "ends the process"
+    return "equal" if kinds == {"equal"} else "equal but"
+
+
+def _refusals(title: str, made: Kept) -> Iterator[str]:
+    """Lines for what is not equal; models that are refused in the same words share one."""
+    same: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for model, group, counts in _counts(made):
+        for kind, said in counts.get("said", {}).items() or ():
+            same.setdefault((kind, said), {}).setdefault(model, []).append(group)
+        for kind in {"taken", "flushed"} & counts.keys():
+            same.setdefault((kind, ""), {}).setdefault(model, []).append(group)
+    if not same:
+        return
+    yield f"**{title}**\n\n"
+    for (kind, said), where in same.items():
+        names = "; ".join(
+            f"`{model.removesuffix('.onnx')}` ({', '.join(_groups(made, model, groups))})"
+            for model, groups in where.items()
+        )
+        what = {
+            "refused": "refuses", "crashed": "ends its process", "wrong": "**WRONG**",
+            "taken": "does not refuse what the model refuses elsewhere",
+            "flushed": "takes subnormal scores, those below 1.2e-38, for 0",
+        }[kind]  # fmt: skip
+        yield f"- {what}: {names}" + (f": “{_escaped(said)}”\n" if said else "\n")
+    yield "\n"
+
+
+def _groups(made: Kept, model: str, groups: list[str]) -> list[str]:
+    """The groups' names, or that it is all of them."""
+    every = [group for group in made["models"][model] if group not in REFUSALS]
+    return ["all"] if set(every) <= {*groups} else list(dict.fromkeys(groups))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escaped(said: str) -> str:
+    for mark in "\\`*_<>[]|":
+        said = said.replace(mark, "\\" + mark)
+    return said
