@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,45 +10,16 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from simulator import Driver, memory, simulated
+from pretender import pretending
+from simulator import Driver
 
 import nbgather
-from nbgather.containers import registry
-from nbgather.containers.torch import TorchContainer
-from nbgather.containers.torch_cuda import TorchCudaContainer
-from nbgather.dispatch import run
-from nbgather.kernels.cuda.driver import Place
-
-
-class Pretender(TorchCudaContainer):
-    """The container of CUDA tensors, for tensors of the host."""
-
-    def place(self, array: Any) -> tuple[Place, ...]:
-        return (Place(0, 7),)
-
-    def device_context(self, array: Any) -> Any:
-        return contextlib.nullcontext()
-
-    def _lies_here(self, array: Any) -> bool:
-        return bool(array.is_cpu)
-
-    def address(self, array: Any) -> int:
-        storage = array.untyped_storage()
-        if storage.nbytes():
-            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            memory.add(storage.data_ptr(), whole.numpy())
-        return int(array.data_ptr())
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    registry.find(torch.zeros(1), "x")
-    container = Pretender(run)
-    monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
-    monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)
-    with simulated(32) as driver:
+def small() -> Iterator[Driver]:
+    with pretending(32) as driver:
         yield driver
-    memory.clear()
 
 
 def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
@@ -121,21 +89,3 @@ def test_errors(small: Driver) -> None:
         nbgather.restore_tokens(torch.zeros(1, 1, 4), torch.zeros(1, 2).long(), np.zeros(4))
     with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on"):
         nbgather.gather(x, 1, index, backend="cpu")
-
-
-@pytest.mark.large
-def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its comparisons run, with the CPU for a device."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import gpu_check
-    from gpu_check_parts import comparisons, device
-
-    assert gpu_check.comparisons is comparisons
-    monkeypatch.setattr(device, "GPU", torch.device("cpu"))
-    monkeypatch.setattr(comparisons, "SHAPES", comparisons.SHAPES[:4])
-    alone = {"streams", "graphs", "other_libraries", "more_than_32_bits"}  # ask for a real one
-    assert alone < set(comparisons.CHECKS)
-    for name in set(comparisons.CHECKS) - alone:
-        comparisons.CHECKS[name]()
-    with pytest.raises(AssertionError):
-        device.same(torch.zeros(3), torch.ones(3))
