@@ -17,6 +17,7 @@ import numpy as np
 from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_interface
+from nbgather.kernels.cuda import backend, launch_masking
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
 
@@ -140,19 +141,19 @@ class Driver:
 def simulated(threads: int = 32) -> Any:
     """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
     driver = Driver()
-    before = cuda.use(driver), cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS
-    cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = threads, threads
+    before = cuda.use(driver), cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS
+    cuda.THREADS_PER_BLOCK = launch_masking.RANKING_THREADS = threads
     cuda_interface.LIBRARIES["simulator"] = _Library
     cuda_interface._maker.cache_clear()
     from nbgather.engine import backends
 
     loaded = backends._loaded.get("cuda")
-    backends._loaded["cuda"] = cuda
+    backends._loaded["cuda"] = backend
     try:
         yield driver
     finally:
         cuda.use(before[0])
-        cuda.THREADS_PER_BLOCK, cuda.RANKING_THREADS = before[1:]
+        cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS = before[1:]
         del cuda_interface.LIBRARIES["simulator"]
         cuda_interface._maker.cache_clear()
         if loaded is None:

@@ -19,6 +19,7 @@ from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
 from nbgather.kernels.cuda import launch as cuda
+from nbgather.kernels.cuda import launch_masking, launch_scatter
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
 NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
@@ -169,7 +170,7 @@ def test_scatters(
     small: Driver, positions: None, monkeypatch: pytest.MonkeyPatch, form: str, dtype: str
 ) -> None:
     few, last = FORMS[form]
-    monkeypatch.setattr(cuda, "SCAN_BELOW_LINES", few)
+    monkeypatch.setattr(launch_scatter, "SCAN_BELOW_LINES", few)
     shape, dim = ((5, 70), 1) if last or form == "scan" else ((70, 5), 0)
     generator = rng(f"{form}{dtype}")
     x, src = (
@@ -224,7 +225,7 @@ AWKWARD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5
 @pytest.mark.parametrize("most", [2048, 8], ids=["in one", "by tiles"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, most: int) -> None:
-    monkeypatch.setattr(cuda, "MAX_FUSED_TOKENS", most)
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", most)
     for tokens, kept in ((1, 1), (37, 9), (70, 0), (130, [130, 3])):
         scores = rng(f"{tokens}").choice(AWKWARD, (2, tokens)).astype(dtype)
         scores[1] = 0.25
@@ -264,7 +265,7 @@ def test_random_masking(small: Driver, shape: tuple[int, ...], dtype: str) -> No
 def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(cuda, "MAX_FUSED_TOKENS", 40)
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}

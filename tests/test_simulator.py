@@ -20,7 +20,7 @@ from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
 from nbgather.kernels.cuda import gather as gather_kernels
-from nbgather.kernels.cuda import launch
+from nbgather.kernels.cuda import launch_masking, launch_scatter
 
 LOAD, STORE = KERNEL_MEMORY.LOAD, KERNEL_MEMORY.STORE
 U64 = np.uint64
@@ -156,11 +156,11 @@ def test_a_kernel_of_ours_without_its_barriers_shows(
 ) -> None:
     x, index = rng(call).random((3, 70)), rng(call).integers(0, 70, (3, 70))
     if call == "scan":
-        monkeypatch.setattr(launch, "SCAN_BELOW_LINES", 1 << 30)
+        monkeypatch.setattr(launch_scatter, "SCAN_BELOW_LINES", 1 << 30)
     if call == "staged":
-        monkeypatch.setattr(launch, "SCAN_BELOW_LINES", 0)
+        monkeypatch.setattr(launch_scatter, "SCAN_BELOW_LINES", 0)
     if call == "ranks":
-        monkeypatch.setattr(launch, "MAX_FUSED_TOKENS", 8)
+        monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 8)
 
     def result() -> Any:
         if call in ("scan", "staged"):

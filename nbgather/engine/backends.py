@@ -54,7 +54,7 @@ class Backend(NamedTuple):
 #: The backends by name.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend("nbgather.kernels.cpu.launch", ("numba",)),
-    "cuda": Backend("nbgather.kernels.cuda.launch", ()),
+    "cuda": Backend("nbgather.kernels.cuda.backend", ()),
     "reference": Backend("nbgather.kernels.views.reference", ()),
     "torch": Backend("nbgather.kernels.views.torch", ("torch",)),
     "onnxruntime": Backend("nbgather.onnx.backend", ("onnx", "onnxruntime")),

@@ -1,4 +1,4 @@
-"""The CUDA backend: picks the kernel for a call and the shape of its launch.
+"""Picks the kernel of a gather, a copy or a cut of patches, and the shape of its launch.
 
 A call is a plan, addresses on the device, and the place to run at: its device and stream. Only a
 call that must tell of a bad index waits for the device: it reads the flag that the kernel raises.
@@ -16,17 +16,10 @@ import numpy as np
 from nbgather.kernels import constants
 from nbgather.kernels.cuda import driver as cuda_driver
 from nbgather.kernels.cuda import gather as gather_kernels
-from nbgather.kernels.cuda import masking as masking_kernels
 from nbgather.kernels.cuda import patches as patch_kernels
-from nbgather.kernels.cuda import scatter as scatter_kernels
 from nbgather.kernels.cuda.driver import Place
 from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
-from nbgather.kernels.cuda.masking import MAX_FUSED_TOKENS, RANKING_THREADS
-from nbgather.kernels.plans import GatherPlan, ScatterPlan
-
-#: What is asked of a backend; see nbgather.engine.backends.
-HOST_VIEWS = False
-DOES = frozenset(("masking", "patches", "scatter"))
+from nbgather.kernels.plans import GatherPlan
 
 #: What compiles and launches: the driver, or a simulator.
 driver: Any = cuda_driver
@@ -39,12 +32,8 @@ BLOCKS_PER_MULTIPROCESSOR = 8
 MAX_GRID_Y_BLOCKS = 65535
 #: Elements of a launch from which their numbers need 64 bits.
 WIDE_ELEMENTS = 1 << 32
-#: Vectors that each thread should copy before a sample's rows are split over more blocks.
-VECTORS_PER_MASKING_THREAD = 8
 #: Vectors that each thread of a row gather should copy before a row is split over more blocks.
 VECTORS_PER_GATHER_THREAD = 4
-#: Lines of a scatter below which a thread for each would leave the device idle.
-SCAN_BELOW_LINES = 1024
 
 _64_BITS = 0xFFFFFFFFFFFFFFFF
 
@@ -195,126 +184,6 @@ def copy(
         (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), place,
         (out, src),
         (total, *numbers),
-    )  # fmt: skip
-
-
-def scatter(plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, place: Place) -> bool:
-    """Scatter by addresses; whether an index was bad. ``add`` is the kind of what is added."""
-    args = [int(a) for a in plan.args]
-    item, index_size = plan.itemsize, int(plan.index[1:])
-    flag = driver.lowered_flag(place)
-    starts = [5, *(10 + 4 * d for d in range(args[9]))]
-    axes: list[Axis] = [
-        (args[s], args[s + 1] * item, args[s + 2] * index_size, args[s + 3] * item) for s in starts
-    ]
-    lines, steps = plan.count, args[2]
-    wide = lines >= WIDE_ELEMENTS
-    count, numbers = _axes(axes, wide)
-    operation, kind = scatter_kernels.SET, f"u{item}"
-    if add == "bool":
-        operation, kind = scatter_kernels.ANY, "u1"
-    elif add is not None:
-        operation, kind = scatter_kernels.ADD, add
-    key = (count, operation, kind, item, plan.index, wide)
-    threads = THREADS_PER_BLOCK
-    if lines < SCAN_BELOW_LINES and steps >= THREADS_PER_BLOCK:
-        name, make = "scan", scatter_kernels.make_scatter_scan
-        # The owners of a line's places are threads of as many blocks as there are multiprocessors.
-        owners = _power_of_two(plan.size)
-        parts = _power_of_two(_divide_up(driver.processors(place.device), lines))
-        grid = lines, min(parts, _divide_up(owners, THREADS_PER_BLOCK))
-        threads = min(scatter_kernels.SCAN_THREADS, owners)
-    elif plan.rows and steps > 1:
-        name, make = "staged", scatter_kernels.make_scatter_staged
-        grid = _divide_up(lines, scatter_kernels.LINES_PER_TILE), 1
-    else:
-        name, make = "lines", scatter_kernels.make_scatter_lines
-        grid = _divide_up(lines, THREADS_PER_BLOCK), 1
-    head = (lines, plan.size, args[1] * item, steps, args[3] * index_size, args[4] * item)
-    driver.launch(
-        (name, *key),
-        lambda memory: make(memory, *key),
-        grid, (threads, 1), place,
-        (out, src, idx, flag),
-        (*(n & _64_BITS for n in head), *numbers),
-    )  # fmt: skip
-    return bool(driver.raised(place))
-
-
-def token_noise(
-    args: tuple[int, int, int], samples: int, tokens: int, ids: int, out: int, place: Place
-) -> None:
-    """Noise float32 `[samples, tokens]` for ``args`` = (epoch, key low, key high)."""
-    threads = min(_power_of_two(_divide_up(tokens, 4)), THREADS_PER_BLOCK)
-    driver.launch(
-        "noise",
-        masking_kernels.make_token_noise,
-        (samples, _divide_up(tokens, 4 * threads)), (threads, 1), place,
-        (out, ids),
-        (samples, tokens, *args, int(ids == 0)),
-    )  # fmt: skip
-
-
-_SOURCES = {
-    "seed": masking_kernels.SEED,
-    "f4": masking_kernels.FLOAT32,
-    "f8": masking_kernels.FLOAT64,
-}
-
-
-def masks_in_one(length: int, kept: int, row: int) -> bool:
-    """Whether one launch ranks so many tokens and copies those kept, of ``row`` bytes each."""
-    return length <= MAX_FUSED_TOKENS and kept * row < WIDE_ELEMENTS
-
-
-def masking(
-    source: str,
-    samples: int,
-    out: int,
-    x: int,
-    ids: int,
-    scores: int,
-    place: Place,
-    *,
-    length: int,
-    kept: int,
-    epoch: int,
-    key_low: int,
-    key_high: int,
-    row: int,
-    x_n: int,
-    x_l: int,
-    keep: int,
-    restore: int,
-    mask: int,
-    counts: int,
-    implied: int,
-) -> None:
-    """Mask in one launch, or only rank where it takes more: see :func:`masks_in_one`.
-
-    The arguments are those of the CPU's, with device addresses.
-    """
-    key_source = _SOURCES[source]
-    philox, strides = (epoch, key_low, key_high), (x_n, x_l)
-    if not masks_in_one(length, kept, row):
-        driver.launch(
-            ("ranks", key_source),
-            lambda memory: masking_kernels.make_rank_tiles(memory, key_source),
-            (samples, _divide_up(length, RANKING_THREADS)), (RANKING_THREADS, 1), place,
-            (ids, scores, keep, restore, mask, counts),
-            (length, kept, *philox, 0, 0, 0, implied),
-        )  # fmt: skip
-        return
-    width = _width(row, out, x, *strides) if row else 16
-    threads = max(min(_power_of_two(length), RANKING_THREADS), 64)
-    vectors = row // width
-    parts = _divide_up(kept * vectors, threads * VECTORS_PER_MASKING_THREAD)
-    driver.launch(
-        ("masking", key_source, width),
-        lambda memory: masking_kernels.make_masking(memory, key_source, width),
-        (samples, _grid_y(parts, samples, place)), (threads, 1), place,
-        (out, x, ids, scores, keep, restore, mask, counts),
-        (length, kept, *philox, vectors, *(s & _64_BITS for s in strides), implied),
     )  # fmt: skip
 
 
