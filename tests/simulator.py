@@ -17,7 +17,7 @@ import numpy as np
 from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_interface
-from nbgather.kernels.cuda import backend, launch_masking
+from nbgather.kernels.cuda import backend, deferred, launch_masking
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.driver import Place
 
@@ -140,6 +140,7 @@ class Driver:
 @contextlib.contextmanager
 def simulated(threads: int = 32) -> Any:
     """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
+    deferred.resolve()
     driver = Driver()
     before = cuda.use(driver), cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS
     cuda.THREADS_PER_BLOCK = launch_masking.RANKING_THREADS = threads

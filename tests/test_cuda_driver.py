@@ -41,13 +41,14 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
     success = cuda_driver.CUresult.CUDA_SUCCESS
     seen: dict[str, Any] = {}
 
-    def load(image: bytes) -> Any:
+    def load(image: bytes, *options: Any) -> Any:
         seen["image"] = image
-        return success, "module"
+        return success, "library"
 
-    def find(module: Any, name: bytes) -> Any:
+    def find(library: Any, name: bytes) -> Any:
+        assert library == "library"
         seen["name"] = name
-        return success, "function"
+        return success, "kernel"
 
     def launch(function: Any, *numbers: Any) -> Any:
         *shape, shared, stream, pointers, extra = numbers
@@ -60,8 +61,9 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         cuda_driver, "cuDeviceGetAttribute", lambda *a: (success, 9 - 9 * _minor(a))
     )
-    monkeypatch.setattr(cuda_driver, "cuModuleLoadData", load)
-    monkeypatch.setattr(cuda_driver, "cuModuleGetFunction", find)
+    monkeypatch.setattr(cuda_driver, "cuLibraryLoadData", load)
+    monkeypatch.setattr(cuda_driver, "cuLibraryGetKernel", find)
+    monkeypatch.setattr(cuda_driver, "cuKernelGetFunction", lambda kernel: (success, "function"))
     monkeypatch.setattr(cuda_driver, "cuLaunchKernel", launch)
     our_driver.capability.cache_clear()
     numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)

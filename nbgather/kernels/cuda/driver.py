@@ -1,4 +1,4 @@
-"""Compile a kernel, launch it, and what else is asked of the CUDA driver.
+"""Load a kernel, launch it, and what else is asked of the CUDA driver.
 
 Kernels take 64-bit numbers only, so a launch is one call of the driver with an array of them: no
 dispatcher, no types to look at. A simulator can stand in for this module
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbgather.kernels import forks
+from nbgather.kernels.cuda import images
 
 
 class Place(NamedTuple):
@@ -28,14 +29,14 @@ class Place(NamedTuple):
 
 def why_not() -> str | None:
     """What keeps this machine from running kernels, in one line; None if nothing does."""
-    # numba has a target of the same name that is no longer kept; the package is the one that is.
-    for package in ("numba_cuda", "cuda.bindings"):
-        try:
-            spec = importlib.util.find_spec(package)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None:
-            return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
+    try:
+        bindings = importlib.util.find_spec("cuda.bindings")
+    except ModuleNotFoundError:
+        bindings = None
+    if bindings is None:
+        return "cuda-bindings is not installed: pip install 'nbgather[cuda]'"
+    if not (images.are_shipped() or images.can_compile()):
+        return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
     return _no_device()
 
 
@@ -53,48 +54,6 @@ def _no_device() -> str | None:
         return f"the NVIDIA driver does not start ({status.name}): nvidia-smi may tell why"
     _, devices = driver.cuDeviceGetCount()
     return None if devices else "there is an NVIDIA driver, but no device: see nvidia-smi"
-
-
-def memory() -> Any:
-    """What kernels load from and store to; it needs the compiler."""
-    from nbgather.kernels.cuda import memory as cuda_memory
-
-    return cuda_memory
-
-
-def compile_ptx(function: Any, addresses: int, numbers: int, cc: tuple[int, int]) -> str:
-    """Compile a kernel of so many addresses and numbers; no driver is needed."""
-    from numba import cuda
-    from numba.cuda import types
-
-    arguments = [types.uint64] * addresses
-    if numbers:
-        arguments.append(types.UniTuple(types.uint64, numbers))
-    return str(cuda.compile_ptx(function, types.void(*arguments), cc=cc)[0])
-
-
-def entry_name(ptx: str) -> str:
-    """The name of the one kernel in a PTX text."""
-    return ptx.split(".visible .entry ", 1)[1].split("(", 1)[0]
-
-
-def _image(ptx: str, cc: tuple[int, int]) -> bytes:
-    """What the driver loads: linked here where the linker is, for a driver older than the PTX."""
-    try:
-        from cuda.bindings import nvjitlink
-    except ImportError:
-        return ptx.encode() + b"\0"
-    options = [f"-arch=sm_{cc[0]}{cc[1]}", "-O3"]
-    handle = nvjitlink.create(len(options), options)
-    try:
-        source = ptx.encode() + b"\0"
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "kernel")
-        nvjitlink.complete(handle)
-        image = bytearray(nvjitlink.get_linked_cubin_size(handle))
-        nvjitlink.get_linked_cubin(handle, image)
-    finally:
-        nvjitlink.destroy(handle)
-    return bytes(image)
 
 
 def _checked(result: tuple[Any, ...]) -> Any:
@@ -176,6 +135,23 @@ def processors(device: int) -> int:
     return int(_checked(driver.cuDeviceGetAttribute(attribute, device)))
 
 
+def _loaded(
+    kernel: images.Kernel, build: Callable[[Any], Any], cc: tuple[int, int]
+) -> tuple[Any, Any]:
+    """A kernel's function in the current context, and its library, of an image that loads."""
+    from cuda.bindings import driver
+
+    name = images.entry_name(kernel).encode()
+    refused: list[str] = []
+    for image in images.find(kernel, build, cc):
+        status, library = driver.cuLibraryLoadData(image.code, [], [], 0, [], [], 0)
+        if status == driver.CUresult.CUDA_SUCCESS:
+            found = _checked(driver.cuLibraryGetKernel(library, name))
+            return _checked(driver.cuKernelGetFunction(found)), library
+        refused.append(f"{image.origin}: {status.name}")
+    raise RuntimeError(f"CUDA: no image of the kernel {kernel.key!r} loads: {', '.join(refused)}")
+
+
 def _function(
     key: Any, build: Callable[[Any], Any], addresses: int, numbers: int, device: int
 ) -> _Function:
@@ -184,13 +160,8 @@ def _function(
     if function is None:
         with forks.lock:
             if identity not in _handles:
-                from cuda.bindings import driver
-
-                cc = capability(device)
-                ptx = compile_ptx(build(memory()), addresses, numbers, cc)
-                module = _checked(driver.cuModuleLoadData(_image(ptx, cc)))
-                name = entry_name(ptx).encode()
-                _handles[identity] = _checked(driver.cuModuleGetFunction(module, name)), module
+                kernel = images.kernel(key, addresses, numbers)
+                _handles[identity] = _loaded(kernel, build, capability(device))
         handle, module = _handles[identity]
         values = np.zeros(addresses + numbers, np.uint64)
         pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, types
 
+from nbgather.kernels.cuda.deferred import cuda, types
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
 
 #: What is done to an item of the result: it is replaced, added to, or a bool made true.
