@@ -1,0 +1,142 @@
+"""A CUDA driver that succeeds at everything and does nothing, and arrays on its one device.
+
+With it every call for a GPU runs, up to the launches: ``scripts/build_cuda.py`` finds out by it
+which kernels calls ask for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nbgather.containers import cuda_interface  # noqa: E402
+from nbgather.engine import backends  # noqa: E402
+from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
+from nbgather.kernels.cuda.driver import Place  # noqa: E402
+
+#: Functions that give no value.
+STATUS_ALONE = (
+    "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord", "cuInit",
+    "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuStreamWaitEvent",
+)  # fmt: skip
+
+
+class Stub:
+    """The functions of the driver: each gives zeros, but for what is asked with a reason."""
+
+    def __init__(self, cc: tuple[int, int] = (9, 0), processors: int = 132) -> None:
+        from cuda.bindings import driver
+
+        self.bindings, self.cc, self.processors = driver, cc, processors
+        self.success = driver.CUresult.CUDA_SUCCESS
+        self.memory: list[Any] = []
+        #: What is told of each call: its name and arguments.
+        self.seen: Callable[[str, tuple[Any, ...]], None] = lambda name, arguments: None
+
+    def install(self) -> None:
+        """Take the place of the driver's functions."""
+        for name in dir(self.bindings):
+            if name.startswith("cu") and name[2:3].isupper():
+                setattr(self.bindings, name, self._function(name))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        answer = getattr(self, f"_{name}", None)
+
+        def call(*arguments: Any) -> Any:
+            self.seen(name, arguments)
+            if name in STATUS_ALONE:
+                return (self.success,)
+            return (self.success, 0 if answer is None else answer(*arguments))
+
+        return call
+
+    def _cuDeviceGetCount(self) -> int:
+        return 1
+
+    def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> int:
+        known = {"COMPUTE_CAPABILITY_MAJOR": self.cc[0], "COMPUTE_CAPABILITY_MINOR": self.cc[1],
+                 "MULTIPROCESSOR_COUNT": self.processors}  # fmt: skip
+        return next((n for name, n in known.items() if attribute.name.endswith(name)), 1)
+
+    def _cuMemHostAlloc(self, nbytes: int, flags: int) -> int:
+        self.memory.append((ctypes.c_uint8 * nbytes)())
+        return ctypes.addressof(self.memory[-1])
+
+    def _cuCtxGetCurrent(self) -> int:
+        return 1
+
+    def _cuStreamIsCapturing(self, stream: int) -> Any:
+        return self.bindings.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+
+    def _cuThreadExchangeStreamCaptureMode(self, mode: Any) -> Any:
+        return self.bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+
+
+class StubArray:
+    """An array of the stub's device: memory of the host that nobody touches."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        interface = dict(self.array.__array_interface__)
+        return interface | {"strides": self.array.strides, "version": 3}
+
+    shape = property(lambda self: self.array.shape)
+    dtype = property(lambda self: self.array.dtype)
+    ndim = property(lambda self: self.array.ndim)
+
+    def reshape(self, *shape: Any) -> StubArray:
+        return StubArray(self.array.reshape(*shape))
+
+    def transpose(self, order: Any) -> StubArray:
+        return StubArray(self.array.transpose(order))
+
+    def astype(self, dtype: Any) -> StubArray:
+        return empty(self.shape, dtype)
+
+    def __getitem__(self, key: Any) -> StubArray:
+        return StubArray(self.array[key])
+
+
+def empty(shape: Any, dtype: Any = np.float32) -> StubArray:
+    """An array whose memory the system has promised and not given."""
+    return StubArray(np.empty(shape, dtype))
+
+
+def spread(shape: tuple[int, ...], *sizes: int, dtype: Any = np.int64) -> StubArray:
+    """An array of a shape, expanded to sizes."""
+    return StubArray(np.broadcast_to(np.empty(shape, dtype), sizes))
+
+
+class _Library:
+    def place(self, array: StubArray) -> Place:
+        return Place(0, 0)
+
+    def context(self, array: Any) -> Any:
+        return contextlib.nullcontext()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StubArray:
+        return empty(shape, dtype)
+
+    def from_numpy(self, array: np.ndarray) -> StubArray:
+        return StubArray(array)
+
+
+def install(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Stub:
+    """Stand in for the driver from now on; arrays of this module lie on its device."""
+    stub = Stub(cc, processors)
+    stub.install()
+    cuda_driver._no_device.cache_clear()
+    cuda_interface.LIBRARIES[__name__.partition(".")[0]] = _Library
+    assert backends.available()["cuda"] is None
+    return stub
