@@ -17,11 +17,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nbgather.containers import cuda_interface  # noqa: E402
-from nbgather.engine import backends  # noqa: E402
-from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
-from nbgather.kernels.cuda.driver import Place  # noqa: E402
+from nbgather.containers import cuda_interface
+from nbgather.engine import backends
+from nbgather.kernels.cuda import driver as cuda_driver
+from nbgather.kernels.cuda.driver import Place
 
+#: The handle of the one stream.
+STREAM = 7
 #: Functions that give no value.
 STATUS_ALONE = (
     "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord", "cuInit",
@@ -70,8 +72,8 @@ class Stub:
         self.memory.append((ctypes.c_uint8 * nbytes)())
         return ctypes.addressof(self.memory[-1])
 
-    def _cuCtxGetCurrent(self) -> int:
-        return 1
+    def _cuCtxGetDevice(self) -> int:
+        return 0
 
     def _cuStreamIsCapturing(self, stream: int) -> Any:
         return self.bindings.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
@@ -120,15 +122,15 @@ def spread(shape: tuple[int, ...], *sizes: int, dtype: Any = np.int64) -> StubAr
 
 class _Library:
     def place(self, array: StubArray) -> Place:
-        return Place(0, 0)
+        return Place(0, STREAM)
 
     def context(self, array: Any) -> Any:
         return contextlib.nullcontext()
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StubArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> StubArray:
         return empty(shape, dtype)
 
-    def from_numpy(self, array: np.ndarray) -> StubArray:
+    def from_numpy(self, array: np.ndarray, place: Place) -> StubArray:
         return StubArray(array)
 
 

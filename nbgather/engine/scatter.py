@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo, recycle
+from nbgather.engine import arrays, backends, device_errors, memo, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan_scatter import plan_scatter
@@ -51,8 +52,10 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         src = operands[2] if src_spec is None else container.copy(src)
         return scatter(container, operation, (x, i, src), options)
     place = container.place(x)
+    waits = False
     if place:
-        backend.may_wait(*place)
+        device_errors.poll(backend, *place)
+        waits = device_errors.may_wait(backend, place[0], operation.mode)
     direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
     if direct and backend.find_outside(*_index_of(plan, container.address(i))):
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
@@ -68,11 +71,19 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     if not plan.count:
         return _into(container, result, out)
     if place:
+        bad = 0
         if src_spec is None:
-            src = container.from_numpy(src.copy(), x)
+            src = container.bytes_beside(src, x)
         addresses = container.address(result), container.address(src), container.address(i)
-        with container.device_context(x):
-            bad = backend.scatter(plan, *addresses, kind, *place)
+        device_errors.run_flagged(
+            backend, *place, waits,
+            functools.partial(backend.scatter, plan, *addresses, kind, *place),
+            functools.partial(
+                backend.find_bad, plan.index, addresses[2], plan.index_shape, plan.index_strides,
+                plan.size, *place,
+            ),
+            _kind_on_device, type(operation).__name__, plan,
+        )  # fmt: skip
     else:
         address = memory_address(src) if src_spec is None else container.address(src)
         if backend.HOST_VIEWS:
@@ -91,6 +102,12 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         specs = x_spec, i_spec, src_spec, out_spec
         _keep(container, backend, operation, operands, specs, plan, out, direct)
     return result
+
+
+def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
+    """What the message of a bad index needs of a scatter by a plan."""
+    function, shape = device_errors.function_name(name), plan.index_shape
+    return device_errors.Kind(function, shape, 1, shape, plan.index, plan.dim, plan.size)
 
 
 def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:

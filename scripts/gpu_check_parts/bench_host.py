@@ -43,6 +43,8 @@ class _NoLaunch:
     def launch(self, *arguments: Any) -> None:
         return None
 
+    start = launch
+
 
 def run(device: Device, report: Report) -> None:
     """Calls that do not wait, with their launch and without; one launch; torch's own call."""

@@ -11,11 +11,15 @@ from nbgather.kernels.plans import ScatterPlan
 SCAN_BELOW_LINES = 1024
 
 
-def scatter(plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, place: Place) -> bool:
-    """Scatter by addresses; whether an index was bad. ``add`` is the kind of what is added."""
+def scatter(
+    plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, place: Place, flag: int
+) -> None:
+    """Scatter by addresses; ``add`` is the kind of what is added.
+
+    A bad index is skipped, and the uint32 at ``flag`` is no longer 0.
+    """
     args = [int(a) for a in plan.args]
     item, index_size = plan.itemsize, int(plan.index[1:])
-    flag = launch.driver.lowered_flag(place)
     starts = [5, *(10 + 4 * d for d in range(args[9]))]
     axes: list[launch.Axis] = [
         (args[s], args[s + 1] * item, args[s + 2] * index_size, args[s + 3] * item) for s in starts
@@ -53,4 +57,3 @@ def scatter(plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, pl
         (out, src, idx, flag),
         (*(n & launch._64_BITS for n in head), *numbers),
     )  # fmt: skip
-    return bool(launch.driver.raised(place))

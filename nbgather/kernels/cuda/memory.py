@@ -3,8 +3,12 @@
 ``LOAD[kind](address)`` reads what no thread writes during the kernel, ``READ`` anything, and
 ``STORE[kind](address, value)`` writes; ``kind`` is ``u1`` ... ``u8``, ``i1`` ... ``i8``, ``f4``,
 ``f8`` or ``u16``, a pair of uint64 moved by one 128-bit access. ``AS_F4`` and ``AS_F8`` take bits
-for a float. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by itself. Addresses are
-uint64 and multiples of the size. ``INLINE`` makes a function a part of the kernels that call it.
+for a float. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by itself. Of a uint64
+in memory ``SWAP_IF(address, old, new)`` writes the new value where the old one stands, ``LOWER``
+takes the minimum and ``COUNT`` adds; each is one step for all threads, and gives the value from
+before.
+Addresses are uint64 and multiples of the size. ``INLINE`` makes a function a part of the kernels
+that call it.
 The simulator has plain functions of the same names.
 """
 
@@ -83,9 +87,31 @@ def _caster(bits: Any, to: Any) -> Callable[..., Any]:
     return intrinsic(cast)
 
 
+def _swap_if(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _pointer(context, builder, args[0], "u8")
+        pair = builder.cmpxchg(pointer, args[1], args[2], "monotonic", "monotonic")
+        return builder.extract_value(pair, 0)
+
+    return types.uint64(types.uint64, types.uint64, types.uint64), codegen
+
+
+def _changer(operation: str) -> Callable[..., Any]:
+    def change(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, _ = _pointer(context, builder, args[0], "u8")
+            return builder.atomic_rmw(operation, pointer, args[1], "monotonic")
+
+        return types.uint64(types.uint64, types.uint64), codegen
+
+    return intrinsic(change)
+
+
 LOAD = {kind: _loader(kind, True) for kind in (*_KINDS, "u16")}
 READ = {kind: _loader(kind, False) for kind in (*_KINDS, "u16")}
 STORE = {kind: _storer(kind) for kind in (*_KINDS, "u16")}
+SWAP_IF = intrinsic(_swap_if)
+LOWER, COUNT = _changer("umin"), _changer("add")
 AS_F4 = _caster(types.uint32, types.float32)
 AS_F8 = _caster(types.uint64, types.float64)
 MULTIPLY, SUBTRACT, DIVIDE = libdevice.fmul_rn, libdevice.fsub_rn, libdevice.fdiv_rn
