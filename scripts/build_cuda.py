@@ -35,7 +35,6 @@ from nbgather import files  # noqa: E402
 from nbgather.kernels import archive  # noqa: E402
 from nbgather.kernels.archive import KERNELS, Sources  # noqa: E402
 from nbgather.kernels.cuda import compiler, images  # noqa: E402
-from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
 
 PACKAGE = KERNELS.parent
 #: What compiles, apart from numba: its wheels' names.
@@ -68,10 +67,9 @@ def asked_for() -> Asked:
     found = images.find
     images.find = find
     try:
-        stub = cuda_stub.install()
-        for stub.processors in PROCESSORS:
-            cuda_driver.processors.cache_clear()
-            cuda_calls.usual_calls()
+        for processors in PROCESSORS:
+            with cuda_stub.installed(images.ARCHITECTURES[1], processors):
+                cuda_calls.usual_calls()
     finally:
         images.find = found
     return dict(sorted(asked.items(), key=repr))

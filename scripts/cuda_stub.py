@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nbgather.containers import cuda_interface
 from nbgather.engine import backends
+from nbgather.engine.plan import plan_gather
+from nbgather.kernels.cuda import contexts
 from nbgather.kernels.cuda import driver as cuda_driver
 from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.errors import Records
 
 #: The handle of the one stream.
 STREAM = 7
@@ -42,12 +45,6 @@ class Stub:
         self.memory: list[Any] = []
         #: What is told of each call: its name and arguments.
         self.seen: Callable[[str, tuple[Any, ...]], None] = lambda name, arguments: None
-
-    def install(self) -> None:
-        """Take the place of the driver's functions."""
-        for name in dir(self.bindings):
-            if name.startswith("cu") and name[2:3].isupper():
-                setattr(self.bindings, name, self._function(name))
 
     def _function(self, name: str) -> Callable[..., Any]:
         answer = getattr(self, f"_{name}", None)
@@ -134,11 +131,36 @@ class _Library:
         return StubArray(array)
 
 
-def install(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Stub:
-    """Stand in for the driver from now on; arrays of this module lie on its device."""
+@contextlib.contextmanager
+def installed(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Iterator[Stub]:
+    """Stand in for the driver for a while; arrays of this module lie on its device."""
     stub = Stub(cc, processors)
-    stub.install()
-    cuda_driver._no_device.cache_clear()
-    cuda_interface.LIBRARIES[__name__.partition(".")[0]] = _Library
-    assert backends.available()["cuda"] is None
-    return stub
+    names = [n for n in dir(stub.bindings) if n.startswith("cu") and n[2:3].isupper()]
+    before = {name: getattr(stub.bindings, name) for name in names}
+    own, known = __name__.partition(".")[0], dict(cuda_interface.LIBRARIES)
+    loaded = backends._loaded.get("cuda")
+    try:
+        for name in names:
+            setattr(stub.bindings, name, stub._function(name))
+        cuda_interface.LIBRARIES[own] = _Library
+        _forget()
+        assert backends.available()["cuda"] is None
+        yield stub
+    finally:
+        for name, function in before.items():
+            setattr(stub.bindings, name, function)
+        cuda_interface.LIBRARIES.clear()
+        cuda_interface.LIBRARIES.update(known)
+        if loaded is None:
+            backends._loaded.pop("cuda", None)
+        _forget()
+
+
+def _forget() -> None:
+    """Forget what is known of the devices."""
+    for cached in (cuda_driver._no_device, contexts.capability, contexts.processors,
+                   cuda_interface._maker, plan_gather):  # fmt: skip
+        cached.cache_clear()
+    for held in (contexts._primary, cuda_driver._handles, cuda_driver._kernels):
+        held.clear()
+    cuda_driver.records = Records(contexts.host_memory)
