@@ -55,7 +55,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 cuda: Any = _Later("numba.cuda")
-types: Any = _Later("numba.cuda.types")
+types: Any = _Later("numba.types")
 scalar: Any = _Later("nbgather.kernels.scalar")
 
 
