@@ -180,9 +180,10 @@ def test_a_kernel_of_ours_without_its_barriers_shows(
     assert wrong
 
 
-class BarriersToNothing(ast.NodeTransformer):
+class BarriersToNothing(simulated_device._BarriersToYields):
     """A kernel stays a generator, which never yields."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        barrier = ast.unparse(node) == "cuda.syncthreads()"
-        return ast.parse("if False: yield").body[0] if barrier else node
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if ast.unparse(node) == "cuda.syncthreads()":
+            return ast.parse("if False: yield").body[0]
+        return self.generic_visit(node)
