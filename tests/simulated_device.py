@@ -4,8 +4,9 @@ A kernel runs as Python, all threads of a block in one thread of the host. A ker
 is called once for each thread. One with barriers is compiled anew with ``yield`` in the place of
 ``cuda.syncthreads()``, and so are the functions that it calls by name which have some: each thread
 is a generator that runs up to the barrier, and the block goes on when all have reached it. So
-nothing waits, nothing is left to chance, and a barrier that only some threads reach is an error. Threads run in ascending order in one block and in descending order
-in the next, so what depends on a barrier that is missing meets it unready in one of them.
+nothing waits, nothing is left to chance, and a barrier that only some threads reach is an error.
+Threads run in ascending order in one block and in descending order in the next, so what depends on
+a barrier that is missing meets it unready in one of them.
 """
 
 from __future__ import annotations

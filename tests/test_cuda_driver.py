@@ -93,7 +93,7 @@ def _minor(arguments: tuple[Any, ...]) -> bool:
     return "MINOR" in arguments[0].name
 
 
-@pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter staged, set u4"])
+@pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter lines, set u16"])
 def test_the_text_for_one_architecture_is_that_for_the_other(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""The passes of a stable sort of 32-bit keys, by the kernels of :mod:`nbgather.kernels.cuda.radix`."""
+"""The passes of a stable sort of 32-bit keys."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sort(
     ]
     numbers = passes[0].source.numbers if passes[0].source is not None else ()
     carried = Source("carried", radix.make_carried)
-    at = (0, 0)
+    at: tuple[int, ...] = (0, 0)
     for k, (given, shift) in enumerate(passes):
         source = given or carried
         last = k == len(passes) - 1 and sink is not None
@@ -97,4 +97,4 @@ def sort(
             (*at, source.a, source.b, flag, counts, totals, *target.addresses), head,
         )  # fmt: skip
         at = target.addresses[:2]
-    return at
+    return at[0], at[1]

@@ -63,11 +63,9 @@ class _Call(NamedTuple):
     def with_copy(self) -> _Call:
         """The same once the input is copied to the result."""
         if self.x != self.out:
-            plan = self.plan
-            launch.copy(
-                self.out, self.x, (plan.nbytes // plan.itemsize,), (plan.itemsize,),
-                (plan.itemsize,), plan.itemsize, self.place,
-            )  # fmt: skip
+            unit = launch._width(self.plan.nbytes, self.out, self.x)
+            count = self.plan.nbytes // unit
+            launch.copy(self.out, self.x, (count,), (unit,), (unit,), unit, self.place)
         return self._replace(x=self.out)
 
 
@@ -276,7 +274,7 @@ def _shared_lines(call: _Call) -> None:
 
 
 def _buckets(call: _Call) -> None:
-    plan, layout, kind = call.plan, call.layout, call.facts.kind
+    layout, kind = call.layout, call.facts.kind
     item = ITEM_BYTES[kind]
     first, passes = bucket_bits(layout.places, kind)
     carried = item if item <= 4 else 0

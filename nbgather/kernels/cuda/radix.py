@@ -19,7 +19,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from numba import cuda, types
+from numba import cuda, njit, types
 
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
@@ -37,9 +37,14 @@ ROUND_BITS, ROUND_DIGITS = 4, 16
 #: a thread, and the rounds for 32 bits of a key.
 SOURCE_NUMBERS = 3
 
-_COUNTERS = ROUND_DIGITS * RADIX_THREADS
+#: Counters of a round, a thread's for each value, spread by :func:`padded`.
+COUNTERS = ROUND_DIGITS * RADIX_THREADS + 2 * RADIX_THREADS
+#: Two orders of the items of a tile, and of a segment that is sorted whole.
+TILE_ORDERS, WHOLE_ORDERS = 2 * RADIX_THREADS * TILE_ITEMS, 2 * MAX_WHOLE
+TILE = RADIX_THREADS * TILE_ITEMS
 
 
+@njit(inline="always")
 def padded(i):
     """Where a counter is: two more for every 16, so that threads that walk 16 meet no bank."""
     return u64(i) + ((u64(i) >> u64(4)) << u64(1))
@@ -232,14 +237,13 @@ def make_radix_sort(memory: Any, make_source: Any, make_sink: Any) -> Any:
     source, sink = make_source(memory), make_sink(memory)
     four_keys, token_of = source.four_keys, source.token
     inclusive_scan, split = make_scan(memory), make_split(memory)
-    tile_items = RADIX_THREADS * TILE_ITEMS
 
     def radix_sort(
         keys, tokens, a, b, flag, counts, totals, keys_out, tokens_out, c, d, numbers
     ):  # fmt: skip
-        values = cuda.shared.array(tile_items, types.uint32)
-        order = cuda.shared.array(2 * tile_items, types.uint16)
-        counters = cuda.shared.array(_COUNTERS + _COUNTERS // 8, types.uint16)
+        values = cuda.shared.array(TILE, types.uint32)
+        order = cuda.shared.array(TILE_ORDERS, types.uint16)
+        counters = cuda.shared.array(COUNTERS, types.uint16)
         sums = cuda.shared.array(RADIX_THREADS, types.uint32)
         bases = cuda.shared.array(DIGITS, types.uint32)
         starts = cuda.shared.array(DIGITS, types.uint32)
@@ -252,9 +256,7 @@ def make_radix_sort(memory: Any, make_source: Any, make_sink: Any) -> Any:
             q = u64(i) * threads + t
             p = u64(4) * q
             if p < count:
-                k0, k1, k2, k3 = four_keys(
-                    keys, tokens, a, flag, n, (first >> u64(2)) + q, numbers
-                )
+                k0, k1, k2, k3 = four_keys(keys, tokens, a, flag, n, (first >> u64(2)) + q, numbers)
                 values[p] = k0
                 values[p + u64(1)] = k1
                 values[p + u64(2)] = k2
@@ -262,7 +264,7 @@ def make_radix_sort(memory: Any, make_source: Any, make_sink: Any) -> Any:
             for e in range(4):
                 order[p + u64(e)] = p + u64(e)
         # The places of a digit begin behind those of lower digits, and of earlier tiles.
-        own_digits = u64(DIGITS) // threads
+        own_digits, _ = divide_narrow(u64(DIGITS), threads)
         total = u32(0)
         for e in range(own_digits):
             at = n * u64(DIGITS) + own_digits * t + u64(e)
@@ -317,8 +319,8 @@ def make_radix_whole(memory: Any, make_sources: Any, make_sink: Any) -> Any:
 
     def radix_whole(a, flag, keys_out, tokens_out, c, d, numbers):
         values = cuda.shared.array(MAX_WHOLE, types.uint32)
-        order = cuda.shared.array(2 * MAX_WHOLE, types.uint16)
-        counters = cuda.shared.array(_COUNTERS + _COUNTERS // 8, types.uint16)
+        order = cuda.shared.array(WHOLE_ORDERS, types.uint16)
+        counters = cuda.shared.array(COUNTERS, types.uint16)
         sums = cuda.shared.array(RADIX_THREADS, types.uint32)
         count, items, rounds = u64(numbers[0]), u64(numbers[1]), u64(numbers[2])
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)

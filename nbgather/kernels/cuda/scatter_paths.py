@@ -177,7 +177,8 @@ class Path(NamedTuple):
 
 
 def _is_huge(f: Facts) -> bool:
-    return f.elements >= MAX_COUNT - 1 or f.places >= MAX_COUNT - 1
+    each = f.inner if f.row >= MIN_ROW_BYTES else 1  # rows are counted as one
+    return max(f.elements, f.places) // each >= MAX_COUNT - 1
 
 
 #: The first that serves is taken.
@@ -196,8 +197,7 @@ PATHS = (
     ),
     Path(
         "atomic",
-        lambda f: f.operation == scatter.ANY
-        or (f.kind in ("u4", "u8") and f.row < MIN_ROW_BYTES),
+        lambda f: f.operation == scatter.ANY or (f.kind in ("u4", "u8") and f.row < MIN_ROW_BYTES),
         "sums of integers have the same bits in any order, and bools are only made true; bytes and"
         " pairs of them have no atomics",
     ),

@@ -34,7 +34,7 @@ def make_index_source(memory: Any, axes: int, index: str, item: int) -> SimpleNa
     """
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     offsets = make_offsets(memory, axes, INDEX_FIRST_AXIS, False)
-    load = memory.LOAD[f"u{item}"] if item else None
+    load = memory.LOAD[f"u{item or 4}"]
 
     @memory.INLINE
     def one_key(keys, tokens, a, flag, n, p, numbers):

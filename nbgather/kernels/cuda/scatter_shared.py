@@ -102,9 +102,7 @@ def make_chunk(memory: Any, kind: str) -> Any:
     return add_chunk
 
 
-def make_shared_lines(
-    memory: Any, axes: int, kind: str, index: str, beside: bool
-) -> Any:
+def make_shared_lines(memory: Any, axes: int, kind: str, index: str, beside: bool) -> Any:
     """A block adds up some whole lines: ``beside`` each other in memory, or one after the other."""
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     item = ITEM_BYTES[kind]
@@ -112,13 +110,13 @@ def make_shared_lines(
     store, items = make_store_bits(memory, item), make_item(memory, kind)
     put, take, add_chunk = items.put, items.take, make_chunk(memory, kind)
     offsets = make_offsets(memory, axes, LINES_FIRST_AXIS, False)
-    table, items_entries = slots_of(kind), items.entries
+    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * items.entries
 
     def shared_lines(out, x, src, idx, flag, numbers):
         sums = cuda.shared.array(SHARED_ENTRIES, types.uint32)
         slots = cuda.shared.array(SHARED_THREADS, types.uint32)
-        values = cuda.shared.array(SHARED_THREADS * items_entries, types.uint32)
-        claims = cuda.shared.array(2 * table, types.uint32)
+        values = cuda.shared.array(value_entries, types.uint32)
+        claims = cuda.shared.array(tables, types.uint32)
         alive = cuda.shared.array(2, types.uint32)
         size, stride, steps = u64(numbers[0]), u64(numbers[1]), u64(numbers[2])
         i_step, s_step = u64(numbers[3]), u64(numbers[4])
@@ -146,7 +144,7 @@ def make_shared_lines(
             put(sums, k, low, high)
             k += threads
         k = t
-        while k < u64(2 * table):
+        while k < u64(tables):
             claims[k] = u32(0)
             k += threads
         if t < u64(2):
@@ -156,7 +154,7 @@ def make_shared_lines(
         base = u64(0)
         while base < total:
             p = base + t
-            pending = p < total
+            pending = bool(p < total)
             slots[t] = u32(_NONE)
             if pending:
                 if beside:
@@ -208,13 +206,14 @@ def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
     store, items = make_store_bits(memory, item), make_item(memory, kind)
     put, take, add_chunk = items.put, items.take, make_chunk(memory, kind)
     offsets = make_offsets(memory, axes, BUCKETS_FIRST_AXIS, False)
-    table, items_entries, numbered = slots_of(kind), items.entries, item > 4
+    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * items.entries
+    numbered = item > 4
 
     def shared_buckets(out, x, src, keys, tokens, starts, ends, numbers):
         sums = cuda.shared.array(SHARED_ENTRIES, types.uint32)
         slots = cuda.shared.array(SHARED_THREADS, types.uint32)
-        values = cuda.shared.array(SHARED_THREADS * items_entries, types.uint32)
-        claims = cuda.shared.array(2 * table, types.uint32)
+        values = cuda.shared.array(value_entries, types.uint32)
+        claims = cuda.shared.array(tables, types.uint32)
         alive = cuda.shared.array(2, types.uint32)
         patience = u64(numbers[3])
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)
@@ -227,7 +226,7 @@ def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
             put(sums, k, low, high)
             k += threads
         k = t
-        while k < u64(2 * table):
+        while k < u64(tables):
             claims[k] = u32(0)
             k += threads
         if t < u64(2):
@@ -238,7 +237,7 @@ def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
         number = u64(2)
         while base < end:
             p = base + t
-            pending = p < end
+            pending = bool(p < end)
             slots[t] = u32(_NONE)
             if pending:
                 slots[t] = u32(load_u4(u64(keys + p * u64(4))) - first)

@@ -104,45 +104,31 @@ def make_halves(memory: Any, kind: str) -> tuple[Any, Any]:
     return widen, narrow
 
 
-def make_item(memory: Any, kind: str) -> SimpleNamespace:
-    """Items in shared memory, an array of uint32 with ``ENTRIES[kind]`` for each.
-
-    ``put(array, k, low, high)`` writes the bits of an item as those of its sum, ``take(array, k)``
-    gives them back; ``add(array, k, others, q)`` adds item q of another array to item k.
-    """
-    as_f4, as_f8 = memory.AS_F4, memory.AS_F8
-    f4_bits, f8_bits = memory.F4_BITS, memory.F8_BITS
-
-    @memory.INLINE
-    def put(array, k, low, high):
-        array[k] = u32(low)
-
-    @memory.INLINE
-    def take(array, k):
-        return u64(array[k]), u64(0)
-
-    @memory.INLINE
-    def add(array, k, others, q):
-        array[k] = u32(array[k] + others[q])
-
-    if kind in ("f4", "f2", "b2"):
-
-        @memory.INLINE
-        def add(array, k, others, q):  # noqa: F811
-            array[k] = f4_bits(np.float32(as_f4(array[k]) + as_f4(others[q])))
-
+def _make_access(memory: Any, kind: str) -> tuple[Any, Any]:
+    """``put`` and ``take`` of :func:`make_item`."""
+    as_f4, f4_bits = memory.AS_F4, memory.F4_BITS
     if kind in HALVES:
         widen, narrow = make_halves(memory, kind)
 
         @memory.INLINE
-        def put(array, k, low, high):  # noqa: F811
+        def put(array, k, low, high):
             array[k] = f4_bits(widen(low))
 
         @memory.INLINE
-        def take(array, k):  # noqa: F811
+        def take(array, k):
             return narrow(as_f4(array[k])), u64(0)
 
-    if ENTRIES[kind] == 2:
+    elif ENTRIES[kind] == 1:
+
+        @memory.INLINE
+        def put(array, k, low, high):
+            array[k] = u32(low)
+
+        @memory.INLINE
+        def take(array, k):
+            return u64(array[k]), u64(0)
+
+    elif ENTRIES[kind] == 2:
 
         @memory.INLINE
         def put(array, k, low, high):
@@ -153,7 +139,7 @@ def make_item(memory: Any, kind: str) -> SimpleNamespace:
         def take(array, k):
             return u64(array[u64(2) * k]) | (u64(array[u64(2) * k + u64(1)]) << _32), u64(0)
 
-    if ENTRIES[kind] == 4:
+    else:
 
         @memory.INLINE
         def put(array, k, low, high):
@@ -168,39 +154,66 @@ def make_item(memory: Any, kind: str) -> SimpleNamespace:
             high = u64(array[u64(4) * k + u64(2)]) | (u64(array[u64(4) * k + u64(3)]) << _32)
             return low, high
 
-    if kind == "u8":
+    return put, take
+
+
+def _make_plus(memory: Any, kind: str) -> Any:
+    """The sum of two items by their halves, which for halves of float32 are its bits."""
+    as_f4, as_f8 = memory.AS_F4, memory.AS_F8
+    f4_bits, f8_bits = memory.F4_BITS, memory.F8_BITS
+    if kind == "f4" or kind in HALVES:
 
         @memory.INLINE
-        def add(array, k, others, q):
-            low, high = take(array, k)
-            more, high = take(others, q)
-            put(array, k, u64(low + more), high)
+        def plus(a, a_high, b, b_high):
+            return u64(f4_bits(np.float32(as_f4(u32(a)) + as_f4(u32(b))))), u64(0)
 
-    if kind == "f8":
+    elif kind == "f8":
 
         @memory.INLINE
-        def add(array, k, others, q):
-            low, high = take(array, k)
-            more, high = take(others, q)
-            put(array, k, f8_bits(as_f8(low) + as_f8(more)), high)
+        def plus(a, a_high, b, b_high):
+            return f8_bits(as_f8(a) + as_f8(b)), u64(0)
 
-    if kind == "c8":
+    elif kind == "c8":
 
         @memory.INLINE
-        def add(array, k, others, q):
-            for e in range(2):
-                a, b = u64(2) * k + u64(e), u64(2) * q + u64(e)
-                array[a] = f4_bits(np.float32(as_f4(array[a]) + as_f4(others[b])))
+        def plus(a, a_high, b, b_high):
+            real = f4_bits(np.float32(as_f4(u32(a & _LOW)) + as_f4(u32(b & _LOW))))
+            imaginary = f4_bits(np.float32(as_f4(u32(a >> _32)) + as_f4(u32(b >> _32))))
+            return u64(real) | (u64(imaginary) << _32), u64(0)
 
-    if kind == "c16":
+    elif kind == "c16":
 
         @memory.INLINE
-        def add(array, k, others, q):
-            low, high = take(array, k)
-            low_more, high_more = take(others, q)
-            low = f8_bits(as_f8(low) + as_f8(low_more))
-            high = f8_bits(as_f8(high) + as_f8(high_more))
-            put(array, k, low, high)
+        def plus(a, a_high, b, b_high):
+            return f8_bits(as_f8(a) + as_f8(b)), f8_bits(as_f8(a_high) + as_f8(b_high))
+
+    else:
+
+        @memory.INLINE
+        def plus(a, a_high, b, b_high):
+            return u64(a + b), u64(0)
+
+    return plus
+
+
+def make_item(memory: Any, kind: str) -> SimpleNamespace:
+    """Items in shared memory, an array of uint32 with ``ENTRIES[kind]`` for each.
+
+    ``put(array, k, low, high)`` writes the bits of an item as those of its sum, ``take(array, k)``
+    gives them back; ``add(array, k, others, q)`` adds item q of another array to item k.
+    """
+    put, take = _make_access(memory, kind)
+    plus = _make_plus(memory, kind)
+    raw_put, raw_take = put, take
+    if kind in HALVES:  # sums stay float32 until they are taken
+        raw_put, raw_take = _make_access(memory, "f4")
+
+    @memory.INLINE
+    def add(array, k, others, q):
+        a, a_high = raw_take(array, k)
+        b, b_high = raw_take(others, q)
+        a, a_high = plus(a, a_high, b, b_high)
+        raw_put(array, k, a, a_high)
 
     return SimpleNamespace(put=put, take=take, add=add, entries=ENTRIES[kind])
 
