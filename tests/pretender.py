@@ -13,7 +13,7 @@ from nbgather.containers import registry
 from nbgather.containers.torch import TorchContainer
 from nbgather.containers.torch_cuda import TorchCudaContainer
 from nbgather.dispatch import run
-from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.contexts import Place
 
 
 class Pretender(TorchCudaContainer):

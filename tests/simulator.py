@@ -19,7 +19,7 @@ from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_interface
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.cuda import backend, deferred, launch_masking
+from nbgather.kernels.cuda import backend, deferred, launch_masking, launch_radix, launch_scatter
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.kernels.cuda.driver import MAX_GRID_X, Launch
@@ -183,6 +183,9 @@ def simulated(threads: int = 32) -> Any:
     plan_gather.cache_clear()  # plans keep launches
     before = cuda.use(driver), cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS
     cuda.THREADS_PER_BLOCK = launch_masking.RANKING_THREADS = threads
+    power = 1 << threads.bit_length() - 1  # what sorts halves its threads again and again
+    sorting = launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS
+    launch_radix.RADIX_THREADS = launch_scatter.SHARED_THREADS = power
     cuda_interface.LIBRARIES["simulator"] = _Library
     cuda_interface._maker.cache_clear()
     from nbgather.engine import backends
@@ -195,6 +198,7 @@ def simulated(threads: int = 32) -> Any:
         plan_gather.cache_clear()
         cuda.use(before[0])
         cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS = before[1:]
+        launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS = sorting
         del cuda_interface.LIBRARIES["simulator"]
         cuda_interface._maker.cache_clear()
         if loaded is None:

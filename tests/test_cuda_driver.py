@@ -152,7 +152,7 @@ def test_nothing_is_said_when_the_interpreter_ends() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter staged, set u4"])
+@pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter lines, set u16"])
 def test_the_text_for_one_architecture_is_that_for_the_other(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

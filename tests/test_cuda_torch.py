@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from pretender import pretending
+from pretender import Pretender, pretending
 from simulator import Driver
 
 import nbgather
@@ -78,6 +79,40 @@ def test_gradients(small: Driver) -> None:
     assert torch.autograd.gradcheck(
         lambda a, s: nbgather.scatter_add(a, 1, index, s), (x, src), fast_mode=True
     )
+
+
+def test_a_gradient_adds_in_order_and_not_by_atomics_of_torch(
+    small: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of the CPU, where several cotangents go to one place."""
+    # The graph of a small call on the host is torch's; tensors on a device have none of these.
+    monkeypatch.setattr(Pretender, "small_graph", lambda self, *args: None)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("torch was asked to add")
+
+    x, index = torch.randn(2, 9, 8), torch.randint(0, 9, (2, 40, 8))
+    rows, cotangent = index[..., 0], torch.randn(2, 40, 8)
+    calls = {
+        "shared lines": lambda a: nbgather.gather(a, 1, index),
+        "looks": lambda a: nbgather.gather_tokens(a, rows),
+    }
+    for kernel, call in calls.items():
+        leaf = x.clone().requires_grad_()
+        result = call(leaf)
+        small.launches.clear()
+        with monkeypatch.context() as patch:
+            for name in ("scatter_add", "scatter_add_", "index_add", "index_add_", "index_put_"):
+                patch.setattr(torch.Tensor, name, refuse)
+            (grad,) = torch.autograd.grad(result, leaf, cotangent)
+        assert small.launches[-1][0][0] == kernel
+        where = index if kernel != "looks" else rows[..., None].expand(2, 40, 8)
+        want = nbgather.scatter_add(np.zeros(x.shape, "f4"), 1, where.numpy(), cotangent.numpy())
+        assert grad.numpy().tobytes() == want.tobytes()
+    masked = nbgather.random_masking(leaf, 0.5, seed=1)
+    small.launches.clear()
+    torch.autograd.grad(masked.x_masked, leaf, torch.ones(2, 4, 8))
+    assert [key[0] for key, _, _ in small.launches] == ["rows"]  # nothing is added: one row gather
 
 
 def test_errors(small: Driver) -> None:

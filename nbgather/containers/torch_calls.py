@@ -150,7 +150,8 @@ def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
     if not isinstance(src, torch.Tensor):
         src = torch.full_like(index, _held(src, x.dtype, "src"), dtype=x.dtype)
     name = "scatter_add" if isinstance(operation, ScatterAdd) else "scatter"
-    return _overload(name, operation.mode)(x, operation.dim, index, src)
+    told = {"told": True} if operation.told else {}
+    return _overload(name, operation.mode)(x, operation.dim, index, src, **told)
 
 
 def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:

@@ -68,8 +68,8 @@ def _tokens_call(x: Any, ids: Any, mode: str = "raise", fill_value: Any = 0) -> 
 
 
 def _scatter_caller(kind: type[Scatter], mode: str) -> Callable[..., Call]:
-    def call(input: Any, dim: int, index: Any, src: Any) -> Call:
-        return kind(dim, mode=mode), (input, index, src)
+    def call(input: Any, dim: int, index: Any, src: Any, *, told: bool = False) -> Call:
+        return kind(dim, mode=mode, told=told), (input, index, src)
 
     return call
 
@@ -101,11 +101,12 @@ def _gather_pair(kind: type[Gather], arguments: str, call: Any, places: Any) -> 
 
 
 def _scatter_pair(kind: type[Scatter]) -> Any:
-    schema = "(Tensor input, int dim, Tensor index, Tensor src) -> Tensor"
+    arguments = "Tensor input, int dim, Tensor index, Tensor src"
+    schemas = {"raise": arguments, "defer": f"{arguments}, *, bool told=False"}
     return _waiting(
         *(
-            _Operator(kind, schema, _scatter_caller(kind, mode), (0, 2, 3))
-            for mode in ("raise", "defer")
+            _Operator(kind, f"({schema}) -> Tensor", _scatter_caller(kind, mode), (0, 2, 3))
+            for mode, schema in schemas.items()
         )
     )
 

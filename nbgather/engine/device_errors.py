@@ -114,23 +114,29 @@ def run_flagged(
     backend: Any,
     place: Place,
     waits: bool,
-    launch: Callable[[int], Any],
+    told: bool,
+    launch: Callable[[int], bool],
     find: Callable[[int, int], Any],
     make: Callable[..., Kind],
     *known: Any,
-) -> None:
+) -> bool:
     """As :func:`run`, for kernels that only say whether an index was bad, and skip it.
 
-    ``launch`` is given the address of a flag, and ``find`` what a launch of :func:`run` is: it
-    looks through the index for the first one.
+    Where nothing waits and a bad index was ``told`` of by another call, it is not looked for.
+    ``launch`` is given the address of a flag, and says whether there are such kernels; ``find`` is
+    given what a launch of :func:`run` is, and looks through the index for the first one.
     """
     records = backend.driver.records
     if not waits:
-        run(backend, place, False, find, make, *known)
-        launch(records.ignored(place.device).address)
-        return
+        if not launch(records.ignored(place.device).address):
+            return False
+        if not told:
+            run(backend, place, False, find, make, *known)
+        return True
     record = records.take(place.device)
-    launch(record.address)
+    if not launch(record.address):
+        records.give(record)
+        return False
     backend.driver.synchronize(place)
     is_bad = record.read() is not None
     records.give(record)
@@ -138,6 +144,7 @@ def run_flagged(
         run(backend, place, True, find, make, *known)
         kind = make(*known)
         raise IndexError(unseen(kind.dim, kind.size))  # somebody has written to the index since
+    return True
 
 
 def function_name(kind: str) -> str:

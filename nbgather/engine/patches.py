@@ -137,11 +137,11 @@ def cut_patches(
     elif not place:
         backend.normal_patches(cut.numbers, cut.patches, *addresses, cut.pixel, table)
     else:
-        if table is not None:
-            table = container.address(container.constant(table, images))
         device_errors.poll(backend, *place)
+        held = None if table is None else container.constant(table, images)
+        affine = None if held is None else container.address(held)
         item = cut.pixel or spec.dtype.itemsize
-        backend.patches(cut.numbers, cut.patches, *addresses, item, table, *place)
+        backend.patches(cut.numbers, cut.patches, *addresses, item, affine, *place)
     return result
 
 

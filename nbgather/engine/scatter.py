@@ -15,8 +15,11 @@ from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import Options, Spec, is_array, is_contiguous
+from nbgather.operations.base import INT64, Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
+
+#: What a GPU's kernels call the numbers that are summed in float32.
+_HALVES = {"float16": "f2", "bfloat16": "b2"}
 
 
 def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options) -> Any:
@@ -42,20 +45,24 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         raise ValueError(
             f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
         )
-    if adds and x_spec.dtype.plain in WIDENED:
-        return _into(
-            container, operation.lower(container.apply(x, options.backend), *operands), out
-        )
-    kind = added_kind(x_spec.dtype) if adds else None
+    place = container.place(x)
+    is_half = adds and x_spec.dtype.plain in WIDENED
+    if is_half and not place:
+        return _into(container, _widened(container, operation, operands, options), out)
+    kind = added_kind(x_spec.dtype) if adds and not is_half else None
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
         src = operands[2] if src_spec is None else container.copy(src)
         return scatter(container, operation, (x, i, src), options)
-    place = container.place(x)
-    waits = False
     if place:
-        device_errors.poll(backend, *place)
-        waits = device_errors.may_wait(backend, place[0], operation.mode)
+        kind = _HALVES[x_spec.dtype.plain] if is_half else kind
+        specs_given = x_spec, src_spec
+        result = _scatter_on_device(
+            container, backend, operation, plan, (x, i, src), specs_given, kind
+        )
+        if result is NotImplemented:
+            result = _widened(container, operation, operands, options)
+        return _into(container, result, out)
     direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
     if direct and backend.find_outside(*_index_of(plan, container.address(i))):
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
@@ -70,34 +77,19 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         x = result
     if not plan.count:
         return _into(container, result, out)
-    if place:
-        bad = 0
-        if src_spec is None:
-            src = container.bytes_beside(src, x)
-        addresses = container.address(result), container.address(src), container.address(i)
-        device_errors.run_flagged(
-            backend, *place, waits,
-            functools.partial(backend.scatter, plan, *addresses, kind, *place),
-            functools.partial(
-                backend.find_bad, plan.index, addresses[2], plan.index_shape, plan.index_strides,
-                plan.size, *place,
-            ),
-            _kind_on_device, type(operation).__name__, plan,
-        )  # fmt: skip
+    address = memory_address(src) if src_spec is None else container.address(src)
+    if backend.HOST_VIEWS:
+        bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
     else:
-        address = memory_address(src) if src_spec is None else container.address(src)
-        if backend.HOST_VIEWS:
-            bad = _run_on_views(container, backend, plan, (result, i), (address, src), kind)
-        else:
-            bad = backend.scatter(
-                plan, container.address(result), container.address(i), address, kind,
-                container.address(x),
-            )  # fmt: skip
+        bad = backend.scatter(
+            plan, container.address(result), container.address(i), address, kind,
+            container.address(x),
+        )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:
         result = _into(container, result, out)
-    is_plain = options.backend is None and not place and is_contiguous(x_spec)
+    is_plain = options.backend is None and is_contiguous(x_spec)
     if is_plain and (out_spec is None or is_contiguous(out_spec)):
         specs = x_spec, i_spec, src_spec, out_spec
         _keep(container, backend, operation, operands, specs, plan, out, direct)
@@ -108,6 +100,55 @@ def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
     """What the message of a bad index needs of a scatter by a plan."""
     function, shape = device_errors.function_name(name), plan.index_shape
     return device_errors.Kind(function, shape, 1, shape, plan.index, plan.dim, plan.size)
+
+
+def _widened(
+    container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Sums of float32, rounded once."""
+    return operation.lower(container.apply(operands[0], options.backend), *operands)
+
+
+def _scatter_on_device(
+    container: Any,
+    backend: Any,
+    operation: Scatter,
+    plan: ScatterPlan,
+    operands: tuple[Any, Any, Any],
+    specs: tuple[Spec, Spec | None],
+    kind: str | None,
+) -> Any:
+    """A new array; NotImplemented where no kernel has such sums."""
+    (x, i, src), (x_spec, src_spec) = operands, specs
+    (place,) = container.place(x)
+    device_errors.poll(backend, place)
+    waits = device_errors.may_wait(backend, place, operation.mode)
+    if not plan.count or not is_contiguous(x_spec):
+        x = container.copy(x)
+    if not plan.count:
+        return x
+    if container.address(x) % plan.itemsize:
+        x = container.copy(x)
+    if src_spec is None:
+        src = container.bytes_beside(src, x)
+    result = container.empty(x_spec.shape, x)
+    held = []
+
+    def scratch(nbytes: int) -> int:
+        held.append(container.empty((max(-(-nbytes // 8), 1),), x, INT64))
+        return int(container.address(held[-1]))
+
+    addresses = tuple(container.address(a) for a in (result, x, src, i))
+    launched = device_errors.run_flagged(
+        backend, place, waits, operation.told,
+        functools.partial(backend.scatter, plan, *addresses, kind, place, scratch),
+        functools.partial(
+            backend.find_bad, plan.index, addresses[3], plan.index_shape, plan.index_strides,
+            plan.size, place,
+        ),
+        _kind_on_device, type(operation).__name__, plan,
+    )  # fmt: skip
+    return result if launched else NotImplemented
 
 
 def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:

@@ -146,7 +146,7 @@ def _score(*arguments: Any, **keywords: Any) -> Any:
 
 
 def _scatter(reduction: str) -> Callable[..., Any]:
-    def scatter(input: Any, dim: int, index: Any, src: Any) -> Any:
+    def scatter(input: Any, dim: int, index: Any, src: Any, told: bool = False) -> Any:
         g = _Script(input=input, index=index, src=src)
         shape = g.op("Shape", ["index"], "shape", "")
         zeros = g.int64([0] * len(index.shape))

@@ -129,8 +129,7 @@ class Gather(Operation):
                 cotangent = xp.where(inside, cotangent, 0)
         if tuple(index.shape) != full:
             index = do.spread(index, full)
-        # A bad index has been told of, or will be, by the call whose gradient this is.
-        return do.run(ScatterAdd(dim, mode="defer"), zeros, index, cotangent)
+        return do.run(ScatterAdd(dim, mode="defer", told=True), zeros, index, cotangent)
 
     def tangent(
         self,
@@ -214,6 +213,8 @@ class Scatter(Operation):
 
     dim: int
     mode: str = field(default="raise", kw_only=True)
+    #: Whether a bad index has been told of, or will be, by the call whose gradient this is.
+    told: bool = field(default=False, kw_only=True)
 
     names: ClassVar[tuple[str, ...]] = ("input", "index", "src")
     sides: ClassVar[tuple[int, ...]] = (1,)
@@ -255,7 +256,7 @@ class Scatter(Operation):
 
     def _to_input(self, do: Apply, cotangent: Any, index: Any) -> Any:
         """What was overwritten has no part in the result."""
-        return do.run(Scatter(self.dim, mode="defer"), cotangent, index, 0)
+        return do.run(Scatter(self.dim, mode="defer", told=True), cotangent, index, 0)
 
     def _to_src(self, do: Apply, cotangent: Any, index: Any, src: Spec) -> Any:
         """As in torch, each of several values for one place gets its whole cotangent."""

@@ -236,9 +236,8 @@ class KeepTokens(Operation):
     ) -> Tuple:
         _, ids_keep, ids_restore = operands
         if self.padded:  # the slots behind a sample's tokens are no tokens of it
-            xp, slots = do.xp, ids_keep.shape[1]
-            held = xp.sum(ids_keep >= 0, axis=1, keepdims=True, dtype=ids_restore.dtype)
-            ids_restore = xp.where(ids_restore < held, ids_restore, slots)
+            held = beside_tokens(do, ids_keep, tuple(cotangent.shape)) >= 0
+            cotangent = do.xp.where(held, cotangent, 0)
         return (do.run(RestoreTokens(errors="defer"), cotangent, ids_restore, 0),)
 
     def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
@@ -334,10 +333,11 @@ class RestoreValidTokens(Operation):
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
 
+    #: As of RestoreTokens.
     errors: str = "raise"
 
     def result(self, x: Spec, index: Spec, token: Spec | None, valid: Spec) -> tuple[Spec, ...]:
-        results = RestoreTokens().result(x, index, token)
+        results = RestoreTokens(errors=self.errors).result(x, index, token)
         valid_tokens(valid, x.shape)
         return results
 
