@@ -24,8 +24,18 @@ from numba import cuda, types  # noqa: E402
 
 from nbgather.cuda import device  # noqa: E402
 from nbgather.kernels.constants import MODES  # noqa: E402
-from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
-from nbgather.kernels.cuda import gather, masking, patches, scatter  # noqa: E402
+from nbgather.kernels.cuda import (  # noqa: E402
+    compiler,
+    gather,
+    masking,
+    patches,
+    radix,
+    reports,
+    scatter,
+    scatter_rows,
+    scatter_shared,
+    writes,
+)
 from nbgather.kernels.cuda.positions import (  # noqa: E402
     NUMBERS_PER_AXIS,
     NUMBERS_PER_WIDE_AXIS,
@@ -34,6 +44,8 @@ from nbgather.kernels.cuda.positions import (  # noqa: E402
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(MODES))
 U = np.uint64
+#: What is out of bounds in the mode raise is filled, too: there is no kernel of its own.
+KERNEL_MODES = (FILL, CLIP, WRAP, FILL)
 
 
 class Kernel(NamedTuple):
@@ -64,13 +76,13 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        key = (axes, item, index, mode, from_end, wide)
+        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
                 lambda memory, key=key: gather.make_gather_elements(memory, *key),
-                4,
+                5,
                 gather.ELEMENTS_FIRST_AXIS + _per_axis(wide) * axes,
                 72,
                 item == 16,
@@ -81,7 +93,7 @@ def _gathers() -> list[Kernel]:
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
             lambda memory: gather.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
-            4,
+            5,
             gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
             80,
             calls=True,
@@ -95,13 +107,13 @@ def _gathers() -> list[Kernel]:
         (16, RAISE, True, False),
         (16, FILL, False, True),
     ):
-        rows = (2, width, "i8", mode, False, wide, row)
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, wide, row)
         name = f"gather rows, {width} B, {MODES[mode]}" + (", from a row" if row else "")
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
                 lambda memory, rows=rows: gather.make_gather_rows(memory, *rows),
-                5,
+                6,
                 gather.ROWS_FIRST_AXIS + 2 * _per_axis(wide),
                 48,
                 width == 16,
@@ -110,35 +122,138 @@ def _gathers() -> list[Kernel]:
     return kernels
 
 
+def _others() -> list[Kernel]:
+    """What looks for a bad index, and what writes a few bytes of the host."""
+    find = (2, "i8", False, False)
+    numbers = reports.FIND_FIRST_AXIS + 2 * NUMBERS_PER_AXIS
+    return [
+        Kernel("first bad index", lambda memory: reports.make_find(memory, *find), 3, numbers, 40),
+        Kernel("bytes of the host", writes.make_write, 1, 2 + writes.WORDS, 80),
+    ]
+
+
 def _scatters() -> list[Kernel]:
-    kernels = []
-    forms = {
-        "lines": scatter.make_scatter_lines,
-        "staged": scatter.make_scatter_staged,
-        "scan": scatter.make_scatter_scan,
-    }
-    for form, make in forms.items():
-        for how, kind, item in (
-            (scatter.SET, "u4", 4),
-            (scatter.SET, "u16", 16),
-            (scatter.ADD, "u1", 1),
-            (scatter.ADD, "f4", 4),
-            (scatter.ADD, "f8", 8),
-            (scatter.ADD, "c8", 8),
-            (scatter.ADD, "c16", 16),
-            (scatter.ANY, "u1", 1),
-        ):
-            key = (2, how, kind, item, "i8", False)
-            verb = ("set", "add", "any")[how]
+    per_axis = NUMBERS_PER_AXIS
+    kernels = [
+        Kernel("zeros", scatter.make_zeros, 1, 1, 16),
+        Kernel("scatter bounds", scatter_rows.make_bounds, 3, 2, 24),
+    ]
+    for how, kind, item in ((scatter.SET, "u16", 16), (scatter.ADD, "f4", 4)):
+        lines = (2, how, kind, item, "i8", False)
+        kernels.append(
+            Kernel(
+                f"scatter lines, {('set', 'add')[how]} {kind}",
+                lambda memory, key=lines: scatter.make_scatter_lines(memory, *key),
+                4,
+                scatter.LINES_FIRST_AXIS + 2 * per_axis,
+                48,
+            )
+        )
+    for how, item in ((scatter.ADD, 4), (scatter.ADD, 8), (scatter.ANY, 1)):
+        atomic = (2, how, item, "i8", False)
+        kernels.append(
+            Kernel(
+                f"scatter atomic, {('set', 'add', 'any')[how]} {item} B",
+                lambda memory, key=atomic: scatter.make_scatter_atomic(memory, *key),
+                4,
+                scatter.ELEMENTS_FIRST_AXIS + 2 * per_axis,
+                40,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "scatter claim",
+            lambda memory: scatter.make_scatter_claim(memory, 2, "i8"),
+            3,
+            scatter.ELEMENTS_FIRST_AXIS + 2 * per_axis,
+            32,
+        )
+    )
+    kernels += [
+        Kernel(
+            f"scatter pick, {width} B",
+            lambda memory, w=width: scatter.make_scatter_pick(memory, 2, w),
+            4,
+            scatter.PICK_FIRST_AXIS + 2 * per_axis,
+            40,
+            width == 16,
+        )
+        for width in (16, 4)
+    ]
+    for kind, width in (("f4", 16), ("b2", 16), ("f2", 16), ("c16", 16), ("u1", 4)):
+        sums = (2, kind, width)
+        kernels.append(
+            Kernel(
+                f"scatter row sums, {kind}, {width} B",
+                lambda memory, key=sums: scatter_rows.make_row_sums(memory, *key),
+                6,
+                scatter_rows.SUMS_FIRST_AXIS + 2 * per_axis,
+                80,
+                width == 16,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "scatter row looks, f4, 16 B",
+            lambda memory: scatter_rows.make_row_looks(memory, 1, "f4", "i8", 16),
+            5,
+            scatter_rows.LOOKS_FIRST_AXIS + per_axis,
+            64,
+            True,
+        )
+    )
+    for kind, beside in (("f4", False), ("f4", True), ("b2", True), ("c16", False)):
+        shared = (1, kind, "i8", beside)
+        kernels.append(
+            Kernel(
+                f"scatter shared lines, {kind}" + (", beside" if beside else ""),
+                lambda memory, key=shared: scatter_shared.make_shared_lines(memory, *key),
+                5,
+                scatter_shared.LINES_FIRST_AXIS + per_axis,
+                64,
+            )
+        )
+    for kind in ("f4", "f8", "f2"):
+        kernels.append(
+            Kernel(
+                f"scatter buckets, {kind}",
+                lambda memory, k=kind: scatter_shared.make_shared_buckets(memory, 2, k),
+                7,
+                scatter_shared.BUCKETS_FIRST_AXIS + 2 * per_axis,
+                64,
+            )
+        )
+    return kernels
+
+
+def _sorts() -> list[Kernel]:
+    index = scatter_rows.INDEX_FIRST_AXIS + 2 * NUMBERS_PER_AXIS
+    sources: list[tuple[str, Callable[[Any], Any], int]] = [
+        ("carried", radix.make_carried, radix.SOURCE_NUMBERS),
+        ("index", lambda m: scatter_rows.make_index_source(m, 2, "i8", 0), index),
+        ("index and f4", lambda m: scatter_rows.make_index_source(m, 2, "i8", 4), index),
+    ]
+    kernels = [Kernel("radix scan", radix.make_radix_scan, 2, 1, 32)]
+    for name, source, numbers in sources:
+        if name != "index and f4":
             kernels.append(
                 Kernel(
-                    f"scatter {form}, {verb} {kind}",
-                    lambda memory, make=make, key=key: make(memory, *key),
-                    4,
-                    scatter.SCATTER_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
-                    64,
+                    f"radix count, {name}",
+                    lambda memory, s=source: radix.make_radix_count(memory, s),
+                    5,
+                    numbers,
+                    48,
                 )
             )
+        kernels.append(
+            Kernel(
+                f"radix sort, {name}",
+                lambda memory, s=source: radix.make_radix_sort(memory, s, radix.make_pass_on),
+                11,
+                numbers,
+                64,
+            )
+        )
     return kernels
 
 
@@ -236,7 +351,9 @@ def _of_device_functions() -> list[Kernel]:
 
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
-    return [*_gathers(), *_scatters(), *_maskings(), *_of_device_functions()]
+    return [
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_maskings(), *_of_device_functions(),
+    ]  # fmt: skip
 
 
 def _tool(name: str) -> str:
@@ -256,8 +373,8 @@ def ptx_of(kernel: Kernel, cc: tuple[int, int] = ARCHITECTURES[0]) -> str:
     same but for the target and the names, which tests/test_cuda_driver.py checks, and numba takes a
     second for each.
     """
-    function = kernel.make(cuda_driver.memory())
-    return cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+    function = kernel.make(compiler.memory())
+    return compiler.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
 
 
 def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[str, int]:
@@ -312,7 +429,8 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
 
 def main() -> int:
     """Check all kernels; the exit code."""
-    every = all_kernels()
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    every = [kernel for kernel in all_kernels() if wanted in kernel.name]
     header = f"{'kernel':46} {'arch':6} regs shared  code ld128 st128 calls"
     print(header)
     bad = 0

@@ -2,10 +2,11 @@
 
 A kernel runs as Python, all threads of a block in one thread of the host. A kernel without barriers
 is called once for each thread. One with barriers is compiled anew with ``yield`` in the place of
-``cuda.syncthreads()``: each thread is a generator that runs up to the barrier, and the block goes
-on when all have reached it. So nothing waits, nothing is left to chance, and a barrier that only
-some threads reach is an error. Threads run in ascending order in one block and in descending order
-in the next, so what depends on a barrier that is missing meets it unready in one of them.
+``cuda.syncthreads()``, and so are the functions that it calls by name which have some: each thread
+is a generator that runs up to the barrier, and the block goes on when all have reached it. So
+nothing waits, nothing is left to chance, and a barrier that only some threads reach is an error.
+Threads run in ascending order in one block and in descending order in the next, so what depends on
+a barrier that is missing meets it unready in one of them.
 """
 
 from __future__ import annotations
@@ -148,15 +149,45 @@ def _storer(kind: str) -> Callable[[Any, Any], None]:
     return store_as_it_is if kind[0] == "f" or kind == "u16" else store
 
 
+def _changer(change: Callable[..., int]) -> Callable[..., Any]:
+    """One step for all threads, of which one runs at a time."""
+    load, store = _loader("u8"), _storer("u8")
+
+    def step(address: Any, *values: Any) -> Any:
+        before = load(address)
+        store(address, change(int(before), *map(int, values)))
+        return before
+
+    return step
+
+
+def _atomic(kind: str, combine: Callable[[int, int], int]) -> Callable[[Any, Any], None]:
+    load, store = _loader(kind), _storer(kind)
+
+    def update(address: Any, value: Any) -> None:
+        store(address, combine(int(load(address)), int(value)))
+
+    return update
+
+
 _load = {kind: _loader(kind) for kind in KINDS}
 #: The names of :mod:`nbgather.kernels.cuda.memory`.
 KERNEL_MEMORY = types.SimpleNamespace(
     LOAD=_load,
     READ=_load,
     STORE={kind: _storer(kind) for kind in KINDS},
+    SWAP_IF=_changer(lambda before, old, new: new if before == old else before),
+    LOWER=_changer(min),
+    COUNT=_changer(lambda before, value: before + value),
     INLINE=lambda function: function,
     AS_F4=lambda bits: np.uint32(bits).view(np.float32),
     AS_F8=lambda bits: np.uint64(bits).view(np.float64),
+    F4_BITS=lambda value: np.float32(value).view(np.uint32),
+    F8_BITS=lambda value: np.float64(value).view(np.uint64),
+    F2_TO_F4=lambda bits: np.float32(np.uint16(bits).view(np.float16)),
+    F4_TO_F2=lambda value: np.float16(np.float32(value)).view(np.uint16),
+    ATOMIC_ADD={kind: _atomic(kind, int.__add__) for kind in ("u4", "u8")},
+    ATOMIC_MAX={kind: _atomic(kind, max) for kind in ("u4", "u8")},
     MULTIPLY=lambda a, b: np.float32(a) * np.float32(b),
     SUBTRACT=lambda a, b: np.float32(a) - np.float32(b),
     DIVIDE=lambda a, b: np.float32(a) / np.float32(b),
@@ -187,6 +218,22 @@ class _SharedMemory:
         return self.arrays[place]
 
 
+class _SharedAtomics:
+    """Atomics on shared arrays, which give the value before."""
+
+    @staticmethod
+    def add(array: np.ndarray, index: Any, value: Any) -> Any:
+        before = array[index]
+        array[index] = before + value
+        return before
+
+    @staticmethod
+    def max(array: np.ndarray, index: Any, value: Any) -> Any:
+        before = array[index]
+        array[index] = max(before, value)
+        return before
+
+
 class _Cuda:
     """What a kernel finds under the name ``cuda`` while it runs."""
 
@@ -194,24 +241,37 @@ class _Cuda:
         self.gridDim, self.blockDim = _Dim3(*grid), _Dim3(*block)
         self.blockIdx, self.threadIdx = _Dim3(0, 0, 0), _Dim3(0, 0, 0)
         self.shared = _SharedMemory()
+        self.atomic = _SharedAtomics
 
     def syncthreads(self) -> None:
         raise AssertionError("a barrier must be a statement of the kernel itself")
 
 
 class _BarriersToYields(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+    """Barriers yield, and so do calls of functions that have some."""
+
+    def __init__(self, waiting: frozenset[str]) -> None:
+        self.waiting = waiting
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
         if ast.unparse(node.value) == "cuda.syncthreads()":
             node.value = ast.Yield(ast.Constant(node.lineno))
-        return node
+            return node
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        waits = isinstance(node.func, ast.Name) and node.func.id in self.waiting
+        return ast.YieldFrom(node) if waits else node
 
 
 @functools.cache
-def _generator_code(code: types.CodeType) -> types.CodeType:
-    """The code of a kernel whose barriers yield the numbers of their lines."""
+def _generator_code(code: types.CodeType, waiting: frozenset[str]) -> types.CodeType:
+    """The code of a function whose barriers yield the numbers of their lines."""
     lines, first = inspect.getsourcelines(code)
     kernel = ast.parse(textwrap.dedent("".join(lines))).body[0]
-    kernel = _BarriersToYields().visit(ast.increment_lineno(kernel, first - 1))
+    kernel.decorator_list = []
+    kernel = _BarriersToYields(waiting).visit(ast.increment_lineno(kernel, first - 1))
     # Within a function that has what the kernel closes over, so that it closes over it too.
     names = ", ".join(code.co_freevars)
     module = ast.parse(f"def factory({names}): pass")
@@ -221,6 +281,37 @@ def _generator_code(code: types.CodeType) -> types.CodeType:
     changed = next(c for c in factory.co_consts if isinstance(c, types.CodeType))
     assert changed.co_freevars == code.co_freevars
     return changed
+
+
+def _callees(function: types.FunctionType) -> dict[str, types.FunctionType]:
+    """The functions of Python that another one calls by name."""
+    code, cells = function.__code__, function.__closure__ or ()
+    named = {n: function.__globals__.get(n) for n in code.co_names}
+    named |= {n: c.cell_contents for n, c in zip(code.co_freevars, cells, strict=True)}
+    return {n: f for n, f in named.items() if isinstance(f, types.FunctionType)}
+
+
+@functools.cache
+def _waits(function: types.FunctionType) -> bool:
+    """Whether there is a barrier in a function, or in one that it calls."""
+    if "syncthreads" in function.__code__.co_names:
+        return True
+    return any(_waits(f) for f in _callees(function).values() if f is not function)
+
+
+def _on(cuda: _Cuda, function: types.FunctionType) -> types.FunctionType:
+    """A function that finds ``cuda`` under that name; a generator, if it waits."""
+    names = {k: cuda if v is numba_cuda else v for k, v in function.__globals__.items()}
+    waiting = {n: _on(cuda, f) for n, f in _callees(function).items() if _waits(f)}
+    code, cells = function.__code__, function.__closure__ or ()
+    if _waits(function):
+        code = _generator_code(code, frozenset(waiting))
+    names |= {n: f for n, f in waiting.items() if n in names}
+    closure = tuple(
+        types.CellType(waiting[n]) if n in waiting else cell
+        for n, cell in zip(code.co_freevars, cells, strict=True)
+    )
+    return types.FunctionType(code, names, function.__name__, function.__defaults__, closure)
 
 
 def _run_block(function: Any, arguments: Any, threads: list[tuple[int, int]], cuda: _Cuda) -> None:
@@ -259,11 +350,8 @@ def run(
 ) -> None:
     """Run a kernel as it would be launched; ``descending``: the order of the first block."""
     cuda = _Cuda(grid, block)
-    names = {k: cuda if v is numba_cuda else v for k, v in kernel.__globals__.items()}
-    has_barriers = "syncthreads" in kernel.__code__.co_names
-    code = _generator_code(kernel.__code__) if has_barriers else kernel.__code__
-    function = types.FunctionType(code, names, kernel.__name__, None, kernel.__closure__)
-    run_block = _run_block_by_barriers if has_barriers else _run_block
+    function = _on(cuda, kernel)
+    run_block = _run_block_by_barriers if _waits(kernel) else _run_block
     threads = [(x, y) for y in range(block[1]) for x in range(block[0])]
     with np.errstate(all="ignore"):  # numbers wrap around, as they are meant to
         for cuda.blockIdx.y in range(grid[1]):

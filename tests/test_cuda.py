@@ -18,7 +18,9 @@ from cases import CASES, DTYPES, INDEX_DTYPES, random_bits, rng, same
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
+from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
+from nbgather.kernels.cuda import launch_masking
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
 NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
@@ -39,6 +41,7 @@ def small() -> Iterator[Driver]:
 @pytest.fixture(params=[1 << 32, 1], ids=["32-bit", "64-bit"])
 def positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways in which a kernel takes a position apart."""
+    plan_gather.cache_clear()  # plans keep launches
     monkeypatch.setattr(cuda, "WIDE_ELEMENTS", request.param)
 
 
@@ -157,60 +160,6 @@ def test_out(small: Driver) -> None:
         nbgather.gather(dx, 1, di, out=dx.view_of(dx.array[:, :3]))
 
 
-FORMS = {"lines": (0, False), "staged": (0, True), "scan": (1 << 30, False)}
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "dtype",
-    ["bool", "int8", "uint16", "int32", "uint64", "float32", "float64", "complex64", "complex128"],
-)
-def test_scatters(
-    small: Driver, positions: None, monkeypatch: pytest.MonkeyPatch, form: str, dtype: str
-) -> None:
-    few, last = FORMS[form]
-    monkeypatch.setattr(cuda, "SCAN_BELOW_LINES", few)
-    shape, dim = ((5, 70), 1) if last or form == "scan" else ((70, 5), 0)
-    generator = rng(f"{form}{dtype}")
-    x, src = (
-        (generator.integers(0, 2, shape).astype(bool) for _ in "ab")
-        if dtype == "bool"
-        else (generator.normal(0, 50, shape).round(3).astype(dtype) for _ in "ab")
-    )
-    x, src = np.asarray(x), np.asarray(src)
-    index = generator.integers(0, 7, shape)
-    index[0, 0] = shape[dim] - 1
-    for call in (nbgather.scatter, nbgather.scatter_add):
-        small.launches.clear()
-        got = call(to_device(x), dim, to_device(index), to_device(src))
-        same(host(got), call(x, dim, index, src))
-        assert small.launches[-1][0][0] == form
-    got = nbgather.scatter(to_device(x), dim, to_device(index), 1)
-    same(host(got), nbgather.scatter(x, dim, index, 1))
-    index[3, 4] = 70
-    for call in (nbgather.scatter, nbgather.scatter_add):
-        with pytest.raises(IndexError, match=r"index 70 at \(3, 4\) is out of bounds"):
-            call(to_device(x), dim, to_device(index), to_device(src))
-
-
-@pytest.mark.parametrize("shape", [(4, 6, 5), (3,), ()])
-def test_scatter_of_parts_and_strides(small: Driver, shape: tuple[int, ...]) -> None:
-    generator = rng(f"{shape}")
-    for dim in range(max(len(shape), 1)):
-        part = tuple(n - 1 for n in shape)
-        x, src = generator.normal(size=shape), np.asarray(generator.normal(size=shape)).T.copy().T
-        index = np.asarray(generator.integers(0, shape[dim] if shape else 1, part))
-        got = nbgather.scatter_add(to_device(np.asarray(x)), dim, to_device(index), to_device(src))
-        same(host(got), nbgather.scatter_add(np.asarray(x), dim, index, src))
-
-
-def test_scatter_add_of_halves(small: Driver) -> None:
-    x, index = np.zeros((2, 9), np.float16), rng("h").integers(0, 9, (2, 30))
-    src = rng("h").normal(size=(2, 30)).astype(np.float16)
-    got = nbgather.scatter_add(to_device(x), 1, to_device(index), to_device(src))
-    same(host(got), nbgather.scatter_add(x, 1, index, src))
-
-
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 49, 196])
 def test_token_noise(small: Driver, tokens: int) -> None:
     ids = np.array([0, -1, 2**40 + 3, 7])
@@ -224,7 +173,7 @@ AWKWARD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5
 @pytest.mark.parametrize("most", [2048, 8], ids=["in one", "by tiles"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, most: int) -> None:
-    monkeypatch.setattr(cuda, "MAX_FUSED_TOKENS", most)
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", most)
     for tokens, kept in ((1, 1), (37, 9), (70, 0), (130, [130, 3])):
         scores = rng(f"{tokens}").choice(AWKWARD, (2, tokens)).astype(dtype)
         scores[1] = 0.25
@@ -264,7 +213,7 @@ def test_random_masking(small: Driver, shape: tuple[int, ...], dtype: str) -> No
 def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(cuda, "MAX_FUSED_TOKENS", 40)
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}
@@ -335,7 +284,7 @@ def test_strategies_come_back_to_the_device(small: Driver) -> None:
 def test_a_capture_refuses_what_would_wait(small: Driver) -> None:
     x, index = to_device(np.zeros((3, 4))), to_device(np.zeros((3, 4), int))
     small.captured = True
-    with pytest.raises(ValueError, match="use the mode clip, wrap or fill"):
+    with pytest.raises(ValueError, match="use the mode defer, clip, wrap or fill"):
         nbgather.gather(x, 1, index)
     assert not small.launches
     nbgather.gather(x, 1, index, mode="clip")

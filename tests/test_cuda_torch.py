@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,45 +11,16 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from simulator import Driver, memory, simulated
+from pretender import Pretender, pretending
+from simulator import Driver
 
 import nbgather
-from nbgather.containers import registry
-from nbgather.containers.torch import TorchContainer
-from nbgather.containers.torch_cuda import TorchCudaContainer
-from nbgather.dispatch import run
-from nbgather.kernels.cuda.driver import Place
-
-
-class Pretender(TorchCudaContainer):
-    """The container of CUDA tensors, for tensors of the host."""
-
-    def place(self, array: Any) -> tuple[Place, ...]:
-        return (Place(0, 7),)
-
-    def device_context(self, array: Any) -> Any:
-        return contextlib.nullcontext()
-
-    def _lies_here(self, array: Any) -> bool:
-        return bool(array.is_cpu)
-
-    def address(self, array: Any) -> int:
-        storage = array.untyped_storage()
-        if storage.nbytes():
-            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            memory.add(storage.data_ptr(), whole.numpy())
-        return int(array.data_ptr())
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    registry.find(torch.zeros(1), "x")
-    container = Pretender(run)
-    monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
-    monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)
-    with simulated(32) as driver:
+def small() -> Iterator[Driver]:
+    with pretending(32) as driver:
         yield driver
-    memory.clear()
 
 
 def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
@@ -112,6 +81,40 @@ def test_gradients(small: Driver) -> None:
     )
 
 
+def test_a_gradient_adds_in_order_and_not_by_atomics_of_torch(
+    small: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of the CPU, where several cotangents go to one place."""
+    # The graph of a small call on the host is torch's; tensors on a device have none of these.
+    monkeypatch.setattr(Pretender, "small_graph", lambda self, *args: None)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("torch was asked to add")
+
+    x, index = torch.randn(2, 9, 8), torch.randint(0, 9, (2, 40, 8))
+    rows, cotangent = index[..., 0], torch.randn(2, 40, 8)
+    calls = {
+        "shared lines": lambda a: nbgather.gather(a, 1, index),
+        "looks": lambda a: nbgather.gather_tokens(a, rows),
+    }
+    for kernel, call in calls.items():
+        leaf = x.clone().requires_grad_()
+        result = call(leaf)
+        small.launches.clear()
+        with monkeypatch.context() as patch:
+            for name in ("scatter_add", "scatter_add_", "index_add", "index_add_", "index_put_"):
+                patch.setattr(torch.Tensor, name, refuse)
+            (grad,) = torch.autograd.grad(result, leaf, cotangent)
+        assert small.launches[-1][0][0] == kernel
+        where = index if kernel != "looks" else rows[..., None].expand(2, 40, 8)
+        want = nbgather.scatter_add(np.zeros(x.shape, "f4"), 1, where.numpy(), cotangent.numpy())
+        assert grad.numpy().tobytes() == want.tobytes()
+    masked = nbgather.random_masking(leaf, 0.5, seed=1)
+    small.launches.clear()
+    torch.autograd.grad(masked.x_masked, leaf, torch.ones(2, 4, 8))
+    assert [key[0] for key, _, _ in small.launches] == ["rows"]  # nothing is added: one row gather
+
+
 def test_errors(small: Driver) -> None:
     x, index = torch.zeros(3, 4), torch.zeros(3, 2, dtype=torch.int64)
     index[1, 1] = 4
@@ -121,21 +124,3 @@ def test_errors(small: Driver) -> None:
         nbgather.restore_tokens(torch.zeros(1, 1, 4), torch.zeros(1, 2).long(), np.zeros(4))
     with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on"):
         nbgather.gather(x, 1, index, backend="cpu")
-
-
-@pytest.mark.large
-def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its comparisons run, with the CPU for a device."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import gpu_check
-    from gpu_check_parts import comparisons, device
-
-    assert gpu_check.comparisons is comparisons
-    monkeypatch.setattr(device, "GPU", torch.device("cpu"))
-    monkeypatch.setattr(comparisons, "SHAPES", comparisons.SHAPES[:4])
-    alone = {"streams", "graphs", "other_libraries", "more_than_32_bits"}  # ask for a real one
-    assert alone < set(comparisons.CHECKS)
-    for name in set(comparisons.CHECKS) - alone:
-        comparisons.CHECKS[name]()
-    with pytest.raises(AssertionError):
-        device.same(torch.zeros(3), torch.ones(3))

@@ -20,7 +20,7 @@ from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather
 from nbgather.kernels.cuda import gather as gather_kernels
-from nbgather.kernels.cuda import launch
+from nbgather.kernels.cuda import launch_masking, scatter_paths
 
 LOAD, STORE = KERNEL_MEMORY.LOAD, KERNEL_MEMORY.STORE
 U64 = np.uint64
@@ -136,6 +136,58 @@ def neighbours_without_a_barrier(out: Any, numbers: Any) -> None:
     STORE["u8"](out + U64(8 * t), values[(t + numbers[0]) % 32])
 
 
+def swap(values: Any, t: Any) -> Any:
+    """A part of a kernel, with barriers of its own."""
+    own = values[31 - t]
+    cuda.syncthreads()
+    values[t] = own
+    cuda.syncthreads()
+    return values[0]
+
+
+def swap_by_a_part(out: Any, numbers: Any) -> None:
+    values = cuda.shared.array(32, types.uint64)
+    values[cuda.threadIdx.x] = U64(cuda.threadIdx.x)
+    cuda.syncthreads()
+    first = swap(values, cuda.threadIdx.x)
+    STORE["u8"](out + U64(8 * cuda.threadIdx.x), values[cuda.threadIdx.x] + U64(100) * first)
+
+
+def some_wait_in_a_part(out: Any, numbers: Any) -> None:
+    values = cuda.shared.array(32, types.uint64)
+    if cuda.threadIdx.x < 16:
+        swap(values, cuda.threadIdx.x)
+
+
+def test_barriers_in_a_part_of_a_kernel() -> None:
+    out = to_device(np.zeros(32, np.uint64))
+    for descending in (False, True):
+        run(swap_by_a_part, (1, 1), (32, 1), (U64(address(out)), ()), descending)
+        assert out.array.tolist() == [3100 + t for t in range(31, -1, -1)]
+    with pytest.raises(AssertionError, match=r"reach: 16 wait in line \d+, 16 have ended"):
+        run(some_wait_in_a_part, (1, 1), (32, 1), (U64(address(out)), ()))
+
+
+def count_by_atomics(out: Any, numbers: Any) -> None:
+    counts = cuda.shared.array(2, types.uint32)
+    t = cuda.threadIdx.x
+    if t < 2:
+        counts[t] = np.uint32(0)
+    cuda.syncthreads()
+    cuda.atomic.add(counts, t % 2, np.uint32(1))
+    KERNEL_MEMORY.ATOMIC_ADD["u4"](out, np.uint32(2**31 + 1))
+    KERNEL_MEMORY.ATOMIC_MAX["u4"](out + U64(4), np.uint32(t))
+    cuda.syncthreads()
+    if t == 0:
+        STORE["u4"](out + U64(8), counts[0])
+
+
+def test_atomics() -> None:
+    out = to_device(np.zeros(3, np.uint32))
+    run(count_by_atomics, (2, 1), (32, 1), (U64(address(out)), ()))
+    assert out.array.tolist() == [64, 31, 16]
+
+
 @pytest.mark.parametrize("step", [1, 31])
 def test_a_missing_barrier_shows(step: int) -> None:
     """Whichever neighbour a thread looks at, in one order of the threads or in the other."""
@@ -150,21 +202,21 @@ def test_a_missing_barrier_shows(step: int) -> None:
     assert right[False] == [False, False]
 
 
-@pytest.mark.parametrize("call", ["masking", "ranks", "scan", "staged"])
+@pytest.mark.parametrize("call", ["masking", "ranks", "shared lines", "row sums"])
 def test_a_kernel_of_ours_without_its_barriers_shows(
     gpu: Driver, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     x, index = rng(call).random((3, 70)), rng(call).integers(0, 70, (3, 70))
-    if call == "scan":
-        monkeypatch.setattr(launch, "SCAN_BELOW_LINES", 1 << 30)
-    if call == "staged":
-        monkeypatch.setattr(launch, "SCAN_BELOW_LINES", 0)
+    if call == "row sums":
+        x, index = rng(call).random((70, 8)), np.broadcast_to(index[0, :, None], (70, 8))
+        monkeypatch.setattr(scatter_paths, "MAX_LOOKS", 0)
     if call == "ranks":
-        monkeypatch.setattr(launch, "MAX_FUSED_TOKENS", 8)
+        monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 8)
 
     def result() -> Any:
-        if call in ("scan", "staged"):
-            return nbgather.scatter_add(to_device(x), 1, to_device(index), to_device(x)).array
+        if call in ("shared lines", "row sums"):
+            dim = int(call == "shared lines")
+            return nbgather.scatter_add(to_device(x), dim, to_device(index), to_device(x)).array
         return nbgather.rank_tokens(to_device(x), 20).ids_restore.array
 
     want = result()
@@ -173,16 +225,25 @@ def test_a_kernel_of_ours_without_its_barriers_shows(
     simulated_device._generator_code.cache_clear()
     try:
         wrong = not np.array_equal(result(), want)
-    except IndexError:
-        wrong = True  # what another thread had yet to write was taken for an index
+    except (IndexError, AssertionError):
+        wrong = True  # what another thread had yet to write was taken for an index or a position
     finally:
         simulated_device._generator_code.cache_clear()
     assert wrong
 
 
-class BarriersToNothing(ast.NodeTransformer):
-    """A kernel stays a generator, which never yields."""
+BarriersToYields = simulated_device._BarriersToYields
 
-    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        barrier = ast.unparse(node) == "cuda.syncthreads()"
-        return ast.parse("if False: yield").body[0] if barrier else node
+
+class BarriersToNothing(BarriersToYields):
+    """A kernel stays a generator, which never yields; rounds that would have no end stay."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        if node.name == "add_chunk":
+            return BarriersToYields(self.waiting).visit(node)
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if ast.unparse(node) == "cuda.syncthreads()":
+            return ast.parse("if False: yield").body[0]
+        return self.generic_visit(node)

@@ -54,7 +54,7 @@ class Backend(NamedTuple):
 #: The backends by name.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend("nbgather.kernels.cpu.launch", ("numba",)),
-    "cuda": Backend("nbgather.kernels.cuda.launch", ()),
+    "cuda": Backend("nbgather.kernels.cuda.backend", ()),
     "reference": Backend("nbgather.kernels.views.reference", ()),
     "torch": Backend("nbgather.kernels.views.torch", ("torch",)),
     "onnxruntime": Backend("nbgather.onnx.backend", ("onnx", "onnxruntime")),
@@ -77,6 +77,11 @@ def get(name: str) -> ModuleType:
         with forks.lock:
             module = _loaded[name] = importlib.import_module(BACKENDS[name].module)
     return module
+
+
+def loaded(name: str) -> ModuleType | None:
+    """The backend's module if it has been used."""
+    return _loaded.get(name)
 
 
 def serving(name: str | None, home: str, device: str = "the host") -> ModuleType:

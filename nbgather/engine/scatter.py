@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo, recycle
+from nbgather.engine import arrays, backends, device_errors, memo, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import DType, Options, Spec, is_array, is_contiguous
+from nbgather.operations.base import INT64, DType, Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
+
+#: What a GPU's kernels call the numbers that are summed in float32.
+_HALVES = {"float16": "f2", "bfloat16": "b2"}
 
 
 def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options) -> Any:
@@ -41,18 +45,25 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         raise ValueError(
             f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
         )
+    place = container.place(x)
     how = combining(operation, x_spec.dtype)
-    if how is NotImplemented or (isinstance(how, tuple) and "reduce" not in backend.DOES):
-        return _into(
-            container, operation.lower(container.apply(x, options.backend), *operands), out
-        )
+    is_half = how is NotImplemented and isinstance(operation, ScatterAdd)
+    is_lacking = isinstance(how, tuple) and "reduce" not in backend.DOES
+    if is_lacking or (how is NotImplemented and not (is_half and place)):
+        return _into(container, _lowered(container, operation, operands, options), out)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
         src = operands[2] if src_spec is None else container.copy(src)
         return scatter(container, operation, (x, i, src), options)
-    place = container.place(x)
     if place:
-        backend.may_wait(*place)
+        kind = _HALVES[x_spec.dtype.plain] if is_half else how
+        specs_given = x_spec, src_spec
+        result = _scatter_on_device(
+            container, backend, operation, plan, (x, i, src), specs_given, kind
+        )
+        if result is NotImplemented:
+            result = _lowered(container, operation, operands, options)
+        return _into(container, result, out)
     direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
     if direct and backend.find_outside(*_index_of(plan, container.address(i))):
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
@@ -67,26 +78,19 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         x = result
     if not plan.count:
         return _into(container, result, out)
-    if place:
-        if src_spec is None:
-            src = container.from_numpy(src.copy(), x)
-        addresses = container.address(result), container.address(src), container.address(i)
-        with container.device_context(x):
-            bad = backend.scatter(plan, *addresses, how, *place)
+    address = memory_address(src) if src_spec is None else container.address(src)
+    if backend.HOST_VIEWS:
+        bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
     else:
-        address = memory_address(src) if src_spec is None else container.address(src)
-        if backend.HOST_VIEWS:
-            bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
-        else:
-            bad = backend.scatter(
-                plan, container.address(result), container.address(i), address, how,
-                container.address(x),
-            )  # fmt: skip
+        bad = backend.scatter(
+            plan, container.address(result), container.address(i), address, how,
+            container.address(x),
+        )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:
         result = _into(container, result, out)
-    is_plain = options.backend is None and not place and is_contiguous(x_spec)
+    is_plain = options.backend is None and is_contiguous(x_spec)
     if is_plain and (out_spec is None or is_contiguous(out_spec)):
         specs = x_spec, i_spec, src_spec, out_spec
         _keep(container, backend, operation, operands, specs, plan, out, direct)
@@ -104,6 +108,61 @@ def combining(operation: Scatter, dtype: DType) -> Any:
     if not isinstance(operation, ScatterAdd):
         return None
     return NotImplemented if dtype.plain in WIDENED else added_kind(dtype)
+
+
+def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
+    """What the message of a bad index needs of a scatter by a plan."""
+    function, shape = device_errors.function_name(name), plan.index_shape
+    return device_errors.Kind(function, shape, 1, shape, plan.index, plan.dim, plan.size)
+
+
+def _lowered(
+    container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """By what it is made of: of halves, sums of float32 that are rounded once."""
+    return operation.lower(container.apply(operands[0], options.backend), *operands)
+
+
+def _scatter_on_device(
+    container: Any,
+    backend: Any,
+    operation: Scatter,
+    plan: ScatterPlan,
+    operands: tuple[Any, Any, Any],
+    specs: tuple[Spec, Spec | None],
+    kind: str | None,
+) -> Any:
+    """A new array; NotImplemented where no kernel has such sums."""
+    (x, i, src), (x_spec, src_spec) = operands, specs
+    (place,) = container.place(x)
+    device_errors.poll(backend, place)
+    waits = device_errors.may_wait(backend, place, operation.mode)
+    if not plan.count or not is_contiguous(x_spec):
+        x = container.copy(x)
+    if not plan.count:
+        return x
+    if container.address(x) % plan.itemsize:
+        x = container.copy(x)
+    if src_spec is None:
+        src = container.bytes_beside(src, x)
+    result = container.empty(x_spec.shape, x)
+    held = []
+
+    def scratch(nbytes: int) -> int:
+        held.append(container.empty((max(-(-nbytes // 8), 1),), x, INT64))
+        return int(container.address(held[-1]))
+
+    addresses = tuple(container.address(a) for a in (result, x, src, i))
+    launched = device_errors.run_flagged(
+        backend, place, waits, operation.told,
+        functools.partial(backend.scatter, plan, *addresses, kind, place, scratch),
+        functools.partial(
+            backend.find_bad, plan.index, addresses[3], plan.index_shape, plan.index_strides,
+            plan.size, place,
+        ),
+        _kind_on_device, type(operation).__name__, plan,
+    )  # fmt: skip
+    return result if launched else NotImplemented
 
 
 def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:

@@ -18,6 +18,7 @@ from nbgather.numba_ext import emit, fills
 from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.gather_loops import mode_of, refused_mode
 from nbgather.numba_ext.records import parameters
+from nbgather.operations import checks
 
 
 def was_given(kind: Any) -> bool:
@@ -143,4 +144,15 @@ def why_not(
                 f"{name} takes numbers, text, tuples of numbers and arrays in compiled code, and a"
                 f" {kind} came: {OUTSIDE}"
             )
+    return None
+
+
+def why_no_mode(name: str, mode: Any) -> str | None:
+    """Why the mode of what writes or restores cannot be compiled; None if it can.
+
+    Nothing has to wait here: ``defer`` raises at once, as ``raise`` does.
+    """
+    if was_given(mode) and getattr(mode, "literal_value", None) not in checks.WRITE_MODES:
+        modes = " or ".join(map(repr, checks.WRITE_MODES))
+        return f"{name} in compiled code takes mode={modes} as a constant: {OUTSIDE}"
     return None

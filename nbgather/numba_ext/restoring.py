@@ -108,8 +108,12 @@ class _Restore(Call):
         return [made]
 
 
-def restore_tokens(x_visible, ids_restore, mask_token, valid=None, backend=None):
+def restore_tokens(
+    x_visible, ids_restore, mask_token, valid=None, backend=None, mode="raise"
+):  # fmt: skip
     arrays = {"x_visible": x_visible, "ids_restore": ids_restore}
     if was_given(valid):
         arrays["valid"] = valid
-    return compiled(_Restore, (x_visible, ids_restore, mask_token, valid), backend, **arrays)
+    kinds = x_visible, ids_restore, mask_token, valid
+    reason = arguments.why_no_mode("restore_tokens", mode)
+    return reason or compiled(_Restore, kinds, backend, **arrays)

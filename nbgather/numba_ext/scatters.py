@@ -109,20 +109,20 @@ class _Scatter:
 
 
 def _scatter(name: str, kinds: tuple[Any, ...]) -> Any:
-    operands, out, backend = kinds[:4], *kinds[4:]
+    operands, out, backend, mode = kinds[:4], *kinds[4:]
     arrays = {"input": kinds[0], "index": kinds[2]}
     if was_given(out):
         arrays["out"] = out
-    reason = arguments.why_not(name, arrays, operands, backend)
+    reason = arguments.why_not(name, arrays, operands, backend) or arguments.why_no_mode(name, mode)
     if reason is not None:
         return reason
     made = _Scatter(name, operands, out)
     return made.result, made.write
 
 
-def scatter(input, dim, index, src, out=None, backend=None):
-    return _scatter("scatter", (input, dim, index, src, out, backend))
+def scatter(input, dim, index, src, out=None, backend=None, mode="raise"):
+    return _scatter("scatter", (input, dim, index, src, out, backend, mode))
 
 
-def scatter_add(input, dim, index, src, out=None, backend=None):
-    return _scatter("scatter_add", (input, dim, index, src, out, backend))
+def scatter_add(input, dim, index, src, out=None, backend=None, mode="raise"):
+    return _scatter("scatter_add", (input, dim, index, src, out, backend, mode))

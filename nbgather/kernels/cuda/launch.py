@@ -1,7 +1,7 @@
-"""The CUDA backend: picks the kernel for a call and the shape of its launch.
+"""Picks the kernel of a gather, a copy or a cut of patches, and the shape of its launch.
 
-A call is a plan, addresses on the device, and the place to run at: its device and stream. Only a
-call that must tell of a bad index waits for the device: it reads the flag that the kernel raises.
+A call is a plan, addresses on the device, and the place to run at: its device and stream. Nothing
+here waits for the device: what a kernel reports to a record is read by who gave the record.
 """
 
 from __future__ import annotations
@@ -16,17 +16,12 @@ import numpy as np
 from nbgather.kernels import constants
 from nbgather.kernels.cuda import driver as cuda_driver
 from nbgather.kernels.cuda import gather as gather_kernels
-from nbgather.kernels.cuda import masking as masking_kernels
 from nbgather.kernels.cuda import patches as patch_kernels
-from nbgather.kernels.cuda import scatter as scatter_kernels
-from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda import reports, writes
+from nbgather.kernels.cuda.driver import Launch, Place
 from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
-from nbgather.kernels.cuda.masking import MAX_FUSED_TOKENS, RANKING_THREADS
-from nbgather.kernels.plans import GatherPlan, ScatterPlan
-
-#: What is asked of a backend; see nbgather.engine.backends.
-HOST_VIEWS = False
-DOES = frozenset(("masking", "patches", "scatter"))
+from nbgather.kernels.cuda.writes import WRITE_BYTES
+from nbgather.kernels.plans import GatherPlan
 
 #: What compiles and launches: the driver, or a simulator.
 driver: Any = cuda_driver
@@ -39,12 +34,13 @@ BLOCKS_PER_MULTIPROCESSOR = 8
 MAX_GRID_Y_BLOCKS = 65535
 #: Elements of a launch from which their numbers need 64 bits.
 WIDE_ELEMENTS = 1 << 32
-#: Vectors that each thread should copy before a sample's rows are split over more blocks.
-VECTORS_PER_MASKING_THREAD = 8
 #: Vectors that each thread of a row gather should copy before a row is split over more blocks.
 VECTORS_PER_GATHER_THREAD = 4
-#: Lines of a scatter below which a thread for each would leave the device idle.
-SCAN_BELOW_LINES = 1024
+
+#: Launches that are kept of one plan; they differ in alignment, device and what they fill with.
+MAX_LAUNCHES_OF_PLAN = 16
+#: The modes that have a kernel of their own: the others fill what is out of bounds.
+KERNEL_MODES = {"clip": constants.CLIP, "wrap": constants.WRAP}
 
 _64_BITS = 0xFFFFFFFFFFFFFFFF
 
@@ -98,73 +94,94 @@ def gather(
     src: int,
     idx: int,
     place: Place,
-    checked: bool,
+    record: int = 0,
+    call: int = 0,
     fill: np.ndarray | None = None,
     row: int = 0,
-) -> bool:
-    """Gather by addresses; whether an index was bad, where that is ``checked``.
+) -> None:
+    """Gather by addresses; a bad index is reported to a record, as that of a call.
 
-    ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with.
+    ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with. What is
+    bad in the modes raise and defer is filled as well, so nothing is left as it was before.
     """
-    mode = constants.MODES.index(plan.mode)
-    flag = driver.lowered_flag(place) if checked else 0
-    limit = plan.limit if checked else 0
+    align = (out | src | row) & 15
+    key = (align, row != 0, None if fill is None else fill.tobytes(), place.device)
+    launches = plan.kernel
+    launch = None if launches is None else launches.get(key)
+    if launch is None:
+        launch = _prepared_gather(plan, key, place)
+        if launches is None or len(launches) >= MAX_LAUNCHES_OF_PLAN:
+            launches = plan.kernel = {}
+        launches[key] = launch
+    addresses = (out, src, idx, record, call)
+    driver.start(launch, place, (*addresses, row) if plan.form == "rows" else addresses)
+
+
+def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
+    """What all gathers by a plan share that are aligned alike and fill with the same."""
+    align, from_row, data, _ = key
+    mode = KERNEL_MODES.get(plan.mode, constants.FILL)
     index_size = int(plan.index[1:])
     unit = 1 if plan.form == "rows" else plan.itemsize
     axes = _gather_axes(plan, unit, index_size)
     stride = int(plan.args[2]) * unit
-    data = bytes(16) if fill is None else fill.tobytes() * (16 // plan.itemsize)
-    head = [plan.size, limit, stride & _64_BITS, *struct.unpack("<QQ", data)]
-    if plan.form == "rows":
-        nbytes = axes[0][0]
-        rows = math.prod(a[0] for a in axes[1:])
-        width = _width(nbytes, stride, out, src, row, *(s for a in axes[1:] for s in (a[1], a[3])))
-        wide = rows >= WIDE_ELEMENTS
-        count, numbers = _axes(axes[1:], wide)
-        key = (count, width, plan.index, mode, plan.from_end, wide, bool(row))
-        vectors = nbytes // width
-        if vectors < 128:
-            x = min(_power_of_two(vectors), 32)
-        else:
-            x = min(_power_of_two(vectors // 8 + 1), THREADS_PER_BLOCK)
-        y = THREADS_PER_BLOCK // x
-        blocks = _divide_up(rows, y)
-        parts = _grid_y(_divide_up(vectors, x * VECTORS_PER_GATHER_THREAD), blocks, place)
-        driver.launch(
-            ("rows", *key),
-            lambda memory: gather_kernels.make_gather_rows(memory, *key),
-            (blocks, parts), (x, y), place,
-            (out, src, idx, flag, row),
-            (rows, *head, vectors, *numbers),
+    data = bytes(16) if data is None else data * (16 // plan.itemsize)
+    head = [plan.size, max(plan.limit, 0), stride & _64_BITS, *struct.unpack("<QQ", data)]
+    if plan.form != "rows":
+        total = math.prod(plan.shape)
+        wide = total >= WIDE_ELEMENTS
+        count, numbers = _axes(axes, wide)
+        variant = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+        return driver.Launch(
+            ("elements", *variant),
+            lambda memory: gather_kernels.make_gather_elements(memory, *variant),
+            (_divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD), 1),
+            (THREADS_PER_BLOCK, 1), 5, (total, *head, *numbers),
         )  # fmt: skip
-        return checked and bool(driver.raised(place))
-    total = math.prod(plan.shape)
+    nbytes = axes[0][0]
+    rows = math.prod(a[0] for a in axes[1:])
+    width = _width(nbytes, stride, align, *(s for a in axes[1:] for s in (a[1], a[3])))
+    wide = rows >= WIDE_ELEMENTS
+    count, numbers = _axes(axes[1:], wide)
+    row_variant = (count, width, plan.index, mode, plan.from_end, wide, from_row)
+    vectors = nbytes // width
+    if vectors < 128:
+        x = min(_power_of_two(vectors), 32)
+    else:
+        x = min(_power_of_two(vectors // 8 + 1), THREADS_PER_BLOCK)
+    y = THREADS_PER_BLOCK // x
+    blocks = _divide_up(rows, y)
+    parts = _grid_y(_divide_up(vectors, x * VECTORS_PER_GATHER_THREAD), blocks, place)
+    return driver.Launch(
+        ("rows", *row_variant),
+        lambda memory: gather_kernels.make_gather_rows(memory, *row_variant),
+        (blocks, parts), (x, y), 6, (rows, *head, vectors, *numbers),
+    )  # fmt: skip
+
+
+def find_bad(
+    index: str,
+    idx: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    limit: int,
+    place: Place,
+    record: int,
+    call: int,
+) -> None:
+    """Report the first value of an index, at an address, that is not below a limit."""
+    axes = [(n, 0, s, 0) for n, s in zip(shape[::-1], strides[::-1], strict=True)]
+    total = math.prod(shape)
     wide = total >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
-    blocks = _divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD)
-    element_key = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+    variant = (count, index, False, wide)
     driver.launch(
-        ("elements", *element_key),
-        lambda memory: gather_kernels.make_gather_elements(memory, *element_key),
-        (blocks, 1), (THREADS_PER_BLOCK, 1), place,
-        (out, src, idx, flag),
-        (total, *head, *numbers),
+        ("find", *variant),
+        lambda memory: reports.make_find(memory, *variant),
+        (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), place,
+        (idx, record, call),
+        (total, limit, *numbers),
     )  # fmt: skip
-    return checked and bool(driver.raised(place))
-
-
-def may_wait(place: Place, needed: bool = True) -> bool:
-    """Whether a flag can be read: not while the stream is captured into a CUDA graph.
-
-    Where it must be, that is refused.
-    """
-    captured = bool(driver.capturing(place))
-    if captured and needed:
-        raise ValueError(
-            "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
-            " mode clip, wrap or fill"
-        )
-    return not captured
 
 
 def copy(
@@ -198,124 +215,15 @@ def copy(
     )  # fmt: skip
 
 
-def scatter(plan: ScatterPlan, out: int, src: int, idx: int, add: str | None, place: Place) -> bool:
-    """Scatter by addresses; whether an index was bad. ``add`` is the kind of what is added."""
-    args = [int(a) for a in plan.args]
-    item, index_size = plan.itemsize, int(plan.index[1:])
-    flag = driver.lowered_flag(place)
-    starts = [5, *(10 + 4 * d for d in range(args[9]))]
-    axes: list[Axis] = [
-        (args[s], args[s + 1] * item, args[s + 2] * index_size, args[s + 3] * item) for s in starts
-    ]
-    lines, steps = plan.count, args[2]
-    wide = lines >= WIDE_ELEMENTS
-    count, numbers = _axes(axes, wide)
-    operation, kind = scatter_kernels.SET, f"u{item}"
-    if add == "bool":
-        operation, kind = scatter_kernels.ANY, "u1"
-    elif add is not None:
-        operation, kind = scatter_kernels.ADD, add
-    key = (count, operation, kind, item, plan.index, wide)
-    threads = THREADS_PER_BLOCK
-    if lines < SCAN_BELOW_LINES and steps >= THREADS_PER_BLOCK:
-        name, make = "scan", scatter_kernels.make_scatter_scan
-        # The owners of a line's places are threads of as many blocks as there are multiprocessors.
-        owners = _power_of_two(plan.size)
-        parts = _power_of_two(_divide_up(driver.processors(place.device), lines))
-        grid = lines, min(parts, _divide_up(owners, THREADS_PER_BLOCK))
-        threads = min(scatter_kernels.SCAN_THREADS, owners)
-    elif plan.rows and steps > 1:
-        name, make = "staged", scatter_kernels.make_scatter_staged
-        grid = _divide_up(lines, scatter_kernels.LINES_PER_TILE), 1
-    else:
-        name, make = "lines", scatter_kernels.make_scatter_lines
-        grid = _divide_up(lines, THREADS_PER_BLOCK), 1
-    head = (lines, plan.size, args[1] * item, steps, args[3] * index_size, args[4] * item)
-    driver.launch(
-        (name, *key),
-        lambda memory: make(memory, *key),
-        grid, (threads, 1), place,
-        (out, src, idx, flag),
-        (*(n & _64_BITS for n in head), *numbers),
-    )  # fmt: skip
-    return bool(driver.raised(place))
-
-
-def token_noise(
-    args: tuple[int, int, int], samples: int, tokens: int, ids: int, out: int, place: Place
-) -> None:
-    """Noise float32 `[samples, tokens]` for ``args`` = (epoch, key low, key high)."""
-    threads = min(_power_of_two(_divide_up(tokens, 4)), THREADS_PER_BLOCK)
-    driver.launch(
-        "noise",
-        masking_kernels.make_token_noise,
-        (samples, _divide_up(tokens, 4 * threads)), (threads, 1), place,
-        (out, ids),
-        (samples, tokens, *args, int(ids == 0)),
-    )  # fmt: skip
-
-
-_SOURCES = {
-    "seed": masking_kernels.SEED,
-    "f4": masking_kernels.FLOAT32,
-    "f8": masking_kernels.FLOAT64,
-}
-
-
-def masks_in_one(length: int, kept: int, row: int) -> bool:
-    """Whether one launch ranks so many tokens and copies those kept, of ``row`` bytes each."""
-    return length <= MAX_FUSED_TOKENS and kept * row < WIDE_ELEMENTS
-
-
-def masking(
-    source: str,
-    samples: int,
-    out: int,
-    x: int,
-    ids: int,
-    scores: int,
-    place: Place,
-    *,
-    length: int,
-    kept: int,
-    epoch: int,
-    key_low: int,
-    key_high: int,
-    row: int,
-    x_n: int,
-    x_l: int,
-    keep: int,
-    restore: int,
-    mask: int,
-    counts: int,
-    implied: int,
-) -> None:
-    """Mask in one launch, or only rank where it takes more: see :func:`masks_in_one`.
-
-    The arguments are those of the CPU's, with device addresses.
-    """
-    key_source = _SOURCES[source]
-    philox, strides = (epoch, key_low, key_high), (x_n, x_l)
-    if not masks_in_one(length, kept, row):
+def write(out: int, data: bytes, place: Place) -> None:
+    """Write bytes that the host knows to an address that is a multiple of 8."""
+    for first in range(0, len(data), WRITE_BYTES):
+        part = data[first : first + WRITE_BYTES]
+        words = np.frombuffer(part.ljust(WRITE_BYTES + 8, b"\0"), "<u8").tolist()
+        words[-1] = words[len(part) // 8] if len(part) % 8 else 0
         driver.launch(
-            ("ranks", key_source),
-            lambda memory: masking_kernels.make_rank_tiles(memory, key_source),
-            (samples, _divide_up(length, RANKING_THREADS)), (RANKING_THREADS, 1), place,
-            (ids, scores, keep, restore, mask, counts),
-            (length, kept, *philox, 0, 0, 0, implied),
-        )  # fmt: skip
-        return
-    width = _width(row, out, x, *strides) if row else 16
-    threads = max(min(_power_of_two(length), RANKING_THREADS), 64)
-    vectors = row // width
-    parts = _divide_up(kept * vectors, threads * VECTORS_PER_MASKING_THREAD)
-    driver.launch(
-        ("masking", key_source, width),
-        lambda memory: masking_kernels.make_masking(memory, key_source, width),
-        (samples, _grid_y(parts, samples, place)), (threads, 1), place,
-        (out, x, ids, scores, keep, restore, mask, counts),
-        (length, kept, *philox, vectors, *(s & _64_BITS for s in strides), implied),
-    )  # fmt: skip
+            "write", writes.make_write, (1, 1), (1, 1), place, (out + first,), (len(part), *words)
+        )
 
 
 _PIXELS = {"uint8": "u1", "float32": "f4"}
@@ -336,13 +244,22 @@ def patches(
     pixel = _PIXELS[item] if isinstance(item, str) else f"u{item}"
     size = numbers[1] * math.prod(numbers[-3:])
     threads = min(max(_power_of_two(_divide_up(size, 4)), 32), THREADS_PER_BLOCK)
-    driver.launch(
-        ("patches", operation, pixel),
-        lambda memory: patch_kernels.make_patches(memory, operation, pixel),
-        (count, 1), (threads, 1), place,
-        (out, images, ids_keep, affine or 0),
-        tuple(n & _64_BITS for n in numbers),
-    )  # fmt: skip
+    out_item = 4 if affine is not None else int(pixel[1:])
+    # A block for each patch: those of so many images are within the limit of a grid.
+    kept, step = numbers[0], max(driver.MAX_GRID_X // numbers[0], 1) * numbers[0]
+    for first in range(0, count, step):
+        driver.launch(
+            ("patches", operation, pixel),
+            lambda memory: patch_kernels.make_patches(memory, operation, pixel),
+            (min(step, count - first), 1), (threads, 1), place,
+            (
+                out + first * size * out_item,
+                (images + first // kept * numbers[2] * int(pixel[1:])) & _64_BITS,
+                ids_keep + first * 8,
+                affine or 0,
+            ),
+            tuple(n & _64_BITS for n in numbers),
+        )  # fmt: skip
 
 
 def use(module: ModuleType | Any) -> Any:

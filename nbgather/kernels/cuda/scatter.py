@@ -1,10 +1,9 @@
-"""The kernels of a scatter and a scatter_add: three ways to share the work, one order of additions.
+"""The kernels of a scatter and a scatter_add that go through items one by one.
 
-A *line* is what lies along the scattered dimension at one position of all the others. Whatever the
-way, the items that go to one place come in the order of their line, so the bits are the same as on
-the CPU. A kernel takes addresses as uint64 and ``numbers``, a tuple of uint64; the axes among them
-are those of the lines (:mod:`nbgather.kernels.cuda.positions`), with strides in result, index and
-src.
+A *line* is what lies along the scattered dimension at one position of all the others. A kernel
+takes addresses as uint64 and ``numbers``, a tuple of uint64, with axes among them
+(:mod:`nbgather.kernels.cuda.positions`) whose strides are those of result, index and src. Which
+kernels serve a call is told in :mod:`nbgather.kernels.cuda.scatter_paths`.
 """
 
 from __future__ import annotations
@@ -12,22 +11,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, types
 
+from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
+from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
 
 #: What is done to an item of the result: it is replaced, added to, or a bool made true.
 SET, ADD, ANY = range(3)
 
-#: Lines, and steps of each, that a block of ``scatter_staged`` holds in shared memory at a time.
-LINES_PER_TILE = 32
-STEPS_PER_TILE = 32
-#: Threads of a block of ``scatter_scan``.
-SCAN_THREADS = 256
-
-#: Where the axes begin among ``numbers``. Before them stand the number of lines, the size of the
-#: dimension and its stride in the result, the steps of a line, and their strides in index and src.
-SCATTER_FIRST_AXIS = 6
+#: Where the axes begin among ``numbers``. Of lines: before them stand the number of lines, the size
+#: of the dimension and its stride in the result, the steps of a line, and their strides in index
+#: and src.
+LINES_FIRST_AXIS = 6
+#: Of elements: their count, the size of the dimension, and its stride in the result.
+ELEMENTS_FIRST_AXIS = 3
+#: Of a pick: the rows of the result, the vectors of a row, a row's bytes.
+PICK_FIRST_AXIS = 3
 
 
 def make_combine(memory: Any, operation: int, kind: str) -> Any:
@@ -91,25 +90,12 @@ def make_combine(memory: Any, operation: int, kind: str) -> Any:
     return combine
 
 
-def make_bits(memory: Any, item: int) -> Any:
-    """The bits of an item as two halves."""
-    load = memory.LOAD[f"u{item}"]
-    if item == 16:
-        return load
-
-    @memory.INLINE
-    def bits(address):
-        return u64(load(address)), u64(0)
-
-    return bits
-
-
 def make_scatter_lines(
     memory: Any, axes: int, operation: int, kind: str, item: int, index: str, wide: bool
 ) -> Any:
-    """A thread walks a line. For lines side by side: a warp's loads are then together."""
+    """A thread walks a line, its items in order. For lines side by side loads are together."""
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
-    offsets = make_offsets(memory, axes, SCATTER_FIRST_AXIS, wide)
+    offsets = make_offsets(memory, axes, LINES_FIRST_AXIS, wide)
     combine, bits = make_combine(memory, operation, kind), make_bits(memory, item)
 
     def scatter_lines(out, src, idx, flag, numbers):
@@ -136,104 +122,98 @@ def make_scatter_lines(
     return scatter_lines
 
 
-def make_scatter_staged(
-    memory: Any, axes: int, operation: int, kind: str, item: int, index: str, wide: bool
+def make_scatter_atomic(
+    memory: Any, axes: int, operation: int, item: int, index: str, wide: bool
 ) -> Any:
-    """A thread walks a line, whose items lie together: a block loads tiles into shared memory."""
+    """A thread adds an element of integers to its place, whoever is first: the sum is the same.
+
+    With ``ANY`` it makes a bool true, which needs no atomic operation.
+    """
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
-    offsets = make_offsets(memory, axes, SCATTER_FIRST_AXIS, wide)
-    combine, bits = make_combine(memory, operation, kind), make_bits(memory, item)
-    pair = item == 16
-    pitch = STEPS_PER_TILE + 1  # one more, so that lines fall into different banks
-    tile_items = LINES_PER_TILE * pitch
-    tile_highs = tile_items if pair else 1
+    offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, wide)
+    load = memory.LOAD[f"u{item}"]
+    adds = operation == ADD
+    add = memory.ATOMIC_ADD[f"u{item}"] if adds else memory.STORE["u1"]
 
-    def scatter_staged(out, src, idx, flag, numbers):
-        positions = cuda.shared.array(tile_items, types.uint64)
-        lows = cuda.shared.array(tile_items, types.uint64)
-        highs = cuda.shared.array(tile_highs, types.uint64)
-        lines, size = u64(numbers[0]), u64(numbers[1])
-        stride, steps = u64(numbers[2]), u64(numbers[3])
-        i_step, s_step = u64(numbers[4]), u64(numbers[5])
-        t = u64(cuda.threadIdx.x)
-        first = u64(cuda.blockIdx.x) * u64(LINES_PER_TILE)
-        own_line = first + t
-        x = u64(0)
-        if own_line < lines and t < u64(LINES_PER_TILE):
-            x, i, s = offsets(own_line, numbers)
-        k = u64(0)
-        while k < steps:
-            # Each 32 threads load 32 steps of one line.
-            line = t // u64(STEPS_PER_TILE)
-            step = k + t % u64(STEPS_PER_TILE)
-            while line < u64(LINES_PER_TILE):
-                if first + line < lines and step < steps:
-                    _, i, s = offsets(first + line, numbers)
-                    slot = line * u64(pitch) + t % u64(STEPS_PER_TILE)
-                    positions[slot] = u64(load_index(u64(idx + i + step * i_step)))
-                    low, high = bits(u64(src + s + step * s_step))
-                    lows[slot] = low
-                    if pair:
-                        highs[slot] = high
-                line += u64(cuda.blockDim.x) // u64(STEPS_PER_TILE)
-            cuda.syncthreads()
-            if own_line < lines and t < u64(LINES_PER_TILE):
-                n = min(u64(STEPS_PER_TILE), steps - k)
-                for e in range(n):
-                    slot = t * u64(pitch) + u64(e)
-                    j = positions[slot]
-                    if j < size:
-                        high = highs[slot] if pair else u64(0)
-                        combine(u64(out + x + j * stride), lows[slot], high)
-                    else:
-                        raise_flag(flag, u32(1))
-            cuda.syncthreads()
-            k += u64(STEPS_PER_TILE)
+    def scatter_atomic(out, src, idx, flag, numbers):
+        size, stride = u64(numbers[1]), u64(numbers[2])
+        n = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        if n >= u64(numbers[0]):
+            return
+        x, i, s = offsets(n, numbers)
+        j = u64(load_index(u64(idx + i)))
+        if j >= size:
+            raise_flag(flag, u32(1))
+            return
+        value = load(u64(src + s))
+        if adds or value != 0:
+            add(u64(out + x + j * stride), value)
 
-    return scatter_staged
+    return scatter_atomic
 
 
-def make_scatter_scan(
-    memory: Any, axes: int, operation: int, kind: str, item: int, index: str, wide: bool
-) -> Any:
-    """Every thread scans a whole line, and writes only the places that it owns. For few lines."""
+def make_scatter_claim(memory: Any, axes: int, index: str) -> Any:
+    """A thread notes the number of an element, from 1 on, at its place: the last one stays.
+
+    The strides of the result are in places, of which ``winners`` has a uint32 for each.
+    """
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
-    offsets = make_offsets(memory, axes, SCATTER_FIRST_AXIS, wide)
-    combine, bits = make_combine(memory, operation, kind), make_bits(memory, item)
-    pair = item == 16
-    tile_highs = SCAN_THREADS if pair else 1
+    claim = memory.ATOMIC_MAX["u4"]
+    offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, False)
 
-    def scatter_scan(out, src, idx, flag, numbers):
-        positions = cuda.shared.array(SCAN_THREADS, types.uint64)
-        lows = cuda.shared.array(SCAN_THREADS, types.uint64)
-        highs = cuda.shared.array(tile_highs, types.uint64)
-        size, stride, steps = u64(numbers[1]), u64(numbers[2]), u64(numbers[3])
-        i_step, s_step = u64(numbers[4]), u64(numbers[5])
-        t = u64(cuda.threadIdx.x)
-        threads = u64(cuda.blockDim.x)
-        x, i, s = offsets(u64(cuda.blockIdx.x), numbers)
-        # The owner of a place is its low bits: both factors are powers of two.
-        owner_mask = threads * u64(cuda.gridDim.y) - u64(1)
-        owner = u64(cuda.blockIdx.y) * threads + t
-        k = u64(0)
-        while k < steps:
-            if k + t < steps:
-                positions[t] = u64(load_index(u64(idx + i + (k + t) * i_step)))
-                low, high = bits(u64(src + s + (k + t) * s_step))
-                lows[t] = low
-                if pair:
-                    highs[t] = high
-            cuda.syncthreads()
-            n = min(threads, steps - k)
-            for e in range(n):
-                j = positions[u64(e)]
-                if (j & owner_mask) == owner:
-                    if j < size:
-                        high = highs[u64(e)] if pair else u64(0)
-                        combine(u64(out + x + j * stride), lows[u64(e)], high)
-                    else:
-                        raise_flag(flag, u32(1))
-            cuda.syncthreads()
-            k += threads
+    def scatter_claim(winners, idx, flag, numbers):
+        n = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        if n >= u64(numbers[0]):
+            return
+        x, i, _ = offsets(n, numbers)
+        j = u64(load_index(u64(idx + i)))
+        if j >= u64(numbers[1]):
+            raise_flag(flag, u32(1))
+            return
+        claim(u64(winners + (x + j * u64(numbers[2])) * u64(4)), u32(n + u64(1)))
 
-    return scatter_scan
+    return scatter_claim
+
+
+def make_scatter_pick(memory: Any, axes: int, width: int) -> Any:
+    """The rows of the result: the src of the element that claimed it, or the input.
+
+    The threads of a block's x walk a row by vectors of ``width`` bytes, those of y the rows.
+    """
+    load, load_winner = make_bits(memory, width), memory.LOAD["u4"]
+    read, store = make_read_bits(memory, width), make_store_bits(memory, width)
+    offsets = make_offsets(memory, axes, PICK_FIRST_AXIS, False)
+
+    def scatter_pick(out, x, src, winners, numbers):
+        vectors = u64(numbers[1])
+        row = u64(cuda.blockIdx.x) * u64(cuda.blockDim.y) + u64(cuda.threadIdx.y)
+        if row >= u64(numbers[0]):
+            return
+        winner = u64(load_winner(u64(winners + row * u64(4))))
+        at = row * u64(numbers[2])
+        source = u64(x + at)
+        if winner != u64(0):
+            _, _, s = offsets(winner - u64(1), numbers)
+            source = u64(src + s)
+        c = u64(cuda.blockIdx.y) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        while c < vectors:
+            if winner != u64(0):
+                low, high = load(source + c * u64(width))
+            else:
+                low, high = read(source + c * u64(width))
+            store(u64(out + at + c * u64(width)), low, high)
+            c += u64(cuda.blockDim.x) * u64(cuda.gridDim.y)
+
+    return scatter_pick
+
+
+def make_zeros(memory: Any) -> Any:
+    """Fill memory with zeros, 16 bytes a thread. ``numbers``: how many of these."""
+    store = memory.STORE["u16"]
+
+    def zeros(out, numbers):
+        n = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        if n < u64(numbers[0]):
+            store(u64(out + n * u64(16)), (u64(0), u64(0)))
+
+    return zeros

@@ -1,0 +1,34 @@
+"""The CUDA backend: what the engine asks of it, from the modules that launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbgather.kernels.cuda import launch
+from nbgather.kernels.cuda.launch import copy, find_bad, gather, patches, use, write
+from nbgather.kernels.cuda.launch_masking import masking, masks_in_one, token_noise
+from nbgather.kernels.cuda.launch_scatter import scatter
+from nbgather.kernels.cuda.writes import WRITE_BYTES
+
+__all__ = [
+    "WRITE_BYTES",
+    "copy",
+    "find_bad",
+    "gather",
+    "masking",
+    "masks_in_one",
+    "patches",
+    "scatter",
+    "token_noise",
+    "use",
+    "write",
+]
+
+#: What is asked of a backend; see nbgather.engine.backends.
+HOST_VIEWS = False
+DOES = frozenset(("masking", "patches", "scatter"))
+
+
+def __getattr__(name: str) -> Any:
+    """What can change, such as the driver, as it is now."""
+    return getattr(launch, name)
