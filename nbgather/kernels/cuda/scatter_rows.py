@@ -10,9 +10,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from numba import cuda
-
 from nbgather.kernels.cuda import radix
+from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits, make_words
 
