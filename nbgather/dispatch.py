@@ -229,7 +229,8 @@ def ids_beside(sample_ids: Any, samples: Any, what: str) -> Any:
 
 def fill_value(mode: Any, value: Any) -> Any:
     """The value that a mode fills with, as a scalar of Python or NumPy."""
-    return scalar(value, "fill_value") if isinstance(mode, str) and mode == "fill" else 0
+    fills = isinstance(mode, str) and mode in ("fill", "defer")
+    return scalar(value, "fill_value") if fills else 0
 
 
 def scalar(value: Any, what: str) -> Any:

@@ -9,7 +9,7 @@ from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import GatherSolution, InferGather
 from nbgather.operations.shapes import flat_indices
-from nbgather.results import Array, Mode
+from nbgather.results import Array, Mode, WriteMode
 
 __all__ = [
     "gather",
@@ -59,11 +59,13 @@ def gather(
         Any integer dtype, of as many dimensions as ``input``; off ``dim`` no larger than it. Not
         checked against the input's shape when it is empty, as in torch. A list will do, and a NumPy
         array beside torch, JAX or Dask on the CPU.
-    mode : {"raise", "clip", "wrap", "fill"}
+    mode : {"raise", "clip", "wrap", "fill", "defer"}
         What to do with an index that is negative or not below ``input.shape[dim]``: raise an
         IndexError, take the nearest position, take it modulo the size, or give ``fill_value``.
+        ``"defer"`` gives ``fill_value`` on a GPU and raises the IndexError later, without waiting
+        for the device: see :mod:`nbgather.cuda`. Elsewhere it is ``"raise"``.
     fill_value : scalar
-        For ``mode="fill"``; it must fit the input's dtype.
+        For the modes ``"fill"`` and ``"defer"``; it must fit the input's dtype.
     out : array, optional
         Where to write: the result's shape and dtype, writable, overlapping no operand. When an
         IndexError is raised, its contents are unspecified.
@@ -138,7 +140,7 @@ def take_along_axis(
     axis : int or None
         The axis to take along; negative values count from the end. None takes from the flattened
         array, and ``indices`` has one dimension.
-    mode : {"raise", "clip", "wrap", "fill"}
+    mode : {"raise", "clip", "wrap", "fill", "defer"}
         What to do with an index that is out of bounds, i.e. below ``-size`` or not below ``size``
         of the axis: see :func:`gather`. In every mode an index from ``-size`` on counts from the
         end.
@@ -246,6 +248,7 @@ def scatter(
     index: Any,
     src: Any,
     *,
+    mode: WriteMode = "raise",
     out: Any = None,
     backend: str | None = None,
 ) -> Array:
@@ -265,9 +268,13 @@ def scatter(
         ``dim`` no larger than ``input``.
     src : array or scalar
         The values, of input's dtype and container; a Python number stands for all of them.
+    mode : {"raise", "defer"}
+        What to do with an index that is out of bounds: raise an IndexError, or on a GPU leave it
+        out and raise the IndexError later, without waiting for the device: see
+        :mod:`nbgather.cuda`. Elsewhere ``"defer"`` is ``"raise"``.
     out : array, optional
         Where to write: input's shape and dtype, writable, overlapping no operand. Nothing is
-        written there when an error is raised.
+        written there when an error is raised at once.
     backend : str, optional
         ``cpu``, ``reference`` or ``torch``.
 
@@ -300,7 +307,7 @@ def scatter(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if backend is None:
+    if backend is None and mode is _RAISE:
         kind = type(src)
         into = () if out is None else (out,)
         if kind is int or kind is float:
@@ -309,7 +316,7 @@ def scatter(
             result = dispatch.recall((Scatter, dim), input, index, src, *into)
         if result is not None:
             return result
-    operation = Scatter(dim)
+    operation = Scatter(dim, mode=mode)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 
@@ -319,6 +326,7 @@ def scatter_add(
     index: Any,
     src: Any,
     *,
+    mode: WriteMode = "raise",
     out: Any = None,
     backend: str | None = None,
 ) -> Array:
@@ -331,7 +339,7 @@ def scatter_add(
 
     Parameters
     ----------
-    input, dim, index, out, backend
+    input, dim, index, mode, out, backend
         As in :func:`scatter`; input is bool, integer, floating or complex.
     src : array
         The values, of input's dtype and container.
@@ -363,12 +371,12 @@ def scatter_add(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if backend is None:
+    if backend is None and mode is _RAISE:
         into = () if out is None else (out,)
         result = dispatch.recall((ScatterAdd, dim), input, index, src, *into)
         if result is not None:
             return result
-    operation = ScatterAdd(dim)
+    operation = ScatterAdd(dim, mode=mode)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
 
 

@@ -22,7 +22,7 @@ from nbgather.operations.tokens import (
     one_source,
 )
 from nbgather.operations.tokens import token_noise as noise_operation
-from nbgather.results import Array, MaskedTokens, PaddedTokens, TokenMask
+from nbgather.results import Array, MaskedTokens, PaddedTokens, TokenMask, WriteMode
 
 __all__ = [
     "MaskedTokens",
@@ -33,6 +33,8 @@ __all__ = [
     "restore_tokens",
     "token_noise",
 ]
+
+_RAISE = "raise"
 
 
 @overload
@@ -258,6 +260,7 @@ def restore_tokens(
     mask_token: Any,
     *,
     valid: Any = None,
+    mode: WriteMode = "raise",
     backend: str | None = None,
 ) -> Array:
     """Put visible tokens back in their places, with the mask token everywhere else.
@@ -276,6 +279,10 @@ def restore_tokens(
         `[1, 1, D]`; cast to x's dtype only if that is safe.
     valid : array of bool, shape [N, K], optional
         Which of ``x_visible`` are tokens, as :class:`PaddedTokens` has it; all by default.
+    mode : {"raise", "defer"}
+        What to do with a rank that is negative or not below L: raise an IndexError, or on a GPU put
+        the mask token there and raise the IndexError later, without waiting for the device: see
+        :mod:`nbgather.cuda`. Elsewhere ``"defer"`` is ``"raise"``.
     backend : str, optional
         A name from :func:`nbgather.backends.available`.
 
@@ -294,7 +301,7 @@ def restore_tokens(
     Notes
     -----
     On a GPU the check of the ranks waits for the device. Where a CUDA graph is captured nothing can
-    wait: there a rank out of range takes the mask token.
+    wait: there it is put off as by ``mode="defer"``.
 
     Examples
     --------
@@ -306,15 +313,15 @@ def restore_tokens(
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
     if valid is None:
-        if backend is None:
+        if backend is None and mode is _RAISE:
             result = _recall_restoring(x_visible, ids_restore, mask_token)
             if result is not None:
                 return result
-        return dispatch.execute(
-            RestoreTokens(), x_visible, ids_restore, mask_token, backend=backend
-        )
+        restore = RestoreTokens(errors=mode)
+        return dispatch.execute(restore, x_visible, ids_restore, mask_token, backend=backend)
+    restore_valid = RestoreValidTokens(errors=mode)
     return dispatch.execute(
-        RestoreValidTokens(), x_visible, ids_restore, mask_token, valid, backend=backend
+        restore_valid, x_visible, ids_restore, mask_token, valid, backend=backend
     )
 
 

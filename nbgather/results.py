@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 #: An array of any library: what goes in comes out.
 Array = TypeVar("Array", bound=Any)
-Mode = Literal["raise", "clip", "wrap", "fill"]
+Mode = Literal["raise", "clip", "wrap", "fill", "defer"]
+WriteMode = Literal["raise", "defer"]
 
 if TYPE_CHECKING:
     # A named tuple can be generic from Python 3.11 on, and for type checkers in every version.

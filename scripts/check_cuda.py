@@ -27,9 +27,11 @@ from nbgather.kernels.cuda import (  # noqa: E402
     patches,
     radix,
     ranking,
+    reports,
     scatter,
     scatter_rows,
     scatter_shared,
+    writes,
 )
 from nbgather.kernels.cuda.positions import (  # noqa: E402
     NUMBERS_PER_AXIS,
@@ -38,6 +40,8 @@ from nbgather.kernels.cuda.positions import (  # noqa: E402
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(MODES))
+#: What is out of bounds in the mode raise is filled, too: there is no kernel of its own.
+KERNEL_MODES = (FILL, CLIP, WRAP, FILL)
 
 
 class Kernel(NamedTuple):
@@ -68,13 +72,13 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        key = (axes, item, index, mode, from_end, wide)
+        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
                 lambda memory, key=key: gather.make_gather_elements(memory, *key),
-                4,
+                5,
                 gather.ELEMENTS_FIRST_AXIS + _per_axis(wide) * axes,
                 72,
                 item == 16,
@@ -85,7 +89,7 @@ def _gathers() -> list[Kernel]:
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
             lambda memory: gather.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
-            4,
+            5,
             gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
             80,
             calls=True,
@@ -99,19 +103,29 @@ def _gathers() -> list[Kernel]:
         (16, RAISE, True, False),
         (16, FILL, False, True),
     ):
-        rows = (2, width, "i8", mode, False, wide, row)
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, wide, row)
         name = f"gather rows, {width} B, {MODES[mode]}" + (", from a row" if row else "")
         kernels.append(
             Kernel(
                 name + (", 64-bit" if wide else ""),
                 lambda memory, rows=rows: gather.make_gather_rows(memory, *rows),
-                5,
+                6,
                 gather.ROWS_FIRST_AXIS + 2 * _per_axis(wide),
                 48,
                 width == 16,
             )
         )
     return kernels
+
+
+def _others() -> list[Kernel]:
+    """What looks for a bad index, and what writes a few bytes of the host."""
+    find = (2, "i8", False, False)
+    numbers = reports.FIND_FIRST_AXIS + 2 * NUMBERS_PER_AXIS
+    return [
+        Kernel("first bad index", lambda memory: reports.make_find(memory, *find), 3, numbers, 40),
+        Kernel("bytes of the host", writes.make_write, 1, 2 + writes.WORDS, 80),
+    ]
 
 
 def _scatters() -> list[Kernel]:
@@ -325,7 +339,9 @@ def _maskings() -> list[Kernel]:
 
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
-    return [*_gathers(), *_scatters(), *_sorts(), *_rankings(), *_maskings()]
+    return [
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_maskings(),
+    ]  # fmt: skip
 
 
 def _tool(name: str) -> str:

@@ -149,6 +149,18 @@ def _storer(kind: str) -> Callable[[Any, Any], None]:
     return store_as_it_is if kind[0] == "f" or kind == "u16" else store
 
 
+def _changer(change: Callable[..., int]) -> Callable[..., Any]:
+    """One step for all threads, of which one runs at a time."""
+    load, store = _loader("u8"), _storer("u8")
+
+    def step(address: Any, *values: Any) -> Any:
+        before = load(address)
+        store(address, change(int(before), *map(int, values)))
+        return before
+
+    return step
+
+
 def _atomic(kind: str, combine: Callable[[int, int], int]) -> Callable[[Any, Any], None]:
     load, store = _loader(kind), _storer(kind)
 
@@ -164,6 +176,9 @@ KERNEL_MEMORY = types.SimpleNamespace(
     LOAD=_load,
     READ=_load,
     STORE={kind: _storer(kind) for kind in KINDS},
+    SWAP_IF=_changer(lambda before, old, new: new if before == old else before),
+    LOWER=_changer(min),
+    COUNT=_changer(lambda before, value: before + value),
     INLINE=lambda function: function,
     AS_F4=lambda bits: np.uint32(bits).view(np.float32),
     AS_F8=lambda bits: np.uint64(bits).view(np.float64),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import weakref
 from typing import Any
 
@@ -17,16 +18,24 @@ import numpy as np
 from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_interface
+from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import backend, launch_masking, launch_radix, launch_scatter
 from nbgather.kernels.cuda import launch as cuda
-from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.contexts import Place
+from nbgather.kernels.cuda.driver import MAX_GRID_X, Launch
+from nbgather.kernels.cuda.errors import Records
+
+#: The streams of a simulated GPU.
+STREAMS = (7, 8)
 
 
 class DeviceArray:
     """An array on the simulated GPU."""
 
-    def __init__(self, array: np.ndarray, device: int = 0, padded: bool = False) -> None:
-        self.array, self.device_id = array, device
+    def __init__(
+        self, array: np.ndarray, device: int = 0, padded: bool = False, stream: int = 7
+    ) -> None:
+        self.array, self.device_id, self.stream = array, device, stream
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
@@ -51,6 +60,7 @@ class DeviceArray:
         """Another view of the same memory."""
         view = DeviceArray.__new__(DeviceArray)
         view.array, view.device_id, view.owner = array, self.device_id, self
+        view.stream = self.stream
         return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
@@ -80,20 +90,20 @@ class _Library:
     """How arrays are made on the simulated GPU."""
 
     def place(self, array: DeviceArray) -> Place:
-        return Place(array.device_id, 7)
+        return Place(array.device_id, array.stream)
 
     def context(self, array: Any) -> Any:
         return contextlib.nullcontext()
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> DeviceArray:
         nbytes = math.prod(shape) * dtype.itemsize
         padded = np.full(max(nbytes, 1) + 16, POISON, np.uint8)
         start = -padded.ctypes.data % 16
         array = padded[start : start + nbytes].view(dtype).reshape(shape)
-        return DeviceArray(array, padded=True)
+        return DeviceArray(array, padded=True, stream=place.stream)
 
-    def from_numpy(self, array: np.ndarray) -> DeviceArray:
-        result = self.empty(array.shape, array.dtype)
+    def from_numpy(self, array: np.ndarray, place: Place) -> DeviceArray:
+        result = self.empty(array.shape, array.dtype, place)
         result.array[...] = array
         return result
 
@@ -102,11 +112,29 @@ class Driver:
     """The functions of the real one."""
 
     def __init__(self) -> None:
-        self.flag = np.zeros(1, np.uint32)
-        _allow(self.flag, self)
         self.launches: list[Any] = []
+        #: What else was asked of the driver that a CUDA graph under capture could not take, and
+        #: which streams were made to wait for which.
+        self.waits: list[str] = []
+        self.follows: list[tuple[int, tuple[int, ...]]] = []
         self.captured = False
         self.multiprocessors = 2
+        self.pinned: list[np.ndarray] = []
+        self.records = Records(self.host_memory)
+
+    Launch = Launch
+    MAX_GRID_X = MAX_GRID_X
+
+    def host_memory(self, nbytes: int, device: int) -> int:
+        memory_of_host = np.zeros(nbytes, np.uint8)
+        self.pinned.append(memory_of_host)
+        _allow(memory_of_host, self)
+        return int(memory_of_host.ctypes.data)
+
+    def start(self, launch: Launch, place: Place, addresses: tuple[int, ...]) -> None:
+        numbers = struct.unpack(f"={len(launch.numbers) // 8}Q", launch.numbers)
+        assert len(addresses) == launch.addresses
+        self.launch(launch.key, launch.build, launch.grid, launch.block, place, addresses, numbers)
 
     def launch(
         self, key: Any, build: Any, grid: Any, block: Any, place: Place, addresses: Any,
@@ -115,17 +143,26 @@ class Driver:
         assert len(grid) == len(block) == 2
         assert 0 < block[0] * block[1] <= 1024
         assert all(0 <= n < 1 << 64 for n in (*addresses, *numbers)), (addresses, numbers)
-        assert place.stream == 7
+        assert place.stream in STREAMS
         self.launches.append((key, grid, block))
         arguments = (*map(np.uint64, addresses), tuple(map(np.uint64, numbers)))
         run(build(KERNEL_MEMORY), grid, block, arguments, descending=len(self.launches) % 2 == 0)
 
-    def lowered_flag(self, place: Place) -> int:
-        self.flag[0] = 0
-        return int(self.flag.ctypes.data)
+    def synchronize(self, place: Place) -> None:
+        self._wait("stream")
 
-    def raised(self, place: Place) -> bool:
-        return bool(self.flag[0])
+    def synchronize_device(self, device: int) -> None:
+        self._wait("device")
+
+    def _wait(self, what: str) -> None:
+        assert not self.captured, f"waiting for a {what} ends a capture"
+        self.waits.append(what)
+
+    def follow(self, place: Place, streams: Any) -> None:
+        self.follows.append((place.stream, tuple(streams)))
+
+    def relaxed(self) -> Any:
+        return contextlib.nullcontext()
 
     def capturing(self, place: Place) -> bool:
         return self.captured
@@ -134,6 +171,7 @@ class Driver:
         return self.multiprocessors
 
     def read(self, address: int, nbytes: int, place: Place) -> np.ndarray:
+        self._wait("copy")
         return memory.read(address, nbytes)
 
 
@@ -141,6 +179,7 @@ class Driver:
 def simulated(threads: int = 32) -> Any:
     """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
     driver = Driver()
+    plan_gather.cache_clear()  # plans keep launches
     before = cuda.use(driver), cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS
     cuda.THREADS_PER_BLOCK = launch_masking.RANKING_THREADS = threads
     power = 1 << threads.bit_length() - 1  # what sorts halves its threads again and again
@@ -155,6 +194,7 @@ def simulated(threads: int = 32) -> Any:
     try:
         yield driver
     finally:
+        plan_gather.cache_clear()
         cuda.use(before[0])
         cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS = before[1:]
         launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS = sorting

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from cuda.bindings import driver as cuda_driver
+from stub_driver import GLOBAL, StubDriver, installed
 
 import nbgather
+from nbgather.kernels.cuda import contexts, gather
 from nbgather.kernels.cuda import driver as our_driver
-from nbgather.kernels.cuda import gather
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,61 +37,119 @@ def test_without_a_gpu_one_line_says_what_is_missing() -> None:
     assert "driver" in reason or "device" in reason
 
 
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubDriver]:
+    """A driver of two devices; kernels are not compiled."""
+    monkeypatch.setattr(our_driver, "compile_ptx", lambda *a: ".visible .entry kernel(")
+    monkeypatch.setattr(our_driver, "_image", lambda ptx, cc: ptx.encode())
+    yield installed(monkeypatch, StubDriver())
+    contexts.capability.cache_clear()
+    contexts.processors.cache_clear()
+
+
+def copy(place: our_driver.Place, key: str = "a test's") -> None:
+    """A launch of two addresses and two numbers."""
+    our_driver.launch(key, lambda memory: None, (5, 3), (32, 8), place, (2**63 + 8, 16), (1, 2))
+
+
 def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a launch but the device: compiled, linked, and its numbers in the order of the PTX."""
-    success = cuda_driver.CUresult.CUDA_SUCCESS
-    seen: dict[str, Any] = {}
-
-    def load(image: bytes) -> Any:
-        seen["image"] = image
-        return success, "module"
-
-    def find(module: Any, name: bytes) -> Any:
-        seen["name"] = name
-        return success, "function"
-
-    def launch(function: Any, *numbers: Any) -> Any:
-        *shape, shared, stream, pointers, extra = numbers
-        places = (ctypes.c_uint64 * 11).from_address(pointers)
-        seen["values"] = [ctypes.c_uint64.from_address(at).value for at in places]
-        seen["launch"] = function, shape, shared, stream, extra
-        return (success,)
-
-    monkeypatch.setattr(cuda_driver, "cuCtxGetCurrent", lambda: (success, 1))
-    monkeypatch.setattr(
-        cuda_driver, "cuDeviceGetAttribute", lambda *a: (success, 9 - 9 * _minor(a))
-    )
-    monkeypatch.setattr(cuda_driver, "cuModuleLoadData", load)
-    monkeypatch.setattr(cuda_driver, "cuModuleGetFunction", find)
-    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", launch)
-    our_driver.capability.cache_clear()
+    stub = installed(monkeypatch, StubDriver(arguments=11))
     numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)
     for _ in range(2):
         our_driver.launch(
             "a test's", lambda memory: gather.make_copy(memory, 2, 4, False),
             (5, 3), (32, 8), our_driver.Place(0, 77), (2**63 + 8, 16), numbers,
         )  # fmt: skip
-        assert seen["values"] == [2**63 + 8, 16, *numbers]
-        assert seen["launch"] == ("function", [5, 3, 1, 32, 8, 1], 0, 77, 0)
-    assert seen["image"].startswith(b"\x7fELF")
-    assert seen["name"] in seen["image"]
-    our_driver.capability.cache_clear()
+        assert stub.launches[-1].values == [2**63 + 8, 16, *numbers]
+        assert stub.launches[-1].stream == 77
+    ((_, image),) = stub.modules
+    assert image.startswith(b"\x7fELF")
+    assert stub.launches[-1].function[-1] in image
+    contexts.capability.cache_clear()
+
+
+def test_a_failure_of_the_driver_has_its_name(stub: StubDriver) -> None:
     failed = cuda_driver.CUresult.CUDA_ERROR_LAUNCH_FAILED
-    monkeypatch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (failed,))
-    with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_LAUNCH_FAILED"):
-        our_driver.launch(
-            "a test's",
-            lambda memory: None,
-            (1, 1),
-            (32, 1),
-            our_driver.Place(0, 0),
-            (1, 2),
-            numbers,
-        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (failed,))
+        with pytest.raises(RuntimeError, match="CUDA: CUDA_ERROR_LAUNCH_FAILED"):
+            copy(our_driver.Place(0, 0))
 
 
-def _minor(arguments: tuple[Any, ...]) -> bool:
-    return "MINOR" in arguments[0].name
+def test_more_blocks_than_a_grid_has_are_one_clear_error(stub: StubDriver) -> None:
+    for grid in ((2**31, 1), (1, 2**16)):
+        with pytest.raises(ValueError, match=f"{grid[0]} times {grid[1]} blocks is needed: CUDA"):
+            our_driver.Launch("k", lambda memory: None, grid, (1, 1), 0, ())
+
+
+@pytest.mark.parametrize("before", [(), (100,), (100, 101), (201,)])
+@pytest.mark.parametrize("device", [0, 1])
+def test_work_of_a_device_runs_in_a_context_of_it(
+    stub: StubDriver, before: tuple[int, ...], device: int
+) -> None:
+    """Whatever is current before is so afterwards; the last context is one of device 1."""
+    place = our_driver.Place(device, 5)
+
+    def all_calls() -> None:
+        stub.make_current(*before)
+        copy(place)
+        our_driver.synchronize(place)
+        assert not our_driver.capturing(place)
+        our_driver.follow(place, [9])
+        our_driver.records.of(device)
+        our_driver.synchronize_device(device)
+        assert tuple(stub.thread.contexts) == before
+
+    all_calls()
+    thread = threading.Thread(target=all_calls)  # which has no context before
+    thread.start()
+    thread.join()
+    contexts_of_work = {launched.context for launched in stub.launches}
+    assert {context % 100 for context in contexts_of_work} == {device}
+    assert len(stub.launches) == 2
+
+
+def test_each_device_has_its_kernel(stub: StubDriver) -> None:
+    stub.make_current(100)
+    for device in (0, 1, 0, 1):
+        copy(our_driver.Place(device, 0))
+    assert [context for context, _ in stub.modules] == [100, 101]
+
+
+def test_loads_and_allocations_are_no_part_of_a_capture(stub: StubDriver) -> None:
+    place = our_driver.Place(0, 5)
+    stub.make_current(100)
+    stub.captured = {5}
+    copy(place)
+    our_driver.records.of(0)
+    our_driver.follow(place, [9])
+    assert not stub.invalidated
+    assert our_driver.capturing(place)
+    with pytest.raises(RuntimeError, match="CAPTURE_UNSUPPORTED"):
+        our_driver.synchronize(place)  # the stub can tell
+    with pytest.raises(RuntimeError, match="CAPTURE_UNSUPPORTED"):
+        contexts.checked(cuda_driver.cuMemHostAlloc(8, 0))
+    assert stub.thread.mode == GLOBAL
+
+
+def test_nothing_is_said_when_the_interpreter_ends() -> None:
+    """What is kept of the driver's memory is not given back, for which it is too late then."""
+    code = """if True:
+        import sys
+        sys.path.insert(0, "tests")
+        import pytest
+        from stub_driver import StubDriver, installed
+        from nbgather.kernels.cuda import driver
+        patch = pytest.MonkeyPatch()
+        stub = installed(patch, StubDriver())
+        record = driver.records.take(0)
+        kept = driver.records.of(0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["gather rows, 16 B, raise", "scatter lines, set u16"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,16 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from simulator import Driver, memory, simulated
+from pretender import Pretender, pretended
+from simulator import Driver
 
 import nbgather
-from nbgather.containers import registry
-from nbgather.containers.torch import TorchContainer
-from nbgather.containers.torch_cuda import TorchCudaContainer
-from nbgather.dispatch import run
-from nbgather.kernels.cuda.driver import Place
-
-
-class Pretender(TorchCudaContainer):
-    """The container of CUDA tensors, for tensors of the host."""
-
-    def place(self, array: Any) -> tuple[Place, ...]:
-        return (Place(0, 7),)
-
-    def device_context(self, array: Any) -> Any:
-        return contextlib.nullcontext()
-
-    def _lies_here(self, array: Any) -> bool:
-        return bool(array.is_cpu)
-
-    def address(self, array: Any) -> int:
-        storage = array.untyped_storage()
-        if storage.nbytes():
-            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            memory.add(storage.data_ptr(), whole.numpy())
-        return int(array.data_ptr())
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    registry.find(torch.zeros(1), "x")
-    container = Pretender(run)
-    monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
-    monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)
-    with simulated(32) as driver:
+    with pretended(monkeypatch) as driver:
         yield driver
-    memory.clear()
 
 
 def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,8 +18,6 @@ Run = Callable[["Container", Operation, tuple[Any, ...], Options], Any]
 
 #: Operands that kernels take as int64.
 IDS = ("sample_ids", "ids_keep", "seed", "epoch")
-
-_NO_CONTEXT = contextlib.nullcontext()
 
 
 class Container:
@@ -105,10 +102,6 @@ class Container:
     def place(self, array: Any) -> tuple[Any, ...]:
         """Where a kernel runs, for a backend that asks: (device, stream); () on the host."""
         return ()
-
-    def device_context(self, array: Any) -> Any:
-        """A context in which the array's device is the current one."""
-        return _NO_CONTEXT
 
     # What a namespace can do is the namespace's
 

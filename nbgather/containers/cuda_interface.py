@@ -5,11 +5,10 @@ Results are CuPy arrays for CuPy arrays, and numba's for all others.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ import numpy as np
 from nbgather.containers.cuda_arrays import CudaArrays
 from nbgather.containers.numpy import describe, item_bits
 from nbgather.engine import arrays, backends
-from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.contexts import Place
 from nbgather.operations.base import DType, Operation, Options, Spec, contiguous_strides
 from nbgather.operations.scores import Tube
+
+#: What the driver calls the legacy default stream, where an array is of no stream.
+NO_STREAM = 0
 
 
 class CudaInterfaceContainer(CudaArrays):
@@ -55,17 +57,17 @@ class CudaInterfaceContainer(CudaArrays):
         backends.get("cuda")  # what can be wrong with the driver is said there
         return (_library(array).place(array),)
 
-    def device_context(self, array: Any) -> Any:
-        return _library(array).context(array)
-
     def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
         kind = self._described(like)[1] if dtype is None else np.dtype(dtype.name)
-        with self.device_context(like):
-            return _library(like).empty(shape, kind)
+        library = _library(like)
+        # Under capture into a CUDA graph as well, which allocations are no part of.
+        with library.context(like), backends.get("cuda").driver.relaxed():
+            return library.empty(shape, kind, library.place(like))
 
-    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
-        with self.device_context(like):
-            return _library(like).from_numpy(array)
+    def upload(self, array: np.ndarray, like: Any) -> Any:
+        library = _library(like)
+        with library.context(like):
+            return library.from_numpy(array, library.place(like))
 
     def item_bits(self, value: Any, like: Any, what: str) -> np.ndarray:
         return item_bits(self._described(like)[1], value, what)
@@ -105,7 +107,19 @@ class CudaInterfaceContainer(CudaArrays):
             raise TypeError(
                 f"a {type(operands[0]).__module__} array cannot be reshaped: CuPy's can"
             )
-        return super().execute(operation, operands, options)
+        arrays_given = [a for a in (*operands, options.out) if hasattr(type(a), "shape")]
+        self._follow(operands[0], arrays_given)
+        result = super().execute(operation, operands, options)
+        if options.out is not None:
+            self._follow(options.out, operands[:1])
+        return result
+
+    def _follow(self, first: Any, others: Sequence[Any]) -> None:
+        """Let the stream of an array wait for those of other arrays, where they tell of one."""
+        (place,) = self.place(first)
+        streams = {self.place(other)[0].stream for other in others} - {place.stream, NO_STREAM}
+        if streams:
+            backends.get("cuda").driver.follow(place, sorted(streams))
 
 
 class _Casts:
@@ -136,22 +150,35 @@ class _Numba:
 
     def place(self, array: Any) -> Place:
         interface = array.__cuda_array_interface__
-        address = interface["data"][0]
+        address, stream = interface["data"][0], interface.get("stream")
+        if stream is not None and stream <= 0:
+            raise ValueError(
+                f"a {type(array).__module__} array says that it is of stream {stream}: None, 1"
+                " (the legacy default), 2 (the default of a thread) or a handle is needed"
+            )
         cuda = backends.get("cuda")
-        return Place(cuda.driver.device_of(address) if address else 0, interface.get("stream") or 0)
+        return Place(cuda.driver.device_of(address) if address else 0, stream or NO_STREAM)
 
     def context(self, array: Any) -> Any:
-        return contextlib.nullcontext()
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         from numba import cuda
 
-        return cuda.device_array(shape, dtype)
+        return cuda.gpus[self.place(array).device]
 
-    def from_numpy(self, array: np.ndarray) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Any:
         from numba import cuda
 
-        return cuda.to_device(array)
+        return cuda.device_array(shape, dtype, stream=self._stream(place))
+
+    def from_numpy(self, array: np.ndarray, place: Place) -> Any:
+        from numba import cuda
+
+        return cuda.to_device(array, stream=self._stream(place))
+
+    def _stream(self, place: Place) -> Any:
+        """The stream that a new array is of, so that who takes it next can wait for it."""
+        from numba import cuda
+
+        return cuda.external_stream(place.stream) if place.stream != NO_STREAM else 0
 
 
 class _Cupy:
@@ -164,10 +191,10 @@ class _Cupy:
     def context(self, array: Any) -> Any:
         return array.device
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Any:
         return self.cupy.empty(shape, dtype)
 
-    def from_numpy(self, array: np.ndarray) -> Any:
+    def from_numpy(self, array: np.ndarray, place: Place) -> Any:
         return self.cupy.asarray(array)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
-from nbgather.containers.torch_operators import OPS, seeded_noise
+from nbgather.containers.torch_operators import NOWAIT, OPS, seeded_noise
 from nbgather.operations import checks
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
@@ -150,7 +150,8 @@ def _call_scatter(operation: Scatter, operands: tuple[Any, ...]) -> Any:
     if not isinstance(src, torch.Tensor):
         src = torch.full_like(index, _held(src, x.dtype, "src"), dtype=x.dtype)
     name = "scatter_add" if isinstance(operation, ScatterAdd) else "scatter"
-    return OPS[name](x, operation.dim, index, src)
+    told = {"told": True} if operation.told else {}
+    return _overload(name, operation.mode)(x, operation.dim, index, src, **told)
 
 
 def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
@@ -164,7 +165,7 @@ def _call_restore(operation: RestoreTokens, operands: tuple[Any, ...]) -> Any:
     else:
         token = _held(token, x.dtype, "mask_token")
         token = torch.full((), token, dtype=x.dtype, device=x.device)
-    return OPS["restore_tokens"](x, ids, token.expand(inner))
+    return _overload("restore_tokens", operation.errors)(x, ids, token.expand(inner))
 
 
 def _number(value: Any) -> Any:
@@ -174,9 +175,14 @@ def _number(value: Any) -> Any:
 
 def _mode(operation: Gather, x: Any) -> dict[str, Any]:
     """What to do with an index that is out of bounds, as the operators take it."""
-    filled = operation.mode == "fill"
+    filled = operation.mode in ("fill", "defer")
     value = _held(operation.fill_value, x.dtype, "fill_value") if filled else 0
     return {"mode": operation.mode, "fill_value": value}
+
+
+def _overload(name: str, mode: str) -> Any:
+    """An operator for a mode: where that cannot wait for a device, one that a CUDA graph holds."""
+    return OPS[name if mode == "raise" else name + NOWAIT]
 
 
 def _held(value: Any, dtype: torch.dtype, what: str) -> Any:
@@ -207,9 +213,9 @@ def _can_cast(dtype: Any, other: Any) -> bool:
 
 
 _CALLERS: dict[type[Operation], Callable[..., Any]] = {
-    Gather: lambda o, p: OPS["gather"](p[0], o.dim, p[1], **_mode(o, p[0])),
-    TakeAlongAxis: lambda o, p: OPS["take_along_axis"](*p, o.dim, **_mode(o, p[0])),
-    GatherTokens: lambda o, p: OPS["gather_tokens"](*p, **_mode(o, p[0])),
+    Gather: lambda o, p: _overload("gather", o.mode)(p[0], o.dim, p[1], **_mode(o, p[0])),
+    TakeAlongAxis: lambda o, p: _overload("take_along_axis", o.mode)(*p, o.dim, **_mode(o, p[0])),
+    GatherTokens: lambda o, p: _overload("gather_tokens", o.mode)(*p, **_mode(o, p[0])),
     Scatter: _call_scatter,
     ScatterAdd: _call_scatter,
     TokenNoise: lambda o, p: OPS["token_noise"](

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -39,12 +38,6 @@ class TorchCudaContainer(CudaArrays, TorchContainer):
         index = array.device.index
         return (Place(index, torch._C._cuda_getCurrentRawStream(index)),)
 
-    def device_context(self, array: Any) -> Any:
-        index = array.device.index
-        if index == torch.cuda.current_device():
-            return contextlib.nullcontext()
-        return torch.cuda.device(index)
-
     def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
         kind = like.dtype if dtype is None else torch_dtype(dtype)
         # torch's own pool knows when memory is free again.
@@ -55,7 +48,7 @@ class TorchCudaContainer(CudaArrays, TorchContainer):
         self.item_bits(value, like, "mask_token")
         return torch.full(inner, value, dtype=like.dtype, device=like.device)
 
-    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+    def upload(self, array: np.ndarray, like: Any) -> Any:
         return torch.from_numpy(array).to(like.device)
 
 

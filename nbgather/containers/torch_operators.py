@@ -25,6 +25,9 @@ from nbgather.operations.tokens import KeepTokens, RankTokens, RestoreTokens, To
 
 _library = torch.library.Library("nbgather", "FRAGMENT")
 _MODES = "*, str mode='raise', Scalar fill_value=0"
+#: The overload of an operator that never waits for a device: its modes are all but ``raise``.
+NOWAIT = ".nowait"
+_NOWAIT_MODES = "*, str mode, Scalar fill_value=0"
 _STRATEGY = (
     "str strategy, SymInt[] grid, SymInt[] numbers, *, int seed, SymInt epoch=0,"
     " float? min_aspect=None"
@@ -44,6 +47,8 @@ class _Operator(NamedTuple):
     call: Callable[..., Call]
     #: Which arguments the operands are.
     places: tuple[int, ...]
+    #: Whether a call may wait for a device, which a CUDA graph cannot hold.
+    waits: bool = False
 
 
 def _gather_call(
@@ -60,6 +65,60 @@ def _along_call(
 
 def _tokens_call(x: Any, ids: Any, mode: str = "raise", fill_value: Any = 0) -> Call:
     return GatherTokens(1, mode, fill_value), (x, ids)
+
+
+def _scatter_caller(kind: type[Scatter], mode: str) -> Callable[..., Call]:
+    def call(input: Any, dim: int, index: Any, src: Any, *, told: bool = False) -> Call:
+        return kind(dim, mode=mode, told=told), (input, index, src)
+
+    return call
+
+
+def _restore_caller(errors: str) -> Callable[..., Call]:
+    def call(x_visible: Any, ids_restore: Any, mask_token: Any) -> Call:
+        return RestoreTokens(errors=errors), (x_visible, ids_restore, mask_token)
+
+    return call
+
+
+def _waiting(operator: _Operator, nowait: _Operator) -> dict[str, _Operator]:
+    """An operator that may wait, and its overload that does not."""
+    return {"": operator._replace(waits=True), NOWAIT: nowait}
+
+
+def _gather_pair(kind: type[Gather], arguments: str, call: Any, places: Any) -> Any:
+    """A gather in every mode, and in those that do not wait."""
+
+    def nowait_call(*args: Any, mode: str, fill_value: Any = 0) -> Call:
+        if mode == "raise":
+            raise ValueError("mode 'raise' may wait: the overload nowait has the other modes")
+        return call(*args, mode=mode, fill_value=fill_value)
+
+    return _waiting(
+        _Operator(kind, f"({arguments}, {_MODES}) -> Tensor", call, places),
+        _Operator(kind, f"({arguments}, {_NOWAIT_MODES}) -> Tensor", nowait_call, places),
+    )
+
+
+def _scatter_pair(kind: type[Scatter]) -> Any:
+    arguments = "Tensor input, int dim, Tensor index, Tensor src"
+    schemas = {"raise": arguments, "defer": f"{arguments}, *, bool told=False"}
+    return _waiting(
+        *(
+            _Operator(kind, f"({schema}) -> Tensor", _scatter_caller(kind, mode), (0, 2, 3))
+            for mode, schema in schemas.items()
+        )
+    )
+
+
+def _restore_pair() -> Any:
+    schema = "(Tensor x_visible, Tensor ids_restore, Tensor mask_token) -> Tensor"
+    return _waiting(
+        *(
+            _Operator(RestoreTokens, schema, _restore_caller(errors), (0, 1, 2))
+            for errors in ("raise", "defer")
+        )
+    )
 
 
 def _noise_call(seed: int, sample_ids: Any, num_tokens: Any, epoch: Any = 0) -> Call:
@@ -82,31 +141,19 @@ def _score_call(
     return scores.checked(score), (sample_ids,)
 
 
+_PAIRS = {
+    "gather": _gather_pair(Gather, "Tensor input, int dim, Tensor index", _gather_call, (0, 2)),
+    "take_along_axis": _gather_pair(
+        TakeAlongAxis, "Tensor arr, Tensor indices, int axis=-1", _along_call, (0, 1)
+    ),
+    "gather_tokens": _gather_pair(GatherTokens, "Tensor x, Tensor ids", _tokens_call, (0, 1)),
+    "scatter": _scatter_pair(Scatter),
+    "scatter_add": _scatter_pair(ScatterAdd),
+    "restore_tokens": _restore_pair(),
+}
+
 OPERATORS = {
-    "gather": _Operator(
-        Gather, f"(Tensor input, int dim, Tensor index, {_MODES}) -> Tensor", _gather_call, (0, 2)
-    ),
-    "take_along_axis": _Operator(
-        TakeAlongAxis,
-        f"(Tensor arr, Tensor indices, int axis=-1, {_MODES}) -> Tensor",
-        _along_call,
-        (0, 1),
-    ),
-    "gather_tokens": _Operator(
-        GatherTokens, f"(Tensor x, Tensor ids, {_MODES}) -> Tensor", _tokens_call, (0, 1)
-    ),
-    "scatter": _Operator(
-        Scatter,
-        "(Tensor input, int dim, Tensor index, Tensor src) -> Tensor",
-        lambda input, dim, index, src: (Scatter(dim), (input, index, src)),
-        (0, 2, 3),
-    ),
-    "scatter_add": _Operator(
-        ScatterAdd,
-        "(Tensor input, int dim, Tensor index, Tensor src) -> Tensor",
-        lambda input, dim, index, src: (ScatterAdd(dim), (input, index, src)),
-        (0, 2, 3),
-    ),
+    **{name + of: operator for name, pair in _PAIRS.items() for of, operator in pair.items()},
     "token_noise": _Operator(
         TokenNoise,
         "(int seed, Tensor sample_ids, SymInt num_tokens, *, SymInt epoch=0) -> Tensor",
@@ -119,20 +166,11 @@ OPERATORS = {
         lambda scores, num_keep: (RankTokens(Keep(number=num_keep)), (scores,)),
         (0,),
     ),
-    "restore_tokens": _Operator(
-        RestoreTokens,
-        "(Tensor x_visible, Tensor ids_restore, Tensor mask_token) -> Tensor",
-        lambda x_visible, ids_restore, mask_token: (
-            RestoreTokens(),
-            (x_visible, ids_restore, mask_token),
-        ),
-        (0, 1, 2),
-    ),
     "keep_tokens": _Operator(
         KeepTokens,
         "(Tensor x, Tensor ids_keep, Tensor ids_restore, *, bool padded=False) -> Tensor",
         lambda x, ids_keep, ids_restore, padded=False: (
-            KeepTokens(padded, trusted=False),
+            KeepTokens(padded),
             (x, ids_keep, ids_restore),
         ),
         (0, 1, 2),
@@ -144,7 +182,9 @@ OPERATORS = {
         lambda x, noise, mask_ratio: (RankedMasking(keep.ratio(mask_ratio)), (x, noise)),
         (0, 1),
     ),
-    "score": _Operator(Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,)),
+    "score": _Operator(
+        Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,), waits=True
+    ),
 }
 
 
@@ -165,13 +205,22 @@ def _execute(operation: Operation, operands: tuple[Any, ...]) -> Any:
         return container.run(container, operation, tuple(map(container.resolve, operands)), PLAIN)
 
 
-def define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
-    """An operator of ``torch.ops.nbgather``: its kernel, and what it gives for fake tensors."""
-    _library.define(name + schema)
+#: What torch knows of an operator that no CUDA graph can hold, in the versions that have graphs
+#: around such a one.
+_UNSAFE = tuple(getattr(torch.Tag, tag) for tag in ("cudagraph_unsafe",) if hasattr(torch.Tag, tag))
+
+
+def define(name: str, schema: str, kernel: Any, fake: Any, *, waits: bool = False) -> Any:
+    """An operator of ``torch.ops.nbgather``: its kernel, and what it gives for fake tensors.
+
+    Where it ``waits`` for a device or reads a value on the host, torch leaves it out of its graphs.
+    """
+    _library.define(name + schema, tags=_UNSAFE if waits else ())
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"nbgather::{name}", fake, lib=_library)
-    return getattr(torch.ops.nbgather, name).default
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.nbgather, packet), overload or "default")
 
 
 def batch_one_by_one(op: Any) -> None:
@@ -200,7 +249,7 @@ def _register(name: str, operator: _Operator) -> Any:
         results = tuple(_fake(operands[0], spec) for spec in specs)
         return results if len(results) > 1 else results[0]
 
-    op = define(name, operator.schema, kernel, fake)
+    op = define(name, operator.schema, kernel, fake, waits=operator.waits)
 
     def recorded(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         operation, operands = operator.call(*args, **kwargs)
@@ -249,5 +298,6 @@ seeded_noise = define(
     "(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
     _seeded_noise_kernel,
     _seeded_noise_fake,
+    waits=True,  # the seed of a graph under capture would be the seed of every replay
 )
 batch_one_by_one(seeded_noise)

@@ -41,8 +41,12 @@ def _device_integers(container: Any, array: Any, spec: Spec, code: str) -> np.nd
     nbytes = sum(max(r, 0) for r in reach) + spec.dtype.itemsize - low
     cuda = backends.get("cuda")
     (place,) = container.place(array)
-    with container.device_context(array):
-        memory = cuda.driver.read(container.address(array) + low, nbytes, place)
+    if cuda.driver.capturing(place):
+        raise ValueError(
+            "the values of an array on a GPU are needed on the host, which a CUDA graph under"
+            " capture cannot give: make the call before"
+        )
+    memory = cuda.driver.read(container.address(array) + low, nbytes, place)
     return np.ndarray(spec.shape, code, memory.data, -low, spec.strides)
 
 
@@ -51,12 +55,11 @@ def copy_on_device(container: Any, target: Any, source: Any) -> None:
     spec = container.spec(source)
     if not math.prod(spec.shape):
         return
-    with container.device_context(source):
-        backends.get("cuda").copy(
-            container.address(target), container.address(source), spec.shape,
-            container.spec(target).strides, spec.strides, spec.dtype.itemsize,
-            *container.place(source),
-        )  # fmt: skip
+    backends.get("cuda").copy(
+        container.address(target), container.address(source), spec.shape,
+        container.spec(target).strides, spec.strides, spec.dtype.itemsize,
+        *container.place(source),
+    )  # fmt: skip
 
 
 def scratch_beside(container: Any, like: Any) -> Callable[[int], int]:

@@ -79,6 +79,11 @@ def get(name: str) -> ModuleType:
     return module
 
 
+def loaded(name: str) -> ModuleType | None:
+    """The backend's module if it has been used."""
+    return _loaded.get(name)
+
+
 def serving(name: str | None, home: str, device: str = "the host") -> ModuleType:
     """The module that serves arrays whose home is a backend, by the name that was asked for."""
     if name is None or (isinstance(name, str) and name == home):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo
+from nbgather.engine import arrays, backends, device_errors, memo
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_out
 from nbgather.engine.plan import plan_gather, results_of
@@ -17,7 +17,7 @@ from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import GatherPlan
 from nbgather.operations.base import Options, is_array, is_contiguous
-from nbgather.operations.indexing import Gather, GatherTokens
+from nbgather.operations.indexing import Gather
 from nbgather.operations.shapes import needs_position
 from nbgather.operations.tokens import KeepTokens, RestoreTokens
 
@@ -79,26 +79,34 @@ def _gather(
     item_mask = plan.itemsize - 1 if place and plan.item_mask else plan.item_mask
     if plan.needs_copy or x_address & item_mask or i_address & plan.index_mask:
         return _gather_copies(container, operation, operands, row, options)
-    is_checked = plan.limit >= 0
-    if place and is_checked:
-        is_trusted = isinstance(operation, GatherTokens) and operation.trusted
-        is_checked = not is_trusted and backend.may_wait(*place, needed=row is None)
+    waits = False
+    if place:
+        device_errors.poll(backend, *place)
+        mode = operation.errors if isinstance(operation, RestoreTokens) else operation.mode
+        waits = device_errors.may_wait(backend, place[0], mode, needed=row is None)
     result = container.empty(plan.shape, x) if out is None else out
     out_address = container.address(result)
     if out_address & item_mask:
         return _gather_copies(container, operation, operands, row, options)
     needs_position(plan.shape, plan.size, plan.dim, plan.mode)
     fill = None
-    if plan.mode == "fill" and row is None:
+    if operation.mode in ("fill", "defer") and row is None:
         fill = container.item_bits(operation.fill_value, x, "fill_value")
-    if plan.size == 0 and plan.mode == "raise":
+        fill = fill if place or operation.mode == "fill" else None
+    bad = 0
+    if place:
+        launch = functools.partial(
+            backend.gather, plan, out_address, x_address, i_address, *place, fill=fill,
+            row=0 if row is None else container.address(row),
+        )  # fmt: skip
+        if plan.limit < 0:
+            launch()
+        else:
+            device_errors.run(
+                backend, *place, waits, launch, _kind_on_device, kind.__name__, plan, i_spec.shape
+            )
+    elif plan.size == 0 and plan.mode == "raise":
         bad = 1
-    elif place:
-        with container.device_context(x):
-            bad = backend.gather(
-                plan, out_address, x_address, i_address, *place, is_checked, fill,
-                0 if row is None else container.address(row),
-            )  # fmt: skip
     elif backend.HOST_VIEWS:
         bad = _run_on_views(container, backend, plan, (result, x, i), fill, row)
     else:
@@ -121,6 +129,16 @@ def _gather(
             token = token if is_array(token) else None
             _keep(container, backend, head, plan, (x, i, out, token), fill if row is None else row)
     return result
+
+
+def _kind_on_device(
+    name: str, plan: GatherPlan, index_shape: tuple[int, ...]
+) -> device_errors.Kind:
+    """What the message of a bad index needs of a gather by a plan."""
+    function = device_errors.function_name(name)
+    return device_errors.Kind(
+        function, plan.shape, plan.row or 1, index_shape, plan.index, plan.dim, plan.limit
+    )
 
 
 def _ways_to_copy(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo, small_masking
+from nbgather.engine import arrays, backends, device_errors, memo, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
@@ -42,9 +42,9 @@ def token_noise(
     key = operation.seed
     args, place = (operation.epoch, key & _LOW32, key >> 32), container.place(ids)
     if place:
+        device_errors.poll(backend, *place)
         addresses = container.address(ids), container.address(noise)
-        with container.device_context(ids):
-            backend.token_noise(args, samples, tokens, *addresses, *place)
+        backend.token_noise(args, samples, tokens, *addresses, *place)
     else:
         backend.token_noise(args, *arrays.views(container, ids, noise))
         if options.backend is None and ids is operands[0]:
@@ -197,6 +197,8 @@ class _Call:
         if not samples or not length:
             return mask, ids_restore
         place = container.place(like)
+        if place:
+            device_errors.poll(self.backend, *place)
         source, aux, owner, seed, epoch, ids = "seed", 0, None, 0, 0, None
         if scores is not None:
             source, aux, owner = scores.place()
@@ -209,30 +211,29 @@ class _Call:
         address = container.address if place else memory_address
         target, first, row, x_n, x_l = tokens
         memory = {"scratch": arrays.scratch_beside(container, like)} if place else {}
-        with container.device_context(like):
-            self.backend.masking(
-                source,
-                samples,
-                target,
-                first,
-                0 if ids is None else container.address(ids),
-                aux,
-                *place,
-                length=length,
-                kept=self.keep.of(length),
-                epoch=epoch,
-                key_low=seed & _LOW32,
-                key_high=seed >> 32,
-                row=row,
-                x_n=x_n,
-                x_l=x_l,
-                keep=0 if ids_keep is None else container.address(ids_keep),
-                restore=container.address(ids_restore),
-                mask=container.address(mask),
-                counts=0 if counts is None else address(counts),
-                implied=int(ids is None),
-                **memory,
-            )
+        self.backend.masking(
+            source,
+            samples,
+            target,
+            first,
+            0 if ids is None else container.address(ids),
+            aux,
+            *place,
+            length=length,
+            kept=self.keep.of(length),
+            epoch=epoch,
+            key_low=seed & _LOW32,
+            key_high=seed >> 32,
+            row=row,
+            x_n=x_n,
+            x_l=x_l,
+            keep=0 if ids_keep is None else container.address(ids_keep),
+            restore=container.address(ids_restore),
+            mask=container.address(mask),
+            counts=0 if counts is None else address(counts),
+            implied=int(ids is None),
+            **memory,
+        )
         del owner  # of the scores' memory, until here
         return mask, ids_restore
 

@@ -70,6 +70,8 @@ def gather_head(kind: type, dim: int, mode: Any, fill_value: Any) -> Hashable:
     """The head of a gather, in which the value counts that it fills with."""
     if type(mode) is not str:
         return None
+    if mode == "defer":  # where calls are kept nothing is put off
+        return (kind, dim, "raise") if type(fill_value) is int and not fill_value else None
     return head(kind, dim, mode, fill_value) if mode == "fill" else (kind, dim, mode)
 
 

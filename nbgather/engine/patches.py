@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather.engine import backends, masking, memo, small_masking
+from nbgather.engine import backends, device_errors, masking, memo, small_masking
 from nbgather.kernels import small
 from nbgather.kernels.plans import PatchPlan
 from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
@@ -137,11 +137,11 @@ def cut_patches(
     elif not place:
         backend.normal_patches(cut.numbers, cut.patches, *addresses, cut.pixel, table)
     else:
-        if table is not None:
-            table = container.address(container.constant(table, images))
-        with container.device_context(images):
-            item = cut.pixel or spec.dtype.itemsize
-            backend.patches(cut.numbers, cut.patches, *addresses, item, table, *place)
+        device_errors.poll(backend, *place)
+        held = None if table is None else container.constant(table, images)
+        affine = None if held is None else container.address(held)
+        item = cut.pixel or spec.dtype.itemsize
+        backend.patches(cut.numbers, cut.patches, *addresses, item, affine, *place)
     return result
 
 

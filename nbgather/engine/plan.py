@@ -79,13 +79,15 @@ def plan_gather(
 ) -> GatherPlan:
     """Check the operands of a gather by its rules, and plan it; its fill value does not enter."""
     operation = kind(dim, mode)
+    if mode == "defer" and not x.device.startswith("cuda"):
+        mode = "raise"  # where a call is done when it comes back, nothing is gained by waiting
     operation.check_dtypes(x, i)
     loop = operation.loop(x, i)
     if out is not None:
         check_match(out, Spec(loop.shape, (), x.dtype))
     plan = GatherPlan()
     plan.index = i.dtype.integer or ""
-    plan.mode, plan.from_end = operation.mode, operation.from_end
+    plan.mode, plan.from_end = mode, operation.from_end
     plan.itemsize, plan.kernel = x.dtype.itemsize, None
     plan.needs_copy, plan.width, plan.indices = not i.dtype.native, 0, 0
     plan.shape, plan.dim, plan.size = loop.shape, loop.dim, loop.size
@@ -94,7 +96,7 @@ def plan_gather(
     plan.limit = -1
     if restores:
         plan.limit = i.shape[1]
-    elif operation.mode == "raise":
+    elif mode in ("raise", "defer"):
         plan.limit = plan.size
     plan.count = math.prod(plan.shape)
     plan.nbytes = plan.count * plan.itemsize

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, memo, recycle
+from nbgather.engine import arrays, backends, device_errors, memo, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan_scatter import plan_scatter
@@ -55,7 +56,10 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         return scatter(container, operation, (x, i, src), options)
     if place:
         kind = _HALVES[x_spec.dtype.plain] if is_half else kind
-        result = _scatter_on_device(container, backend, plan, (x, i, src), (x_spec, src_spec), kind)
+        specs_given = x_spec, src_spec
+        result = _scatter_on_device(
+            container, backend, operation, plan, (x, i, src), specs_given, kind
+        )
         if result is NotImplemented:
             result = _widened(container, operation, operands, options)
         return _into(container, result, out)
@@ -92,6 +96,12 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     return result
 
 
+def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
+    """What the message of a bad index needs of a scatter by a plan."""
+    function, shape = device_errors.function_name(name), plan.index_shape
+    return device_errors.Kind(function, shape, 1, shape, plan.index, plan.dim, plan.size)
+
+
 def _widened(
     container: Any, operation: Scatter, operands: tuple[Any, ...], options: Options
 ) -> Any:
@@ -102,6 +112,7 @@ def _widened(
 def _scatter_on_device(
     container: Any,
     backend: Any,
+    operation: Scatter,
     plan: ScatterPlan,
     operands: tuple[Any, Any, Any],
     specs: tuple[Spec, Spec | None],
@@ -110,7 +121,8 @@ def _scatter_on_device(
     """A new array; NotImplemented where no kernel has such sums."""
     (x, i, src), (x_spec, src_spec) = operands, specs
     (place,) = container.place(x)
-    backend.may_wait(place)
+    device_errors.poll(backend, place)
+    waits = device_errors.may_wait(backend, place, operation.mode)
     if not plan.count or not is_contiguous(x_spec):
         x = container.copy(x)
     if not plan.count:
@@ -118,17 +130,20 @@ def _scatter_on_device(
     if container.address(x) % plan.itemsize:
         x = container.copy(x)
     if src_spec is None:
-        src = container.from_numpy(src.copy(), x)
+        src = container.bytes_beside(src, x)
     result = container.empty(x_spec.shape, x)
     scratch = arrays.scratch_beside(container, x)
-    addresses = (container.address(a) for a in (result, x, src, i))
-    with container.device_context(x):
-        bad = backend.scatter(plan, *addresses, kind, place, scratch)
-    if bad is NotImplemented:
-        return NotImplemented
-    if bad:
-        raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
-    return result
+    addresses = tuple(container.address(a) for a in (result, x, src, i))
+    launched = device_errors.run_flagged(
+        backend, place, waits, operation.told,
+        functools.partial(backend.scatter, plan, *addresses, kind, place, scratch),
+        functools.partial(
+            backend.find_bad, plan.index, addresses[3], plan.index_shape, plan.index_strides,
+            plan.size, place,
+        ),
+        _kind_on_device, type(operation).__name__, plan,
+    )  # fmt: skip
+    return result if launched else NotImplemented
 
 
 def _index_of(plan: ScatterPlan, at: Any) -> tuple[str, Any, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,8 @@ class GatherPlan:
     indices : int
         How many indices are to be looked at where the result is then the input, byte for byte,
         since the dimension's length is 1; else 0.
-    kernel : int or None
-        The kernel's address, which the backend fills in.
+    kernel : int or dict or None
+        What the backend keeps: the kernel's address, or on a device its launches.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class GatherPlan:
     input_strides: tuple[int, ...]
     item_mask: int
     itemsize: int
-    kernel: int | None
+    kernel: Any
     limit: int
     mode: str
     nbytes: int

@@ -59,6 +59,8 @@ _byte = loader(types.uint8)
 _HEADS = tuple(int.from_bytes(name[:4].encode(), sys.byteorder) for name in MODES)
 _LENGTHS = tuple(map(len, MODES))
 _LAST = ord(MODES[RAISE][-1])
+#: A mode that puts off on a GPU what is raised at once in compiled code.
+_DEFER, _DEFER_LAST = int.from_bytes(b"defe", sys.byteorder), ord("r")
 
 
 @of_numbers(3)
@@ -68,7 +70,10 @@ def mode_of(data, length, width):
         return -1
     head = _first_four(data)
     if length == 5:
-        return RAISE if head == _HEADS[RAISE] and _byte(data + 4) == _LAST else -1
+        last = _byte(data + 4)
+        if head == _HEADS[RAISE] and last == _LAST:
+            return RAISE
+        return RAISE if head == _DEFER and last == _DEFER_LAST else -1
     if head == _HEADS[CLIP]:
         return CLIP
     if head == _HEADS[WRAP]:

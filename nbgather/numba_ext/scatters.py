@@ -14,6 +14,7 @@ from nbgather.numba_ext.arguments import dtype_of, is_array, was_given
 from nbgather.numba_ext.emit import I64
 from nbgather.numba_ext.large import LARGE_BYTES
 from nbgather.numba_ext.moving import action_of, copier, fits_scatter, scatterer
+from nbgather.operations import checks
 
 
 class _Scatter:
@@ -66,7 +67,9 @@ class _Scatter:
 
 
 def _scatter(name: str, kinds: tuple[Any, ...]) -> Any:
-    operands, others = kinds[:4], kinds[4:]
+    operands, mode, others = kinds[:4], kinds[4], kinds[5:]
+    if was_given(mode) and getattr(mode, "literal_value", None) not in checks.WRITE_MODES:
+        return None
     if not (is_array(kinds[0]) and is_array(kinds[2])) or any(map(was_given, others)):
         return None
     if not arguments.are_known(operands):
@@ -75,9 +78,9 @@ def _scatter(name: str, kinds: tuple[Any, ...]) -> Any:
     return made.result, made.write
 
 
-def scatter(input, dim, index, src, out=None, backend=None):
-    return _scatter("scatter", (input, dim, index, src, out, backend))
+def scatter(input, dim, index, src, mode="raise", out=None, backend=None):
+    return _scatter("scatter", (input, dim, index, src, mode, out, backend))
 
 
-def scatter_add(input, dim, index, src, out=None, backend=None):
-    return _scatter("scatter_add", (input, dim, index, src, out, backend))
+def scatter_add(input, dim, index, src, mode="raise", out=None, backend=None):
+    return _scatter("scatter_add", (input, dim, index, src, mode, out, backend))

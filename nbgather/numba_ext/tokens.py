@@ -18,6 +18,7 @@ from nbgather.numba_ext.gather_loops import AXES, AXIS_WORDS, COUNT, gatherer, p
 from nbgather.numba_ext.intrinsics import converter
 from nbgather.numba_ext.moving import copier
 from nbgather.numba_ext.records import RESTORE, TOKENS
+from nbgather.operations import checks
 from nbgather.results import MaskedTokens, TokenMask
 
 _NOISE = types.Array(types.float32, 2, "C")
@@ -378,7 +379,9 @@ def random_masking(
     return _call(_Masking, (x, mask_ratio, noise, seed, sample_ids, epoch, num_keep), backend)
 
 
-def restore_tokens(x_visible, ids_restore, mask_token, valid=None, backend=None):
+def restore_tokens(x_visible, ids_restore, mask_token, valid=None, mode="raise", backend=None):
+    if was_given(mode) and getattr(mode, "literal_value", None) not in checks.WRITE_MODES:
+        return None
     if was_given(valid) or not (is_array(x_visible) and is_array(ids_restore)):
         return None
     return _call(_Restore, (x_visible, ids_restore, mask_token), backend)

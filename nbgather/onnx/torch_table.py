@@ -88,7 +88,7 @@ def _score_type(value: Any) -> str:
 
 
 def _plain_mode(mode: str) -> None:
-    if mode != "raise":
+    if mode not in ("raise", "defer"):
         raise NotImplementedError(f"mode {mode!r} has no translation to ONNX: 'raise' has")
 
 
@@ -146,7 +146,7 @@ def _score(*arguments: Any, **keywords: Any) -> Any:
 
 
 def _scatter(reduction: str) -> Callable[..., Any]:
-    def scatter(input: Any, dim: int, index: Any, src: Any) -> Any:
+    def scatter(input: Any, dim: int, index: Any, src: Any, told: bool = False) -> Any:
         g = _Script(input=input, index=index, src=src)
         shape = g.op("Shape", ["index"], "shape", "")
         zeros = g.int64([0] * len(index.shape))
@@ -276,4 +276,10 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.score.default: _score,
         ops.random_masking.default: _random_masking,
         ops.restore_tokens.default: _restore_tokens,
+        ops.gather.nowait: _gather,
+        ops.take_along_axis.nowait: _take_along_axis,
+        ops.gather_tokens.nowait: _gather_tokens,
+        ops.scatter.nowait: _scatter("none"),
+        ops.scatter_add.nowait: _scatter("add"),
+        ops.restore_tokens.nowait: _restore_tokens,
     }

@@ -11,7 +11,9 @@ import numpy as np
 from nbgather.operations.base import DType, Spec
 
 #: What to do with an index that is out of bounds.
-MODES = ("raise", "clip", "wrap", "fill")
+MODES = ("raise", "clip", "wrap", "fill", "defer")
+#: Those of calls that write to the places an index names.
+WRITE_MODES = ("raise", "defer")
 #: Bytes of an item that the kernels move.
 ITEMSIZES = (1, 2, 4, 8, 16)
 #: Dtypes that tokens are ranked by.
@@ -37,10 +39,10 @@ def is_open(value: Any) -> bool:
     return type(value).__name__ == "SymInt"
 
 
-def mode(value: Any) -> str:
-    if not isinstance(value, str) or value not in MODES:
-        raise ValueError(f"mode is {value!r}: it must be one of {', '.join(map(repr, MODES))}")
-    return MODES[MODES.index(value)]
+def mode(value: Any, modes: tuple[str, ...] = MODES) -> str:
+    if not isinstance(value, str) or value not in modes:
+        raise ValueError(f"mode is {value!r}: it must be one of {', '.join(map(repr, modes))}")
+    return modes[modes.index(value)]
 
 
 def axis(value: int, ndim: int) -> int:

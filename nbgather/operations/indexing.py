@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from nbgather.operations import checks
@@ -75,6 +75,11 @@ class Gather(Operation):
     def __post_init__(self) -> None:
         checks.mode(self.mode)
 
+    @property
+    def mode_at_once(self) -> str:
+        """The mode where every call has ended when it comes back: there nothing is put off."""
+        return "raise" if self.mode == "defer" else self.mode
+
     def axis(self, ndim: int) -> int:
         """The dimension, counted from the front."""
         return checks.dim(self.dim, ndim)
@@ -118,13 +123,13 @@ class Gather(Operation):
         if is_empty(shape) or is_empty(full):
             return zeros
         size = shape[dim] if shape else 1
-        if self.mode != "raise" or self.from_end:  # else the index is known to be in bounds
+        if self.mode_at_once != "raise" or self.from_end:  # else a bad index has been told of
             index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
             if self.mode == "fill":
                 cotangent = xp.where(inside, cotangent, 0)
         if tuple(index.shape) != full:
             index = do.spread(index, full)
-        return do.run(ScatterAdd(dim), zeros, index, cotangent)
+        return do.run(ScatterAdd(dim, mode="defer", told=True), zeros, index, cotangent)
 
     def tangent(
         self,
@@ -174,8 +179,6 @@ class GatherTokens(Gather):
     """Whole tokens of each sample: operands (x `[N, L, ...]`, ids `[N, K]`)."""
 
     dim: int = 1
-    #: Whether the ids are known to be in bounds, so that nothing waits for a device to say so.
-    trusted: bool = False
 
     names: ClassVar[tuple[str, ...]] = ("x", "ids")
 
@@ -203,9 +206,15 @@ class GatherTokens(Gather):
 
 @dataclass(frozen=True)
 class Scatter(Operation):
-    """torch.scatter: operands (input, index, src); a number for src stands for all of them."""
+    """torch.scatter: operands (input, index, src); a number for src stands for all of them.
+
+    In the mode ``defer`` a bad index is skipped, where it cannot be raised at once.
+    """
 
     dim: int
+    mode: str = field(default="raise", kw_only=True)
+    #: Whether a bad index has been told of, or will be, by the call whose gradient this is.
+    told: bool = field(default=False, kw_only=True)
 
     names: ClassVar[tuple[str, ...]] = ("input", "index", "src")
     sides: ClassVar[tuple[int, ...]] = (1,)
@@ -214,6 +223,9 @@ class Scatter(Operation):
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
     #: Which operand has the shape of the result.
     shaped_by: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        checks.mode(self.mode, checks.WRITE_MODES)
 
     def axis(self, ndim: int) -> int:
         """The dimension, counted from the front."""
@@ -244,11 +256,11 @@ class Scatter(Operation):
 
     def _to_input(self, do: Apply, cotangent: Any, index: Any) -> Any:
         """What was overwritten has no part in the result."""
-        return do.run(Scatter(self.dim), cotangent, index, 0)
+        return do.run(Scatter(self.dim, mode="defer", told=True), cotangent, index, 0)
 
     def _to_src(self, do: Apply, cotangent: Any, index: Any, src: Spec) -> Any:
         """As in torch, each of several values for one place gets its whole cotangent."""
-        read = do.run(Gather(self.dim), cotangent, index)
+        read = do.run(Gather(self.dim, mode="defer"), cotangent, index)
         for d, n in enumerate(src.shape):
             missing = n - read.shape[d]
             if not (known(missing) and missing == 0):
@@ -334,11 +346,6 @@ def added_kind(dtype: DType) -> str:
 def beside_tokens(do: Apply, ids: Any, shape: Shape) -> Any:
     """Ids `[N, K]` as `[N, K, 1, ...]`, of as many dimensions as the tokens that they pick."""
     return do.xp.reshape(ids, (*ids.shape, *(1,) * (len(shape) - 2)))
-
-
-def expand_ids(do: Apply, ids: Any, shape: Shape) -> Any:
-    """Ids `[N, K]` viewed at the shape `[N, K, ...]` of the tokens they pick."""
-    return do.xp.broadcast_to(beside_tokens(do, ids, shape), (*ids.shape, *shape[2:]))
 
 
 def sum_to(do: Apply, array: Any, shape: Shape) -> Any:

@@ -23,7 +23,7 @@ from nbgather.operations.base import (
     split_samples,
     to_front,
 )
-from nbgather.operations.indexing import GatherTokens, expand_ids, sum_to
+from nbgather.operations.indexing import GatherTokens, beside_tokens, sum_to
 from nbgather.operations.keep import Keep
 from nbgather.operations.shapes import Shape
 
@@ -200,12 +200,9 @@ class RandomMasking(Operation):
         return do.run(pick, x, ids_keep, ids_restore), mask, ids_restore
 
 
-#: The gathers of kept tokens, by whether ids are padded, and trusted.
-_PICKS = {
-    (padded, trusted): GatherTokens(mode="fill" if padded else "raise", trusted=trusted)
-    for padded in (False, True)
-    for trusted in (False, True)
-}
+#: The gathers of kept tokens, by whether ids are padded. The ids come from a ranking, so nothing
+#: waits for a device to say that they are in bounds.
+_PICKS = {True: GatherTokens(mode="fill"), False: GatherTokens(mode="defer")}
 
 
 @dataclass(frozen=True)
@@ -218,8 +215,6 @@ class KeepTokens(Operation):
 
     #: Whether ids_keep may be -1, which stands behind those of a sample that keeps fewer.
     padded: bool = False
-    #: Whether the ids are known to be a ranking's, so that nothing waits for a device to say so.
-    trusted: bool = True
 
     names: ClassVar[tuple[str, ...]] = ("x", "ids_keep", "ids_restore")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
@@ -228,7 +223,7 @@ class KeepTokens(Operation):
     @property
     def gather(self) -> GatherTokens:
         """The gather that it is."""
-        return _PICKS[self.padded, self.trusted]
+        return _PICKS[self.padded]
 
     def result(self, x: Spec, ids: Spec, ranks: Spec | None = None) -> tuple[Spec, ...]:
         return self.gather.result(x, ids)
@@ -241,9 +236,9 @@ class KeepTokens(Operation):
     ) -> Tuple:
         _, ids_keep, ids_restore = operands
         if self.padded:  # the slots behind a sample's tokens are no tokens of it
-            held = expand_ids(do, ids_keep, tuple(cotangent.shape)) >= 0
+            held = beside_tokens(do, ids_keep, tuple(cotangent.shape)) >= 0
             cotangent = do.xp.where(held, cotangent, 0)
-        return (do.run(RestoreTokens(trusted=self.trusted), cotangent, ids_restore, 0),)
+        return (do.run(RestoreTokens(errors="defer"), cotangent, ids_restore, 0),)
 
     def tangent(self, do: Apply, tangents: Tuple, specs: Tuple, operands: Tuple) -> Any:
         return do.run(self, tangents[0], *operands[1:])
@@ -257,12 +252,17 @@ class RestoreTokens(GatherTokens):
     """
 
     mode: str = "fill"
+    #: How an id beyond all tokens is told of, for which no mask token stands.
+    errors: str = "raise"
 
     names: ClassVar[tuple[str, ...]] = ("x_visible", "ids_restore", "mask_token")
     sides: ClassVar[tuple[int, ...]] = (1,)
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
     differentiable: ClassVar[tuple[int, ...]] = (0, 2)
+
+    def __post_init__(self) -> None:
+        checks.mode(self.errors, checks.WRITE_MODES)
 
     def shape(self, x: Shape, index: Shape) -> Shape:
         result = super().shape(x, index)
@@ -289,7 +289,7 @@ class RestoreTokens(GatherTokens):
             (to_x,) = super().transpose(do, cotangent, (x,), (None, ids), needed[:1])
         if not needed[1] or token is None:
             return to_x, None
-        removed = expand_ids(do, ids, tuple(cotangent.shape)) >= x.shape[1]
+        removed = beside_tokens(do, ids, tuple(cotangent.shape)) >= x.shape[1]
         summed = do.xp.sum(do.xp.where(removed, cotangent, 0), axis=(0, 1), dtype=cotangent.dtype)
         inner = token.shape[max(len(token.shape) - summed.ndim, 0) :]
         padded = (1,) * (summed.ndim - len(inner)) + tuple(inner)
@@ -333,15 +333,18 @@ class RestoreValidTokens(Operation):
     values: ClassVar[tuple[int, ...]] = (2,)
     may_be_numbers: ClassVar[tuple[int, ...]] = (2,)
 
+    #: As of RestoreTokens.
+    errors: str = "raise"
+
     def result(self, x: Spec, index: Spec, token: Spec | None, valid: Spec) -> tuple[Spec, ...]:
-        results = RestoreTokens().result(x, index, token)
+        results = RestoreTokens(errors=self.errors).result(x, index, token)
         valid_tokens(valid, x.shape)
         return results
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         """What is no token is where the mask token goes."""
         x, ids, token, valid = operands
-        xp, restore = do.xp, RestoreTokens()
+        xp, restore = do.xp, RestoreTokens(errors=self.errors)
         visible = xp.reshape(valid, (*valid.shape, *(1,) * (x.ndim - 2)))
         value = token
         if not is_array(token):

@@ -147,8 +147,8 @@ def _graph(
     fill = None
     if operation.mode == "fill":
         fill = blocks.item(x.dtype, operation.fill_value)
-    call = Call(dim, operation.from_end, operation.mode, fill)
-    needs_position(tuple(i.shape), x.shape[dim], dim, operation.mode)
+    call = Call(dim, operation.from_end, operation.mode_at_once, fill)
+    needs_position(tuple(i.shape), x.shape[dim], dim, call.mode)
     chosen = _choose(x, dim, plan, budget)
     name = f"nbgather-{chosen}-" + tokenize(x, i, call, chosen)
     graph: dict[Any, Any] = {}

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.kernels.cuda import launch
-from nbgather.kernels.cuda.launch import copy, gather, may_wait, patches, use
+from nbgather.kernels.cuda.launch import copy, find_bad, gather, patches, use, write
 from nbgather.kernels.cuda.launch_masking import masking, masks_in_one, token_noise
 from nbgather.kernels.cuda.launch_scatter import scatter
+from nbgather.kernels.cuda.writes import WRITE_BYTES
 
 __all__ = [
+    "WRITE_BYTES",
     "copy",
+    "find_bad",
     "gather",
     "masking",
     "masks_in_one",
-    "may_wait",
     "patches",
     "scatter",
     "token_noise",
     "use",
+    "write",
 ]
 
 #: What is asked of a backend; see nbgather.engine.backends.

@@ -1,4 +1,4 @@
-"""Compile a kernel, launch it, and what else is asked of the CUDA driver.
+"""Compile a kernel, and launch it.
 
 Kernels take 64-bit numbers only, so a launch is one call of the driver with an array of them: no
 dispatcher, no types to look at. A simulator can stand in for this module
@@ -10,20 +10,54 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import struct
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from nbgather.kernels import forks
+from nbgather.kernels.cuda import contexts
+from nbgather.kernels.cuda.contexts import (
+    Place,
+    api,
+    capability,
+    checked,
+    device_of,
+    host_memory,
+    processors,
+    relaxed,
+)
+from nbgather.kernels.cuda.errors import Records
+from nbgather.kernels.cuda.streams import capturing, follow, read, synchronize, synchronize_device
 
+__all__ = [
+    "Launch",
+    "Place",
+    "capability",
+    "capturing",
+    "compile_ptx",
+    "device_of",
+    "entry_name",
+    "follow",
+    "launch",
+    "memory",
+    "processors",
+    "read",
+    "records",
+    "relaxed",
+    "start",
+    "synchronize",
+    "synchronize_device",
+    "why_not",
+]
 
-class Place(NamedTuple):
-    """Where a kernel runs: the device's number and the handle of a stream."""
+#: What kernels report bad indices to.
+records = Records(host_memory)
 
-    device: int
-    stream: int
+#: The limits of CUDA on blocks along a grid's x and y.
+MAX_GRID_X, MAX_GRID_Y = (1 << 31) - 1, (1 << 16) - 1
+#: Kernels take fewer.
+MAX_ARGUMENTS = 256
 
 
 def why_not() -> str | None:
@@ -41,8 +75,7 @@ def why_not() -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _no_device() -> str | None:
-    from cuda.bindings import driver
-
+    driver = api()
     try:
         (status,) = driver.cuInit(0)
     except Exception:  # of no common type, where there is no driver
@@ -97,106 +130,108 @@ def _image(ptx: str, cc: tuple[int, int]) -> bytes:
     return bytes(image)
 
 
-def _checked(result: tuple[Any, ...]) -> Any:
-    """The value of a call of the driver, or a RuntimeError that names its failure."""
-    status, *values = result
-    if status != type(status)(0):
-        raise RuntimeError(f"CUDA: {status.name}")
-    return values[0] if values else None
-
-
-class _Function(NamedTuple):
-    """A loaded kernel, and the arguments that a thread launches it with.
-
-    Attributes
-    ----------
-    handle : CUfunction
-        The kernel.
-    values, pointers : ndarray
-        The arguments as uint64, and the address of each.
-    module : CUmodule
-        What the kernel is a part of.
-    """
-
-    handle: Any
-    values: Any
-    pointers: Any
-    module: Any
-
-
-class _ThreadState(threading.local):
-    """What each thread has for itself: functions, a flag, and the devices it has a context of."""
-
-    def __init__(self) -> None:
-        self.functions: dict[Any, _Function] = {}
-        self.flag: Any = None
-        self.devices: set[int] = set()
-
-
-_local = _ThreadState()
 #: Kernels and their modules, by all that they depend on; shared by the threads.
 _handles: dict[Any, tuple[Any, Any]] = {}
 
 
-def _enter(device: int) -> None:
-    """Give this thread a context, if it has none: the primary one, which libraries share."""
-    from cuda.bindings import driver
-
-    if device in _local.devices:
-        return
-    if int(_checked(driver.cuCtxGetCurrent())) == 0:
-        _checked(driver.cuInit(0))
-        context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(device))))
-        _checked(driver.cuCtxSetCurrent(context))
-    _local.devices.add(device)
-
-
-@functools.lru_cache(maxsize=64)
-def capability(device: int) -> tuple[int, int]:
-    """The compute capability of a device."""
-    from cuda.bindings import driver
-
-    attributes = driver.CUdevice_attribute
-    major, minor = (
-        int(_checked(driver.cuDeviceGetAttribute(attribute, device)))
-        for attribute in (
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    return major, minor
-
-
-@functools.lru_cache(maxsize=64)
-def processors(device: int) -> int:
-    """How many multiprocessors a device has."""
-    from cuda.bindings import driver
-
-    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-    return int(_checked(driver.cuDeviceGetAttribute(attribute, device)))
-
-
-def _function(
-    key: Any, build: Callable[[Any], Any], addresses: int, numbers: int, device: int
-) -> _Function:
-    identity = (key, addresses, numbers, device)
-    function = _local.functions.get(identity)
-    if function is None:
-        with forks.lock:
-            if identity not in _handles:
-                from cuda.bindings import driver
-
-                cc = capability(device)
-                ptx = compile_ptx(build(memory()), addresses, numbers, cc)
-                module = _checked(driver.cuModuleLoadData(_image(ptx, cc)))
+def _function(launch: Launch, device: int) -> Any:
+    """The kernel of a launch on a device whose context is the current one; loaded once."""
+    identity = (launch.key, launch.addresses, len(launch.numbers), device)
+    with forks.lock:
+        if identity not in _handles:
+            cc = capability(device)
+            numbers = len(launch.numbers) // 8
+            ptx = compile_ptx(launch.build(memory()), launch.addresses, numbers, cc)
+            with relaxed():
+                module = checked(api().cuModuleLoadData(_image(ptx, cc)))
                 name = entry_name(ptx).encode()
-                _handles[identity] = _checked(driver.cuModuleGetFunction(module, name)), module
-        handle, module = _handles[identity]
-        values = np.zeros(addresses + numbers, np.uint64)
-        pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
-        function = _Function(handle, values, pointers, module)
-        _local.functions[identity] = function
-    return function
+                _handles[identity] = checked(api().cuModuleGetFunction(module, name)), module
+    return _handles[identity][0]
+
+
+class Launch:
+    """What is known of a launch before the place and the addresses are: nothing is asked for yet.
+
+    Parameters
+    ----------
+    key : hashable
+        All that the kernel depends on.
+    build : callable
+        Makes the kernel of a module for memory.
+    grid, block : tuple of int
+        Blocks and threads along x and y.
+    addresses : int
+        How many numbers of 64 bits come first that differ from call to call.
+    numbers : tuple of int
+        Those behind them.
+    """
+
+    __slots__ = ("addresses", "block", "build", "functions", "grid", "key", "numbers", "pack")
+
+    def __init__(
+        self,
+        key: Any,
+        build: Callable[[Any], Any],
+        grid: tuple[int, int],
+        block: tuple[int, int],
+        addresses: int,
+        numbers: tuple[int, ...],
+    ) -> None:
+        if grid[0] > MAX_GRID_X or grid[1] > MAX_GRID_Y:
+            raise ValueError(
+                f"a kernel of {grid[0]} times {grid[1]} blocks is needed: CUDA allows {MAX_GRID_X}"
+                f" times {MAX_GRID_Y}, so make fewer elements at once"
+            )
+        self.key, self.build, self.grid, self.block = key, build, grid, block
+        self.addresses, self.numbers = addresses, struct.pack(f"={len(numbers)}Q", *numbers)
+        self.pack = struct.Struct(f"={addresses}Q").pack_into
+        self.functions: dict[int, Any] = {}
+
+
+class _Arguments(threading.local):
+    """The arguments that a thread launches with, and the address of each: the driver copies them.
+
+    Attributes
+    ----------
+    view : memoryview
+        The arguments' bytes.
+    pointers : int
+        Where the addresses stand.
+    """
+
+    def __init__(self) -> None:
+        self._values = (ctypes.c_uint64 * MAX_ARGUMENTS)()
+        start = ctypes.addressof(self._values)
+        addresses = [start + 8 * k for k in range(MAX_ARGUMENTS)]
+        self._pointers = (ctypes.c_uint64 * MAX_ARGUMENTS)(*addresses)
+        self.view = memoryview(self._values).cast("B")
+        self.pointers = ctypes.addressof(self._pointers)
+
+
+_arguments = _Arguments()
+
+
+def start(launch: Launch, place: Place, addresses: tuple[int, ...]) -> None:
+    """Launch at a place, with these addresses."""
+    driver = api()
+    pushed = contexts.enter(place.device)
+    try:
+        function = launch.functions.get(place.device)
+        if function is None:
+            function = launch.functions[place.device] = _function(launch, place.device)
+        arguments = _arguments
+        view, first = arguments.view, 8 * launch.addresses
+        launch.pack(view, 0, *addresses)
+        view[first : first + len(launch.numbers)] = launch.numbers
+        grid, block = launch.grid, launch.block
+        result = driver.cuLaunchKernel(
+            function, grid[0], grid[1], 1, block[0], block[1], 1, 0, place.stream,
+            arguments.pointers, 0,
+        )  # fmt: skip
+    finally:
+        if pushed:
+            contexts.leave()
+    checked(result)
 
 
 def launch(
@@ -209,81 +244,4 @@ def launch(
     numbers: tuple[int, ...],
 ) -> None:
     """Launch the kernel that ``build`` makes at a place; ``key`` is all that it depends on."""
-    from cuda.bindings import driver
-
-    _enter(place.device)
-    function = _function(key, build, len(addresses), len(numbers), place.device)
-    function.values[:] = addresses + numbers
-    _checked(
-        driver.cuLaunchKernel(
-            function.handle, grid[0], grid[1], 1, block[0], block[1], 1, 0, place.stream,
-            function.pointers.ctypes.data, 0,
-        )
-    )  # fmt: skip
-
-
-class _MappedFlag:
-    """Four bytes of pinned memory of the host that the device can write to."""
-
-    def __init__(self) -> None:
-        from cuda.bindings import driver
-
-        options = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
-        self.address = int(_checked(driver.cuMemHostAlloc(4, options)))
-        self.value = ctypes.c_uint32.from_address(self.address)
-
-    def __del__(self) -> None:
-        from cuda.bindings import driver
-
-        driver.cuMemFreeHost(self.address)
-
-
-def lowered_flag(place: Place) -> int:
-    """The address of this thread's flag, set to 0."""
-    _enter(place.device)
-    if _local.flag is None:
-        _local.flag = _MappedFlag()
-    _local.flag.value.value = 0
-    return int(_local.flag.address)
-
-
-def raised(place: Place) -> bool:
-    """Wait for the stream; whether a kernel has set this thread's flag."""
-    synchronize(place)
-    return bool(_local.flag.value.value)
-
-
-def device_of(address: int) -> int:
-    """The number of the device whose memory this is."""
-    from cuda.bindings import driver
-
-    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(_checked(driver.cuPointerGetAttribute(attribute, address)))
-
-
-def synchronize(place: Place) -> None:
-    """Wait for what the stream has still to do."""
-    from cuda.bindings import driver
-
-    _checked(driver.cuStreamSynchronize(place.stream))
-
-
-def capturing(place: Place) -> bool:
-    """Whether what is launched goes into a CUDA graph instead of running."""
-    from cuda.bindings import driver
-
-    _enter(place.device)
-    status, state = driver.cuStreamIsCapturing(place.stream)
-    none = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
-    return status == driver.CUresult.CUDA_SUCCESS and state != none
-
-
-def read(address: int, nbytes: int, place: Place) -> np.ndarray:
-    """Copy a device's bytes to the host, after what the stream has still to do."""
-    from cuda.bindings import driver
-
-    _enter(place.device)
-    result = np.empty(nbytes, np.uint8)
-    _checked(driver.cuMemcpyDtoHAsync(result.ctypes.data, address, nbytes, place.stream))
-    synchronize(place)
-    return result
+    start(Launch(key, build, grid, block, len(addresses), numbers), place, addresses)

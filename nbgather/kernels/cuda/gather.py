@@ -13,7 +13,8 @@ from numba import cuda
 
 from nbgather.kernels import scalar
 from nbgather.kernels.constants import FILL
-from nbgather.kernels.cuda.positions import make_offsets, u32, u64
+from nbgather.kernels.cuda.positions import make_offsets, u64
+from nbgather.kernels.cuda.reports import make_report
 
 resolve = scalar.resolve
 
@@ -22,8 +23,9 @@ ELEMENTS_PER_THREAD = 4
 
 #: Where the axes begin among the ``numbers`` of each kernel. Before them stand the count of
 #: elements or rows, and for a gather the size of the dimension, the limit from which an index is
-#: bad (0: none is), the stride along the dimension, the 16 bytes to fill with as two halves, and
-#: for rows the vectors of a row.
+#: bad, the stride along the dimension, the 16 bytes to fill with as two halves, and for rows the
+#: vectors of a row. A bad index is reported to the record at an address (0: none is) as that of the
+#: ``call``, by its number in row-major order.
 ELEMENTS_FIRST_AXIS, ROWS_FIRST_AXIS, COPY_FIRST_AXIS = 6, 7, 1
 
 
@@ -31,7 +33,7 @@ def make_gather_elements(
     memory: Any, axes: int, item: int, index: str, mode: int, from_end: bool, wide: bool
 ) -> Any:
     """Each thread moves ``ELEMENTS_PER_THREAD`` elements, a block's width apart."""
-    load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
+    load_index, report = memory.LOAD[index], make_report(memory)
     load, store = memory.LOAD[f"u{item}"], memory.STORE[f"u{item}"]
     offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, wide)
     pair, filling = item == 16, mode == FILL
@@ -42,7 +44,7 @@ def make_gather_elements(
             return (u64(numbers[4]), u64(numbers[5]))
         return u64(numbers[4])
 
-    def gather_elements(out, src, idx, flag, numbers):
+    def gather_elements(out, src, idx, record, call, numbers):
         count, size = u64(numbers[0]), u64(numbers[1])
         limit, stride = u64(numbers[2]), u64(numbers[3])
         threads = u64(cuda.blockDim.x)
@@ -76,8 +78,8 @@ def make_gather_elements(
                 else:
                     if filling:
                         store(u64(out + o), fill_value(numbers))
-                    if limit != u64(0) and j >= limit:
-                        raise_flag(flag, u32(1))
+                    if record != u64(0) and j >= limit:
+                        report(record, call, n, load_index(u64(idx + i)))
             n += threads
 
     return gather_elements
@@ -98,7 +100,7 @@ def make_gather_rows(
     With ``fill_row`` the row at the address ``fill`` is filled in, else the 16 bytes in
     ``numbers``.
     """
-    load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
+    load_index, report = memory.LOAD[index], make_report(memory)
     load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
     offsets = make_offsets(memory, axes, ROWS_FIRST_AXIS, wide)
     pair, filling = width == 16, mode == FILL
@@ -110,7 +112,7 @@ def make_gather_rows(
         half = u64(numbers[5]) if offset & u64(8) else u64(numbers[4])
         return half >> ((offset & u64(7)) * u64(8))
 
-    def gather_rows(out, src, idx, flag, fill, numbers):
+    def gather_rows(out, src, idx, record, call, fill, numbers):
         rows, size = u64(numbers[0]), u64(numbers[1])
         limit, stride = u64(numbers[2]), u64(numbers[3])
         vectors = u64(numbers[6])
@@ -142,8 +144,8 @@ def make_gather_rows(
                 store(target + c * nbytes, load(source + c * nbytes))
                 c += step
         else:
-            if limit != u64(0) and j >= limit and c == u64(0):
-                raise_flag(flag, u32(1))
+            if record != u64(0) and j >= limit and c == u64(0):
+                report(record, call, row, load_index(u64(idx + i)))
             while filling and c < vectors:
                 if fill_row:
                     store(target + c * nbytes, load(fill + c * nbytes))

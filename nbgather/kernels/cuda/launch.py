@@ -1,7 +1,7 @@
 """Picks the kernel of a gather, a copy or a cut of patches, and the shape of its launch.
 
-A call is a plan, addresses on the device, and the place to run at: its device and stream. Only a
-call that must tell of a bad index waits for the device: it reads the flag that the kernel raises.
+A call is a plan, addresses on the device, and the place to run at: its device and stream. Nothing
+here waits for the device: what a kernel reports to a record is read by who gave the record.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from nbgather.kernels import constants
 from nbgather.kernels.cuda import driver as cuda_driver
 from nbgather.kernels.cuda import gather as gather_kernels
 from nbgather.kernels.cuda import patches as patch_kernels
-from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda import reports, writes
+from nbgather.kernels.cuda.driver import Launch, Place
 from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
+from nbgather.kernels.cuda.writes import WRITE_BYTES
 from nbgather.kernels.plans import GatherPlan
 
 #: What compiles and launches: the driver, or a simulator.
@@ -34,6 +36,11 @@ MAX_GRID_Y_BLOCKS = 65535
 WIDE_ELEMENTS = 1 << 32
 #: Vectors that each thread of a row gather should copy before a row is split over more blocks.
 VECTORS_PER_GATHER_THREAD = 4
+
+#: Launches that are kept of one plan; they differ in alignment, device and what they fill with.
+MAX_LAUNCHES_OF_PLAN = 16
+#: The modes that have a kernel of their own: the others fill what is out of bounds.
+KERNEL_MODES = {"clip": constants.CLIP, "wrap": constants.WRAP}
 
 _64_BITS = 0xFFFFFFFFFFFFFFFF
 
@@ -87,73 +94,94 @@ def gather(
     src: int,
     idx: int,
     place: Place,
-    checked: bool,
+    record: int = 0,
+    call: int = 0,
     fill: np.ndarray | None = None,
     row: int = 0,
-) -> bool:
-    """Gather by addresses; whether an index was bad, where that is ``checked``.
+) -> None:
+    """Gather by addresses; a bad index is reported to a record, as that of a call.
 
-    ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with.
+    ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with. What is
+    bad in the modes raise and defer is filled as well, so nothing is left as it was before.
     """
-    mode = constants.MODES.index(plan.mode)
-    flag = driver.lowered_flag(place) if checked else 0
-    limit = plan.limit if checked else 0
+    align = (out | src | row) & 15
+    key = (align, row != 0, None if fill is None else fill.tobytes(), place.device)
+    launches = plan.kernel
+    launch = None if launches is None else launches.get(key)
+    if launch is None:
+        launch = _prepared_gather(plan, key, place)
+        if launches is None or len(launches) >= MAX_LAUNCHES_OF_PLAN:
+            launches = plan.kernel = {}
+        launches[key] = launch
+    addresses = (out, src, idx, record, call)
+    driver.start(launch, place, (*addresses, row) if plan.form == "rows" else addresses)
+
+
+def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
+    """What all gathers by a plan share that are aligned alike and fill with the same."""
+    align, from_row, data, _ = key
+    mode = KERNEL_MODES.get(plan.mode, constants.FILL)
     index_size = int(plan.index[1:])
     unit = 1 if plan.form == "rows" else plan.itemsize
     axes = _gather_axes(plan, unit, index_size)
     stride = int(plan.args[2]) * unit
-    data = bytes(16) if fill is None else fill.tobytes() * (16 // plan.itemsize)
-    head = [plan.size, limit, stride & _64_BITS, *struct.unpack("<QQ", data)]
-    if plan.form == "rows":
-        nbytes = axes[0][0]
-        rows = math.prod(a[0] for a in axes[1:])
-        width = _width(nbytes, stride, out, src, row, *(s for a in axes[1:] for s in (a[1], a[3])))
-        wide = rows >= WIDE_ELEMENTS
-        count, numbers = _axes(axes[1:], wide)
-        key = (count, width, plan.index, mode, plan.from_end, wide, bool(row))
-        vectors = nbytes // width
-        if vectors < 128:
-            x = min(_power_of_two(vectors), 32)
-        else:
-            x = min(_power_of_two(vectors // 8 + 1), THREADS_PER_BLOCK)
-        y = THREADS_PER_BLOCK // x
-        blocks = _divide_up(rows, y)
-        parts = _grid_y(_divide_up(vectors, x * VECTORS_PER_GATHER_THREAD), blocks, place)
-        driver.launch(
-            ("rows", *key),
-            lambda memory: gather_kernels.make_gather_rows(memory, *key),
-            (blocks, parts), (x, y), place,
-            (out, src, idx, flag, row),
-            (rows, *head, vectors, *numbers),
+    data = bytes(16) if data is None else data * (16 // plan.itemsize)
+    head = [plan.size, max(plan.limit, 0), stride & _64_BITS, *struct.unpack("<QQ", data)]
+    if plan.form != "rows":
+        total = math.prod(plan.shape)
+        wide = total >= WIDE_ELEMENTS
+        count, numbers = _axes(axes, wide)
+        variant = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+        return driver.Launch(
+            ("elements", *variant),
+            lambda memory: gather_kernels.make_gather_elements(memory, *variant),
+            (_divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD), 1),
+            (THREADS_PER_BLOCK, 1), 5, (total, *head, *numbers),
         )  # fmt: skip
-        return checked and bool(driver.raised(place))
-    total = math.prod(plan.shape)
+    nbytes = axes[0][0]
+    rows = math.prod(a[0] for a in axes[1:])
+    width = _width(nbytes, stride, align, *(s for a in axes[1:] for s in (a[1], a[3])))
+    wide = rows >= WIDE_ELEMENTS
+    count, numbers = _axes(axes[1:], wide)
+    row_variant = (count, width, plan.index, mode, plan.from_end, wide, from_row)
+    vectors = nbytes // width
+    if vectors < 128:
+        x = min(_power_of_two(vectors), 32)
+    else:
+        x = min(_power_of_two(vectors // 8 + 1), THREADS_PER_BLOCK)
+    y = THREADS_PER_BLOCK // x
+    blocks = _divide_up(rows, y)
+    parts = _grid_y(_divide_up(vectors, x * VECTORS_PER_GATHER_THREAD), blocks, place)
+    return driver.Launch(
+        ("rows", *row_variant),
+        lambda memory: gather_kernels.make_gather_rows(memory, *row_variant),
+        (blocks, parts), (x, y), 6, (rows, *head, vectors, *numbers),
+    )  # fmt: skip
+
+
+def find_bad(
+    index: str,
+    idx: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    limit: int,
+    place: Place,
+    record: int,
+    call: int,
+) -> None:
+    """Report the first value of an index, at an address, that is not below a limit."""
+    axes = [(n, 0, s, 0) for n, s in zip(shape[::-1], strides[::-1], strict=True)]
+    total = math.prod(shape)
     wide = total >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
-    blocks = _divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD)
-    element_key = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+    variant = (count, index, False, wide)
     driver.launch(
-        ("elements", *element_key),
-        lambda memory: gather_kernels.make_gather_elements(memory, *element_key),
-        (blocks, 1), (THREADS_PER_BLOCK, 1), place,
-        (out, src, idx, flag),
-        (total, *head, *numbers),
+        ("find", *variant),
+        lambda memory: reports.make_find(memory, *variant),
+        (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), place,
+        (idx, record, call),
+        (total, limit, *numbers),
     )  # fmt: skip
-    return checked and bool(driver.raised(place))
-
-
-def may_wait(place: Place, needed: bool = True) -> bool:
-    """Whether a flag can be read: not while the stream is captured into a CUDA graph.
-
-    Where it must be, that is refused.
-    """
-    captured = bool(driver.capturing(place))
-    if captured and needed:
-        raise ValueError(
-            "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
-            " mode clip, wrap or fill"
-        )
-    return not captured
 
 
 def copy(
@@ -187,6 +215,17 @@ def copy(
     )  # fmt: skip
 
 
+def write(out: int, data: bytes, place: Place) -> None:
+    """Write bytes that the host knows to an address that is a multiple of 8."""
+    for first in range(0, len(data), WRITE_BYTES):
+        part = data[first : first + WRITE_BYTES]
+        words = np.frombuffer(part.ljust(WRITE_BYTES + 8, b"\0"), "<u8").tolist()
+        words[-1] = words[len(part) // 8] if len(part) % 8 else 0
+        driver.launch(
+            "write", writes.make_write, (1, 1), (1, 1), place, (out + first,), (len(part), *words)
+        )
+
+
 _PIXELS = {"uint8": "u1", "float32": "f4"}
 
 
@@ -205,13 +244,22 @@ def patches(
     pixel = _PIXELS[item] if isinstance(item, str) else f"u{item}"
     size = numbers[1] * math.prod(numbers[-3:])
     threads = min(max(_power_of_two(_divide_up(size, 4)), 32), THREADS_PER_BLOCK)
-    driver.launch(
-        ("patches", operation, pixel),
-        lambda memory: patch_kernels.make_patches(memory, operation, pixel),
-        (count, 1), (threads, 1), place,
-        (out, images, ids_keep, affine or 0),
-        tuple(n & _64_BITS for n in numbers),
-    )  # fmt: skip
+    out_item = 4 if affine is not None else int(pixel[1:])
+    # A block for each patch: those of so many images are within the limit of a grid.
+    kept, step = numbers[0], max(driver.MAX_GRID_X // numbers[0], 1) * numbers[0]
+    for first in range(0, count, step):
+        driver.launch(
+            ("patches", operation, pixel),
+            lambda memory: patch_kernels.make_patches(memory, operation, pixel),
+            (min(step, count - first), 1), (threads, 1), place,
+            (
+                out + first * size * out_item,
+                (images + first // kept * numbers[2] * int(pixel[1:])) & _64_BITS,
+                ids_keep + first * 8,
+                affine or 0,
+            ),
+            tuple(n & _64_BITS for n in numbers),
+        )  # fmt: skip
 
 
 def use(module: ModuleType | Any) -> Any:

@@ -78,11 +78,12 @@ def scatter(
     add: str | None,
     place: Place,
     scratch: Scratch,
-) -> Any:
+    flag: int,
+) -> bool:
     """Scatter by addresses into a copy of ``x``, contiguous and perhaps ``out`` itself.
 
-    What comes back says whether an index was bad; NotImplemented if no kernel has such sums.
-    ``add`` is the kind of what is added, ``scratch`` gives memory for the time of the call.
+    A bad index is left out, and the uint32 at ``flag`` is then not 0. False if no kernel has such
+    sums. ``add`` is the kind of what is added, ``scratch`` gives memory for the time of the call.
     """
     operation, kind = kernels.SET, f"u{plan.itemsize}"
     if add == "bool":
@@ -93,10 +94,9 @@ def scatter(
     facts = facts_of(layout, operation, kind, launch.driver.processors(place.device))
     path = choose(facts).name
     if path == "lowered":
-        return NotImplemented
-    flag = launch.driver.lowered_flag(place)
+        return False
     _LAUNCHES[path](_Call(plan, layout, facts, out, x, src, idx, flag, place, scratch))
-    return bool(launch.driver.raised(place))
+    return True
 
 
 def _numbered(axes: list[Axis], unit: int = 1, wide: bool = False) -> tuple[int, tuple[int, ...]]:

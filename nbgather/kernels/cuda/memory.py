@@ -6,8 +6,10 @@
 for a float, ``F4_BITS`` and ``F8_BITS`` a float for its bits; ``F2_TO_F4`` and ``F4_TO_F2`` widen
 and round the bits of a float16. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by
 itself. ``ATOMIC_ADD[kind](address, value)`` and ``ATOMIC_MAX``, of ``u4`` and ``u8``, come in any
-order among threads. Addresses are uint64 and multiples of the size. ``INLINE`` makes a function a
-part of the kernels that call it; it may hold a barrier.
+order among threads. So do those of a uint64 that give the value from before: ``SWAP_IF(address,
+old, new)`` writes the new value where the old one stands, ``LOWER`` takes the minimum and ``COUNT``
+adds. Addresses are uint64 and multiples of the size. ``INLINE`` makes a function a part of the
+kernels that call it; it may hold a barrier.
 The simulator has plain functions of the same names.
 """
 
@@ -98,6 +100,26 @@ def _caster(bits: Any, to: Any) -> Callable[..., Any]:
     return intrinsic(cast)
 
 
+def _swap_if(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _pointer(context, builder, args[0], "u8")
+        pair = builder.cmpxchg(pointer, args[1], args[2], "monotonic", "monotonic")
+        return builder.extract_value(pair, 0)
+
+    return types.uint64(types.uint64, types.uint64, types.uint64), codegen
+
+
+def _changer(operation: str) -> Callable[..., Any]:
+    def change(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, _ = _pointer(context, builder, args[0], "u8")
+            return builder.atomic_rmw(operation, pointer, args[1], "monotonic")
+
+        return types.uint64(types.uint64, types.uint64), codegen
+
+    return intrinsic(change)
+
+
 @intrinsic
 def F2_TO_F4(typingctx: Any, bits: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -117,6 +139,8 @@ def F4_TO_F2(typingctx: Any, value: Any) -> Any:
 LOAD = {kind: _loader(kind, True) for kind in (*_KINDS, "u16")}
 READ = {kind: _loader(kind, False) for kind in (*_KINDS, "u16")}
 STORE = {kind: _storer(kind) for kind in (*_KINDS, "u16")}
+SWAP_IF = intrinsic(_swap_if)
+LOWER, COUNT = _changer("umin"), _changer("add")
 AS_F4 = _caster(types.uint32, types.float32)
 AS_F8 = _caster(types.uint64, types.float64)
 F4_BITS = _caster(types.float32, types.uint32)

@@ -1,0 +1,217 @@
+"""Bad indices that a GPU's kernels report: raised by the call that waits, or by a later one.
+
+A call of the mode ``raise`` waits for the device and reads what its kernels have reported. One of
+the mode ``defer`` does not: the next call on the device, :func:`check` or the end of a block of
+:func:`deferred` raises what was reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbgather.engine import backends
+from nbgather.engine.bad_index import message, unseen
+from nbgather.kernels import forks
+from nbgather.kernels.cuda.contexts import Place
+from nbgather.kernels.cuda.errors import KIND_BITS, OWN_CALL, Record, Report
+
+#: Whether calls of the mode ``raise`` do not wait in this thread, or task.
+_deferring: contextvars.ContextVar[bool] = contextvars.ContextVar("deferring", default=False)
+
+
+class Kind(NamedTuple):
+    """What the message of a call needs besides the report.
+
+    Attributes
+    ----------
+    name : str
+        The operation.
+    shape, step : tuple of int, int
+        Positions are of these, counted in so many elements.
+    index_shape, dtype : tuple of int, str
+        Of the index, whose dimensions of 1 may be more of the shape's; and its dtype's code.
+    dim, size : int
+        The dimension, and the limit that an index must be below.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    step: int
+    index_shape: tuple[int, ...]
+    dtype: str
+    dim: int
+    size: int
+
+
+#: The kinds of calls that did not wait, for as long as a CUDA graph may replay one of them; the
+#: first stands for those beyond what a call's number can tell apart.
+_kinds: list[Kind] = [Kind("call", (), 1, (), "i8", 0, 0)]
+_numbers: dict[Kind, int] = {}
+
+
+def text(kind: Kind, report: Report) -> str:
+    """What is said of a report."""
+    if report.position is None or report.value is None or kind is _kinds[0]:
+        return unseen(kind.dim, kind.size)
+    position = report.position * kind.step
+    place = np.unravel_index(position, kind.shape) if kind.shape else ()
+    of_index = zip(place, kind.index_shape, strict=False)
+    where = tuple(0 if n == 1 else int(p) for p, n in of_index)
+    value = report.value
+    if kind.dtype.startswith("i") and value >= 1 << 63:
+        value -= 1 << 64
+    return message(value, str(where), kind.dim, kind.size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _number(make: Callable[..., Kind], *known: Any) -> int:
+    """The number of a kind, which is made where it has none yet."""
+    kind = make(*known)
+    with forks.lock:
+        number = _numbers.get(kind)
+        if number is None and len(_kinds) < 1 << KIND_BITS:
+            number = _numbers[kind] = len(_kinds)
+            _kinds.append(kind)
+    return number or 0
+
+
+def run(
+    backend: Any,
+    place: Place,
+    waits: bool,
+    launch: Callable[[int, int], Any],
+    make: Callable[..., Kind],
+    *known: Any,
+) -> None:
+    """Launch what reports bad indices, and raise the first one if the call ``waits``.
+
+    ``launch`` is given the address of a record and the number of the call; ``make(*known)`` is the
+    call's kind, of values that can be hashed.
+    """
+    records = backend.driver.records
+    if not waits:
+        number = records.number(_number(make, *known))
+        launch(records.of(place.device).address, number)
+        return
+    record = records.take(place.device)
+    launch(record.address, OWN_CALL)
+    backend.driver.synchronize(place)
+    report = record.read()
+    # Where waiting was interrupted a kernel may still write to the record: it is not given back.
+    records.give(record)
+    if report is not None:
+        raise IndexError(text(make(*known), report))
+
+
+def run_flagged(
+    backend: Any,
+    place: Place,
+    waits: bool,
+    told: bool,
+    launch: Callable[[int], bool],
+    find: Callable[[int, int], Any],
+    make: Callable[..., Kind],
+    *known: Any,
+) -> bool:
+    """As :func:`run`, for kernels that only say whether an index was bad, and skip it.
+
+    Where nothing waits and a bad index was ``told`` of by another call, it is not looked for.
+    ``launch`` is given the address of a flag, and says whether there are such kernels; ``find`` is
+    given what a launch of :func:`run` is, and looks through the index for the first one.
+    """
+    records = backend.driver.records
+    if not waits:
+        if not launch(records.ignored(place.device).address):
+            return False
+        if not told:
+            run(backend, place, False, find, make, *known)
+        return True
+    record = records.take(place.device)
+    if not launch(record.address):
+        records.give(record)
+        return False
+    backend.driver.synchronize(place)
+    is_bad = record.read() is not None
+    records.give(record)
+    if is_bad:
+        run(backend, place, True, find, make, *known)
+        kind = make(*known)
+        raise IndexError(unseen(kind.dim, kind.size))  # somebody has written to the index since
+    return True
+
+
+def function_name(kind: str) -> str:
+    """The public function of a kind of operation."""
+    return re.sub(r"\B([A-Z])", r"_\1", kind).lower()
+
+
+def may_wait(backend: Any, place: Place, mode: str, needed: bool = True) -> bool:
+    """Whether a call of a mode waits for the device to tell of a bad index.
+
+    Those of the mode ``raise`` do, outside of a block of :func:`deferred`. While the stream is
+    captured into a CUDA graph none can: where it is ``needed``, that is refused.
+    """
+    if mode != "raise" or _deferring.get():
+        return False
+    if not backend.driver.capturing(place):
+        return True
+    if needed:
+        raise ValueError(
+            "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
+            " mode defer, clip, wrap or fill"
+        )
+    return False
+
+
+def poll(backend: Any, place: Place) -> None:
+    """Raise what a call has reported that did not wait; a look at the host's memory if none has."""
+    record = backend.driver.records.shared.get(place.device)
+    if record is not None and record.words[0] and not backend.driver.capturing(place):
+        backend.driver.synchronize_device(place.device)  # until the first position is known
+        _raise(record, place.device)
+
+
+def _raise(record: Record, device: int) -> None:
+    with forks.lock:
+        report = record.read()
+        if report is None:  # another thread has raised it
+            return
+        record.clear()
+    kind = _kinds[report.call & (1 << KIND_BITS) - 1]
+    raise IndexError(
+        f"{text(kind, report)}: found by an earlier {kind.name} on cuda:{device}, which did not"
+        " wait"
+    )
+
+
+def check(device: int | None = None, stream: int | None = None) -> None:
+    """Wait for devices, or for one stream, and raise what was reported on them."""
+    backend = backends.loaded("cuda")
+    if backend is None:
+        return
+    shared = backend.driver.records.shared
+    numbers = [number for number in sorted(shared) if device in (None, number)]
+    if stream is not None and numbers:
+        backend.driver.synchronize(Place(numbers[0], stream))
+    for number in numbers:
+        if stream is None:
+            backend.driver.synchronize_device(number)
+        _raise(shared[number], number)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A block in which no call waits, and at whose end all are waited for."""
+    before = _deferring.set(True)
+    try:
+        yield
+    finally:
+        _deferring.reset(before)
+    check()

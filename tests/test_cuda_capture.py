@@ -1,0 +1,255 @@
+"""What a CUDA graph can hold: calls that neither wait nor copy from the host, eager and traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from pretender import pretended
+from simulator import Driver, simulated, to_device
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import nbgather
+from nbgather.containers import cuda_arrays
+
+UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Driver]:
+    with simulated(32) as driver:
+        yield driver
+
+
+@pytest.fixture
+def tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    with pretended(monkeypatch) as driver:
+        yield driver
+
+
+def both(call: Callable[..., Any], *arrays: np.ndarray) -> None:
+    """A call on the device under capture gives what it gives on the host."""
+    results = []
+    for given in (map(to_device, arrays), arrays):
+        made = call(*given)
+        results.append(made if isinstance(made, tuple) else (made,))
+    for got, want in zip(*results, strict=True):
+        assert np.asarray(got.array).tobytes() == np.ascontiguousarray(want).tobytes()
+
+
+X = np.arange(96, dtype=np.float32).reshape(2, 8, 6)
+INDEX = np.array([[0, 9, 2], [-1, 7, 3]])
+GOOD = np.abs(INDEX) % 8
+RANKS = np.argsort(-X[..., 0] % 7, 1)
+IMAGES = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
+
+CAPTURED: dict[str, tuple[Any, ...]] = {
+    **{
+        mode: (lambda x, i, mode=mode: nbgather.gather_tokens(x, i, mode=mode), X, INDEX)
+        for mode in ("clip", "wrap", "fill")
+    },
+    "defer": (lambda x, i: nbgather.gather_tokens(x, i, mode="defer"), X, GOOD),
+    "along": (
+        lambda x, i: nbgather.take_along_axis(x, i, 1, mode="defer"), X, GOOD[..., None],
+    ),
+    "masking": (lambda x: nbgather.random_masking(x, 0.5, seed=1), X),
+    "masking by noise": (lambda x, n: nbgather.random_masking(x, 0.5, noise=n), X, X[..., 0] % 7),
+    "padded masking": (lambda x: nbgather.random_masking(x, seed=1, num_keep=[2, 5]), X),
+    "masking of strides": (lambda x: nbgather.random_masking(x, 0.5, seed=1), X[..., ::2]),
+    "restore": (lambda v, i: nbgather.restore_tokens(v, i, 1.5), X[:, :3], RANKS),
+    "restore, deferred": (
+        lambda v, i: nbgather.restore_tokens(v, i, 1.5, mode="defer"),
+        X[:, :3],
+        RANKS,
+    ),
+    "scatter": (
+        lambda x, i, s: nbgather.scatter(x, 1, i, s, mode="defer"), X[..., 0], GOOD, X[:, :3, 1],
+    ),
+    "scatter of a number": (
+        lambda x, i: nbgather.scatter(x, 1, i, 7.0, mode="defer"), X[..., 0], GOOD,
+    ),
+    "scatter_add": (
+        lambda x, i, s: nbgather.scatter_add(x, 1, i, s, mode="defer"),
+        X[..., 0],
+        GOOD,
+        X[:, :3, 1],
+    ),
+    "patches": (lambda x: nbgather.masked_patchify(x, 4, 0.5, seed=1), IMAGES),
+    "padded patches": (lambda x: nbgather.masked_patchify(x, 4, seed=1, num_keep=[1, 3]), IMAGES),
+    "normalised patches": (
+        lambda x: nbgather.masked_patchify(
+            x, 4, 0.5, seed=1, scale=1 / 255, mean=(1, 2, 3), std=(1, 2, 3)
+        ),
+        IMAGES,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_graph_can_hold(gpu: Driver, name: str) -> None:
+    """The simulated driver refuses to wait, or to copy from a device, while it captures."""
+    call, *arrays = CAPTURED[name]
+    gpu.captured = True
+    both(call, *arrays)
+    assert not gpu.waits
+
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "gather": (lambda x, i: nbgather.gather_tokens(x, i), X, GOOD),
+    "scatter": (lambda x, i: nbgather.scatter(x, 1, i, 7.0), X[..., 0], GOOD),
+    "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x), X[..., 0], GOOD),
+    "strategy": (lambda i: nbgather.strategies.block(1, i, (4, 4)), np.arange(2)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_graph_cannot_hold(gpu: Driver, name: str) -> None:
+    call, *arrays = REFUSED[name]
+    gpu.captured = True
+    with pytest.raises(ValueError, match="which a CUDA graph under capture cannot"):
+        call(*map(to_device, arrays))
+    assert not gpu.launches
+
+
+def test_many_bytes_of_the_host_are_refused_under_capture(
+    gpu: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_arrays, "MAX_CAPTURED_BYTES", 1000)
+    x = to_device(np.zeros((200, 3, 1), np.uint8))
+    want = nbgather.random_masking(x, seed=1, num_keep=[1] * 200)
+    assert not any(key[0] == "write" for key, *_ in gpu.launches[1:])  # they are copied
+    gpu.captured = True
+    with pytest.raises(ValueError, match=r"1600 bytes of the host .* under capture takes 1000"):
+        nbgather.random_masking(x, seed=1, num_keep=[1] * 200)
+    monkeypatch.undo()
+    got = nbgather.random_masking(x, seed=1, num_keep=[1] * 200)
+    for a, b in zip(got, want, strict=True):
+        assert a.array.tobytes() == b.array.tobytes()
+
+
+def test_numbers_of_a_graph_are_its_own(gpu: Driver) -> None:
+    """What is kept for other calls may be gone at a replay, and what a capture made is not there
+    before."""
+    cuda_arrays._constants.clear()
+    images = to_device(IMAGES)
+    gpu.captured = True
+    nbgather.masked_patchify(images, 4, seed=1, scale=0.5)
+    assert not cuda_arrays._constants
+    gpu.captured = False
+    nbgather.masked_patchify(images, 4, seed=1, scale=0.5)
+    (kept,) = cuda_arrays._constants.values()
+    seen: list[int] = []
+    launch = gpu.launch
+    gpu.launch = lambda *a: (seen.extend(a[5]), launch(*a))  # type: ignore[method-assign]
+    gpu.captured = True
+    nbgather.masked_patchify(images, 4, seed=1, scale=0.5)
+    assert kept.array.ctypes.data not in seen
+
+
+# torch
+
+
+def losses(x: torch.Tensor) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    noise = torch.rand(x.shape[:2])
+    index = torch.randint(0, x.shape[1], (x.shape[0], 3))
+    wide = index[..., None].expand(-1, -1, x.shape[2])
+    whole = nbgather.random_masking(x.detach(), 0.25, noise=noise)
+    return {
+        "masking": lambda a: nbgather.random_masking(a, 0.25, noise=noise)[0],
+        "masking of a number": lambda a: nbgather.random_masking(a, noise=noise, num_keep=6)[0],
+        "padded": lambda a: nbgather.random_masking(a, noise=noise, num_keep=[8, 5])[0],
+        "tokens": lambda a: nbgather.gather_tokens(a, index, mode="defer"),
+        "gather": lambda a: nbgather.gather(a, 1, wide, mode="defer"),
+        "restore": lambda a: nbgather.restore_tokens(a[:, :6], whole[2], 0.5, mode="defer"),
+        "scatter_add": lambda a: nbgather.scatter_add(a, 1, wide, a[:, :3], mode="defer"),
+    }
+
+
+NAMES = tuple(losses(torch.zeros(2, 8, 4)))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_can_be_captured(tensors: Driver, name: str, traced: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 4)
+
+    def gradient(a: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss(a.requires_grad_()).square().sum(), a)[0]
+
+    loss = losses(x)[name]
+    want = gradient(x.clone())
+    tensors.waits.clear()
+    step = make_fx(gradient)(x.clone()) if traced else gradient
+    tensors.captured = True
+    assert torch.equal(step(x.clone()), want)
+    assert not tensors.waits
+    if traced:
+        ours = [n.target for n in step.graph.nodes if "nbgather" in str(n.target)]
+        assert ours
+        assert not any(UNSAFE in op.tags for op in ours)
+
+
+def test_operators_that_may_wait_are_tagged() -> None:
+    """torch.compile(mode="reduce-overhead") leaves them, and no others, out of its graphs."""
+    if UNSAFE is None:
+        pytest.skip("this torch does not know operators that no CUDA graph can hold")
+    waiting = {
+        name
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("nbgather::") and UNSAFE in op(name).tags
+    }
+    assert waiting - {"nbgather::seeded_strategy"} == {
+        f"nbgather::{name}"
+        for name in ("gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add",
+                     "restore_tokens", "score", "seeded_noise")
+    }  # fmt: skip
+
+
+def op(name: str) -> Any:
+    packet, _, overload = name.split("::")[1].partition(".")
+    return getattr(getattr(torch.ops.nbgather, packet), overload or "default")
+
+
+def test_the_operators_that_do_not_wait_refuse_to() -> None:
+    x, index = torch.zeros(3, 4), torch.zeros(3, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="mode 'raise' may wait: the overload nowait has"):
+        torch.ops.nbgather.gather.nowait(x, 1, index, mode="raise")
+    with pytest.raises(IndexError, match=r"index 9 at \(0, 0\)"):
+        torch.ops.nbgather.gather.nowait(x, 1, index + 9, mode="defer")
+
+
+def allocated(call: Callable[[], Any]) -> int:
+    """How many bytes torch was asked for during a call."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    events = profile.profiler.kineto_results.events()
+    return sum(max(event.nbytes(), 0) for event in events if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+@pytest.mark.parametrize("name", ["masking", "masking of a number", "padded"])
+def test_the_gradient_of_a_masking_expands_nothing(
+    tensors: Driver, name: str, traced: bool
+) -> None:
+    """Ids of [N, K, D] would be more than all else: the cotangent is restored as it is."""
+    x = torch.randn(2, 8, 256)
+    masked = losses(x)[name]
+
+    def gradient(a: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(masked(a.requires_grad_()), a, cotangent)[0]
+
+    kept = masked(x)
+    step = make_fx(gradient)(x.clone(), kept) if traced else gradient
+    forward = allocated(lambda: masked(x))
+    both_ways = allocated(lambda: step(x.clone(), kept)) - x.nbytes  # the clone
+    copies = kept.nbytes if name == "padded" else 0  # whose slots without a token are zeros
+    assert both_ways - forward <= x.nbytes + copies + x.nbytes // 4
