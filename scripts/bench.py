@@ -20,6 +20,7 @@ from nbgather import files  # noqa: E402
 from nbgather.apps.bench import check_tables, markdown, picture, run_all, update_tables  # noqa: E402
 from nbgather.apps.bench.beside import DEFAULT_TURNS, beside_text, run_beside  # noqa: E402
 from nbgather.apps.bench.dask_rows import dask_markdown, run_dask  # noqa: E402
+from nbgather.apps.bench.gpu import gpu_markdown, keep_gpu, load_gpus  # noqa: E402
 from nbgather.apps.bench.kinds import (  # noqa: E402
     kinds_markdown,
     load_kinds,
@@ -41,6 +42,7 @@ from nbgather.apps.bench.surface import (  # noqa: E402
 from nbgather.kernels.cpu import limits  # noqa: E402
 
 KEPT = ROOT / "scripts" / "bench"
+GPUS = KEPT / "gpu"
 DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
 README = ROOT / "README.md"
 PAGE = ROOT / "scripts" / "docs" / "speed.md"
@@ -84,6 +86,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start", action="store_true", help="time the first calls of new processes, instead"
     )
+    parser.add_argument(
+        "--keep-gpu", type=Path, metavar="JSON",
+        help="keep the gpu_check.json of a run of scripts/gpu_check.py; time nothing",
+    )  # fmt: skip
     parser.add_argument("--only", help="with --surface: these functions, commas between them")
     parser.add_argument("--without", help="with --surface: leave these libraries out, e.g. jax")
     parser.add_argument("--png", type=Path, help="draw the ratios here")
@@ -123,6 +129,7 @@ def _tables() -> dict[Path, dict[str, str]]:
         README: {
             "bench": kinds_markdown(kinds), "dask": dask,
             "surface": surface_markdown(kinds) or NOT_MEASURED,
+            "gpu": gpu_markdown(load_gpus(GPUS)),
         },
         PAGE: {
             "rows": rows_document(kinds),
@@ -238,7 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("the tables are", "up to date" if fresh else "stale: --update-readme")
         return 0 if fresh else 1
     timed = options.keep or options.json or options.from_json or options.rows
-    if options.dask:
+    if options.keep_gpu:
+        print(f"kept as {keep_gpu(options.keep_gpu, GPUS).relative_to(ROOT)}")
+    elif options.dask:
         _dask(options)
     elif options.beside:
         _beside(options)

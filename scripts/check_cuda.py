@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nbgather.kernels.constants import MODES  # noqa: E402
-from nbgather.kernels.cuda import driver as cuda_driver  # noqa: E402
 from nbgather.kernels.cuda import (  # noqa: E402
+    compiler,
     gather,
     masking,
     patches,
@@ -361,8 +361,8 @@ def ptx_of(kernel: Kernel, cc: tuple[int, int] = ARCHITECTURES[0]) -> str:
     same but for the target and the names, which tests/test_cuda_driver.py checks, and numba takes a
     second for each.
     """
-    function = kernel.make(cuda_driver.memory())
-    return cuda_driver.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
+    function = kernel.make(compiler.memory())
+    return compiler.compile_ptx(function, kernel.addresses, kernel.numbers, cc)
 
 
 def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[str, int]:

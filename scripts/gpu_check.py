@@ -1,8 +1,11 @@
-"""Everything that only a GPU can show, in one command: ``python scripts/gpu_check.py``.
+"""Everything that only a GPU can show, in one command of ten minutes: ``scripts/gpu_check.py``.
 
-Needs Python, torch with CUDA, numba and numba-cuda, and this repository; no network. It compares
-every call on the device with the CPU's kernels, bit for bit, and times it beside torch. The results
-go to ``scripts/gpu_DEVICE.json``. Exit status 1 if a comparison failed or a target was missed.
+It needs Python, torch with CUDA, numba and numba-cuda, and this repository; no network. Each stage
+runs in a process of its own and under its own limit, so that a hang or a lost context ends one of
+them. What it finds is appended to ``gpu_check.jsonl`` at once, a line for each thing, and
+``gpu_check.json`` is made of the lines after every stage: in the folder ``--out``, or that which
+the environment names as ``OUT``. ``--dry-run`` does all of it without a GPU, in the tests'
+simulator. Exit status 1 if a comparison failed, a stage did not end or a target was missed.
 """
 
 from __future__ import annotations
@@ -10,93 +13,106 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
+import tempfile
 import time
-import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS.parent), str(SCRIPTS)]
+sys.path[:0] = [p for p in (str(SCRIPTS.parent), str(SCRIPTS)) if p not in sys.path]
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from gpu_check_parts import comparisons, rows, timing  # noqa: E402
+from gpu_check_parts import report, stages, supervise  # noqa: E402
 
-import nbgather  # noqa: E402
-from nbgather import files  # noqa: E402
-
-#: Python's part of a small gather, at most.
-MAX_LAUNCH_MICROSECONDS = 15
+#: What is kept for the last document and the processes' ends.
+RESERVE_SECONDS = 10.0
+#: How much longer a dry run's stages may take: the machine may have other things to do.
+DRY_PATIENCE = 10
 
 
-def facts() -> dict[str, Any]:
-    """What was run, and on what."""
-    import numba
-    import numba_cuda
-
-    device = torch.cuda.get_device_properties(0)
-    return {
-        "device": device.name,
-        "compute capability": f"{device.major}.{device.minor}",
-        "memory GiB": round(device.total_memory / 2**30, 1),
-        "multiprocessors": device.multi_processor_count,
-        "L2 MiB": round(device.L2_cache_size / 2**20, 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch CUDA": torch.version.cuda,
-        "numba": numba.__version__,
-        "numba-cuda": numba_cuda.__version__,
-        "numpy": np.__version__,
-        "nbgather": nbgather.__version__,
-    }
-
-
-def main() -> int:
-    """Run the checks and the bench; the exit code."""
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="where the results go")
-    parser.add_argument("--only", help="only checks whose name holds this, and no bench")
-    parser.add_argument("--no-bench", action="store_true", help="compare, time nothing")
-    parser.add_argument("--rounds", type=int, default=30, help="turns of each contestant")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("torch sees no CUDA device")
-    reason = nbgather.backends.available()["cuda"]
-    if reason is not None:
-        raise SystemExit(f"the cuda backend is not available: {reason}")
-    results: dict[str, Any] = {"facts": facts(), "checks": {}, "rows": []}
-    for key, value in results["facts"].items():
-        print(f"{key}: {value}")
-    failed = 0
-    for name, function in comparisons.CHECKS.items():
-        if options.only and options.only not in name:
-            continue
-        started = time.perf_counter()
-        try:
-            function()
-            outcome = "passed"
-        except Exception:  # the next check runs, whatever became of this one
-            outcome = traceback.format_exc()
-            failed += 1
-        seconds = time.perf_counter() - started
-        results["checks"][name] = {"outcome": outcome, "seconds": seconds}
-        print(f"{name:22} {seconds:6.1f} s  {outcome}", flush=True)
-    if not (options.no_bench or options.only):
-        bandwidth = timing.copy_bandwidth()
-        results["copy bytes per second"] = bandwidth
-        print(f"a copy on the device moves {bandwidth / 1e12:.2f} TB/s")
-        results["launch microseconds"] = timing.launch_cost()
-        print("launch, µs:", {k: round(v, 1) for k, v in results["launch microseconds"].items()})
-        results["rows"] = list(rows.measured(bandwidth, options.rounds))
-        failed += any(not row["reached"] for row in results["rows"])
-        failed += results["launch microseconds"]["gather"] > MAX_LAUNCH_MICROSECONDS
-    name = results["facts"]["device"].replace(" ", "_")
-    path = options.json or SCRIPTS / f"gpu_{name}.json"
-    files.write(path, (json.dumps(results, indent=1) + os.linesep).encode())
-    print(f"wrote {path}")
-    return 1 if failed else 0
+    parser.add_argument("--out", type=Path, help="the folder of the results")
+    parser.add_argument("--minutes", type=float, default=9.7, help="for all stages together")
+    parser.add_argument("--stages", default="", help="only these, commas between them")
+    parser.add_argument("--only", default="", help="only checks and rows whose names hold this")
+    parser.add_argument("--dry-run", action="store_true", help="without a GPU, in a simulator")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)  # one, in this process
+    parser.add_argument("--child", help=argparse.SUPPRESS)  # what a tool is run on
+    options = parser.parse_args(given)
+    if options.out is None:
+        options.out = Path(os.environ.get("OUT") or SCRIPTS.parent / "build" / "gpu_check")
+    chosen = [name.strip() for name in options.stages.split(",") if name.strip()]
+    unknown = [name for name in chosen if not any(s.startswith(name) for s in stages.STAGES)]
+    if unknown:
+        parser.error(f"no stage is named {unknown[0]!r}: there are {', '.join(stages.STAGES)}")
+    options.chosen = [
+        s for s in stages.STAGES if not chosen or any(s.startswith(name) for name in chosen)
+    ]
+    return options
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the stages; the exit code."""
+    options = arguments(given)
+    if options.child:
+        with stages.device_of(options.dry_run) as device:
+            stages.child(device, options.child)
+        return 0
+    lines = options.out / "gpu_check.jsonl"
+    if options.stage:
+        one = report.Report(lines, options.stage)
+        stages.run(options.stage, options.dry_run, one, options.only, __file__)
+        return 0
+    return run_all(options, lines)
+
+
+def run_all(options: argparse.Namespace, lines: Path) -> int:
+    """Every stage that was chosen, each in its process, until the time is up."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines.write_bytes(b"")
+    if options.dry_run:
+        stages.preload()
+    patience = DRY_PATIENCE if options.dry_run else 1
+    ends = time.monotonic() + 60 * options.minutes * patience - RESERVE_SECONDS
+    with tempfile.TemporaryDirectory(prefix="nbgather_gpu_check_") as caches:
+        os.environ["NUMBA_CACHE_DIR"] = caches  # the first process shall find nothing
+        for name in options.chosen:
+            stage, found = stages.STAGES[name], report.Report(lines, name)
+            limit = min(stage.seconds * patience, ends - time.monotonic())
+            if limit < 5:
+                found.line("end", outcome="left out: the time is up", seconds=0.0)
+                continue
+            found.line("begin", about=f"{name}: {stage.about}", limit=limit)
+            outcome, seconds = supervise.run(work(options, name, found), limit)
+            found.line("end", outcome=outcome, seconds=seconds)
+            write(options.out / "gpu_check.json", lines)
+    document = report.document(lines)
+    for text in document["failed"]:
+        print(f"WRONG {text}")
+    print(f"{len(document['checks'])} checks, {len(document['rows'])} rows,"
+          f" {len(document['failed'])} wrong: {options.out / 'gpu_check.json'}")  # fmt: skip
+    return 1 if document["failed"] else 0
+
+
+def work(options: argparse.Namespace, name: str, found: report.Report):
+    """What the process of a stage does: a new interpreter, or in a dry run a copy of this one."""
+    again = ["--stage", name, "--out", str(options.out), "--only", options.only]
+    if options.dry_run and name != "cold again":  # one of them as on a GPU
+
+        def here() -> int:
+            stages.run(name, True, found, options.only, __file__)
+            return 0
+
+        return here
+    again += ["--dry-run"] * options.dry_run
+    return supervise.by_command(supervise.command(__file__, again))
+
+
+def write(path: Path, lines: Path) -> None:
+    from nbgather import files  # here, for the time of its import is measured
+
+    files.write(path, (json.dumps(report.document(lines), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""torch's road to the CUDA backend, without a GPU: the CPU's tensors pass for the device's."""
+"""The host's torch tensors in the place of a GPU's: they go torch's way to the simulated device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import torch
 from simulator import Driver, memory, simulated
 
@@ -35,12 +34,16 @@ class Pretender(TorchCudaContainer):
 
 
 @contextlib.contextmanager
-def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """A simulated GPU whose arrays are the CPU's tensors."""
+def pretending(threads: int) -> Iterator[Driver]:
+    """torch's CPU tensors lie on the simulated GPU for a while."""
     registry.find(torch.zeros(1), "x")
     container = Pretender(run)
-    monkeypatch.setattr(TorchContainer, "locate", lambda self, array, what: container)
-    monkeypatch.setattr(TorchContainer, "recall", lambda self, *args: None)
-    with simulated(32) as driver:
-        yield driver
-    memory.clear()
+    before = TorchContainer.locate, TorchContainer.recall
+    TorchContainer.locate = lambda self, array, what: container  # type: ignore[method-assign]
+    TorchContainer.recall = lambda self, *args: None  # type: ignore[method-assign]
+    try:
+        with simulated(threads) as driver:
+            yield driver
+    finally:
+        TorchContainer.locate, TorchContainer.recall = before  # type: ignore[method-assign]
+        memory.clear()

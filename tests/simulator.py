@@ -19,7 +19,7 @@ from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_interface
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.cuda import backend, launch_masking, launch_radix, launch_scatter
+from nbgather.kernels.cuda import backend, deferred, launch_masking, launch_radix, launch_scatter
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.kernels.cuda.driver import MAX_GRID_X, Launch
@@ -178,6 +178,7 @@ class Driver:
 @contextlib.contextmanager
 def simulated(threads: int = 32) -> Any:
     """A simulated GPU for a while: ``cuda`` launches on it, with blocks of so many threads."""
+    deferred.resolve()
     driver = Driver()
     plan_gather.cache_clear()  # plans keep launches
     before = cuda.use(driver), cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS

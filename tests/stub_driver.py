@@ -45,7 +45,7 @@ class StubDriver:
         self.thread = _Thread()
         self.calls: list[str] = []
         self.launches: list[Launched] = []
-        self.modules: list[tuple[int, bytes]] = []
+        self.images: list[bytes] = []
         self.captured: set[int] = set()
         self.invalidated = False
         self.memory: list[Any] = []
@@ -116,13 +116,16 @@ class StubDriver:
         before, self.thread.mode = self.thread.mode, mode
         return OK, before
 
-    def cuModuleLoadData(self, image: bytes) -> Any:
+    def cuLibraryLoadData(self, image: bytes, *options: Any) -> Any:
         status = self._unsafe()
-        self.modules.append((self.current, bytes(image)))
-        return status, (self.current, len(self.modules))
+        self.images.append(bytes(image))
+        return status, len(self.images)
 
-    def cuModuleGetFunction(self, module: Any, name: bytes) -> Any:
-        return OK, (*module, name)
+    def cuLibraryGetKernel(self, library: int, name: bytes) -> Any:
+        return OK, (library, name)
+
+    def cuKernelGetFunction(self, kernel: Any) -> Any:
+        return self._unsafe(), (self.current, *kernel)
 
     def cuMemHostAlloc(self, nbytes: int, flags: int) -> Any:
         status = self._unsafe()
@@ -163,7 +166,7 @@ class StubDriver:
         self.launches.append(Launched(self.current, stream, function, values))
         if self.on_launch is not None:
             self.on_launch(self.launches[-1])
-        # A kernel belongs to the context that it was loaded in.
+        # A function belongs to the context that it was asked for in.
         same = isinstance(function, tuple) and function[0] == self.current
         return (OK if same else Result.CUDA_ERROR_INVALID_HANDLE,)
 
@@ -187,6 +190,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, driver: StubDriver) -> StubDriver
             monkeypatch.setattr(bindings, name, noting(name))
     monkeypatch.setattr(contexts, "_primary", {})
     monkeypatch.setattr(our_driver, "_handles", {})
+    monkeypatch.setattr(our_driver, "_kernels", {})
     monkeypatch.setattr(our_driver, "records", our_driver.Records(our_driver.host_memory))
     contexts.capability.cache_clear()
     contexts.processors.cache_clear()

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from pretender import pretended
+from pretender import pretending
 from simulator import Driver, simulated, to_device
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -28,8 +28,8 @@ def gpu() -> Iterator[Driver]:
 
 
 @pytest.fixture
-def tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    with pretended(monkeypatch) as driver:
+def tensors() -> Iterator[Driver]:
+    with pretending(32) as driver:
         yield driver
 
 

@@ -17,7 +17,7 @@ from cuda.bindings import driver as cuda_driver
 from stub_driver import GLOBAL, StubDriver, installed
 
 import nbgather
-from nbgather.kernels.cuda import contexts, gather
+from nbgather.kernels.cuda import contexts, gather, images
 from nbgather.kernels.cuda import driver as our_driver
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,7 @@ def test_without_a_gpu_one_line_says_what_is_missing() -> None:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubDriver]:
     """A driver of two devices; kernels are not compiled."""
-    monkeypatch.setattr(our_driver, "compile_ptx", lambda *a: ".visible .entry kernel(")
-    monkeypatch.setattr(our_driver, "_image", lambda ptx, cc: ptx.encode())
+    monkeypatch.setattr(images, "find", lambda *kernel: iter([images.Image(b"image", "test")]))
     yield installed(monkeypatch, StubDriver())
     contexts.capability.cache_clear()
     contexts.processors.cache_clear()
@@ -63,7 +62,7 @@ def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.Mon
         )  # fmt: skip
         assert stub.launches[-1].values == [2**63 + 8, 16, *numbers]
         assert stub.launches[-1].stream == 77
-    ((_, image),) = stub.modules
+    (image,) = stub.images
     assert image.startswith(b"\x7fELF")
     assert stub.launches[-1].function[-1] in image
     contexts.capability.cache_clear()
@@ -114,7 +113,8 @@ def test_each_device_has_its_kernel(stub: StubDriver) -> None:
     stub.make_current(100)
     for device in (0, 1, 0, 1):
         copy(our_driver.Place(device, 0))
-    assert [context for context, _ in stub.modules] == [100, 101]
+    assert [launched.function[0] for launched in stub.launches] == [100, 101, 100, 101]
+    assert stub.images == [b"image"]  # which is of no context
 
 
 def test_loads_and_allocations_are_no_part_of_a_capture(stub: StubDriver) -> None:

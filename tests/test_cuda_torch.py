@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,15 @@ import torch
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from pretender import Pretender, pretended
+from pretender import Pretender, pretending
 from simulator import Driver
 
 import nbgather
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    with pretended(monkeypatch) as driver:
+def small() -> Iterator[Driver]:
+    with pretending(32) as driver:
         yield driver
 
 
@@ -125,21 +124,3 @@ def test_errors(small: Driver) -> None:
         nbgather.restore_tokens(torch.zeros(1, 1, 4), torch.zeros(1, 2).long(), np.zeros(4))
     with pytest.raises(ValueError, match="backend 'cpu' cannot serve arrays on"):
         nbgather.gather(x, 1, index, backend="cpu")
-
-
-@pytest.mark.large
-def test_the_gpu_check_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its comparisons run, with the CPU for a device."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import gpu_check
-    from gpu_check_parts import comparisons, device
-
-    assert gpu_check.comparisons is comparisons
-    monkeypatch.setattr(device, "GPU", torch.device("cpu"))
-    monkeypatch.setattr(comparisons, "SHAPES", comparisons.SHAPES[:4])
-    alone = {"streams", "graphs", "other_libraries", "more_than_32_bits"}  # ask for a real one
-    assert alone < set(comparisons.CHECKS)
-    for name in set(comparisons.CHECKS) - alone:
-        comparisons.CHECKS[name]()
-    with pytest.raises(AssertionError):
-        device.same(torch.zeros(3), torch.ones(3))

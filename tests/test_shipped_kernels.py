@@ -16,6 +16,7 @@ import pytest
 from test_kernel_cache import damage
 
 from nbgather.apps import info
+from nbgather.kernels import archive as archives
 from nbgather.kernels.cpu import cache, loader, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,7 +176,7 @@ class UName:
 
 def read(archive: shipped.Archive, key: bytes) -> Any:
     group, offset, length = archive.functions[key]
-    held = shipped._group.__wrapped__(archive.path, *archive.groups[group])
+    held = archives._group.__wrapped__(archive.path, *archive.groups[group])
     return None if held is None else held[offset : offset + length]
 
 
@@ -210,15 +211,15 @@ def test_a_python_without_lzma_compiles(monkeypatch: pytest.MonkeyPatch) -> None
     if archive is None:
         pytest.skip("nothing comes for this processor")
     group = archive.groups[0]
-    assert shipped._group.__wrapped__(archive.path, *group) is not None
+    assert archives._group.__wrapped__(archive.path, *group) is not None
     monkeypatch.setitem(sys.modules, "lzma", None)
-    assert shipped._group.__wrapped__(archive.path, *group) is None
+    assert archives._group.__wrapped__(archive.path, *group) is None
 
 
 def test_a_damaged_head_asks_for_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "small"
     data = shipped.pack([{b"1" * 16: b"code"}], {"gather": ("00" * 16, ("a.py",))}, "a")
-    for at in range(32, shipped._HEAD.size):
+    for at in range(32, archives._HEAD.size):
         changed = bytearray(data)
         changed[at] = 0xFF
         path.write_bytes(changed)

@@ -22,6 +22,7 @@ PACKAGES = (
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
     from nbgather.kernels.cpu import cache, shipped, variants
+    from nbgather.kernels.cuda import images
 
     available, archive = backends.available(), shipped.in_use()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}
@@ -43,6 +44,12 @@ def facts() -> dict[str, Any]:
         "shipped kernels": (
             f"{archive.path.stem}, {len(archive.functions)} functions" if archive else "none"
         ),
+        "shipped CUDA kernels": ", ".join(
+            f"{name} {len(held.functions)}"
+            for name in images.every_name()
+            if (held := images.shipped(name)) is not None
+        )
+        or "none",
         "kernel cache": str(cache.folder()),
         "kernels kept": "{} files, {} bytes".format(*cache.usage()),
         "processor": machine.processor(),

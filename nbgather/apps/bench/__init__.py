@@ -3,8 +3,8 @@
 ``contest`` says what a row is, the modules ``*_rows`` have them, ``rows`` is the table of all;
 ``run`` compares and times them with ``measure``. ``surface`` draws random calls instead, and
 ``spatter`` those of another benchmark.
-``report`` tells of one run, ``kinds`` of those of several machines, ``rows_picture`` draws them,
-``readme`` puts tables into documents.
+``report`` tells of one run, ``kinds`` of those of several machines, ``gpu`` of those of GPUs,
+``rows_picture`` draws them, ``readme`` puts tables into documents.
 """
 
 from nbgather.apps.bench.contest import Contest, Row

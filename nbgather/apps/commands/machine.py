@@ -36,6 +36,7 @@ def info(
         "threads of torch",
         "recycled bytes",
         "shipped kernels",
+        "shipped CUDA kernels",
         "kernel cache",
         "kernels kept",
         "platform",

@@ -65,8 +65,13 @@ def source_digest() -> str:
 
 def folder() -> Path | None:
     """The folder of these sources' kernels, which need not exist; None if there is no home."""
+    return folder_of(source_digest())
+
+
+def folder_of(sources: str) -> Path | None:
+    """The folder of the kernels of some sources, by their digest; a GPU's have one too."""
     try:
-        return _user_folder() / "nbgather" / "kernels" / source_digest()
+        return _user_folder() / "nbgather" / "kernels" / sources
     except (OSError, RuntimeError):
         return None
 

@@ -1,4 +1,4 @@
-"""Compile a kernel, and launch it.
+"""Load a kernel, and launch it.
 
 Kernels take 64-bit numbers only, so a launch is one call of the driver with an array of them: no
 dispatcher, no types to look at. A simulator can stand in for this module
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbgather.kernels import forks
-from nbgather.kernels.cuda import contexts
+from nbgather.kernels.cuda import contexts, images
 from nbgather.kernels.cuda.contexts import (
     Place,
     api,
@@ -35,12 +35,9 @@ __all__ = [
     "Place",
     "capability",
     "capturing",
-    "compile_ptx",
     "device_of",
-    "entry_name",
     "follow",
     "launch",
-    "memory",
     "processors",
     "read",
     "records",
@@ -62,14 +59,14 @@ MAX_ARGUMENTS = 256
 
 def why_not() -> str | None:
     """What keeps this machine from running kernels, in one line; None if nothing does."""
-    # numba has a target of the same name that is no longer kept; the package is the one that is.
-    for package in ("numba_cuda", "cuda.bindings"):
-        try:
-            spec = importlib.util.find_spec(package)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None:
-            return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
+    try:
+        bindings = importlib.util.find_spec("cuda.bindings")
+    except ModuleNotFoundError:
+        bindings = None
+    if bindings is None:
+        return "cuda-bindings is not installed: pip install 'nbgather[cuda]'"
+    if not (images.are_shipped() or images.can_compile()):
+        return "numba-cuda is not installed: pip install 'nbgather[cuda]'"
     return _no_device()
 
 
@@ -88,50 +85,10 @@ def _no_device() -> str | None:
     return None if devices else "there is an NVIDIA driver, but no device: see nvidia-smi"
 
 
-def memory() -> Any:
-    """What kernels load from and store to; it needs the compiler."""
-    from nbgather.kernels.cuda import memory as cuda_memory
-
-    return cuda_memory
-
-
-def compile_ptx(function: Any, addresses: int, numbers: int, cc: tuple[int, int]) -> str:
-    """Compile a kernel of so many addresses and numbers; no driver is needed."""
-    from numba import cuda
-    from numba.cuda import types
-
-    arguments = [types.uint64] * addresses
-    if numbers:
-        arguments.append(types.UniTuple(types.uint64, numbers))
-    return str(cuda.compile_ptx(function, types.void(*arguments), cc=cc)[0])
-
-
-def entry_name(ptx: str) -> str:
-    """The name of the one kernel in a PTX text."""
-    return ptx.split(".visible .entry ", 1)[1].split("(", 1)[0]
-
-
-def _image(ptx: str, cc: tuple[int, int]) -> bytes:
-    """What the driver loads: linked here where the linker is, for a driver older than the PTX."""
-    try:
-        from cuda.bindings import nvjitlink
-    except ImportError:
-        return ptx.encode() + b"\0"
-    options = [f"-arch=sm_{cc[0]}{cc[1]}", "-O3"]
-    handle = nvjitlink.create(len(options), options)
-    try:
-        source = ptx.encode() + b"\0"
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "kernel")
-        nvjitlink.complete(handle)
-        image = bytearray(nvjitlink.get_linked_cubin_size(handle))
-        nvjitlink.get_linked_cubin(handle, image)
-    finally:
-        nvjitlink.destroy(handle)
-    return bytes(image)
-
-
-#: Kernels and their modules, by all that they depend on; shared by the threads.
-_handles: dict[Any, tuple[Any, Any]] = {}
+#: Kernels and their libraries, by what they are and what they are for: of no context.
+_kernels: dict[Any, tuple[Any, Any]] = {}
+#: Their functions in a device's context, by all that they depend on; shared by the threads.
+_handles: dict[Any, Any] = {}
 
 
 def _function(launch: Launch, device: int) -> Any:
@@ -139,14 +96,28 @@ def _function(launch: Launch, device: int) -> Any:
     identity = (launch.key, launch.addresses, len(launch.numbers), device)
     with forks.lock:
         if identity not in _handles:
+            kernel = images.kernel(launch.key, launch.addresses, len(launch.numbers) // 8)
             cc = capability(device)
-            numbers = len(launch.numbers) // 8
-            ptx = compile_ptx(launch.build(memory()), launch.addresses, numbers, cc)
+            if (kernel, cc) not in _kernels:
+                _kernels[kernel, cc] = _load(kernel, launch.build, cc)
             with relaxed():
-                module = checked(api().cuModuleLoadData(_image(ptx, cc)))
-                name = entry_name(ptx).encode()
-                _handles[identity] = checked(api().cuModuleGetFunction(module, name)), module
-    return _handles[identity][0]
+                _handles[identity] = checked(api().cuKernelGetFunction(_kernels[kernel, cc][0]))
+    return _handles[identity]
+
+
+def _load(
+    kernel: images.Kernel, build: Callable[[Any], Any], cc: tuple[int, int]
+) -> tuple[Any, Any]:
+    """A kernel and its library, of the first image that the driver takes."""
+    driver, name = api(), images.entry_name(kernel).encode()
+    refused: list[str] = []
+    for image in images.find(kernel, build, cc):
+        with relaxed():
+            status, library = driver.cuLibraryLoadData(image.code, [], [], 0, [], [], 0)
+            if status == driver.CUresult.CUDA_SUCCESS:
+                return checked(driver.cuLibraryGetKernel(library, name)), library
+        refused.append(f"{image.origin}: {status.name}")
+    raise RuntimeError(f"CUDA: no image of the kernel {kernel.key!r} loads: {', '.join(refused)}")
 
 
 class Launch:

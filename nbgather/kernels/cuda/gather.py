@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda
-
-from nbgather.kernels import scalar
 from nbgather.kernels.constants import FILL
+from nbgather.kernels.cuda.deferred import cuda, scalar
 from nbgather.kernels.cuda.positions import make_offsets, u64
 from nbgather.kernels.cuda.reports import make_report
 

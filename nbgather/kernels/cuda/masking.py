@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, types
 
-from nbgather.kernels import scalar
+from nbgather.kernels.cuda.deferred import cuda, scalar, types
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 philox4x32 = scalar.philox4x32

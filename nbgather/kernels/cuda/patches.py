@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
+from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 #: What is done to a pixel.

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from nbgather.kernels.cuda.deferred import njit
 
 u32 = np.uint32
 u64 = np.uint64

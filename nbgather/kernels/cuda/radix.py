@@ -19,8 +19,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from numba import cuda, njit, types
-
+from nbgather.kernels.cuda.deferred import cuda, njit, types
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 RADIX_THREADS = 256

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.kernels import scalar
 from nbgather.kernels.cuda import radix
+from nbgather.kernels.cuda.deferred import scalar
 from nbgather.kernels.cuda.positions import u32, u64
 
 philox4x32 = scalar.philox4x32

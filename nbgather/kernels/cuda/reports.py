@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda
-
-from nbgather.kernels import scalar
 from nbgather.kernels.constants import RAISE
+from nbgather.kernels.cuda.deferred import cuda, scalar
 from nbgather.kernels.cuda.errors import CALL, COUNT, POSITION, RING, RING_SLOTS
 from nbgather.kernels.cuda.positions import make_offsets, u64
 

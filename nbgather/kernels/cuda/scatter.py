@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
+from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
 

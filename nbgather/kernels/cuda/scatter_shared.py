@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda, types
-
+from nbgather.kernels.cuda.deferred import cuda, types
 from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import (
     ENTRIES,
