@@ -30,6 +30,7 @@ from nbgather.kernels.cuda import (  # noqa: E402
     masking,
     patches,
     radix,
+    ranking,
     reports,
     scatter,
     scatter_rows,
@@ -257,29 +258,65 @@ def _sorts() -> list[Kernel]:
     return kernels
 
 
+def _rankings() -> list[Kernel]:
+    kernels = []
+    for name, sources in ranking.WHOLE_SOURCES.items():
+        kernels.append(
+            Kernel(
+                f"ranks by {name}, whole",
+                lambda memory, s=sources: radix.make_radix_whole(memory, s, ranking.make_rank_sink),
+                6,
+                ranking.RANKING_NUMBERS,
+                64,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "radix count, noise",
+            lambda memory: radix.make_radix_count(memory, ranking.make_noise_source),
+            5,
+            ranking.RANKING_NUMBERS,
+            64,
+        )
+    )
+    for name, source, sink in (
+        ("noise", ranking.make_noise_source, radix.make_pass_on),
+        ("f8 by token", lambda m: ranking.make_f8_source(m, 32, True), radix.make_pass_on),
+        ("carried to ranks", radix.make_carried, ranking.make_rank_sink),
+    ):
+        kernels.append(
+            Kernel(
+                f"radix sort, {name}",
+                lambda memory, s=source, k=sink: radix.make_radix_sort(memory, s, k),
+                11,
+                ranking.RANKING_NUMBERS,
+                64,
+            )
+        )
+    return kernels
+
+
 def _maskings() -> list[Kernel]:
-    kernels = [Kernel("token noise", masking.make_token_noise, 2, 6, 40)]
-    for name, source in (("seed", 0), ("float32", 1), ("float64", 2)):
-        for width in (16, 4, 1):
+    kernels = [Kernel("token noise", masking.make_token_noise, 2, 7, 40)]
+    for name, source, narrow in (
+        ("seed", 0, True),
+        ("seed", 0, False),
+        ("float32", 1, False),
+        ("float64", 2, False),
+    ):
+        for width in (16, 1) if narrow else (16,):
             kernels.append(
                 Kernel(
-                    f"masking by {name}, {width} B",
-                    lambda memory, s=source, w=width: masking.make_masking(memory, s, w),
+                    f"masking by {name}, {width} B" + (", few tokens" if narrow else ""),
+                    lambda memory, s=source, w=width, n=narrow: masking.make_masking(
+                        memory, s, w, n
+                    ),
                     8,
                     masking.MASKING_NUMBERS,
                     64,
                     width == 16,
                 )
             )
-        kernels.append(
-            Kernel(
-                f"ranks by {name}, tiled",
-                lambda memory, s=source: masking.make_rank_tiles(memory, s),
-                6,
-                masking.MASKING_NUMBERS,
-                48,
-            )
-        )
     for how, pixel in ((0, "u1"), (0, "u4"), (0, "u16"), (1, "u1"), (1, "f4")):
         kernels.append(
             Kernel(
@@ -352,7 +389,8 @@ def _of_device_functions() -> list[Kernel]:
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
     return [
-        *_gathers(), *_others(), *_scatters(), *_sorts(), *_maskings(), *_of_device_functions(),
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_maskings(),
+        *_of_device_functions(),
     ]  # fmt: skip
 
 

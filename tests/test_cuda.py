@@ -21,6 +21,7 @@ import nbgather
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda import launch_masking
+from nbgather.kernels.cuda.driver import Place
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
 NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
@@ -170,18 +171,84 @@ def test_token_noise(small: Driver, tokens: int) -> None:
 AWKWARD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0])
 
 
-@pytest.mark.parametrize("most", [2048, 8], ids=["in one", "by tiles"])
+#: The most tokens that are compared, and that a block sorts.
+RANKINGS = {"compared": (512, 4096), "sorted by a block": (0, 4096), "sorted in passes": (0, 0)}
+
+
+def limit_ranking(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    fused, whole = RANKINGS[way]
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", fused)
+    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", whole)
+
+
+@pytest.mark.parametrize("way", ["compared", "sorted by a block"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, most: int) -> None:
-    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", most)
+def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, way: str) -> None:
+    limit_ranking(monkeypatch, way)
     for tokens, kept in ((1, 1), (37, 9), (70, 0), (130, [130, 3])):
         scores = rng(f"{tokens}").choice(AWKWARD, (2, tokens)).astype(dtype)
-        scores[1] = 0.25
+        scores[1, ::2] = 0.25
         want = nbgather.rank_tokens(scores, kept, backend="reference")
         for layout in (scores, np.asfortranarray(scores)):
             got = nbgather.rank_tokens(to_device(layout), kept)
             for a, b in zip(got, want, strict=True):
                 same(host(a), b)
+
+
+def test_rank_tokens_in_passes(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_ranking(monkeypatch, "sorted in passes")
+    scores = rng("passes").choice(AWKWARD, (2, 40)).astype("float32")
+    want = nbgather.rank_tokens(scores, [40, 3], backend="reference")
+    for a, b in zip(nbgather.rank_tokens(to_device(scores), [40, 3]), want, strict=True):
+        same(host(a), b)
+
+
+@pytest.mark.parametrize("way", ["sorted by a block", "sorted in passes"])
+@pytest.mark.parametrize("kind", ["seed", "float32", "float64"])
+def test_the_ranks_of_several_tiles(
+    small: Driver, monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+) -> None:
+    """Every digit of the keys, ties among them, in tiles of which the last is not full."""
+    limit_ranking(monkeypatch, way)
+    generator = rng(kind)
+    x = np.zeros((2, 517, 0), np.float32)
+    if kind == "seed":
+        ids = np.array([5, 2**40])
+        options = {"seed": 9, "sample_ids": ids, "epoch": 3}
+        on_device = options | {"sample_ids": to_device(ids)}
+    else:
+        unsigned = f"u{kind[-2:]}".replace("32", "4").replace("64", "8")
+        noise = random_bits(generator, (2, 517), unsigned).view(kind)
+        noise[:, 100:300] = noise[:, :200]
+        noise[0, :5] = [0.0, -0.0, np.nan, np.inf, -np.inf]
+        options, on_device = {"noise": noise}, {"noise": to_device(noise)}
+    got = nbgather.random_masking(to_device(x), 0.6, **on_device)
+    for a, b in zip(got, nbgather.random_masking(x, 0.6, **options), strict=True):
+        same(host(a), b)
+    names = [key if isinstance(key, str) else key[0] for key, _, _ in small.launches]
+    assert ("ranks" in names) == (way == "sorted by a block")
+    assert ("radix sort" in names) == (way == "sorted in passes")
+
+
+def test_ranks_are_taken_once_where_blocks_share_a_sample(small: Driver) -> None:
+    """Two launches, the ranks and a gather of rows, instead of ranks by each block."""
+    small.multiprocessors = 100
+    x = random_bits(rng("once"), (1, 300, 200), "float32")
+    got = nbgather.random_masking(to_device(x), 0.3, seed=1)
+    for a, b in zip(got, nbgather.random_masking(x, 0.3, seed=1), strict=True):
+        same(host(a), b)
+    assert [(key[0], grid[1]) for key, grid, _ in small.launches] == [("masking", 1), ("rows", 1)]
+
+
+def test_counts_of_vectors_stay_within_32_bits(small: Driver) -> None:
+    """A thread looks for a vector three block widths on: the sum must not wrap."""
+    place = Place(0, 7)
+    most = launch_masking.MAX_KEPT_BYTES
+    ahead = 4 * launch_masking.masking_kernels.RANKING_THREADS
+    assert most - 1 + ahead < 1 << 32
+    assert launch_masking.masks_in_one(10**6, 2, 1, most - 1, place)
+    assert not launch_masking.masks_in_one(10**6, 2, 1, most, place)
+    assert not launch_masking.masks_in_one(10**6, 2, 2, (1 << 31) - 1, place)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 4), (2, 49, 3, 5), (1, 197, 8), (4, 1, 1), (2, 60, 0)])
@@ -214,6 +281,7 @@ def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
+    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", 60)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}
