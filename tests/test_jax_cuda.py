@@ -45,8 +45,9 @@ class Pretender(JaxCudaContainer):
 
     def address(self, array: Any) -> int:
         at = super().address(array)
-        if array.nbytes:
-            content = (ctypes.c_uint8 * array.nbytes).from_address(at)
+        nbytes = array.size * array.dtype.itemsize
+        if nbytes:
+            content = (ctypes.c_uint8 * nbytes).from_address(at)
             memory.add(at, np.frombuffer(content, np.uint8))
             self.kept.append(array)
         return at
