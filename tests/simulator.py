@@ -104,8 +104,6 @@ class Driver:
         self.flag = np.zeros(1, np.uint32)
         _allow(self.flag, self)
         self.launches: list[Any] = []
-        #: What the host waited for, and how much had been launched then.
-        self.waits: list[tuple[str, int]] = []
         self.captured = False
         self.multiprocessors = 2
 
@@ -129,7 +127,7 @@ class Driver:
         return bool(self.flag[0])
 
     def synchronize(self, place: Place) -> None:
-        self.waits.append(("stream", len(self.launches)))
+        """Launches are over when they return."""
 
     def capturing(self, place: Place) -> bool:
         return self.captured
