@@ -88,7 +88,7 @@ def both(call: Callable[..., Any], driver: Driver, *operands: Any, launches: boo
     want = call(*operands)
     if launches:
         assert len(driver.launches) > before
-        assert SYNCHRONIZED == [len(driver.launches)]
+        assert [len(driver.launches)] == SYNCHRONIZED
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         same(one, np.ascontiguousarray(other) if np.ndim(other) else other)
     assert type(got) is type(want) or not isinstance(want, tuple)
@@ -221,7 +221,7 @@ def test_a_bad_index_is_named(gpu: Driver) -> None:
         with pytest.raises(IndexError) as raised:
             call()
         assert str(raised.value) == "index 7 at (1, 1) is out of bounds for dimension 1 with size 3"
-        assert SYNCHRONIZED == [len(gpu.launches)]
+        assert [len(gpu.launches)] == SYNCHRONIZED
 
 
 TRACED = "was traced by JAX for a GPU: kernels are compiled into programs for the CPU alone; call"
