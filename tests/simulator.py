@@ -113,10 +113,9 @@ class Driver:
 
     def __init__(self) -> None:
         self.launches: list[Any] = []
-        #: What else was asked of the driver that a CUDA graph under capture could not take, and how
-        #: much had been launched at the last of it; which streams were made to wait for which.
+        #: What else was asked of the driver that a CUDA graph under capture could not take, and
+        #: which streams were made to wait for which.
         self.waits: list[str] = []
-        self.waited_for = 0
         self.follows: list[tuple[int, tuple[int, ...]]] = []
         self.captured = False
         self.multiprocessors = 2
@@ -158,7 +157,6 @@ class Driver:
     def _wait(self, what: str) -> None:
         assert not self.captured, f"waiting for a {what} ends a capture"
         self.waits.append(what)
-        self.waited_for = len(self.launches)
 
     def follow(self, place: Place, streams: Any) -> None:
         self.follows.append((place.stream, tuple(streams)))

@@ -17,6 +17,7 @@ from jax.test_util import check_grads
 from test_jax_compiled import CASES, IMAGES, INDEX, MADE, RESTORE, RNG, X, as_jax, same
 
 import nbgather
+import nbgather.jax
 from nbgather.containers import jax_rules
 from nbgather.operations.indexing import ScatterAdd
 
@@ -311,7 +312,8 @@ def test_gradients_of_large_arrays_are_added_to_zeros_of_ours() -> None:
     want = (2 * counts * x + 0.0).astype(np.float32)  # no zero is -0.0
     jx, ji = jnp.asarray(x), jnp.asarray(ids)
     gradient = jax.jit(jax.grad(loss))
-    assert gradient.lower(jx, ji).as_text().count("Cleared") == 1
+    if nbgather.jax.why_not() is None:
+        assert gradient.lower(jx, ji).as_text().count("Cleared") == 1
     for call in (gradient, jax.grad(loss)):
         assert np.asarray(call(jx, ji)).tobytes() == want.tobytes()
     batched = jax.jit(jax.vmap(jax.grad(loss)))(jnp.stack([jx, jx + 1]), jnp.stack([ji, ji]))

@@ -369,8 +369,8 @@ def test_what_numba_has_to_refuse() -> None:
         ("masked_patchify(a, 2, seed=1)", (scores[None, None],),
          "masked_patchify cannot be called in compiled code: nbgather.random_masking of"
          " nbgather.patchify gives the same tokens"),
-        ("infer_gather(a, a)", (X,), f"infer_gather {never}"),
-        ("strategies.block(1, 2, (4, 4))", (), f"block {never}")
+        ("infer_gather(a, a)", (X,), f"nbgather.infer_gather {never}"),
+        ("strategies.block(1, 2, (4, 4))", (), f"nbgather.strategies.block {never}")
     ):  # fmt: skip
         assert text in refusal(call, *arguments)
 

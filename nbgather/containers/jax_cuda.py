@@ -8,6 +8,7 @@ nobody else has seen yet.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import jax
@@ -24,7 +25,10 @@ from nbgather.operations.base import DType, Operation, Options, Spec
 #: The legacy default stream.
 STREAM = 0
 
-_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+# An older JAX has it elsewhere.
+_enable_x64: Any = getattr(jax, "enable_x64", None)
+if _enable_x64 is None:
+    _enable_x64 = importlib.import_module("jax.experimental").enable_x64
 
 
 class JaxCudaContainer(CudaArrays):

@@ -71,7 +71,8 @@ class RuleApply(Apply):
 
     def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
         # XLA's own would be in small pages.
-        if math.prod(shape) * like.dtype.itemsize >= LARGE_BYTES:
+        large = math.prod(shape) * like.dtype.itemsize >= LARGE_BYTES
+        if large and jax_ffi.why_not() is None:
             return self.run(Cleared(shape), like)
         return super().zeros(shape, like)
 

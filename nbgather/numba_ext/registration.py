@@ -9,6 +9,7 @@ from typing import Any
 
 from numba.core.registry import cpu_target
 
+import nbgather
 from nbgather.numba_ext import arguments, subroutines
 
 _registered: set[Any] = set()
@@ -42,6 +43,8 @@ _INSTEAD = {
 def _refusing(function: Any) -> Any:
     """A definition that says of whatever comes that there is none."""
     name = function.__qualname__
+    if not hasattr(nbgather, name):
+        name = f"{function.__module__.rpartition('.')[2]}.{name}"
     text = f"{name} cannot be called in compiled code: {_INSTEAD.get(name, arguments.OUTSIDE)}"
 
     def definition(*args, **options):
