@@ -119,6 +119,14 @@ CASES: dict[str, Case] = {
         (X, INDEX, SMALL), lambda x, i, s: nbgather.scatter_add(x, 1, i, s),
         lambda x, i, s: x.scatter_add(1, i, s),
     ),
+    "scatter_reduce": Case(
+        (X, INDEX, SMALL), lambda x, i, s: nbgather.scatter_reduce(x, 1, i, s, "mean"),
+        lambda x, i, s: x.scatter_reduce(1, i, s, "mean"),
+    ),
+    "segment_reduce": Case(
+        (SMALL[0],), lambda x: nbgather.segment_reduce(x, "sum", ids=[1, 0, 1]),
+        lambda x: torch.stack([x[1], x[0] + x[2]]),
+    ),
     "infer_gather": Case(
         (APART, APART[:, 2:]), lambda x, y: nbgather.infer_gather(x, y)[0].index,
         lambda x, y: torch.arange(2, D).expand(L, 2), "infer_gather cannot be traced by torch",

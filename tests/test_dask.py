@@ -652,3 +652,23 @@ def test_ray_data_by_an_id_column() -> None:
             same(np.stack([row["ranks"] for row in rows]), want.ids_restore)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "amax"])
+def test_reductions_have_the_bits_of_one_call_for_any_chunks(reduce: str) -> None:
+    generator = np.random.default_rng(3)
+    x, src = (generator.standard_normal((6, n, 5)).astype(np.float32) for n in (7, 9))
+    index = generator.integers(0, 7, src.shape)
+    for own in (True, False):
+        want = nbgather.scatter_reduce(x, 1, index, src, reduce, include_self=own)
+        for chunks in (-1, (2, 7, 3), (4, 3, 5)):
+            given = da.from_array(x, chunks=chunks), index, da.from_array(src, chunks=3)
+            got = nbgather.scatter_reduce(given[0], 1, *given[1:], reduce, include_self=own)
+            assert isinstance(got, da.Array)
+            result = got.compute()
+            assert (result.dtype, result.tobytes()) == (want.dtype, want.tobytes())
+    index[5, 8, 4] = 7
+    with pytest.raises(IndexError, match=r"index 7 at \(5, 8, 4\) is out of bounds for dimension 1"):
+        nbgather.scatter_add(given[0], 1, index, given[2]).compute()
+    with pytest.raises(ValueError, match="off dim 1 both must be of the same size"):
+        nbgather.scatter_add(given[0], 1, index[:3], given[2])

@@ -69,6 +69,11 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Call, Call]] = {
         lambda x, s: nbgather.scatter_add(x, 1, INDEX, s),
         lambda x, s: torch.scatter_add(x, 1, INDEX, s),
     ),
+    "scatter_reduce": (
+        [(2, 3), (2, 3)],
+        lambda x, s: nbgather.scatter_reduce(x, 1, INDEX, s, "amax"),
+        lambda x, s: torch.scatter_reduce(x, 1, INDEX, s, "amax"),
+    ),
     "restore_tokens": (
         [(2, 2, 4), (1, 1, 4)],
         lambda x, t: nbgather.restore_tokens(x, RANKS, t),

@@ -72,6 +72,18 @@ CASES: dict[str, Case] = {
     "scatter_add, float16": (
         lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :5]), (X.astype(np.float16), INDEX)
     ),
+    "scatter_reduce": (
+        lambda x, i: nbgather.scatter_reduce(x, 1, i, x[:, :5], "amax", include_self=False),
+        (X, INDEX),
+    ),
+    "scatter_reduce, bfloat16": (
+        lambda x, i: nbgather.scatter_reduce(x, 1, i, x[:, :5], "mean"),
+        (X.astype(ml_dtypes.bfloat16), INDEX),
+    ),
+    "segments": (
+        lambda x, i: nbgather.segment_reduce(x[0], "amax", ids=i[0, :, 0] % 3, num_segments=3),
+        (X, np.zeros((1, X.shape[1], 1), np.int32)),
+    ),
     "noise": (lambda i: nbgather.token_noise(-1, i, 9, epoch=2), (IDS,)),
     "noise, int8": (lambda i: nbgather.token_noise(1, i, 9), (np.array([-1, 3], np.int8),)),
     "noise, uint32": (lambda i: nbgather.token_noise(1, i, 9), (np.array([2**31], np.uint32),)),

@@ -12,7 +12,7 @@ import torch
 from cases import DTYPES, INDEX_DTYPES, random_bits, rng, same
 
 import nbgather
-from nbgather.kernels.cpu import launch
+from nbgather.kernels.cpu import launch, launch_reduce
 from nbgather.kernels.cpu import limits as cpu_limits
 
 BACKENDS = ("cpu", "reference", "torch")
@@ -185,7 +185,14 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(form)
         return find(plan, form, add)
 
+    reduces = launch_reduce._kernel
+
+    def noting_rows(plan, form, how):
+        seen.append(form)
+        return reduces(plan, form, how)
+
     monkeypatch.setattr(launch, "_scatter_kernel", noting)
+    monkeypatch.setattr(launch_reduce, "_kernel", noting_rows)
     return seen
 
 
@@ -251,7 +258,7 @@ def test_rows_by_one_index_each(dtype: str, add: bool, forms: list[str]) -> None
         index = np.broadcast_to(ids[..., None], src.shape)
         got = ours(add)(x, 1, index, src)
         same(got, by_torch(add, x, 1, index, src))
-    assert set(forms) == {"wide"}
+    assert set(forms) == {"rows" if add else "wide"}
 
 
 #: What several threads share: few lanes by their places, and others by lanes or columns.

@@ -155,3 +155,113 @@ def test_derivatives(name: str, small: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.autograd.gradgradcheck(
         call, inputs, fast_mode=True, check_fwd_over_rev=True, check_batched_grad=True
     )
+
+
+# scatter_reduce and segment_reduce, of which torch has variants
+
+
+def reductions(name: str) -> list[Any]:
+    return [info for info in _module().op_db if info.name == name]
+
+
+def _module() -> Any:
+    return sys.modules["torch.testing._internal.common_methods_invocations"]
+
+
+REDUCTIONS = {info.variant_test_name: info for info in reductions("scatter_reduce")}
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_samples_of_reductions(reduce: str) -> None:
+    found = 0
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+        torch.manual_seed(0)
+        for sample in REDUCTIONS[reduce].sample_inputs("cpu", dtype):
+            args = (sample.input, *sample.args)
+            got = nbgather.scatter_reduce(*args, **sample.kwargs)
+            want = torch.scatter_reduce(*args, **sample.kwargs)
+            assert (got.dtype, got.shape) == (want.dtype, want.shape)
+            assert torch.equal(got, want)
+            found += 1
+    assert found >= 60
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_gradients_of_samples_of_reductions(reduce: str) -> None:
+    torch.manual_seed(0)
+    for sample in REDUCTIONS[reduce].sample_inputs("cpu", torch.float64, requires_grad=True):
+        inputs, grads = (sample.input, sample.args[2]), []
+        for call in (nbgather.scatter_reduce, torch.scatter_reduce):
+            result = call(sample.input, *sample.args, **sample.kwargs)
+            weight = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
+            grads.append(torch.autograd.grad((result * weight).sum(), inputs))
+        for got, want in zip(*grads, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)
+
+
+def test_samples_of_index_add() -> None:
+    """A sum of rows is scatter_add with an index that is expanded."""
+    found = 0
+    for sample in reductions("index_add")[0].sample_inputs("cpu", torch.float32):
+        x, (dim, index, source), alpha = sample.input, sample.args, sample.kwargs.get("alpha", 1)
+        if x.ndim == 0 or source.ndim == 0:
+            continue
+        shape = [1] * x.ndim
+        shape[dim] = -1
+        wide = index.reshape(shape).expand(source.shape)
+        got = nbgather.scatter_add(x, dim, wide, source * alpha)
+        assert torch.equal(got, torch.index_add(x, dim, index, source * alpha))
+        found += 1
+    assert found >= 4
+
+
+SEGMENTS = {"max": "amax", "min": "amin"}
+
+
+@pytest.mark.parametrize("variant", ["lengths", "offsets"])
+def test_samples_of_segment_reduce(variant: str) -> None:
+    found, samples_of = 0, _module().sample_inputs_segment_reduce
+    for sample in samples_of(None, "cpu", torch.float32, False, mode=variant):
+        options, (reduce,) = dict(sample.kwargs), sample.args
+        where = options[variant]
+        total = int(where.sum() if variant == "lengths" else where[..., -1].max())
+        if options["axis"] != 0 or total != sample.input.shape[0]:
+            continue  # along another axis, or rows of no segment
+        options.pop("initial")
+        way = {"counts" if variant == "lengths" else "offsets": where}
+        name = SEGMENTS.get(reduce, reduce)
+        got = nbgather.segment_reduce(sample.input, name, **way)
+        want = torch.segment_reduce(sample.input, reduce, **options)
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+        found += 1
+    assert found >= 30
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("reduce", ["sum", "prod", "mean", "amax", "amin"])
+def test_derivatives_of_reductions(reduce: str, own: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, src = (torch.randn(3, n, generator=generator).double().requires_grad_() for n in (4, 6))
+    index = torch.randint(0, 4, (3, 6), generator=generator)
+
+    def call(x: torch.Tensor, src: torch.Tensor) -> torch.Tensor:
+        return nbgather.scatter_reduce(x, 1, index, src, reduce, include_self=own)
+
+    assert torch.autograd.gradcheck(
+        call, (x, src), fast_mode=True, check_forward_ad=True, check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )  # fmt: skip
+    assert torch.autograd.gradgradcheck(
+        call, (x, src), fast_mode=True, check_fwd_over_rev=True, check_batched_grad=True
+    )
+
+
+def test_equal_ones_share_a_gradient_alike() -> None:
+    x = torch.tensor([2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    src = torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([0, 0, 1])
+    for own, shares in ((True, [1 / 3, 1 / 2]), (False, [1 / 2, 1.0])):
+        result = nbgather.scatter_reduce(x, 0, index, src, "amax", include_self=own)
+        to_x, to_src = torch.autograd.grad(result.sum(), (x, src))
+        assert to_x.tolist() == (shares if own else [0.0, 0.0])
+        assert to_src.tolist() == [shares[0], shares[0], shares[1]]

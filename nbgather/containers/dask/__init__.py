@@ -1,6 +1,6 @@
 """Dask arrays: a table of operations and the graphs that they become.
 
-``gather_graph``, ``masking_graph`` and ``patch_graph`` build the graphs, ``blocks`` is what their
+``gather_graph``, ``scatter_graph``, ``masking_graph`` and ``patch_graph`` build the graphs, ``blocks`` is what their
 tasks run, ``sides`` what comes beside the main operand, chunked or not.
 """
 
@@ -11,10 +11,11 @@ from typing import Any
 import dask.array as da
 
 from nbgather.containers.base import Container
-from nbgather.containers.dask import gather_graph, masking_graph, patch_graph
+from nbgather.containers.dask import gather_graph, masking_graph, patch_graph, scatter_graph
 from nbgather.operations.base import Operation, Options
-from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
+from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd, TakeAlongAxis
 from nbgather.operations.patches import MaskedPatchify, Patchify, Unpatchify
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score, Tube
 from nbgather.operations.tokens import RandomMasking, TokenNoise
 
@@ -23,6 +24,8 @@ GRAPHS: dict[type[Operation], Any] = {
     Gather: gather_graph.build,
     TakeAlongAxis: gather_graph.build,
     GatherTokens: gather_graph.build,
+    ScatterAdd: scatter_graph.build,
+    ScatterReduce: scatter_graph.build,
     TokenNoise: masking_graph.by_id,
     Score: masking_graph.by_id,
     Tube: masking_graph.by_id,
@@ -34,7 +37,7 @@ GRAPHS: dict[type[Operation], Any] = {
 #: What the public functions of the other operations are called.
 _FUNCTIONS = {
     "Scatter": "scatter",
-    "ScatterAdd": "scatter",
+    "SegmentReduce": "segment_reduce",
     "RankTokens": "rank_tokens",
     "RestoreTokens": "restore_tokens",
     "RestoreValidTokens": "restore_tokens",

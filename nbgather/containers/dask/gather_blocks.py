@@ -34,7 +34,7 @@ def _flat(nested: Any) -> Iterator[np.ndarray]:
             yield plain_block(one, "a chunk of input")
 
 
-def _refuse(index: np.ndarray, size: int, call: Call, starts: tuple[int | None, ...]) -> None:
+def refuse_bad(index: np.ndarray, size: int, call: Call, starts: tuple[int | None, ...]) -> None:
     """Raise the IndexError of the first bad index of a block, by its place in the whole."""
     bad = first_bad_index(index, size, call.from_end)
     if bad is None:
@@ -96,7 +96,7 @@ def gather_list(
             np.array(table, np.int64), out.size // max(inner, 1),
         )  # fmt: skip
         if bad:
-            _refuse(index, size, call, starts)
+            refuse_bad(index, size, call, starts)
     return out
 
 
@@ -116,7 +116,7 @@ def find_hits(
     source = plain_block(source, "a chunk of input")
     index = plain_block(index, "a chunk of index")
     if call.mode == "raise":
-        _refuse(index, size, call, starts)
+        refuse_bad(index, size, call, starts)
     position, valid = resolve_positions(namespace, index, size, call.mode, call.from_end)
     tokens = index.ndim < source.ndim
     here = valid & (position >= start) & (position < start + source.shape[d])
