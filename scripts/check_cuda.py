@@ -37,10 +37,7 @@ from nbgather.kernels.cuda import (  # noqa: E402
     scatter_shared,
     writes,
 )
-from nbgather.kernels.cuda.positions import (  # noqa: E402
-    NUMBERS_PER_AXIS,
-    NUMBERS_PER_WIDE_AXIS,
-)
+from nbgather.kernels.cuda.positions import NUMBERS_PER_AXIS  # noqa: E402
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(MODES))
@@ -59,10 +56,7 @@ class Kernel(NamedTuple):
     registers: int = 64
     wide: bool = False  # 128-bit loads and stores
     calls: bool = False  # may call a subroutine
-
-
-def _per_axis(wide: bool) -> int:
-    return NUMBERS_PER_WIDE_AXIS if wide else NUMBERS_PER_AXIS
+    divides: bool = False  # may divide integers, by a conversion to float
 
 
 def _gathers() -> list[Kernel]:
@@ -77,14 +71,14 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide)
+        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide, item == 8)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
-                name + (", 64-bit" if wide else ""),
+                name + (", 64-bit" if wide else "") + (", panels" if item == 8 else ""),
                 lambda memory, key=key: gather.make_gather_elements(memory, *key),
                 5,
-                gather.ELEMENTS_FIRST_AXIS + _per_axis(wide) * axes,
+                gather.ELEMENTS_FIRST_AXIS + NUMBERS_PER_AXIS * axes,
                 72,
                 item == 16,
             )
@@ -93,11 +87,14 @@ def _gathers() -> list[Kernel]:
     kernels.append(
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
-            lambda memory: gather.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
+            lambda memory: gather.make_gather_elements(
+                memory, 2, 4, "i8", WRAP, False, False, False
+            ),
             5,
             gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
             80,
             calls=True,
+            divides=True,
         )
     )
     for width, mode, wide, row in (
@@ -115,8 +112,20 @@ def _gathers() -> list[Kernel]:
                 name + (", 64-bit" if wide else ""),
                 lambda memory, rows=rows: gather.make_gather_rows(memory, *rows),
                 6,
-                gather.ROWS_FIRST_AXIS + 2 * _per_axis(wide),
+                gather.ROWS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
                 48,
+                width == 16,
+            )
+        )
+    for width, mode, row in ((16, RAISE, False), (4, FILL, True)):
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, False, row)
+        kernels.append(
+            Kernel(
+                f"gather short rows, {width} B, {MODES[mode]}",
+                lambda memory, rows=rows: gather.make_gather_short_rows(memory, *rows),
+                6,
+                gather.ROWS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
+                72,
                 width == 16,
             )
         )
@@ -201,6 +210,7 @@ def _scatters() -> list[Kernel]:
             scatter_rows.LOOKS_FIRST_AXIS + per_axis,
             64,
             True,
+            divides=True,
         )
     )
     for kind, beside in (("f4", False), ("f4", True), ("b2", True), ("c16", False)):
@@ -212,6 +222,7 @@ def _scatters() -> list[Kernel]:
                 5,
                 scatter_shared.LINES_FIRST_AXIS + per_axis,
                 64,
+                divides=True,
             )
         )
     for kind in ("f4", "f8", "f2"):
@@ -244,6 +255,7 @@ def _sorts() -> list[Kernel]:
                     5,
                     numbers,
                     48,
+                    divides=True,
                 )
             )
         kernels.append(
@@ -253,6 +265,7 @@ def _sorts() -> list[Kernel]:
                 11,
                 numbers,
                 64,
+                divides=True,
             )
         )
     return kernels
@@ -277,6 +290,7 @@ def _rankings() -> list[Kernel]:
             5,
             ranking.RANKING_NUMBERS,
             64,
+            divides=True,
         )
     )
     for name, source, sink in (
@@ -291,13 +305,14 @@ def _rankings() -> list[Kernel]:
                 11,
                 ranking.RANKING_NUMBERS,
                 64,
+                divides=True,
             )
         )
     return kernels
 
 
 def _maskings() -> list[Kernel]:
-    kernels = [Kernel("token noise", masking.make_token_noise, 2, 7, 40)]
+    kernels = [Kernel("token noise", masking.make_token_noise, 2, 7, 40, divides=True)]
     for name, source, narrow in (
         ("seed", 0, True),
         ("seed", 0, False),
@@ -315,6 +330,7 @@ def _maskings() -> list[Kernel]:
                     masking.MASKING_NUMBERS,
                     64,
                     width == 16,
+                    divides=True,
                 )
             )
     for how, pixel in ((0, "u1"), (0, "u4"), (0, "u16"), (1, "u1"), (1, "f4")):
@@ -327,6 +343,7 @@ def _maskings() -> list[Kernel]:
                 patches.PATCHES_NUMBERS,
                 48,
                 calls=how == 1,
+                divides=True,
             )
         )
     for item in (1, 4, 16):
@@ -443,6 +460,7 @@ def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[
         "loads": count(r"LDG\b.*\.128"),
         "stores": count(r"STG\b.*\.128"),
         # Arithmetic that is a subroutine; a call within the kernel only brings threads together.
+        "reciprocals": count(r"MUFU\.RCP"),
         "calls": len(re.findall(r"CALL\S* `\(\S*__cuda_sm\S*\)", code)),
         "local": count("LDL|STL"),
         "stack": total(r"(\d+) bytes stack frame"),
@@ -456,6 +474,8 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
     problems = [name for name in ("local", "stack", "spills") if facts[name]]
     if facts["calls"] and not kernel.calls:
         problems.append("calls")
+    if facts["reciprocals"] and not kernel.divides:
+        problems.append("a division")
     if kernel.wide and not (facts["loads"] and facts["stores"]):
         problems.append("no 128-bit access")
     if facts["registers"] > kernel.registers:

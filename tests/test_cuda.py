@@ -21,6 +21,7 @@ import nbgather
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda import launch_masking
+from nbgather.kernels.cuda import positions as positions_of
 from nbgather.kernels.cuda.driver import Place
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
@@ -139,6 +140,82 @@ def test_a_bad_index_is_the_same_error_and_nothing_is_read_outside(
     same(host(call(to_device(x), to_device(good))), call(x, good))  # and the next call works
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
+def test_short_rows(small: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Several rows for each thread, of which the last are fewer."""
+    monkeypatch.setattr(cuda, "BLOCKS_PER_MULTIPROCESSOR", 0)
+    generator = rng(dtype)
+    for nbytes, kept in ((64, 3), (96, 50), (240, 21)):
+        x = random_bits(generator, (3, 6, nbytes // np.dtype(dtype).itemsize), dtype)
+        ids = generator.integers(0, 6, (3, kept))
+        small.launches.clear()
+        got = nbgather.gather_tokens(to_device(x), to_device(ids))
+        same(host(got), nbgather.gather_tokens(x, ids))
+        assert [key[0] for key, _, _ in small.launches] == ["short rows"]
+        ids[1, 2] = ids[2, 0] = -9
+        for value in (7, 0):
+            options: dict[str, Any] = {"mode": "fill", "fill_value": value}
+            got = nbgather.gather_tokens(to_device(x), to_device(ids), **options)
+            same(host(got), nbgather.gather_tokens(x, ids, **options))
+        with pytest.raises(IndexError, match=r"index -9 at \(1, 2\) is out of bounds"):
+            nbgather.gather_tokens(to_device(x), to_device(ids))
+        ids[:] = generator.integers(0, 9, (3, kept))
+        ids[0, :2] = 6, 7
+        token = x[0, 0]
+        if kept >= 6:
+            got = nbgather.restore_tokens(to_device(x), to_device(ids), to_device(token))
+            same(host(got), nbgather.restore_tokens(x, ids, token))
+
+
+@pytest.mark.parametrize("columns", [6, 70, 97])
+def test_rows_of_any_number_of_vectors(small: Driver, columns: int) -> None:
+    x = random_bits(rng(f"{columns}"), (5, columns, 4), "float32")
+    ids = np.array([3, 0, 3, 4])
+    wide = np.broadcast_to(ids[:, None, None], (4, columns, 4))
+    got = nbgather.gather(to_device(x), 0, to_device(wide))
+    same(host(got), nbgather.gather(x, 0, wide))
+
+
+@pytest.mark.parametrize("index_dtype", ["int64", "uint8"])
+def test_panels_of_columns(
+    small: Driver, positions: None, monkeypatch: pytest.MonkeyPatch, index_dtype: str
+) -> None:
+    monkeypatch.setattr(cuda, "NEAR_BYTES", 0)
+    monkeypatch.setattr(cuda, "PANEL_COLUMNS", (16, 8))
+    for shape, dim, panels in (
+        ((9, 24), 0, True), ((2, 9, 32), 1, True), ((3, 9, 16), 1, True), ((9, 30), 0, False),
+        ((9, 24), 1, False), ((9, 8), 0, False), ((3, 4, 24), 0, True),
+    ):  # fmt: skip
+        x = random_bits(rng(f"{shape}"), shape, "float32")
+        index = rng("panels").integers(0, shape[dim], shape).astype(index_dtype)
+        small.launches.clear()
+        got = nbgather.gather(to_device(x), dim, to_device(index))
+        same(host(got), nbgather.gather(x, dim, index))
+        assert small.launches[-1][0][-1] == panels, (shape, dim)
+        index[1:, -1] = 77
+        index[-1, 0] = 99
+        with pytest.raises(IndexError) as theirs:
+            nbgather.gather(x, dim, index)
+        with pytest.raises(IndexError) as ours:
+            nbgather.gather(to_device(x), dim, to_device(index))
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_products_that_stand_for_divisions() -> None:
+    """The quotient is exact for all numbers of 32 bits; those beside multiples are the hardest."""
+    generator = rng("divide")
+    most = (1 << 32) - 1
+    lengths = [2, 3, 5, 7, 10, 641, 65537, 1 << 31, (1 << 31) + 1, most - 1, most]
+    lengths += generator.integers(2, most, 200).tolist()
+    for length in lengths:
+        factor = np.uint64(positions_of.reciprocal(length, False))
+        multiples = [length * k for k in (0, 1, 2, most // length, most // length // 2 + 1)]
+        for n in {m + e for m in multiples for e in (-1, 0, 1)} | {most}:
+            if 0 <= n <= most:
+                found = positions_of.divide_by(np.uint64(n), np.uint64(length), factor)
+                assert tuple(map(int, found)) == divmod(n, length), (n, length)
+
+
 def test_a_gather_from_nothing(small: Driver) -> None:
     x, index = to_device(np.zeros((0, 3))), to_device(np.zeros((2, 3), int))
     with pytest.raises(IndexError, match=r"index 0 at \(0, 0\) is out of bounds .* with size 0"):
@@ -238,6 +315,14 @@ def test_ranks_are_taken_once_where_blocks_share_a_sample(small: Driver) -> None
     for a, b in zip(got, nbgather.random_masking(x, 0.3, seed=1), strict=True):
         same(host(a), b)
     assert [(key[0], grid[1]) for key, grid, _ in small.launches] == [("masking", 1), ("rows", 1)]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 5, 0), (0, 600, 3)])
+def test_a_masking_of_nothing(small: Driver, shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, np.float32)
+    got = nbgather.random_masking(to_device(x), 0.5, seed=1)
+    for a, b in zip(got, nbgather.random_masking(x, 0.5, seed=1), strict=True):
+        same(host(a), b)
 
 
 def test_counts_of_vectors_stay_within_32_bits(small: Driver) -> None:

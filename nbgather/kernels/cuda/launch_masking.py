@@ -45,7 +45,7 @@ def token_noise(
 def _parts(samples: int, kept: int, vectors: int, threads: int, place: Place) -> int:
     """Blocks that share the copy of a sample's kept tokens."""
     parts = launch._divide_up(kept * vectors, threads * VECTORS_PER_MASKING_THREAD)
-    return launch._grid_y(parts, samples, place)
+    return launch._grid_y(parts, max(samples, 1), place)
 
 
 def masks_in_one(samples: int, length: int, kept: int, row: int, place: Place) -> bool:
