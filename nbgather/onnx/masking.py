@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -272,16 +273,17 @@ def _checked(g: Nodes, length: str, differ: str | None, faults: list[str]) -> st
     The ranking depends on it, and so on them: with a noise of other sizes than x some operators
     give something, and others end the process.
     """
-    zeros = []
-    if differ is not None:
-        doc = "Fails unless the sizes given are those of x."
-        zeros.append(refuse(g, differ, "sizes_checked", doc))
-    if faults:
-        every = g.op("Concat", faults, "count_faults", "What is wrong with K.", axis=0)
-        zeros.append(refuse(g, every, "count_checked", "Fails if L is too large to count K."))
-    for k, zero in enumerate(zeros):
-        length = g.op("Add", [length, zero], f"length_checked_{k}", "L as [1], checked.")
-    return length
+    # What the keys of the ranking are below. The two agree unless integers are too narrow for it.
+    square = g.op("Mul", [length, length], "square", "L * L.")
+    large = g.op("Greater", [square, g.int64([2**31 - 1])], "square_large", "Is it 2**31?")
+    root = g.int64([math.isqrt(2**31 - 1)])
+    longer = g.op("Greater", [length, root], "length_large", "Should it be?")
+    narrow = g.op("Xor", [large, longer], "square_narrowed", "Was it narrowed?")
+    wrong = [narrow, *faults] if differ is None else [differ, narrow, *faults]
+    every = g.op("Concat", wrong, "faults", "What is wrong.", axis=0)
+    doc = "Fails unless the sizes given are those of x, and integers hold L * L and count K."
+    zero = refuse(g, every, "sizes_checked", doc)
+    return g.op("Add", [length, zero], "length_checked", "L as [1], checked.")
 
 
 class _Length:
