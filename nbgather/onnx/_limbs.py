@@ -14,7 +14,7 @@ import numpy as np
 from nbgather.onnx._build import TensorProto
 from nbgather.onnx._nodes import Nodes, refuse
 
-__all__ = ["BASE", "Word", "below_2_31", "divided", "limbs", "one_number"]
+__all__ = ["BASE", "Word", "divided", "limbs", "limbs_of_31_bits", "one_number"]
 
 #: What a limb is below.
 BASE = 2**16
@@ -54,13 +54,16 @@ def one_number(g: Nodes, name: str) -> str:
     return g.op("Reshape", [name, g.int64([1])], f"{name}_1", "A number, as [1].")
 
 
-def below_2_31(g: Nodes, value: str, name: str) -> str:
-    """An int64 vector that fails unless all of it is 0 to 2**31 - 1.
+def limbs_of_31_bits(g: Nodes, values: str, name: str) -> Word:
+    """The limbs of an int64 vector; the graph fails unless all of it is 0 to 2**31 - 1.
 
     Whatever is larger would be narrowed by some runtimes, and some ids would be others' there.
     """
-    negative = g.op("Less", [value, g.int64(0)], f"{name}_negative", "Is it below 0?")
-    above = g.op("Greater", [value, g.int64(2**31 - 1)], f"{name}_above", "Is it 2**31 or more?")
+    negative = g.op("Less", [values, g.int64(0)], f"{name}_negative", "Is it below 0?")
+    above = g.op("Greater", [values, g.int64(2**31 - 1)], f"{name}_above", "Is it 2**31 or more?")
     wrong = g.op("Or", [negative, above], f"{name}_wrong", "Does it not fit in 31 bits?")
     zero = refuse(g, wrong, f"{name}_checked", "Fails unless all are 0 to 2**31 - 1.")
-    return g.op("Add", [value, zero], f"{name}_31", "Checked.")
+    fine = g.op("Add", [values, zero], f"{name}_31", "Checked.")
+    narrow = g.op("Cast", [fine], f"{name}_i32", "In 4 bytes.", to=TensorProto.INT32)
+    whole, high = divided(g, narrow, f"{name}_high", "The upper 15 bits.")
+    return Word(g.op("Sub", [narrow, whole], f"{name}_low", "The lower 16 bits."), high)

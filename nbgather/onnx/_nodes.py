@@ -9,7 +9,7 @@ import numpy as np
 
 from nbgather.onnx._build import TensorProto
 
-__all__ = ["GATHERS", "PAPER", "Nodes", "check_choice", "refuse", "take_rows"]
+__all__ = ["GATHERS", "PAPER", "Nodes", "any_of", "check_choice", "refuse", "take_rows"]
 
 PAPER = "He et al., Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377"
 
@@ -64,6 +64,18 @@ def refuse(g: Nodes, faults: str, output: str, doc: str) -> str:
     numbers = g.op("Range", [g.int64(0), stop, g.int64(1)], f"{output}_range", "0 and 1, or more.")
     pair = g.op("Add", [numbers, g.int64([0, -1])], output, doc)
     return g.op("Gather", [pair, g.int64([0])], f"{output}_zero", "0 as [1].", axis=0)
+
+
+def any_of(g: Nodes, flags: str, output: str) -> str:
+    """Whether any of a plane of flags is true, as a scalar; false where the plane is empty.
+
+    By a maximum in bytes, which onnxruntime finds 20 times as fast as a sum. There is none of an
+    empty plane, so a column of false goes before it, and a row.
+    """
+    ones = g.op("Cast", [flags], f"{output}_bytes", "1 for each.", to=TensorProto.UINT8)
+    some = g.op("Pad", [ones, g.int64([1, 1, 0, 0])], f"{output}_padded", "Never empty.")
+    most = g.op("ReduceMax", [some], f"{output}_most", "1 if there is any.", keepdims=0)
+    return g.op("Cast", [most], output, "Is there any?", to=TensorProto.BOOL)
 
 
 def take_rows(g: Nodes, rows: str, ids: str, output: str, gather: str, doc: str) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbgather.onnx._build import TensorProto
-from nbgather.onnx._limbs import BASE, Word, below_2_31, divided, limbs, one_number
+from nbgather.onnx._limbs import BASE, Word, divided, limbs, limbs_of_31_bits, one_number
 from nbgather.onnx._nodes import Nodes, refuse
 
 __all__ = [
@@ -47,14 +47,21 @@ class Source(NamedTuple):
 
 def checked_source(g: Nodes) -> Source:
     """Of ``seed``, ``sample_ids`` and ``epoch`` in int64, which must be 0 to 2**31 - 1."""
-    seed, ids, epoch = (
-        Word(*limbs(g, below_2_31(g, value, name), 2, name, wide=True))
-        for name, value in (
-            ("seed", one_number(g, "seed")),
-            ("sample_ids", "sample_ids"),
-            ("epoch", one_number(g, "epoch")),
-        )
-    )
+    numbers = [one_number(g, "seed"), one_number(g, "epoch"), "sample_ids"]
+    every = g.op("Concat", numbers, "seed_epoch_ids", "Seed, epoch, and the ids.", axis=0)
+    low, high = limbs_of_31_bits(g, every, "seed_epoch_ids")
+    seed, epoch = (
+        Word(*(
+            g.op("Gather", [limbs, g.int64([at])], f"{name}_{part}", "A limb, as [1].", axis=0)
+            for limbs, part in ((low, "low"), (high, "high"))
+        ))
+        for at, name in enumerate(("seed", "epoch"))
+    )  # fmt: skip
+    start, end = g.int64([2]), g.int64([2**31 - 1])
+    ids = Word(*(
+        g.op("Slice", [limbs, start, end], f"ids_{part}", "A limb of each id.")
+        for limbs, part in ((low, "low"), (high, "high"))
+    ))  # fmt: skip
     zero = g.constant(np.zeros(1, np.int32))
     return Source((seed, Word(zero, zero)), (ids, None), epoch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.onnx._build import TensorProto
-from nbgather.onnx._nodes import Nodes, refuse
+from nbgather.onnx._nodes import Nodes, any_of, refuse
 
 __all__ = ["rank_nodes"]
 
@@ -122,11 +122,10 @@ def _rows_out_of_order(
     tied = g.op("Equal", halves[0], "tied", "Is a score that of the next token?")
     fallen = g.op("Greater", halves[1], "fallen", "Is the next token a lower one?")
     wrong = g.op("And", [tied, fallen], "out_of_order", "Equal scores, the lower token last.")
-    ones = g.op("Cast", [wrong], "out_of_order_ones", "1 for each.", to=TensorProto.INT64)
-    count = g.op("ReduceSum", [ones], "out_of_order_count", "How many.", keepdims=0)
+    again = any_of(g, wrong, "out_of_order_any")
     if nans is not None:
-        count = g.op("Add", [count, nans], "again_count", "0 if TopK's order will do.")
-    again = g.op("Greater", [count, g.int64(0)], "again", "Is there any?")
+        some = g.op("Greater", [nans, g.int64(0)], "nan_any", "Is any score NaN?")
+        again = g.op("Or", [again, some], "again", "Would TopK's order not do?")
     longer = g.op("Greater", [length, g.int64([_LONGEST_WITH_TIES])], "longer", "Is L too large?")
     fault = g.op("And", [again, longer], "ties_too_long", "Would the keys reach 2**31?")
     zero = refuse(g, fault, "ties_checked", "Fails if samples so long have to be ordered again.")

@@ -272,16 +272,13 @@ def _checked(g: Nodes, length: str, differ: str | None, faults: list[str]) -> st
     The ranking depends on it, and so on them: with a noise of other sizes than x some operators
     give something, and others end the process.
     """
-    zeros = []
-    if differ is not None:
-        doc = "Fails unless the sizes given are those of x."
-        zeros.append(refuse(g, differ, "sizes_checked", doc))
-    if faults:
-        every = g.op("Concat", faults, "count_faults", "What is wrong with K.", axis=0)
-        zeros.append(refuse(g, every, "count_checked", "Fails if L is too large to count K."))
-    for k, zero in enumerate(zeros):
-        length = g.op("Add", [length, zero], f"length_checked_{k}", "L as [1], checked.")
-    return length
+    wrong = faults if differ is None else [differ, *faults]
+    if not wrong:
+        return length
+    every = g.op("Concat", wrong, "faults", "What is wrong.", axis=0)
+    doc = "Fails unless the sizes given are those of x, and L is small enough to count K."
+    zero = refuse(g, every, "sizes_checked", doc)
+    return g.op("Add", [length, zero], "length_checked", "L as [1], checked.")
 
 
 class _Length:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.onnx._build import GraphBuilder, ModelProto, check_versions, dtype_name
-from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, check_choice, refuse, take_rows
+from nbgather.onnx._nodes import GATHERS, PAPER, Nodes, any_of, check_choice, refuse, take_rows
 from nbgather.operations.tokens import RestoreTokens
 
 __all__ = ["restore_model"]
@@ -90,7 +90,8 @@ def restore_nodes(g: Nodes, gather: str) -> None:
     negative = g.op("Less", ["ids_restore", g.int64(0)], "negative", "Is the rank below 0?")
     beyond = g.op("GreaterOrEqual", ["ids_restore", length], "beyond", "Is the rank not below L?")
     wrong = g.op("Or", [negative, beyond], "wrong", "Is it no rank at all?")
-    no_wrong = refuse(g, wrong, "ranks_checked", "Fails unless all ranks are 0 to L-1.")
+    any_wrong = any_of(g, wrong, "any_wrong")
+    no_wrong = refuse(g, any_wrong, "ranks_checked", "Fails unless all ranks are 0 to L-1.")
     zero = g.op("Add", [no_fault, no_wrong], "checked", "0 where nothing is wrong.")
 
     # Row K of each sample is the mask token.
