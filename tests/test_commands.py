@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
 import nbgather
 from nbgather.apps import warmup
-from nbgather.apps.commands import app
+from nbgather.apps.commands import app, models
+from nbgather.onnx import masking_model, verify
+from nbgather.onnx.card import CARD
 
 MODELS = Path(__file__).parents[1] / "onnx_models"
 
@@ -184,6 +189,18 @@ def test_verify_for_a_program(command: Any) -> None:
         (("mask", "text.png"), "text.png"),
         (("mask", "no.png"), "there is no file no.png"),
         (("export", "--out", "text.png"), "text.png"),
+        (("export", "--ratio", "1.5", "-o", "m.onnx"), "mask_ratio is 1.5"),
+        (("export", "--noise", "loud", "-o", "m.onnx"), "noise is 'loud': it must be one of"),
+        (("export", "--gather", "x", "-o", "m.onnx"), "gather is 'x': it must be one of"),
+        (("export", "--dtype", "float31", "-o", "m.onnx"), "dtype is float31: it must be one of"),
+        (("export", "--opset", "3", "-o", "m.onnx"), "opset is 3: it must be between"),
+        (("export", "--seed-words", "-o", "m.onnx"), "seed_words is for noise='seed'"),
+        (("export", "--ids-keep"), "-o is not given"),
+        (("export", "--ids-keep", "--check", "-o", "m.onnx"), "--check and --only are of the"),
+        (("export", "--ratio", ".5", "--ratio-input", "-o", "m.onnx"), "--ratio is 0.5 beside"),
+        (("export", "--runtime", "cat", "-o", "m.onnx"), "runtime is 'cat': it must be one of"),
+        (("export", "--ids-keep", "-o", "."), ". is a folder: the model's file is needed"),
+        (("verify", MODELS / "mae_restore.onnx", "--runtime", "cat"), "runtime is 'cat'"),
         (("web", "--ort", "no"), "holds no ort.wasm.min.mjs"),
     ],
 )
@@ -198,6 +215,70 @@ def test_a_mistake_is_one_line_exit_2_and_nothing_written(
     assert done.err.count("\n") == 1
     assert sorted(p.name for p in folder.iterdir()) == before
     assert "Traceback" in command(*arguments, "--debug").err
+
+
+def test_one_masking_model_is_written_with_its_card(command: Any, folder: Path) -> None:
+    options = "--ratio", 0.6, "--noise", "seed", "--seed-words", "--optional-epoch"
+    kinds = "--gather", "nd", "--ids-keep", "--dtype", "int16", "--opset", 19, "--ir-version", 9
+    done = command("export", *options, *kinds, "--runtime", "onnxruntime", "-o", "deep/mask.onnx")
+    assert done.code == 0, done.err
+    model = onnx.load("deep/mask.onnx")
+    (opset,) = model.opset_import
+    assert (opset.version, model.ir_version) == (19, 9)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["mask_ratio"] == "0.6"
+    assert metadata["inputs"] == (
+        "x int16 [N, L, D]; seed_words int32 [2]; sample_id_words int32 [N, 2];"
+        " epoch_word int32 [] (optional)"
+    )
+    assert metadata["outputs"].endswith("ids_restore int64 [N, L]; ids_keep int64 [N, K]")
+    assert metadata["opset"] == "19, IR 9"
+    assert metadata["verified"] == f"onnxruntime {onnxruntime.__version__}: 352 cases equal"
+    size = Path("deep/mask.onnx").stat().st_size
+    assert done.out.splitlines() == [
+        f"wrote deep/mask.onnx ({size:,} bytes)",
+        *(f"{name + ':':<10}{metadata[name]}" for name in CARD),
+    ]
+    assert {node.op_type for node in model.graph.node} >= {"GatherND", "BitwiseXor"}
+
+
+@pytest.mark.parametrize(
+    "options, inputs, outputs",
+    [
+        ((), ["x", "noise"], ["x_masked", "mask", "ids_restore"]),
+        (("--mask-only", "--noise-dtype", "float16"), ["noise"], ["mask", "ids_restore"]),
+        (("--mask-only", "--ratio-input"), ["noise", "mask_ratio"], ["mask", "ids_restore"]),
+    ],
+)
+def test_options_of_one_model(
+    options: tuple[str, ...], inputs: list[str], outputs: list[str], command: Any, folder: Path
+) -> None:
+    assert command("export", *options, "-o", "m.onnx").code == 0
+    graph = onnx.load("m.onnx").graph
+    assert [port.name for port in graph.input] == inputs
+    assert [port.name for port in graph.output] == outputs
+
+
+def test_every_option_of_the_model_has_one_of_the_command() -> None:
+    ours = {*inspect.signature(models.export).parameters}
+    theirs = {*inspect.signature(masking_model).parameters}
+    assert theirs - ours == {"mask_ratio", "with_x"}  # --ratio and --mask-only
+    assert ours - theirs == {"ratio", "mask_only", "out", "only", "check", "runtime", "debug"}
+
+
+def test_a_model_that_is_not_right_is_not_written(
+    command: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbgather.onnx.masking_model", lambda **_: masking_model(0.9))
+    monkeypatch.setattr(
+        "nbgather.onnx.card.verify", lambda model, runtime: verify(model, mask_ratio=0.1)
+    )
+    Path("old.onnx").write_text("as it was")
+    done = command("export", "-o", "old.onnx")
+    assert done.code == 1
+    assert done.err.startswith("error: the model is not right on onnxruntime 1.")
+    assert done.err.count("\n") == 1
+    assert Path("old.onnx").read_text() == "as it was"
 
 
 def test_unknown_options_are_told_by_the_command_itself(command: Any) -> None:

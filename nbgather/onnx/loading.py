@@ -61,7 +61,7 @@ def proto(model: Any) -> tuple[ModelProto, str]:
     --------
     >>> from nbgather.onnx import gather_model
     >>> proto(gather_model(1))[1]
-    "the model 'gather'"
+    "the model 'gather_dim1'"
     """
     data, name = source(model)
     if isinstance(model, ModelProto):
@@ -75,5 +75,11 @@ def proto(model: Any) -> tuple[ModelProto, str]:
 
 
 def one_line(error: Exception) -> str:
-    """The text of an error in one line."""
+    """The text of an error in one line.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no\\n  model"))
+    'no model'
+    """
     return " ".join(str(error).split())

@@ -35,9 +35,34 @@ stand here as **WRONG**.
 TIES = """
 ## Ties in TopK
 
-The standard does not say in which order TopK gives equal keys. Keys of four values, ascending,
-rows of 2 to 1,568; the models here do not depend on it.
+Of equal keys the standard puts the lower index first; not every runtime does. Keys of four values,
+ascending, rows of 2 to 1,568. The models here do not depend on it.
 
+"""
+
+REST = """
+## Not in the table
+
+- **onnx2torch** 1.5.15 has no ScatterElements, which every mask needs.
+- **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
+- **ncnn** takes no ONNX file: pnnx converts one by tracing it in torch, with sizes that are fixed.
+- **CoreML** and **TensorRT** need a machine of their own.
+
+MNN's command `mnnconvert` installs a package with the `pip` it finds and reports each conversion
+to its makers; what is run here calls the converter below it.
+
+## Tools that change a model
+
+Mask and ids stay the same, byte for byte, after onnxruntime's dynamic and static (QDQ)
+quantisation, its float16 conversion (`onnxruntime.transformers.float16`, with and without
+`keep_io_types`), its symbolic shape inference, onnxslim and onnxsim; the tests run these tools.
+`onnxruntime.transformers.float16` leaves nodes out of order, so that onnx's checker refuses what
+onnxruntime loads.
+
+onnxconverter-common's float16 conversion makes invalid models of these, as of any graph with a
+Cast to float32 in it: it declares the output float16 and leaves the Cast, since version 1.15
+([onnxconverter-common#320](https://github.com/microsoft/onnxconverter-common/issues/320), open).
+Use onnxruntime's.
 """
 
 CHECK = """
@@ -68,6 +93,7 @@ def text(kept: Kept) -> str:
             *(line for title, made in rows for line in _refusals(title, made)),
             TIES,
             _table(["runtime", *dtypes], ties),
+            REST,
             CHECK,
         ]
     )

@@ -41,6 +41,14 @@ def export(
         str | None,
         typer.Option(help="Scores as an `input`, or drawn by `seed` (input).", **MASKING),
     ] = None,
+    seed_words: Annotated[
+        bool | None,
+        typer.Option("--seed-words", help="Seeds and ids of 64 bits, as words of 32.", **MASKING),
+    ] = None,
+    optional_epoch: Annotated[
+        bool | None,
+        typer.Option("--optional-epoch", help="The epoch is 0 where none is given.", **MASKING),
+    ] = None,
     gather: Annotated[
         str | None,
         typer.Option(help="What takes the tokens: `elements` or `nd` (elements).", **MASKING),
@@ -74,7 +82,8 @@ def export(
     from nbgather.onnx import export_all, export_model, masking_model, stale_files
 
     given = {
-        "mask_ratio": ratio, "ratio_input": ratio_input, "noise": noise, "gather": gather,
+        "mask_ratio": ratio, "ratio_input": ratio_input, "noise": noise,
+        "seed_words": seed_words, "optional_epoch": optional_epoch, "gather": gather,
         "with_x": None if mask_only is None else not mask_only, "ids_keep": ids_keep,
         "dtype": dtype, "noise_dtype": noise_dtype, "opset": opset, "ir_version": ir_version,
     }  # fmt: skip

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-__all__ = ["LOADERS", "read", "write"]
+__all__ = ["LOADERS"]
 
 Arrays = Mapping[str, np.ndarray]
 #: From arrays by name to the outputs, by name or in the model's order.

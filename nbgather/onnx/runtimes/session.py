@@ -216,7 +216,12 @@ class RuntimeSession:
 
 
 def check_runtime(runtime: Any) -> None:
-    """Refuse what is no runtime's name."""
+    """Refuse what is no runtime's name.
+
+    Examples
+    --------
+    >>> check_runtime("openvino")
+    """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}: it must be one of {', '.join(RUNTIMES)}")
 
