@@ -22,6 +22,7 @@ import nbgather.jax
 from nbgather import strategies
 from nbgather.containers import jax_cuda, jax_places, registry
 from nbgather.containers.jax_cuda import JaxCudaContainer
+from nbgather.kernels.cuda import launch
 from nbgather.kernels.cuda.driver import Place
 
 RNG = np.random.default_rng(0)
@@ -209,6 +210,34 @@ def test_operands_are_waited_for(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -
     result = nbgather.gather(x, 1, index)
     at = {a.unsafe_buffer_pointer() for a in (x, index, result)}
     assert at <= launched[-1]
+
+
+def test_all_that_is_made_is_on_the_arrays_gpu(
+    gpu: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX's default device is another one, on a machine with two."""
+    places: list[Any] = []
+
+    def spying(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any, **options: Any) -> Any:
+            places.append(options.get("device"))
+            return make(*args, **options)
+
+        return made
+
+    x, plain = jnp.asarray(X), nbgather.random_masking(X, seed=1, num_keep=[2, 9, 0])
+    for name in ("arange", "asarray", "empty", "full", "zeros"):
+        monkeypatch.setattr(jnp, name, spying(getattr(jnp, name)))
+    monkeypatch.setattr(launch, "MAX_FUSED_TOKENS", 8)  # what is longer is made of its parts
+    masked = nbgather.random_masking(x, seed=1, num_keep=[2, 9, 0])
+    for got, want in zip(masked, plain, strict=True):
+        same(got, want)
+    made = (masked.x_masked, masked.ids_restore, 0.5)
+    want = nbgather.restore_tokens(plain.x_masked, plain.ids_restore, 0.5, valid=plain.valid)
+    same(nbgather.restore_tokens(*made, valid=masked.valid), want)
+    (device,) = x.devices()
+    assert len(places) > 5
+    assert set(places) == {device}
 
 
 def test_a_bad_index_is_named(gpu: Driver) -> None:

@@ -26,10 +26,14 @@ _MAKERS = ("arange", "asarray", "full", "zeros")
 
 
 class _Namespace:
-    """jax.numpy, whose int64 is int32 where JAX has no other, and whose new arrays are anywhere.
+    """jax.numpy, whose int64 is int32 where JAX has no other.
 
-    What a traced array says of its device is for JAX alone.
+    ``placed`` says whether new arrays go where they are asked for: what a traced array says of its
+    device is for JAX alone.
     """
+
+    def __init__(self, placed: bool) -> None:
+        self._placed = placed
 
     @property
     def int64(self) -> Any:
@@ -37,12 +41,12 @@ class _Namespace:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(jax.numpy, name)
-        if name not in _MAKERS:
+        if self._placed or name not in _MAKERS:
             return function
         return lambda *args, device=None, **options: function(*args, **options)
 
 
-_NAMESPACE = _Namespace()
+_NAMESPACE, _NAMESPACE_OF_GPUS = _Namespace(placed=False), _Namespace(placed=True)
 
 
 class JaxContainer(HostViews):
@@ -53,7 +57,7 @@ class JaxContainer(HostViews):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.numpy = NumpyContainer(run)
-        self.on_gpu = jax_cuda.JaxCudaContainer(run, _NAMESPACE)
+        self.on_gpu = jax_cuda.JaxCudaContainer(run, _NAMESPACE_OF_GPUS)
         jax_rules.install(self)
 
     def serves(self, kind: type) -> bool:
