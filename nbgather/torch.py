@@ -3,8 +3,8 @@
 The functions of :mod:`nbgather` take tensors themselves, with gradients, under ``torch.compile``,
 ``torch.export`` and the transforms of ``torch.func``; as operators they are
 ``torch.ops.nbgather.gather``, ``take_along_axis``, ``gather_tokens``, ``scatter``, ``scatter_add``,
-``token_noise``, ``rank_tokens``, ``keep_tokens``, ``random_masking``, ``restore_tokens`` and
-``score``, registered by importing this module.
+``scatter_reduce``, ``token_noise``, ``rank_tokens``, ``keep_tokens``, ``random_masking``,
+``restore_tokens`` and ``score``, registered by importing this module.
 
 A saved program holds these operators by name. Who loads one, by ``torch.export.load`` or
 ``torch.jit.load``, must ``import nbgather.torch`` first, else torch says that it cannot deserialize

@@ -131,6 +131,9 @@ def reductions() -> None:
             (flat, 0, np.empty(flat.shape, index), flat),
         ):
             nbgather.scatter_reduce(*args, reduce, include_self=own)
+        nbgather.set_num_threads(8)  # as many share the places of one lane
+        nbgather.scatter_reduce(*args, reduce, include_self=own)
+        nbgather.set_num_threads(2)
     for dtype, index in itertools.product(("f4", "f8"), INDICES):  # sums of rows
         x, i = np.empty((8, 32, 64), dtype), np.empty((8, 32, 1), index)
         nbgather.scatter_add(x, 1, np.broadcast_to(i, x.shape), x)

@@ -42,6 +42,13 @@ CALLS: dict[str, Call] = {
     "gather_tokens": (nbgather.gather_tokens, (X, INDEX[..., 0])),
     "scatter": (lambda x, i: nbgather.scatter(x, 1, i, x[:, :3]), (X, INDEX)),
     "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x[:, :3]), (X, INDEX)),
+    "scatter_reduce": (
+        lambda x, i: nbgather.scatter_reduce(x, 1, i, x[:, :3], "amax"), (X, INDEX)
+    ),
+    "segment_reduce": (
+        lambda x, i: nbgather.segment_reduce(x[0], "sum", ids=i[0], num_segments=4),
+        (X, jnp.asarray([[0, 1, 3, 1, 0, 2, 2, 3]] * 2, jnp.int32)),
+    ),
     "token_noise": (lambda ids: nbgather.token_noise(0, ids, 8), (IDS,)),
     "jax.seeded_noise": (
         lambda ids, seed, epoch: nbgather.jax.seeded_noise(seed, ids, 8, epoch=epoch),

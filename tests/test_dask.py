@@ -668,7 +668,9 @@ def test_reductions_have_the_bits_of_one_call_for_any_chunks(reduce: str) -> Non
             result = got.compute()
             assert (result.dtype, result.tobytes()) == (want.dtype, want.tobytes())
     index[5, 8, 4] = 7
-    with pytest.raises(IndexError, match=r"index 7 at \(5, 8, 4\) is out of bounds for dimension 1"):
+    with pytest.raises(
+        IndexError, match=r"index 7 at \(5, 8, 4\) is out of bounds for dimension 1"
+    ):
         nbgather.scatter_add(given[0], 1, index, given[2]).compute()
     with pytest.raises(ValueError, match="off dim 1 both must be of the same size"):
         nbgather.scatter_add(given[0], 1, index[:3], given[2])

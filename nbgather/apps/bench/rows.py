@@ -11,13 +11,14 @@ from nbgather.apps.bench.jax_rows import JAX_ROWS
 from nbgather.apps.bench.masking_rows import MASKING_ROWS
 from nbgather.apps.bench.model_rows import MODEL_ROWS
 from nbgather.apps.bench.patch_rows import PATCH_ROWS
+from nbgather.apps.bench.reduce_rows import REDUCE_ROWS
 from nbgather.apps.bench.small_rows import SMALL_ROWS
 
 __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = (
-    *GATHER_ROWS, *SMALL_ROWS, *SCATTER_ROWS, *MASKING_ROWS, *PATCH_ROWS, *MODEL_ROWS, *JAX_ROWS,
-    *COMPILED_ROWS,
+    *GATHER_ROWS, *SMALL_ROWS, *SCATTER_ROWS, *REDUCE_ROWS, *MASKING_ROWS, *PATCH_ROWS,
+    *MODEL_ROWS, *JAX_ROWS, *COMPILED_ROWS,
 )  # fmt: skip
 
 

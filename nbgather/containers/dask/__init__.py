@@ -1,7 +1,7 @@
 """Dask arrays: a table of operations and the graphs that they become.
 
-``gather_graph``, ``scatter_graph``, ``masking_graph`` and ``patch_graph`` build the graphs, ``blocks`` is what their
-tasks run, ``sides`` what comes beside the main operand, chunked or not.
+``gather_graph``, ``scatter_graph``, ``masking_graph`` and ``patch_graph`` build the graphs,
+``blocks`` is what their tasks run, ``sides`` what comes beside the main operand, chunked or not.
 """
 
 from __future__ import annotations

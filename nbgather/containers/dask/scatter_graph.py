@@ -30,9 +30,7 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     operands = [chunked(x, "input"), index_beside(index, "index"), chunked(src, "src")]
     for name, array in zip(operation.names, operands, strict=True):
         if not all(map(is_known, array.shape)):
-            raise ValueError(
-                f"chunk sizes of {name} are unknown: call compute_chunk_sizes() first"
-            )
+            raise ValueError(f"chunk sizes of {name} are unknown: call compute_chunk_sizes() first")
     x, index, src = operands
     operation.result(*(Spec(a.shape, (), describe(a.dtype)) for a in operands))
     if x.ndim == 0 or 0 in index.shape:

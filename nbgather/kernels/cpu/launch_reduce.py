@@ -15,6 +15,9 @@ from nbgather.kernels.plans import ScatterPlan
 CACHE_LINE_BYTES = 64
 #: Work from which threads share the places of few lanes: each of them walks the whole index.
 SHARED_MIN_BYTES = 1 << 19
+#: Threads for each lane from which on they do: to leave out what is another's takes as long as to
+#: reduce it.
+SHARED_MIN_THREADS = 4
 #: The maker of the kernel for each form of a scatter, and the module that has it.
 _LANES = "reduce", "make_lane_reduce"
 _FORMS: dict[str, tuple[str, str]] = {
@@ -28,9 +31,9 @@ _FORMS: dict[str, tuple[str, str]] = {
 #: them, and of the columns of a tile.
 _COLUMNS, _COLUMN_STRIDE, _TILE = 2, 5, 6
 #: Bytes of a row from which on threads share the columns of few lanes, not the places.
-SHARED_ROW_BYTES = 128
-#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in the
-#: second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
+SHARED_ROW_BYTES = 1024
+#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in
+#: the second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
 TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
 #: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
 #: ends within a lane walks all of its index.
@@ -70,7 +73,11 @@ def scatter_reduce(
         args, count, parts = _rows(plan, limits.num_threads())
     elif form == "wide":
         args, count = _tiles(plan, limits.num_threads(), 2 if how[0] == "mean" else 1)
-    elif plan.can_share and plan.work >= SHARED_MIN_BYTES and count < limits.num_threads():
+    elif (
+        plan.can_share
+        and plan.work >= SHARED_MIN_BYTES
+        and SHARED_MIN_THREADS * count <= limits.num_threads()
+    ):
         # One part for each thread: every part walks the whole of an index.
         form, parts, count = "shared", limits.num_threads(), count * plan.size
     bad = run(_kernel(plan, form, how), out, src, idx, x, args, count, plan.work, parts)

@@ -15,7 +15,15 @@ from nbgather.kernels.constants import NO_MEMORY
 from nbgather.kernels.cpu.bounds import any_outside
 from nbgather.kernels.cpu.folds import divider, folder, identity, number_type
 from nbgather.kernels.cpu.gather import outer_offset
-from nbgather.kernels.cpu.intrinsics import address, allocate, copy_bytes, release, uint64_at
+from nbgather.kernels.cpu.intrinsics import (
+    LINE_BYTES,
+    address,
+    allocate,
+    copy_bytes,
+    prefetch,
+    release,
+    uint64_at,
+)
 from nbgather.kernels.cpu.reduce import (
     BAD,
     LAST_COUNT,
@@ -31,6 +39,9 @@ from nbgather.kernels.cpu.scatter import SIFTED_ITEMS, STRIDED_OUTER, WIDE_OUTER
 from nbgather.kernels.cpu.scatter_wide import CLASHING_BYTES, FAR_TILE_BYTES, NEAR_TILE_BYTES
 
 U = np.uint64
+
+#: How far ahead a row of the values is prefetched where rows do not follow each other.
+FETCHED_ROWS = U(12)
 
 
 class Columns(NamedTuple):
@@ -193,6 +204,7 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
     """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of, mean = divider(kind), number_type(kind), reduce == "mean"
+    LINE = U(LINE_BYTES // itemsize)
     counts, last = mean or not include_self, U(LAST_COUNT.get(kind, 1 << 63))
 
     @njit(inline="always")
@@ -207,6 +219,11 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 out[at + e] = fold(out[at + e], src[f + e])
 
     @njit(inline="always")
+    def fetch(src, f, n):
+        for e in range(U(0), n, LINE):
+            prefetch(src, f + e)
+
+    @njit(inline="always")
     def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen):
         d = U(0)
         if low == U(0) and high == size:
@@ -214,6 +231,8 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 j = U(idx[i + d * id_])
                 if j >= size:
                     return BAD
+                if n < sd:
+                    fetch(src, s + (d + FETCHED_ROWS) * sd, n)
                 put(out, o + j * B, src, s + d * sd, n, number, j)
             return U(0)
         while d < D:
@@ -228,6 +247,8 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
             for c in range(found):
                 t = chosen[c]
                 j = U(idx[i + t * id_])
+                if c + FETCHED_ROWS < found:
+                    fetch(src, s + chosen[c + FETCHED_ROWS] * sd, n)
                 put(out, o + j * B, src, s + t * sd, n, number, j - low)
             d = end
         return U(0)
