@@ -307,6 +307,26 @@ def test_the_ranks_of_several_tiles(
     assert ("radix sort" in names) == (way == "sorted in passes")
 
 
+@pytest.mark.parametrize("length", [256, 300, 600])
+def test_noise_that_is_equal_or_almost(small: Driver, length: int) -> None:
+    """Every bit of the noise counts, and the token where all are equal."""
+    ids = np.arange(6000)
+    noise = nbgather.token_noise(0, ids, length)
+    order = np.argsort(noise, axis=1, kind="stable")
+    steps = np.diff(np.take_along_axis(noise, order, 1), axis=1) * 2**24
+    behind = np.diff(order, axis=1) < 0
+    almost = ids[((steps == 1) & behind).any(1)][:2]
+    equal = ids[(steps == 0).any(1)][:1]
+    assert len(almost) == 2
+    assert len(equal) == 1
+    chosen = np.concatenate([almost, equal])
+    x = np.zeros((3, length, 0), np.float32)
+    got = nbgather.random_masking(to_device(x), 0.5, seed=0, sample_ids=to_device(chosen))
+    want = nbgather.random_masking(x, 0.5, seed=0, sample_ids=chosen)
+    for a, b in zip(got, want, strict=True):
+        same(host(a), b)
+
+
 def test_ranks_are_taken_once_where_blocks_share_a_sample(small: Driver) -> None:
     """Two launches, the ranks and a gather of rows, instead of ranks by each block."""
     small.multiprocessors = 100
