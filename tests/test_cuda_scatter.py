@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,3 +298,28 @@ def test_memory_is_at_most_twice_the_operands(
     # A tile of the simulator is an eighth of a device's, and its counters so many times more.
     tiles = -(-4000 // 256) * 1024
     assert 0 < sum(asked) - tiles * 7 // 8 <= 2 * (x.nbytes + index.nbytes + src.nbytes)
+
+
+@pytest.mark.parametrize("path", LAST_KERNELS)
+def test_every_path_leaves_bad_elements_out_where_nothing_waits(
+    gpu: Driver, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    layout = ROWS[0] if path in ("rows", "looks") else LAYOUTS[2]
+    dtype = "int32" if path == "atomic" else "float32"
+    x, dim, index, src = random_case(layout, "random", dtype, "bad")
+    call = nbgather.scatter if path == "claim" else nbgather.scatter_add
+    index = np.array(index[:, :1] if layout is ROWS[0] else index)
+    bad = rng(path).random(index.shape) < 0.3
+    index[bad] = rng(path).choice([x.shape[0], -1, 2**62, -(2**63)], int(bad.sum()))
+    index = np.broadcast_to(index, src.shape)
+    force(monkeypatch, path)
+    got = call(to_device(x), dim, to_device(index), to_device(src), mode="defer")
+    assert not gpu.waits
+    want = x.copy()
+    for k, lane in np.argwhere((index >= 0) & (index < x.shape[0])):
+        place = index[k, lane], lane
+        want[place] = src[k, lane] + (want[place] if call is nbgather.scatter_add else 0)
+    same(host(got), want)
+    first = tuple(int(n) for n in np.argwhere((index < 0) | (index >= x.shape[0]))[0])
+    with pytest.raises(IndexError, match=re.escape(f"index {index[first]} at {first} is out of")):
+        nbgather.gather(to_device(x), dim, to_device(np.zeros((1, 1), int)))

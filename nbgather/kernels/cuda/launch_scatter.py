@@ -216,18 +216,18 @@ def _sorted(
     plan, layout = call.plan, call.layout
     elements = math.prod(axis.n for axis in axes)
     count, numbers = _numbered(axes, unit)
+    places = layout.places * plan.itemsize // unit  # and one behind them, for what is bad
     key = ("index", count, plan.index, carried)
     source = launch_radix.Source(
         key,
         lambda memory: scatter_rows.make_index_source(memory, *key[1:]),
         call.idx,
         call.src,
-        tuple(n & launch._64_BITS for n in (layout.size, layout.along.x // unit, *numbers)),
+        tuple(n & launch._64_BITS for n in (layout.size, layout.along.x // unit, places, *numbers)),
     )
     steps = launch_radix.passes_of(source, first, passes)
     keys, tokens = launch_radix.sort(steps, 1, elements, call.flag, call.place, call.scratch)
-    places = layout.places * plan.itemsize // unit
-    bounds = launch._divide_up(places, 1 << first)
+    bounds = launch._divide_up(places + 1, 1 << first)
     starts = _zeros(call, 8 * bounds)
     ends = starts + 4 * bounds
     threads = launch.THREADS_PER_BLOCK
@@ -242,7 +242,7 @@ def _by_rows(call: _Call) -> None:
     plan, layout = call.plan, call.layout
     row, axes = layout.row, layout.row_axes
     rows = layout.places * plan.itemsize // row
-    passes = max(launch._divide_up((rows - 1).bit_length(), 8), 1)
+    passes = launch._divide_up(rows.bit_length(), 8)
     _, tokens, starts, ends = _sorted(call, axes, row, 0, 0, passes)
     width = _width(call, row)
     count, numbers = _numbered(axes, row)

@@ -242,7 +242,7 @@ def bucket_bits(places: int, kind: str) -> tuple[int, int]:
     A bucket has room in shared memory. It is as small as the passes that it takes allow, for more
     blocks to be busy.
     """
-    bits = max((places - 1).bit_length(), 1)
+    bits = places.bit_length()  # that of the place behind the last, too
     room = (scatter_shared.SHARED_ENTRIES // ENTRIES[kind]).bit_length() - 1
     passes = max(-(-(bits - room) // radix.DIGIT_BITS), 1)
     return max(bits - passes * radix.DIGIT_BITS, 0), passes

@@ -16,8 +16,8 @@ from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u6
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits, make_words
 
 #: Where the axes of elements begin among ``numbers``. Of a source of keys: behind its own come the
-#: size of the dimension and its stride in places of the result.
-INDEX_FIRST_AXIS = radix.SOURCE_NUMBERS + 2
+#: size of the dimension, its stride in places of the result, and how many places there are.
+INDEX_FIRST_AXIS = radix.SOURCE_NUMBERS + 3
 #: Of sums: before them stand the rows of the result, the vectors of a row, and a row's bytes.
 SUMS_FIRST_AXIS = 3
 #: Of rows that look: the same, then the size of the dimension, the steps of an index, and their
@@ -29,7 +29,8 @@ def make_index_source(memory: Any, axes: int, index: str, item: int) -> SimpleNa
     """A source: the place in the result that an element of the index goes to.
 
     With it goes the element's number, or the bits of its src if ``item`` says how many bytes. The
-    strides of the result are in places; ``a`` is the index, ``b`` src.
+    strides of the result are in places; ``a`` is the index, ``b`` src. What has a bad index goes to
+    the place behind the last, where nobody looks.
     """
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     offsets = make_offsets(memory, axes, INDEX_FIRST_AXIS, False)
@@ -39,10 +40,10 @@ def make_index_source(memory: Any, axes: int, index: str, item: int) -> SimpleNa
     def one_key(keys, tokens, a, flag, n, p, numbers):
         x, i, _ = offsets(p, numbers)
         j = u64(load_index(u64(a + i)))
-        if j >= u64(numbers[INDEX_FIRST_AXIS - 2]):
+        if j >= u64(numbers[INDEX_FIRST_AXIS - 3]):
             raise_flag(flag, u32(1))
-            j = u64(0)
-        return u32(x + j * u64(numbers[INDEX_FIRST_AXIS - 1]))
+            return u32(numbers[INDEX_FIRST_AXIS - 1])
+        return u32(x + j * u64(numbers[INDEX_FIRST_AXIS - 2]))
 
     if item:
 
