@@ -419,6 +419,18 @@ def test_masked_patchify(small: Driver, dtype: str, video: bool) -> None:
                 same(host(a), b)
 
 
+def test_more_patches_than_a_grid_has_blocks(small: Driver) -> None:
+    small.MAX_GRID_X = 5  # those of two images
+    images = rng("many").integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    for options in ({}, {"scale": 2.0, "mean": 1, "std": 3}):
+        small.launches.clear()
+        got = nbgather.masked_patchify(to_device(images), 4, 0.5, seed=1, **options)
+        want = nbgather.masked_patchify(images, 4, 0.5, seed=1, **options)
+        same(host(got.x_masked), want.x_masked)
+        blocks = [grid for key, grid, _ in small.launches if key[0] == "patches"]
+        assert blocks == [(4, 1), (4, 1), (2, 1)]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_normalised_patches(small: Driver, dtype: str) -> None:
     images = rng("n").integers(0, 256, (2, 3, 8, 8)).astype(dtype)

@@ -15,7 +15,7 @@ from pretender import pretending
 from simulator import Driver, simulated, to_device
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import nbgather
+import nbgather.cuda
 from nbgather.containers import cuda_arrays
 
 UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
@@ -194,6 +194,34 @@ def test_a_training_step_can_be_captured(tensors: Driver, name: str, traced: boo
         ours = [n.target for n in step.graph.nodes if "nbgather" in str(n.target)]
         assert ours
         assert not any(UNSAFE in op.tags for op in ours)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_what_was_filled_has_no_gradient(tensors: Driver, traced: bool) -> None:
+    """A replay whose index is bad: the gradients are those of the mode fill."""
+    x, index = torch.randn(2, 4, 3), torch.tensor([[0, 9, 3], [-7, 1, 1]])
+    wide = index[..., None].expand(2, 3, 3)
+    calls = {
+        "gather": lambda a, i, mode: nbgather.gather(a, 1, i, mode=mode),
+        "along": lambda a, i, mode: nbgather.take_along_axis(a, i, 1, mode=mode),
+        "tokens": lambda a, i, mode: nbgather.gather_tokens(a, i[..., 0], mode=mode),
+    }
+    for call in calls.values():
+
+        def gradient(a: torch.Tensor, i: torch.Tensor, mode: str, call: Any = call) -> Any:
+            loss = (call(a.requires_grad_(), i, mode) + 1).square().sum()
+            return torch.autograd.grad(loss, a)[0]
+
+        want = gradient(x.clone(), wide, "fill")
+        step = gradient
+        if traced:
+            traced_step = make_fx(lambda a, i: gradient(a, i, "defer"))(x.clone(), wide * 0)
+            step = lambda a, i, mode, run=traced_step: run(a, i)  # noqa: E731
+        tensors.captured = True
+        assert torch.equal(step(x.clone(), wide, "defer"), want)
+        tensors.captured = False
+        with pytest.raises(IndexError, match=r"index 9 at \(0, 1(, 0)?\)"):
+            nbgather.cuda.check()
 
 
 def test_operators_that_may_wait_are_tagged() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from cases import rng, same
+from simulated_device import KERNEL_MEMORY, memory
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather.cuda
 from nbgather.engine import device_errors
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.errors import NO_POSITION, RING_SLOTS, Record
+from nbgather.kernels.cuda.reports import make_report
 
 
 @pytest.fixture
@@ -82,6 +86,8 @@ def test_at_once_it_is_the_same_error_and_no_index_is_copied(gpu: Driver, name: 
             call(*operands, mode=mode)
         assert str(raised.value) == text
     assert gpu.waits == ["stream"]
+    nbgather.gather_tokens(to_device(X), to_device(np.zeros((2, 1), int)))
+    assert len(gpu.pinned) == 1  # the record is used again
 
 
 def test_a_scatter_leaves_bad_elements_out(gpu: Driver) -> None:
@@ -152,7 +158,7 @@ def test_of_several_calls_the_first_is_named(gpu: Driver) -> None:
     dx = to_device(X)
     for k, value in enumerate((5, 4, 6)):
         index = np.zeros((2, 1 + k, 4), int)
-        index[1, k, 3] = value
+        index[int(k == 0), 0, 3] = value  # a lower position in those that come later
         launched = len(gpu.launches)
         if k == 0:
             nbgather.gather(dx, 1, to_device(index), mode="defer")
@@ -175,6 +181,24 @@ def test_the_lowest_position_stays_in_any_order_of_the_threads(gpu: Driver) -> N
         nbgather.gather(to_device(x), 1, to_device(index), mode="defer")
         with pytest.raises(IndexError, match=r"index 4 at \(0, 0\) is out of bounds"):
             nbgather.cuda.check()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((3, 5, 9))), ids=str)
+def test_threads_that_report_at_the_same_time(order: tuple[int, ...]) -> None:
+    """What each has read before is no longer so: only the step that is one for all counts."""
+    stale = types.SimpleNamespace(**vars(KERNEL_MEMORY))
+    words = np.zeros(4 + 2 * RING_SLOTS, np.uint64)
+    address = words.ctypes.data
+    stale.READ = {"u8": lambda at: np.uint64(NO_POSITION if at == address + 8 else 0)}
+    block = memory.add(address, words.view(np.uint8))
+    record, report = Record(address), make_report(stale)
+    try:
+        for call, position in [(4, order[0]), (5, 1), (4, order[1]), (5, 2), (4, order[2])]:
+            report(*map(np.uint64, (address, call, position, 100 + position)))
+    finally:
+        memory.remove(block)
+    assert record.read() == (4, 3, 103)
+    assert words[2] == sum(min(order[: k + 1]) == order[k] for k in range(3))  # one slot for each
 
 
 def test_what_a_record_has_lost_is_not_made_up() -> None:

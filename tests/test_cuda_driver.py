@@ -120,10 +120,13 @@ def test_each_device_has_its_kernel(stub: StubDriver) -> None:
 def test_loads_and_allocations_are_no_part_of_a_capture(stub: StubDriver) -> None:
     place = our_driver.Place(0, 5)
     stub.make_current(100)
-    stub.captured = {5}
+    stub.captured = {5, 9}
     copy(place)
     our_driver.records.of(0)
     our_driver.follow(place, [9])
+    with pytest.raises(ValueError, match="is of stream 0xb, which is no part of the CUDA graph"):
+        our_driver.follow(place, [9, 11])
+    assert stub.events == [("record", 9), ("wait", 5)]
     assert not stub.invalidated
     assert our_driver.capturing(place)
     with pytest.raises(RuntimeError, match="CAPTURE_UNSUPPORTED"):

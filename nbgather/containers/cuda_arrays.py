@@ -44,7 +44,8 @@ class CudaArrays(Container):
         return self.from_numpy(array, like)
 
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
-        if not self._comes_as_arguments(array.nbytes, like):
+        # A structured dtype has no name that an empty array could be made by.
+        if array.dtype.names or not self._comes_as_arguments(array.nbytes, like):
             return self.upload(array, like)
         result = self.empty(array.shape, like, describe(array.dtype))
         self._write(result, array)

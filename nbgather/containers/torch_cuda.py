@@ -14,6 +14,11 @@ from nbgather.containers.torch_dtypes import torch_dtype
 from nbgather.kernels.cuda.driver import Place
 from nbgather.operations.base import DType, Spec
 
+#: The bits of whole numbers that were filled with, by number and dtype; what is looked up again and
+#: again is 0.
+_whole_numbers: dict[tuple[int, torch.dtype], np.ndarray] = {}
+MAX_WHOLE_NUMBERS = 1024
+
 
 class TorchCudaContainer(CudaArrays, TorchContainer):
     """Torch tensors on a GPU."""
@@ -42,6 +47,17 @@ class TorchCudaContainer(CudaArrays, TorchContainer):
         kind = like.dtype if dtype is None else torch_dtype(dtype)
         # torch's own pool knows when memory is free again.
         return torch.empty(shape, dtype=kind, device=like.device)
+
+    def item_bits(self, value: Any, like: Any, what: str) -> np.ndarray:
+        if type(value) is not int:
+            return super().item_bits(value, like, what)
+        key = (value, like.dtype)
+        bits = _whole_numbers.get(key)
+        if bits is None:
+            bits = super().item_bits(value, like, what)
+            if len(_whole_numbers) < MAX_WHOLE_NUMBERS:
+                _whole_numbers[key] = bits
+        return bits
 
     def number_row(self, value: Any, inner: tuple[int, ...], like: Any) -> Any:
         # Made on the device: a CUDA graph under capture cannot wait for a copy.

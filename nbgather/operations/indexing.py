@@ -127,6 +127,8 @@ class Gather(Operation):
             index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
             if self.mode == "fill":
                 cotangent = xp.where(inside, cotangent, 0)
+            elif self.mode == "defer":  # what is out of bounds stays so, and is left out
+                index = xp.where(inside, index, size)
         if tuple(index.shape) != full:
             index = do.spread(index, full)
         return do.run(ScatterAdd(dim, mode="defer", told=True), zeros, index, cotangent)

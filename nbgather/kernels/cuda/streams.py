@@ -33,9 +33,17 @@ def capturing(place: Place) -> bool:
 def follow(place: Place, streams: Iterable[int]) -> None:
     """Let the stream of a place wait for what other streams of the device have still to do.
 
-    The host does not wait: an event of each is what the stream waits for.
+    The host does not wait: an event of each is what the stream waits for. A stream under capture
+    into a CUDA graph waits only for others of the same capture.
     """
-    driver = api()
+    driver, streams = api(), tuple(streams)
+    if capturing(place):
+        apart = [s for s in streams if not capturing(Place(place.device, s))]
+        if apart:
+            raise ValueError(
+                f"an operand is of stream {apart[0]:#x}, which is no part of the CUDA graph under"
+                " capture: let the captured stream wait for it before"
+            )
     with entered(place.device):
         for stream in streams:
             with relaxed():
