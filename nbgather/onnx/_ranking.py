@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nbgather.onnx._build import TensorProto
-from nbgather.onnx._nodes import Nodes, any_of, refuse
+from nbgather.onnx._nodes import Nodes
 
 __all__ = ["rank_nodes"]
-
-#: The longest samples whose ties can be put in order: L * L is below 2**31.
-_LONGEST_WITH_TIES = 46340
 
 #: The end of a Slice that goes to the end.
 _END = 2**31 - 1
@@ -32,7 +29,7 @@ def rank_nodes(
     ``checked`` is ``length`` where all sizes agree, and fails where they do not. Only the ranking
     depends on it, so that shape inference can follow ``length`` from x everywhere else.
     """
-    ids_shuffle = _argsort(g, scores, noise_type, grid, checked)
+    ids_shuffle = _argsort(g, scores, noise_type, checked)
     restore = _inverse(g, ids_shuffle, grid, length)
     removed = g.op("GreaterOrEqual", [restore, count], "removed", "Is the rank not below K?")
     g.op("Cast", [removed], "mask", "0 keep, 1 remove.", to=TensorProto.FLOAT)
@@ -45,27 +42,26 @@ def rank_nodes(
         )
 
 
-def _argsort(g: Nodes, scores: str, dtype: str | None, grid: str, length: str) -> str:
+def _argsort(g: Nodes, scores: str, dtype: str | None, length: str) -> str:
     """``ids_shuffle``: the stable ascending argsort of the scores, with NaN after +inf.
 
     ONNX does not say which of two equal values TopK puts first, nor where NaN goes. So TopK gets
-    +inf for NaN, and a second TopK orders the samples once more where the first one left equal
-    scores out of order, or where any score is NaN: by unique integers. Where neither is so, it
-    orders one row only.
+    +inf for NaN, and the samples in which it found equal scores are ordered once more, by unique
+    integers.
 
     Before onnxruntime 1.31.1 TopK of an empty batch ends the process: one row is added before it
-    and removed after it.
+    and removed after it. That row is always ordered once more.
 
     Without a ``dtype`` the scores are integers below 2**24, and stay integers. No float goes
     through an operator that quantisation rounds, as it does Pad, Where and Concat.
     """
-    is_nan = nans = None
+    is_nan = None
     if dtype is None:
         keys = g.op("Pad", [scores, g.int64([1, 0, 0, 0])], "keys", "One row more.")
     else:
-        keys, is_nan, nans = _float_keys(g, scores, dtype)
+        keys, is_nan = _float_keys(g, scores, dtype)
     values, ids = _topk(g, keys, length, "ids_sorted", "Tokens by score, the added row first.")
-    tied, rows = _rows_out_of_order(g, values, ids, nans, grid, length)
+    tied, rows = _tied_rows(g, values)
     ordered = _in_order(g, tied, ids, is_nan, rows, length)
     column = g.op("Unsqueeze", [rows, g.int64([1])], "rows_column", "As [rows, 1].")
     ids = g.op("ScatterND", [ids, column, ordered], "ids_stable", "All rows in order.")
@@ -73,8 +69,8 @@ def _argsort(g: Nodes, scores: str, dtype: str | None, grid: str, length: str) -
     return g.op("Slice", cut, "ids_shuffle", "Tokens by rank, without the added row.")
 
 
-def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, str, str]:
-    """The scores after a row of +inf, with +inf for NaN; where NaN was; how many there were."""
+def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, str]:
+    """The scores below a row of +inf, with +inf for NaN; and where NaN was."""
     if dtype in ("float16", "bfloat16"):
         scores = g.op("Cast", [scores], "scores", "Widened: exact.", to=TensorProto.FLOAT)
     infinity = g.constant((np.float64 if dtype == "float64" else np.float32)(np.inf))
@@ -89,10 +85,10 @@ def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, str, str]:
     found = g.op("NonZero", [is_nan], "nan_indices", "Row and token of each.")
     found = g.op("Transpose", [found], "nan_places", "A row for each.", perm=[1, 0])
     sizes = g.op("Shape", [found], "nan_shape", "How many there are, and 2.")
-    nans = g.op("Gather", [sizes, g.int64([0])], "nan_count", "How many, as [1].", axis=0)
-    fill = g.op("Expand", [infinity, nans], "nan_fill", "+inf for each.")
+    count = g.op("Gather", [sizes, g.int64([0])], "nan_count", "How many, as [1].", axis=0)
+    fill = g.op("Expand", [infinity, count], "nan_fill", "+inf for each.")
     keys = g.op("ScatterND", [keys, found, fill], "keys", "NaN made +inf.")
-    return keys, is_nan, nans
+    return keys, is_nan
 
 
 def _topk(g: Nodes, keys: str, length: str, output: str, doc: str) -> tuple[str, str]:
@@ -103,39 +99,21 @@ def _topk(g: Nodes, keys: str, length: str, output: str, doc: str) -> tuple[str,
     return values, order
 
 
-def _rows_out_of_order(
-    g: Nodes, values: str, ids: str, nans: str | None, grid: str, length: str
-) -> tuple[str, str]:
-    """Where a sorted score equals the next one; and which rows to order once more.
-
-    The first, which is the added one, or all of them.
-    """
-    axis, first, second = g.int64([1]), g.int64([0]), g.int64([1])
-    halves = []
-    for name, value in (("keys", values), ("ids", ids)):
-        before = [value, first, g.int64([-1]), axis]
-        after = [value, second, g.int64([_END]), axis]
-        halves.append((
-            g.op("Slice", before, f"{name}_before", "All but the last."),
-            g.op("Slice", after, f"{name}_after", "All but the first."),
-        ))  # fmt: skip
-    tied = g.op("Equal", halves[0], "tied", "Is a score that of the next token?")
-    fallen = g.op("Greater", halves[1], "fallen", "Is the next token a lower one?")
-    wrong = g.op("And", [tied, fallen], "out_of_order", "Equal scores, the lower token last.")
-    again = any_of(g, wrong, "out_of_order_any")
-    if nans is not None:
-        some = g.op("Greater", [nans, g.int64(0)], "nan_any", "Is any score NaN?")
-        again = g.op("Or", [again, some], "again", "Would TopK's order not do?")
-    longer = g.op("Greater", [length, g.int64([_LONGEST_WITH_TIES])], "longer", "Is L too large?")
-    fault = g.op("And", [again, longer], "ties_too_long", "Would the keys reach 2**31?")
-    zero = refuse(g, fault, "ties_checked", "Fails if samples so long have to be ordered again.")
-    one = g.op("Cast", [again], "again_one", "1 if so.", to=TensorProto.INT64)
-    batch = g.op("Gather", [grid, g.int64([0])], "batch_size", "N as [1].", axis=0)
-    more = g.op("Mul", [batch, one], "rows_more", "N or 0.")
-    rows = g.op("Add", [more, g.int64([1])], "rows_unchecked", "N + 1 or 1.")
-    rows = g.op("Add", [rows, zero], "rows_checked", "N + 1 or 1.")
-    stop = g.op("Squeeze", [rows, g.int64([0])], "rows_stop", "As a scalar.")
-    return tied, g.op("Range", [g.int64(0), stop, g.int64(1)], "rows", "0 to N, or 0.")
+def _tied_rows(g: Nodes, values: str) -> tuple[str, str]:
+    """Where a sorted score equals the next one; and the rows with such, the added row first."""
+    axis, end = g.int64([1]), g.int64([_END])
+    cut = [values, g.int64([0]), g.int64([-1]), axis]
+    before = g.op("Slice", cut, "keys_before", "All but the last.")
+    cut = [values, g.int64([1]), end, axis]
+    after = g.op("Slice", cut, "keys_after", "All but the first.")
+    tied = g.op("Equal", [before, after], "tied", "Is a score that of the next token?")
+    ones = g.op("Cast", [tied], "tied_bytes", "1 if it is.", to=TensorProto.UINT8)
+    ones = g.op("Pad", [ones, g.int64([0, 1, 0, 0])], "tied_padded", "A 0 first: never empty.")
+    at = g.op("ArgMax", [ones], "tied_at", "Above 0 if any is 1.", axis=1, keepdims=0)
+    found = g.op("NonZero", [at], "tied_indices", "The rows with equal scores, as [1, rows].")
+    found = g.op("Squeeze", [found, g.int64([0])], "tied_rows", "As [rows].")
+    doc = "The added row, so that there is one, and these."
+    return tied, g.op("Concat", [g.int64([0]), found], "rows", doc, axis=0)
 
 
 def _in_order(g: Nodes, tied: str, ids: str, is_nan: str | None, rows: str, length: str) -> str:
@@ -160,7 +138,7 @@ def _in_order(g: Nodes, tied: str, ids: str, is_nan: str | None, rows: str, leng
         nan = _taken(g, nan, ids, "again_nan_sorted", "By score.")
         group = g.op("Add", [group, nan], "again_group", "NaN behind +inf.")
     scaled = g.op("Mul", [group, length], "again_scaled", "Room for the ids.")
-    key = g.op("Add", [scaled, ids], "again_keys", "Unique, below 2**31.")
+    key = g.op("Add", [scaled, ids], "again_keys", "Unique, below L * L.")
     _, order = _topk(g, key, length, "again_order", "The order of the order.")
     return _taken(g, ids, order, "ids_again", "Tokens by rank.")
 

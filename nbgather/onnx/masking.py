@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -272,11 +273,15 @@ def _checked(g: Nodes, length: str, differ: str | None, faults: list[str]) -> st
     The ranking depends on it, and so on them: with a noise of other sizes than x some operators
     give something, and others end the process.
     """
-    wrong = faults if differ is None else [differ, *faults]
-    if not wrong:
-        return length
+    # What the keys of the ranking are below. The two agree unless integers are too narrow for it.
+    square = g.op("Mul", [length, length], "square", "L * L.")
+    large = g.op("Greater", [square, g.int64([2**31 - 1])], "square_large", "Is it 2**31?")
+    root = g.int64([math.isqrt(2**31 - 1)])
+    longer = g.op("Greater", [length, root], "length_large", "Should it be?")
+    narrow = g.op("Xor", [large, longer], "square_narrowed", "Was it narrowed?")
+    wrong = [narrow, *faults] if differ is None else [differ, narrow, *faults]
     every = g.op("Concat", wrong, "faults", "What is wrong.", axis=0)
-    doc = "Fails unless the sizes given are those of x, and L is small enough to count K."
+    doc = "Fails unless the sizes given are those of x, and integers hold L * L and count K."
     zero = refuse(g, every, "sizes_checked", doc)
     return g.op("Add", [length, zero], "length_checked", "L as [1], checked.")
 
