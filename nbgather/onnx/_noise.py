@@ -113,23 +113,25 @@ def seeded_bits(g: Nodes, length: str, source: Source) -> str:
     stop = g.op("Squeeze", [blocks, g.int64([0])], "blocks_scalar", "Q as a scalar.")
     block = g.op("Range", [g.int64(0), stop, g.int64(1)], "block_i64", "0 to Q-1.")
     block = g.op("Cast", [block], "block", "In 4 bytes.", to=TensorProto.INT32)
-    ids = [
-        word and Word(*(
-            g.op("Unsqueeze", [limb, g.int64([0, 2])], f"{limb}_plane", "[1, N, 1].")
-            for limb in word
-        ))
-        for word in source.ids
-    ]  # fmt: skip
+    id_low, id_high = source.ids
+    planes = _planes(g, id_low), None if id_high is None else _planes(g, id_high)
     low, high = limbs(g, block, 2, "block", wide=False)
     samples = g.op("Shape", [source.ids[0].low], "samples", "N as [1].")
     plane = g.op("Concat", [g.int64([1]), samples, blocks], "plane", "[1, N, Q].", axis=0)
-    counter = (Word(low, high), ids[0], ids[1], source.epoch)
+    counter = (Word(low, high), *planes, source.epoch)
     words = philox(g, counter, source.key, plane)
     four = g.op("Mul", [blocks, g.int64([4])], "words_count", "4Q as [1].")
     flat = g.op("Concat", [samples, four], "words_shape", "[N, 4Q].", axis=0)
     bits = g.op("Reshape", [words, flat], "token_words", "Word w of block q: token 4q + w.")
     cut = [bits, g.int64([0]), length, g.int64([1])]
     return g.op("Slice", cut, "token_bits", "One for each of the L tokens.")
+
+
+def _planes(g: Nodes, word: Word) -> Word:
+    low, high = (
+        g.op("Unsqueeze", [limb, g.int64([0, 2])], f"{limb}_plane", "[1, N, 1].") for limb in word
+    )
+    return Word(low, high)
 
 
 class _Multiplier(NamedTuple):
@@ -170,21 +172,11 @@ def philox(
         The shape `[1, N, Q]`.
     """
     singles, pairs = _round_keys(g, key)
-    c0, c1, c2, c3 = counter
-    c0, c2 = _as_factor(g, c0, "block_factor"), c2 and _as_factor(g, c2, "id_factor")
-    for r in range(_ROUNDS_BY_WORD):
-        products = [
-            word and _product(g, word, _Multiplier.of(m), f"round_{r}_{name}")
-            for word, m, name in zip((c0, c2), _MULTIPLIERS, ("p0", "p2"), strict=True)
-        ]
-        (high0, low0), (high2, low2) = (found or (None, None) for found in products)
-        c0 = _mixed(g, high2, c1, singles[2 * r], f"round_{r}_c0")
-        c2 = _mixed(g, high0, c3, singles[2 * r + 1], f"round_{r}_c2")
-        c1, c3 = low2, low0
+    c0, c1, c2, c3 = _rounds_by_word(g, counter, singles)
     # Of these, word 3 alone depends on the block only, where ids have no high word.
-    c3 = Word(*(g.op("Expand", [limb, plane], f"{limb}_wide", "[1, N, Q].") for limb in c3))
+    wide = (g.op("Expand", [limb, plane], f"{limb}_wide", "[1, N, Q].") for limb in c3)
     even = _stacked(g, (c0, c2), "even", "Words 0 and 2, [2, N, Q].")
-    odd = _stacked(g, (c1, c3), "odd", "Words 1 and 3, [2, N, Q].")
+    odd = _stacked(g, (c1, Word(*wide)), "odd", "Words 1 and 3, [2, N, Q].")
     # Crosswise: word 2's product goes into words 0 and 1, word 0's into 2 and 3.
     multiplier = _Multiplier.of(*_MULTIPLIERS[::-1])
     for r, round_key in enumerate(pairs, _ROUNDS_BY_WORD):
@@ -198,6 +190,29 @@ def philox(
         even = _mixed(g, high, odd, round_key, f"{prefix}_even")
         odd = low
     return _upper_bits(g, even, odd)
+
+
+def _rounds_by_word(
+    g: Nodes, counter: tuple[Word, Word, Word | None, Word], keys: list[Word]
+) -> tuple[Word, Word, Word, Word]:
+    """The counter after the first rounds; words 0 and 2 are factors."""
+    c0, c1, c2, c3 = counter
+    odd: tuple[Word | None, Word] = (c1, c3)
+    even = _as_factor(g, c0, "block_factor"), c2 and _as_factor(g, c2, "id_factor")
+    for r in range(_ROUNDS_BY_WORD):
+        of_0, of_2 = map(_Multiplier.of, _MULTIPLIERS)
+        high_0, low_0 = _product(g, even[0], of_0, f"round_{r}_p0")
+        high_2, low_2 = None, None
+        if even[1] is not None:
+            high_2, low_2 = _product(g, even[1], of_2, f"round_{r}_p2")
+        even = (
+            _mixed(g, high_2, odd[0], keys[2 * r], f"round_{r}_c0"),
+            _mixed(g, high_0, odd[1], keys[2 * r + 1], f"round_{r}_c2"),
+        )
+        odd = low_2, low_0
+    assert even[1] is not None
+    assert odd[0] is not None
+    return even[0], odd[0], even[1], odd[1]
 
 
 def _product(g: Nodes, factor: Word, multiplier: _Multiplier, prefix: str) -> tuple[Word, Word]:

@@ -79,7 +79,7 @@ def one_line(error: Exception) -> str:
 
     Examples
     --------
-    >>> one_line(ValueError("no\\n  model"))
+    >>> one_line(ValueError("no   model"))
     'no model'
     """
     return " ".join(str(error).split())

@@ -63,8 +63,8 @@ def run(
 def _run_model(
     bundle: Bundle, folder: Path, cases: Sequence[Vector], outcomes: Outcomes, chromium: str
 ) -> None:
-    """A process that ends early is begun again behind the case that ended it."""
-    done = 0
+    """A process that ends early twice at a case is begun again behind it."""
+    done, tried = 0, -1
     while done < len(cases):
         result = folder / "result.json"
         result.unlink(missing_ok=True)
@@ -81,7 +81,9 @@ def _run_model(
         for case, (kind, *said) in zip(cases[done:], made, strict=False):
             outcomes.add(case.entry, case.group, kind, *said)
         done += len(made)
-        if done < len(cases):
+        if done < len(cases) and tried != done:
+            tried = done
+        elif done < len(cases):
             lines = (process.stdout + process.stderr).strip().splitlines()
             said = lines[-1] if lines else f"exit status {process.returncode}"
             outcomes.add(cases[done].entry, cases[done].group, "crashed", said)

@@ -110,17 +110,26 @@ def wrong(kept: Kept) -> list[str]:
 
 
 def digests(made: Mapping[str, ModelProto]) -> dict[str, str]:
-    """Of each graph, whatever version of nbgather wrote it."""
-    return {
-        name: hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()[:16]
-        for name, model in made.items()
-    }
+    """Of the graphs of each published model, whatever version of nbgather wrote them."""
+    found = {}
+    for entry in CATALOG:
+        digest = hashlib.sha256()
+        for name, model in made.items():
+            if name.split("@")[0] == entry.file.removesuffix(".onnx") or name == entry.file:
+                digest.update(model.graph.SerializeToString(deterministic=True))
+        found[entry.file] = digest.hexdigest()[:16]
+    return found
 
 
 def stale(kept: Kept) -> list[str]:
-    """The models that have changed since."""
+    """The rows and models whose graph is another now."""
     now = digests(models())
-    return [name for name in now if now[name] != kept.get("models", {}).get(name)]
+    return [
+        f"{row}, {file}"
+        for row, made in kept["rows"].items()
+        for file, digest in now.items()
+        if made["digests"].get(file) != digest
+    ]
 
 
 def _count(kept: Kept) -> int:
