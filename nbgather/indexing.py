@@ -8,7 +8,7 @@ from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import GatherSolution, InferGather
-from nbgather.operations.reducing import ScatterReduce
+from nbgather.operations.reducing import ScatterReduce, checked_reduce
 from nbgather.operations.segments import SegmentReduce
 from nbgather.operations.shapes import flat_indices
 from nbgather.results import Array, Mode, Reduce, WriteMode
@@ -450,11 +450,11 @@ def scatter_reduce(
     """
     if type(dim) is not int:
         dim = checks.integer(dim, "dim")
-    if type(include_self) is not bool:
-        include_self = checks.flag(include_self, "include_self")
+    include_self = checks.flag(include_self, "include_self")
+    reduce = checked_reduce(reduce)
     if include_self and reduce == "sum":
         return scatter_add(input, dim, index, src, out=out, backend=backend)
-    if backend is None and type(reduce) is str:
+    if backend is None:
         into = () if out is None else (out,)
         head = ScatterReduce, dim, reduce, include_self
         result = dispatch.recall(head, input, index, src, *into)

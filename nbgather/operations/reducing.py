@@ -28,7 +28,7 @@ class Reduction(NamedTuple):
     include_self: bool
 
 
-def checked_reduce(value: Any) -> str:
+def checked_reduce(value: Any) -> Any:
     """The name of a reduction."""
     if not isinstance(value, str) or value not in REDUCES:
         raise ValueError(f"reduce is {value!r}: it must be one of {', '.join(map(repr, REDUCES))}")

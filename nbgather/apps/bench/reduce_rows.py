@@ -6,6 +6,7 @@ Values are small whole numbers, so that sums are the same in any order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,18 @@ def _whole(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     return generator().integers(-8, 8, shape).astype(dtype)
 
 
-def _columns(reduce: str, own: bool, dtype: str = "float32") -> Contest:
+def _columns(reduce: Any, own: bool, dtype: str = "float32") -> Contest:
     """The shape of an issue of torch's, where each column has an index of its own."""
     x, src = _whole((128, 64, 128), dtype), _whole((128, 256, 128), dtype)
     return _contest(x, 1, generator().integers(0, 64, src.shape), src, reduce, own)
 
 
-def _flat(kind: str, reduce: str, own: bool = True) -> Contest:
+def _flat(kind: str, reduce: Any, own: bool = True) -> Contest:
     x, src = _whole((100_000,)), _whole((2_000_000,))
     return _contest(x, 0, INDICES[kind](100_000, 2_000_000), src, reduce, own)
 
 
-def _rows(kind: str, reduce: str, own: bool = True) -> Contest:
+def _rows(kind: str, reduce: Any, own: bool = True) -> Contest:
     x, src = _whole((10_000, 64)), _whole((200_000, 64))
     rows = INDICES[kind](10_000, 200_000)
     index = np.broadcast_to(rows[:, None], src.shape)
@@ -55,7 +56,7 @@ def _contest(
     dim: int,
     index: np.ndarray,
     src: np.ndarray,
-    reduce: str,
+    reduce: Any,
     own: bool,
     rows: np.ndarray | None = None,
 ) -> Contest:
@@ -79,7 +80,7 @@ def _contest(
 
 
 def _torch(
-    x: np.ndarray, dim: int, index: np.ndarray, src: np.ndarray, reduce: str, own: bool, rows: Any
+    x: np.ndarray, dim: int, index: np.ndarray, src: np.ndarray, reduce: Any, own: bool, rows: Any
 ) -> dict[str, Call]:
     import torch
 
@@ -125,12 +126,12 @@ def _sparse(x: np.ndarray, rows: np.ndarray, src: np.ndarray) -> Call:
 
     def product() -> np.ndarray:
         matrix = sparse.csc_array((ones, rows, ends), shape=(len(x), len(rows)))
-        return x + matrix @ src  # type: ignore[no-any-return]
+        return x + matrix @ src
 
     return product
 
 
-def _segments(reduce: str, columns: int = 0) -> Contest:
+def _segments(reduce: Any, columns: int = 0) -> Contest:
     """Segments of 0 to 40 rows that follow each other."""
     counts = generator().integers(1, 40, 4_000 if columns else 100_000)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -169,10 +170,10 @@ REDUCE_ROWS: tuple[Row, ...] = (
     Row("mean of columns, float16", "reduce", f"{_ISSUE}, float16",
         lambda: _columns("mean", True, "float16")),
     *(Row(f"{reduce} of items, {kind}", "reduce", "[100000] of 2,000,000",
-          lambda kind=kind, reduce=reduce: _flat(kind, reduce))
+          partial(_flat, kind, reduce))
       for kind in INDICES for reduce in ("amax", "mean")),
     *(Row(f"{reduce} of rows, {kind}", "reduce", "[10000,64] of 200,000 rows",
-          lambda kind=kind, reduce=reduce: _rows(kind, reduce))
+          partial(_rows, kind, reduce))
       for kind in INDICES for reduce in ("sum", "amax")),
     Row("sum of segments", "reduce", "100,000 of 1 to 39", lambda: _segments("sum")),
     Row("amax of segments", "reduce", "100,000 of 1 to 39", lambda: _segments("amax")),

@@ -70,7 +70,7 @@ def _scatter(
         for a, name in zip((x, index, src), operation.names, strict=True)
     )
     try:
-        return blocks.execute(operation, x, index, src)  # type: ignore[no-any-return]
+        return blocks.execute(operation, x, index, src)
     except IndexError:
         refuse_bad(index, x.shape[dim], Call(dim, False, "raise", None), starts)
         raise
