@@ -26,16 +26,14 @@ from nbgather.kernels.cuda import (  # noqa: E402
     masking,
     patches,
     radix,
+    ranking,
     reports,
     scatter,
     scatter_rows,
     scatter_shared,
     writes,
 )
-from nbgather.kernels.cuda.positions import (  # noqa: E402
-    NUMBERS_PER_AXIS,
-    NUMBERS_PER_WIDE_AXIS,
-)
+from nbgather.kernels.cuda.positions import NUMBERS_PER_AXIS  # noqa: E402
 
 ARCHITECTURES = ((8, 0), (9, 0))
 RAISE, CLIP, WRAP, FILL = range(len(MODES))
@@ -53,10 +51,7 @@ class Kernel(NamedTuple):
     registers: int = 64
     wide: bool = False  # 128-bit loads and stores
     calls: bool = False  # may call a subroutine
-
-
-def _per_axis(wide: bool) -> int:
-    return NUMBERS_PER_WIDE_AXIS if wide else NUMBERS_PER_AXIS
+    divides: bool = False  # may divide integers, by a conversion to float
 
 
 def _gathers() -> list[Kernel]:
@@ -71,14 +66,14 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide)
+        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide, item == 8)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
-                name + (", 64-bit" if wide else ""),
+                name + (", 64-bit" if wide else "") + (", panels" if item == 8 else ""),
                 lambda memory, key=key: gather.make_gather_elements(memory, *key),
                 5,
-                gather.ELEMENTS_FIRST_AXIS + _per_axis(wide) * axes,
+                gather.ELEMENTS_FIRST_AXIS + NUMBERS_PER_AXIS * axes,
                 72,
                 item == 16,
             )
@@ -87,11 +82,14 @@ def _gathers() -> list[Kernel]:
     kernels.append(
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
-            lambda memory: gather.make_gather_elements(memory, 2, 4, "i8", WRAP, False, False),
+            lambda memory: gather.make_gather_elements(
+                memory, 2, 4, "i8", WRAP, False, False, False
+            ),
             5,
             gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
             80,
             calls=True,
+            divides=True,
         )
     )
     for width, mode, wide, row in (
@@ -109,8 +107,20 @@ def _gathers() -> list[Kernel]:
                 name + (", 64-bit" if wide else ""),
                 lambda memory, rows=rows: gather.make_gather_rows(memory, *rows),
                 6,
-                gather.ROWS_FIRST_AXIS + 2 * _per_axis(wide),
+                gather.ROWS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
                 48,
+                width == 16,
+            )
+        )
+    for width, mode, row in ((16, RAISE, False), (4, FILL, True)):
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, False, row)
+        kernels.append(
+            Kernel(
+                f"gather short rows, {width} B, {MODES[mode]}",
+                lambda memory, rows=rows: gather.make_gather_short_rows(memory, *rows),
+                6,
+                gather.ROWS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
+                72,
                 width == 16,
             )
         )
@@ -195,6 +205,7 @@ def _scatters() -> list[Kernel]:
             scatter_rows.LOOKS_FIRST_AXIS + per_axis,
             64,
             True,
+            divides=True,
         )
     )
     for kind, beside in (("f4", False), ("f4", True), ("b2", True), ("c16", False)):
@@ -206,6 +217,7 @@ def _scatters() -> list[Kernel]:
                 5,
                 scatter_shared.LINES_FIRST_AXIS + per_axis,
                 64,
+                divides=True,
             )
         )
     for kind in ("f4", "f8", "f2"):
@@ -238,6 +250,7 @@ def _sorts() -> list[Kernel]:
                     5,
                     numbers,
                     48,
+                    divides=True,
                 )
             )
         kernels.append(
@@ -247,34 +260,74 @@ def _sorts() -> list[Kernel]:
                 11,
                 numbers,
                 64,
+                divides=True,
+            )
+        )
+    return kernels
+
+
+def _rankings() -> list[Kernel]:
+    kernels = []
+    for name, sources in ranking.WHOLE_SOURCES.items():
+        kernels.append(
+            Kernel(
+                f"ranks by {name}, whole",
+                lambda memory, s=sources: radix.make_radix_whole(memory, s, ranking.make_rank_sink),
+                6,
+                ranking.RANKING_NUMBERS,
+                64,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "radix count, noise",
+            lambda memory: radix.make_radix_count(memory, ranking.make_noise_source),
+            5,
+            ranking.RANKING_NUMBERS,
+            64,
+            divides=True,
+        )
+    )
+    for name, source, sink in (
+        ("noise", ranking.make_noise_source, radix.make_pass_on),
+        ("f8 by token", lambda m: ranking.make_f8_source(m, 32, True), radix.make_pass_on),
+        ("carried to ranks", radix.make_carried, ranking.make_rank_sink),
+    ):
+        kernels.append(
+            Kernel(
+                f"radix sort, {name}",
+                lambda memory, s=source, k=sink: radix.make_radix_sort(memory, s, k),
+                11,
+                ranking.RANKING_NUMBERS,
+                64,
+                divides=True,
             )
         )
     return kernels
 
 
 def _maskings() -> list[Kernel]:
-    kernels = [Kernel("token noise", masking.make_token_noise, 2, 6, 40)]
-    for name, source in (("seed", 0), ("float32", 1), ("float64", 2)):
-        for width in (16, 4, 1):
+    kernels = [Kernel("token noise", masking.make_token_noise, 2, 7, 40, divides=True)]
+    for name, source, narrow in (
+        ("seed", 0, True),
+        ("seed", 0, False),
+        ("float32", 1, False),
+        ("float64", 2, False),
+    ):
+        for width in (16, 1) if narrow else (16,):
             kernels.append(
                 Kernel(
-                    f"masking by {name}, {width} B",
-                    lambda memory, s=source, w=width: masking.make_masking(memory, s, w),
+                    f"masking by {name}, {width} B" + (", few tokens" if narrow else ""),
+                    lambda memory, s=source, w=width, n=narrow: masking.make_masking(
+                        memory, s, w, n
+                    ),
                     8,
                     masking.MASKING_NUMBERS,
                     64,
                     width == 16,
+                    divides=True,
                 )
             )
-        kernels.append(
-            Kernel(
-                f"ranks by {name}, tiled",
-                lambda memory, s=source: masking.make_rank_tiles(memory, s),
-                6,
-                masking.MASKING_NUMBERS,
-                48,
-            )
-        )
     for how, pixel in ((0, "u1"), (0, "u4"), (0, "u16"), (1, "u1"), (1, "f4")):
         kernels.append(
             Kernel(
@@ -285,6 +338,7 @@ def _maskings() -> list[Kernel]:
                 patches.PATCHES_NUMBERS,
                 48,
                 calls=how == 1,
+                divides=True,
             )
         )
     for item in (1, 4, 16):
@@ -302,7 +356,9 @@ def _maskings() -> list[Kernel]:
 
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
-    return [*_gathers(), *_others(), *_scatters(), *_sorts(), *_maskings()]
+    return [
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_maskings(),
+    ]  # fmt: skip
 
 
 def _tool(name: str) -> str:
@@ -354,6 +410,7 @@ def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[
         "loads": count(r"LDG\b.*\.128"),
         "stores": count(r"STG\b.*\.128"),
         # Arithmetic that is a subroutine; a call within the kernel only brings threads together.
+        "reciprocals": count(r"MUFU\.RCP"),
         "calls": len(re.findall(r"CALL\S* `\(\S*__cuda_sm\S*\)", code)),
         "local": count("LDL|STL"),
         "stack": total(r"(\d+) bytes stack frame"),
@@ -367,6 +424,8 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
     problems = [name for name in ("local", "stack", "spills") if facts[name]]
     if facts["calls"] and not kernel.calls:
         problems.append("calls")
+    if facts["reciprocals"] and not kernel.divides:
+        problems.append("a division")
     if kernel.wide and not (facts["loads"] and facts["stores"]):
         problems.append("no 128-bit access")
     if facts["registers"] > kernel.registers:

@@ -21,6 +21,8 @@ import nbgather
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda import launch_masking
+from nbgather.kernels.cuda import positions as positions_of
+from nbgather.kernels.cuda.driver import Place
 
 #: What a GPU's array cannot be: off its alignment, or in another byte order.
 NOT_THERE = {"unaligned", "unaligned_index", "swapped_index"}
@@ -138,6 +140,82 @@ def test_a_bad_index_is_the_same_error_and_nothing_is_read_outside(
     same(host(call(to_device(x), to_device(good))), call(x, good))  # and the next call works
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
+def test_short_rows(small: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Several rows for each thread, of which the last are fewer."""
+    monkeypatch.setattr(cuda, "BLOCKS_PER_MULTIPROCESSOR", 0)
+    generator = rng(dtype)
+    for nbytes, kept in ((64, 3), (96, 50), (240, 21)):
+        x = random_bits(generator, (3, 6, nbytes // np.dtype(dtype).itemsize), dtype)
+        ids = generator.integers(0, 6, (3, kept))
+        small.launches.clear()
+        got = nbgather.gather_tokens(to_device(x), to_device(ids))
+        same(host(got), nbgather.gather_tokens(x, ids))
+        assert [key[0] for key, _, _ in small.launches] == ["short rows"]
+        ids[1, 2] = ids[2, 0] = -9
+        for value in (7, 0):
+            options: dict[str, Any] = {"mode": "fill", "fill_value": value}
+            got = nbgather.gather_tokens(to_device(x), to_device(ids), **options)
+            same(host(got), nbgather.gather_tokens(x, ids, **options))
+        with pytest.raises(IndexError, match=r"index -9 at \(1, 2\) is out of bounds"):
+            nbgather.gather_tokens(to_device(x), to_device(ids))
+        ids[:] = generator.integers(0, 9, (3, kept))
+        ids[0, :2] = 6, 7
+        token = x[0, 0]
+        if kept >= 6:
+            got = nbgather.restore_tokens(to_device(x), to_device(ids), to_device(token))
+            same(host(got), nbgather.restore_tokens(x, ids, token))
+
+
+@pytest.mark.parametrize("columns", [6, 70, 97])
+def test_rows_of_any_number_of_vectors(small: Driver, columns: int) -> None:
+    x = random_bits(rng(f"{columns}"), (5, columns, 4), "float32")
+    ids = np.array([3, 0, 3, 4])
+    wide = np.broadcast_to(ids[:, None, None], (4, columns, 4))
+    got = nbgather.gather(to_device(x), 0, to_device(wide))
+    same(host(got), nbgather.gather(x, 0, wide))
+
+
+@pytest.mark.parametrize("index_dtype", ["int64", "uint8"])
+def test_panels_of_columns(
+    small: Driver, positions: None, monkeypatch: pytest.MonkeyPatch, index_dtype: str
+) -> None:
+    monkeypatch.setattr(cuda, "NEAR_BYTES", 0)
+    monkeypatch.setattr(cuda, "PANEL_COLUMNS", (16, 8))
+    for shape, dim, panels in (
+        ((9, 24), 0, True), ((2, 9, 32), 1, True), ((3, 9, 16), 1, True), ((9, 30), 0, False),
+        ((9, 24), 1, False), ((9, 8), 0, False), ((3, 4, 24), 0, True),
+    ):  # fmt: skip
+        x = random_bits(rng(f"{shape}"), shape, "float32")
+        index = rng("panels").integers(0, shape[dim], shape).astype(index_dtype)
+        small.launches.clear()
+        got = nbgather.gather(to_device(x), dim, to_device(index))
+        same(host(got), nbgather.gather(x, dim, index))
+        assert small.launches[-1][0][-1] == panels, (shape, dim)
+        index[1:, -1] = 77
+        index[-1, 0] = 99
+        with pytest.raises(IndexError) as theirs:
+            nbgather.gather(x, dim, index)
+        with pytest.raises(IndexError) as ours:
+            nbgather.gather(to_device(x), dim, to_device(index))
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_products_that_stand_for_divisions() -> None:
+    """The quotient is exact for all numbers of 32 bits; those beside multiples are the hardest."""
+    generator = rng("divide")
+    most = (1 << 32) - 1
+    lengths = [2, 3, 5, 7, 10, 641, 65537, 1 << 31, (1 << 31) + 1, most - 1, most]
+    lengths += generator.integers(2, most, 200).tolist()
+    for length in lengths:
+        factor = np.uint64(positions_of.reciprocal(length, False))
+        multiples = [length * k for k in (0, 1, 2, most // length, most // length // 2 + 1)]
+        for n in {m + e for m in multiples for e in (-1, 0, 1)} | {most}:
+            if 0 <= n <= most:
+                found = positions_of.divide_by(np.uint64(n), np.uint64(length), factor)
+                assert tuple(map(int, found)) == divmod(n, length), (n, length)
+
+
 def test_a_gather_from_nothing(small: Driver) -> None:
     x, index = to_device(np.zeros((0, 3))), to_device(np.zeros((2, 3), int))
     with pytest.raises(IndexError, match=r"index 0 at \(0, 0\) is out of bounds .* with size 0"):
@@ -170,18 +248,112 @@ def test_token_noise(small: Driver, tokens: int) -> None:
 AWKWARD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, 0.5, 0.5, 1.0, -1.0])
 
 
-@pytest.mark.parametrize("most", [2048, 8], ids=["in one", "by tiles"])
+#: The most tokens that are compared, and that a block sorts.
+RANKINGS = {"compared": (512, 4096), "sorted by a block": (0, 4096), "sorted in passes": (0, 0)}
+
+
+def limit_ranking(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    fused, whole = RANKINGS[way]
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", fused)
+    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", whole)
+
+
+@pytest.mark.parametrize("way", ["compared", "sorted by a block"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, most: int) -> None:
-    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", most)
+def test_rank_tokens(gpu: Driver, monkeypatch: pytest.MonkeyPatch, dtype: str, way: str) -> None:
+    limit_ranking(monkeypatch, way)
     for tokens, kept in ((1, 1), (37, 9), (70, 0), (130, [130, 3])):
         scores = rng(f"{tokens}").choice(AWKWARD, (2, tokens)).astype(dtype)
-        scores[1] = 0.25
+        scores[1, ::2] = 0.25
         want = nbgather.rank_tokens(scores, kept, backend="reference")
         for layout in (scores, np.asfortranarray(scores)):
             got = nbgather.rank_tokens(to_device(layout), kept)
             for a, b in zip(got, want, strict=True):
                 same(host(a), b)
+
+
+def test_rank_tokens_in_passes(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_ranking(monkeypatch, "sorted in passes")
+    scores = rng("passes").choice(AWKWARD, (2, 40)).astype("float32")
+    want = nbgather.rank_tokens(scores, [40, 3], backend="reference")
+    for a, b in zip(nbgather.rank_tokens(to_device(scores), [40, 3]), want, strict=True):
+        same(host(a), b)
+
+
+@pytest.mark.parametrize("way", ["sorted by a block", "sorted in passes"])
+@pytest.mark.parametrize("kind", ["seed", "float32", "float64"])
+def test_the_ranks_of_several_tiles(
+    small: Driver, monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+) -> None:
+    """Every digit of the keys, ties among them, in tiles of which the last is not full."""
+    limit_ranking(monkeypatch, way)
+    generator = rng(kind)
+    x = np.zeros((2, 517, 0), np.float32)
+    if kind == "seed":
+        ids = np.array([5, 2**40])
+        options = {"seed": 9, "sample_ids": ids, "epoch": 3}
+        on_device = options | {"sample_ids": to_device(ids)}
+    else:
+        unsigned = f"u{kind[-2:]}".replace("32", "4").replace("64", "8")
+        noise = random_bits(generator, (2, 517), unsigned).view(kind)
+        noise[:, 100:300] = noise[:, :200]
+        noise[0, :5] = [0.0, -0.0, np.nan, np.inf, -np.inf]
+        options, on_device = {"noise": noise}, {"noise": to_device(noise)}
+    got = nbgather.random_masking(to_device(x), 0.6, **on_device)
+    for a, b in zip(got, nbgather.random_masking(x, 0.6, **options), strict=True):
+        same(host(a), b)
+    names = [key if isinstance(key, str) else key[0] for key, _, _ in small.launches]
+    assert ("ranks" in names) == (way == "sorted by a block")
+    assert ("radix sort" in names) == (way == "sorted in passes")
+
+
+@pytest.mark.parametrize("length", [256, 300, 600])
+def test_noise_that_is_equal_or_almost(small: Driver, length: int) -> None:
+    """Every bit of the noise counts, and the token where all are equal."""
+    ids = np.arange(6000)
+    noise = nbgather.token_noise(0, ids, length)
+    order = np.argsort(noise, axis=1, kind="stable")
+    steps = np.diff(np.take_along_axis(noise, order, 1), axis=1) * 2**24
+    behind = np.diff(order, axis=1) < 0
+    almost = ids[((steps == 1) & behind).any(1)][:2]
+    equal = ids[(steps == 0).any(1)][:1]
+    assert len(almost) == 2
+    assert len(equal) == 1
+    chosen = np.concatenate([almost, equal])
+    x = np.zeros((3, length, 0), np.float32)
+    got = nbgather.random_masking(to_device(x), 0.5, seed=0, sample_ids=to_device(chosen))
+    want = nbgather.random_masking(x, 0.5, seed=0, sample_ids=chosen)
+    for a, b in zip(got, want, strict=True):
+        same(host(a), b)
+
+
+def test_ranks_are_taken_once_where_blocks_share_a_sample(small: Driver) -> None:
+    """Two launches, the ranks and a gather of rows, instead of ranks by each block."""
+    small.multiprocessors = 100
+    x = random_bits(rng("once"), (1, 300, 200), "float32")
+    got = nbgather.random_masking(to_device(x), 0.3, seed=1)
+    for a, b in zip(got, nbgather.random_masking(x, 0.3, seed=1), strict=True):
+        same(host(a), b)
+    assert [(key[0], grid[1]) for key, grid, _ in small.launches] == [("masking", 1), ("rows", 1)]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 5, 0), (0, 600, 3)])
+def test_a_masking_of_nothing(small: Driver, shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, np.float32)
+    got = nbgather.random_masking(to_device(x), 0.5, seed=1)
+    for a, b in zip(got, nbgather.random_masking(x, 0.5, seed=1), strict=True):
+        same(host(a), b)
+
+
+def test_counts_of_vectors_stay_within_32_bits(small: Driver) -> None:
+    """A thread looks for a vector three block widths on: the sum must not wrap."""
+    place = Place(0, 7)
+    most = launch_masking.MAX_KEPT_BYTES
+    ahead = 4 * launch_masking.masking_kernels.RANKING_THREADS
+    assert most - 1 + ahead < 1 << 32
+    assert launch_masking.masks_in_one(10**6, 2, 1, most - 1, place)
+    assert not launch_masking.masks_in_one(10**6, 2, 1, most, place)
+    assert not launch_masking.masks_in_one(10**6, 2, 2, (1 << 31) - 1, place)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 4), (2, 49, 3, 5), (1, 197, 8), (4, 1, 1), (2, 60, 0)])
@@ -214,6 +386,7 @@ def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
+    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", 60)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}

@@ -53,8 +53,8 @@ def copy(place: our_driver.Place, key: str = "a test's") -> None:
 
 def test_a_launch_hands_the_driver_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a launch but the device: compiled, linked, and its numbers in the order of the PTX."""
-    stub = installed(monkeypatch, StubDriver(arguments=11))
-    numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9)
+    stub = installed(monkeypatch, StubDriver(arguments=13))
+    numbers = (1, 2, 3, 2**64 - 8, 5, 6, 7, 2**63, 9, 10, 11)
     for _ in range(2):
         our_driver.launch(
             "a test's", lambda memory: gather.make_copy(memory, 2, 4, False),

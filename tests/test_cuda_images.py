@@ -28,7 +28,7 @@ ROOT = SCRIPTS.parent
 SCRIPT = SCRIPTS / "build_cuda.py"
 #: Few of all kernels: what is packed for the tests.
 ONLY = "'rows', 1, 16, 'i8'"
-COPY = images.kernel(("copy", 1, 8, False), 2, 5)
+COPY = images.kernel(("copy", 1, 8, False), 2, 6)
 
 
 def make_copy(memory: Any) -> Any:

@@ -7,6 +7,7 @@ tells the specification and the address, and makes new arrays.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,17 @@ def copy_on_device(container: Any, target: Any, source: Any) -> None:
         container.spec(target).strides, spec.strides, spec.dtype.itemsize,
         *container.place(source),
     )  # fmt: skip
+
+
+def scratch_beside(container: Any, like: Any) -> Callable[[int], int]:
+    """What gives the address of so many bytes on the device of ``like``, as long as it is kept."""
+    held = []
+
+    def scratch(nbytes: int) -> int:
+        held.append(container.empty((max(-(-nbytes // 8), 1),), like, INT64))
+        return int(container.address(held[-1]))
+
+    return scratch
 
 
 def native_index(container: Any, index: Any) -> Any:

@@ -116,7 +116,7 @@ def random_masking(
     in_one = "masking" in backend.DOES
     in_one = in_one and spec.strides[2:] == contiguous_strides(inner, item)
     if in_one and container.home == "cuda":
-        in_one = backend.masks_in_one(length, number, row)
+        in_one = backend.masks_in_one(samples, length, number, row, *container.place(x))
     if not in_one:
         return NotImplemented
     x_masked = container.empty((samples, number, *inner), x)
@@ -210,6 +210,7 @@ class _Call:
             counts = container.from_numpy(counts, like)
         address = container.address if place else memory_address
         target, first, row, x_n, x_l = tokens
+        memory = {"scratch": arrays.scratch_beside(container, like)} if place else {}
         self.backend.masking(
             source,
             samples,
@@ -231,6 +232,7 @@ class _Call:
             mask=container.address(mask),
             counts=0 if counts is None else address(counts),
             implied=int(ids is None),
+            **memory,
         )
         del owner  # of the scores' memory, until here
         return mask, ids_restore

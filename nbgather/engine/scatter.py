@@ -15,7 +15,7 @@ from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
-from nbgather.operations.base import INT64, Options, Spec, is_array, is_contiguous
+from nbgather.operations.base import Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
 
 #: What a GPU's kernels call the numbers that are summed in float32.
@@ -132,12 +132,7 @@ def _scatter_on_device(
     if src_spec is None:
         src = container.bytes_beside(src, x)
     result = container.empty(x_spec.shape, x)
-    held = []
-
-    def scratch(nbytes: int) -> int:
-        held.append(container.empty((max(-(-nbytes // 8), 1),), x, INT64))
-        return int(container.address(held[-1]))
-
+    scratch = arrays.scratch_beside(container, x)
     addresses = tuple(container.address(a) for a in (result, x, src, i))
     launched = device_errors.run_flagged(
         backend, place, waits, operation.told,

@@ -18,6 +18,8 @@ resolve = scalar.resolve
 
 #: Elements that a thread of ``gather_elements`` moves; the kernel has them written out.
 ELEMENTS_PER_THREAD = 4
+#: Rows that a thread of ``gather_short_rows`` moves, written out as well.
+ROWS_PER_THREAD = 4
 
 #: Where the axes begin among the ``numbers`` of each kernel. Before them stand the count of
 #: elements or rows, and for a gather the size of the dimension, the limit from which an index is
@@ -28,9 +30,19 @@ ELEMENTS_FIRST_AXIS, ROWS_FIRST_AXIS, COPY_FIRST_AXIS = 6, 7, 1
 
 
 def make_gather_elements(
-    memory: Any, axes: int, item: int, index: str, mode: int, from_end: bool, wide: bool
+    memory: Any,
+    axes: int,
+    item: int,
+    index: str,
+    mode: int,
+    from_end: bool,
+    wide: bool,
+    panels: bool,
 ) -> Any:
-    """Each thread moves ``ELEMENTS_PER_THREAD`` elements, a block's width apart."""
+    """Each thread moves ``ELEMENTS_PER_THREAD`` elements, a block's width apart.
+
+    With ``panels`` the axes are not those of the result in row-major order, which is contiguous.
+    """
     load_index, report = memory.LOAD[index], make_report(memory)
     load, store = memory.LOAD[f"u{item}"], memory.STORE[f"u{item}"]
     offsets = make_offsets(memory, axes, ELEMENTS_FIRST_AXIS, wide)
@@ -67,20 +79,35 @@ def make_gather_elements(
                 store(u64(out + o2), v2)
                 store(u64(out + o3), v3)
                 return
-        for _ in range(ELEMENTS_PER_THREAD):
-            if n < count:
-                x, i, o = offsets(n, numbers)
-                j = resolve(load_index(u64(idx + i)), size, mode, from_end)
-                if j < size:
-                    store(u64(out + o), load(u64(src + x + j * stride)))
-                else:
-                    if filling:
-                        store(u64(out + o), fill_value(numbers))
-                    if record != u64(0) and j >= limit:
-                        report(record, call, n, load_index(u64(idx + i)))
+        end = min(n + threads * u64(ELEMENTS_PER_THREAD), count)
+        while n < end:  # whose turns nobody knows at compile time, so that it stays short
+            x, i, o = offsets(n, numbers)
+            j = resolve(load_index(u64(idx + i)), size, mode, from_end)
+            if j < size:
+                store(u64(out + o), load(u64(src + x + j * stride)))
+            else:
+                if filling:
+                    store(u64(out + o), fill_value(numbers))
+                if record != u64(0) and j >= limit:
+                    position = u64(o // u64(item)) if panels else n
+                    report(record, call, position, load_index(u64(idx + i)))
             n += threads
 
     return gather_elements
+
+
+def _make_fill_value(memory: Any, width: int) -> Any:
+    """The vector at an offset in a row that is filled with the 16 bytes in ``numbers``."""
+    pair = width == 16
+
+    @memory.INLINE
+    def fill_value(offset, numbers):
+        if pair:
+            return (u64(numbers[4]), u64(numbers[5]))
+        half = u64(numbers[5]) if offset & u64(8) else u64(numbers[4])
+        return half >> ((offset & u64(7)) * u64(8))
+
+    return fill_value
 
 
 def make_gather_rows(
@@ -101,14 +128,7 @@ def make_gather_rows(
     load_index, report = memory.LOAD[index], make_report(memory)
     load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
     offsets = make_offsets(memory, axes, ROWS_FIRST_AXIS, wide)
-    pair, filling = width == 16, mode == FILL
-
-    @memory.INLINE
-    def fill_value(offset, numbers):
-        if pair:
-            return (u64(numbers[4]), u64(numbers[5]))
-        half = u64(numbers[5]) if offset & u64(8) else u64(numbers[4])
-        return half >> ((offset & u64(7)) * u64(8))
+    filling, fill_value = mode == FILL, _make_fill_value(memory, width)
 
     def gather_rows(out, src, idx, record, call, fill, numbers):
         rows, size = u64(numbers[0]), u64(numbers[1])
@@ -125,22 +145,24 @@ def make_gather_rows(
         target = u64(out + o)
         if j < size:
             source = u64(src + x + j * stride)
-            while c + u64(3) * step < vectors:
+            last = vectors - u64(1)
+            while c < vectors:
+                # Four loads in flight, of which those beyond the row take its end once more.
                 c1 = c + step
                 c2 = c1 + step
                 c3 = c2 + step
                 v0 = load(source + c * nbytes)
-                v1 = load(source + c1 * nbytes)
-                v2 = load(source + c2 * nbytes)
-                v3 = load(source + c3 * nbytes)
+                v1 = load(source + min(c1, last) * nbytes)
+                v2 = load(source + min(c2, last) * nbytes)
+                v3 = load(source + min(c3, last) * nbytes)
                 store(target + c * nbytes, v0)
-                store(target + c1 * nbytes, v1)
-                store(target + c2 * nbytes, v2)
-                store(target + c3 * nbytes, v3)
+                if c1 < vectors:
+                    store(target + c1 * nbytes, v1)
+                if c2 < vectors:
+                    store(target + c2 * nbytes, v2)
+                if c3 < vectors:
+                    store(target + c3 * nbytes, v3)
                 c = c3 + step
-            while c < vectors:
-                store(target + c * nbytes, load(source + c * nbytes))
-                c += step
         else:
             if record != u64(0) and j >= limit and c == u64(0):
                 report(record, call, row, load_index(u64(idx + i)))
@@ -152,6 +174,72 @@ def make_gather_rows(
                 c += step
 
     return gather_rows
+
+
+def make_gather_short_rows(
+    memory: Any,
+    axes: int,
+    width: int,
+    index: str,
+    mode: int,
+    from_end: bool,
+    wide: bool,
+    fill_row: bool,
+) -> Any:
+    """The same for rows of one vector for each thread of x, which moves ``ROWS_PER_THREAD``.
+
+    A row waits for its index, and then for its vector: others wait beside it.
+    """
+    load_index, report = memory.LOAD[index], make_report(memory)
+    load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
+    offsets = make_offsets(memory, axes, ROWS_FIRST_AXIS, wide)
+    filling, fill_value = mode == FILL, _make_fill_value(memory, width)
+
+    def gather_short_rows(out, src, idx, record, call, fill, numbers):
+        rows, size = u64(numbers[0]), u64(numbers[1])
+        limit, stride = u64(numbers[2]), u64(numbers[3])
+        c = u64(cuda.threadIdx.x)
+        if c >= u64(numbers[6]):
+            return
+        at = c * u64(width)
+        y = u64(cuda.blockDim.y)
+        row = u64(cuda.blockIdx.x) * y * u64(ROWS_PER_THREAD) + u64(cuda.threadIdx.y)
+        if row + u64(3) * y < rows:
+            x0, i0, o0 = offsets(row, numbers)
+            x1, i1, o1 = offsets(row + y, numbers)
+            x2, i2, o2 = offsets(row + u64(2) * y, numbers)
+            x3, i3, o3 = offsets(row + u64(3) * y, numbers)
+            j0 = resolve(load_index(u64(idx + i0)), size, mode, from_end)
+            j1 = resolve(load_index(u64(idx + i1)), size, mode, from_end)
+            j2 = resolve(load_index(u64(idx + i2)), size, mode, from_end)
+            j3 = resolve(load_index(u64(idx + i3)), size, mode, from_end)
+            if j0 < size and j1 < size and j2 < size and j3 < size:
+                v0 = load(u64(src + x0 + j0 * stride + at))
+                v1 = load(u64(src + x1 + j1 * stride + at))
+                v2 = load(u64(src + x2 + j2 * stride + at))
+                v3 = load(u64(src + x3 + j3 * stride + at))
+                store(u64(out + o0 + at), v0)
+                store(u64(out + o1 + at), v1)
+                store(u64(out + o2 + at), v2)
+                store(u64(out + o3 + at), v3)
+                return
+        end = min(row + y * u64(ROWS_PER_THREAD), rows)
+        while row < end:
+            x, i, o = offsets(row, numbers)
+            j = resolve(load_index(u64(idx + i)), size, mode, from_end)
+            if j < size:
+                store(u64(out + o + at), load(u64(src + x + j * stride + at)))
+            else:
+                if record != u64(0) and j >= limit and c == u64(0):
+                    report(record, call, row, load_index(u64(idx + i)))
+                if filling:
+                    if fill_row:
+                        store(u64(out + o + at), load(u64(fill + at)))
+                    else:
+                        store(u64(out + o + at), fill_value(at, numbers))
+            row += y
+
+    return gather_short_rows
 
 
 def make_copy(memory: Any, axes: int, item: int, wide: bool) -> Any:

@@ -20,6 +20,7 @@ from nbgather.kernels.cuda import patches as patch_kernels
 from nbgather.kernels.cuda import reports, writes
 from nbgather.kernels.cuda.driver import Launch, Place
 from nbgather.kernels.cuda.gather import ELEMENTS_PER_THREAD
+from nbgather.kernels.cuda.positions import reciprocal
 from nbgather.kernels.cuda.writes import WRITE_BYTES
 from nbgather.kernels.plans import GatherPlan
 
@@ -36,6 +37,14 @@ MAX_GRID_Y_BLOCKS = 65535
 WIDE_ELEMENTS = 1 << 32
 #: Vectors that each thread of a row gather should copy before a row is split over more blocks.
 VECTORS_PER_GATHER_THREAD = 4
+
+#: Vectors of a row up to which a thread moves one of each of several rows.
+MAX_SHORT_VECTORS = 32
+#: Bytes that stay in the second-level cache of any device whose memory is much faster than a
+#: CPU's; of the columns that are gathered at a time, of which some are at work at once; and how
+#: many columns these may be: whole lines of a cache for every item.
+NEAR_BYTES, PANEL_BYTES = 24 << 20, 8 << 20
+PANEL_COLUMNS = (256, 128, 64, 32)
 
 #: Launches that are kept of one plan; they differ in alignment, device and what they fill with.
 MAX_LAUNCHES_OF_PLAN = 16
@@ -73,9 +82,7 @@ def _axes(axes: list[Axis], wide: bool) -> tuple[int, tuple[int, ...]]:
     kept = [a for a in axes if a[0] != 1] or [(1, 0, 0, 0)]
     numbers: list[int] = []
     for axis in kept:
-        numbers += [n & _64_BITS for n in axis]
-        if wide:
-            numbers.append(struct.unpack("<Q", struct.pack("<d", 1.0 / axis[0]))[0])
+        numbers += [*(n & _64_BITS for n in axis), reciprocal(axis[0], wide)]
     return len(kept), tuple(numbers)
 
 
@@ -130,8 +137,9 @@ def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
     if plan.form != "rows":
         total = math.prod(plan.shape)
         wide = total >= WIDE_ELEMENTS
-        count, numbers = _axes(axes, wide)
-        variant = (count, plan.itemsize, plan.index, mode, plan.from_end, wide)
+        panels = _by_panels(axes, plan)
+        count, numbers = _axes(panels or axes, wide)
+        variant = (count, plan.itemsize, plan.index, mode, plan.from_end, wide, bool(panels))
         return driver.Launch(
             ("elements", *variant),
             lambda memory: gather_kernels.make_gather_elements(memory, *variant),
@@ -145,6 +153,13 @@ def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
     count, numbers = _axes(axes[1:], wide)
     row_variant = (count, width, plan.index, mode, plan.from_end, wide, from_row)
     vectors = nbytes // width
+    short = _short_rows(vectors, rows, place)
+    if short is not None:
+        return driver.Launch(
+            ("short rows", *row_variant),
+            lambda memory: gather_kernels.make_gather_short_rows(memory, *row_variant),
+            *short, 6, (rows, *head, vectors, *numbers),
+        )  # fmt: skip
     if vectors < 128:
         x = min(_power_of_two(vectors), 32)
     else:
@@ -157,6 +172,45 @@ def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
         lambda memory: gather_kernels.make_gather_rows(memory, *row_variant),
         (blocks, parts), (x, y), 6, (rows, *head, vectors, *numbers),
     )  # fmt: skip
+
+
+def _by_panels(axes: list[Axis], plan: GatherPlan) -> list[Axis] | None:
+    """The axes in another order, where rows are far apart: first some columns of all of them.
+
+    A row is read where the index of each column says, an item at a time, of which memory gives 32
+    bytes: the others are still in the second-level cache if the columns beside it come soon. None
+    where it is small enough anyway, or columns cannot be parted evenly.
+    """
+    kept = [a for a in axes if a[0] != 1]
+    item, contiguous = plan.itemsize, plan.itemsize
+    for n, _, _, o in kept:
+        if o != contiguous:
+            return None
+        contiguous *= n
+    if len(kept) < 2 or kept[0][1] != item or not kept[0][2] or kept[1][1]:
+        return None
+    (columns, x, i, o), *rest = kept
+    if plan.size * columns * item <= NEAR_BYTES:
+        return None
+    fitting = (n for n in PANEL_COLUMNS if n < columns and plan.size * n * item <= PANEL_BYTES)
+    width = next((n for n in fitting if columns % n == 0), 0)
+    if not width:
+        return None
+    return [(width, x, i, o), rest[0], (columns // width, x * width, i * width, o * width),
+            *rest[1:]]  # fmt: skip
+
+
+def _short_rows(
+    vectors: int, rows: int, place: Place
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Blocks and threads for rows of a vector for each thread of x; None where rows are few."""
+    x = _power_of_two(vectors)
+    y = THREADS_PER_BLOCK // x
+    if not y or x > MAX_SHORT_VECTORS:
+        return None
+    blocks = _divide_up(rows, y * gather_kernels.ROWS_PER_THREAD)
+    enough = driver.processors(place.device) * BLOCKS_PER_MULTIPROCESSOR
+    return ((blocks, 1), (x, y)) if blocks >= enough else None
 
 
 def find_bad(

@@ -1,6 +1,7 @@
-"""The kernels of a masking: noise, and the ranks of tokens with the copy of those that are kept.
+"""The kernels of a masking: noise, and the ranks of few tokens with the copy of those kept.
 
-The rank of a token is how many come before it. A kernel takes addresses as uint64, of which 0 says
+The rank of a token is how many come before it; more tokens are sorted
+(:mod:`nbgather.kernels.cuda.ranking`). A kernel takes addresses as uint64, of which 0 says
 that there is no such array, and ``numbers``, a tuple of uint64.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.kernels.cuda.deferred import cuda, scalar, types
-from nbgather.kernels.cuda.positions import u32, u64
+from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 philox4x32 = scalar.philox4x32
 unit_float = scalar.unit_float
@@ -21,14 +22,15 @@ key_f8 = scalar.key_f8
 #: What tokens are ranked by: noise that the kernel draws, or scores.
 SEED, FLOAT32, FLOAT64 = range(3)
 
-#: Tokens of a sample that ``masking`` can rank: its keys are in shared memory.
-MAX_FUSED_TOKENS = 2048
+#: Tokens of a sample that ``masking`` ranks: each is compared with each, which takes longer than a
+#: sort of more.
+MAX_FUSED_TOKENS = 512
+#: Tokens whose noise and number are 32 bits together, which are compared in half the time.
+MAX_NARROW_TOKENS = 256
 #: Most threads of a block that ranks.
 RANKING_THREADS = 256
-#: Tokens whose keys ``rank_tiles`` holds in shared memory at a time.
-TOKENS_PER_TILE = 1024
 
-#: ``numbers`` of ``masking`` and ``rank_tiles``: tokens of a sample, tokens kept, epoch, key (low,
+#: ``numbers`` of ``masking``: tokens of a sample, tokens kept, epoch, key (low,
 #: high), vectors of a row (0: no rows are copied), x's strides of samples and tokens, whether the
 #: sample ids are 0, 1, ...
 MASKING_NUMBERS = 9
@@ -37,7 +39,8 @@ MASKING_NUMBERS = 9
 def make_token_noise(memory: Any) -> Any:
     """A thread draws the noise of four tokens.
 
-    ``numbers``: samples, tokens, epoch, key (low, high), whether the sample ids are 0, 1, ...
+    ``numbers``: samples, tokens, epoch, key (low, high), whether the sample ids are 0, 1, ..., and
+    the blocks of a sample.
     """
     load_id, store = memory.LOAD["i8"], memory.STORE["f4"]
 
@@ -45,9 +48,9 @@ def make_token_noise(memory: Any) -> Any:
         tokens, epoch = u64(numbers[1]), u64(numbers[2])
         k0, k1 = u64(numbers[3]), u64(numbers[4])
         low = u64(0xFFFFFFFF)
-        n = u64(cuda.blockIdx.x)
+        n, part = divide_narrow(u64(cuda.blockIdx.x), u64(numbers[6]))
         sample = n if numbers[5] != u64(0) else u64(load_id(u64(ids + n * u64(8))))
-        q = u64(cuda.blockIdx.y) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        q = part * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
         if u64(4) * q < tokens:
             w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> u64(32), epoch, k0, k1)
             target = u64(out + (n * tokens + u64(4) * q) * u64(4))
@@ -63,12 +66,22 @@ def make_token_noise(memory: Any) -> Any:
     return token_noise
 
 
-def make_noise_key(memory: Any) -> Any:
-    """The key of a token whose noise is the top 24 bits of a word: ties are broken by the token."""
+def make_noise_key(memory: Any, narrow: bool) -> Any:
+    """The key of a token whose noise is the top 24 bits of a word: ties are broken by the token.
 
-    @memory.INLINE
-    def noise_key(word, token):
-        return ((word >> u64(8)) << u64(32)) | token
+    ``narrow``: the token takes the 8 bits that are left.
+    """
+    if narrow:
+
+        @memory.INLINE
+        def noise_key(word, token):
+            return u32((word & u64(0xFFFFFF00)) | token)
+
+    else:
+
+        @memory.INLINE
+        def noise_key(word, token):
+            return ((word >> u64(8)) << u64(32)) | token
 
     return noise_key
 
@@ -91,21 +104,22 @@ def make_score_key(memory: Any, source: int) -> Any:
     return score_key
 
 
-def make_masking(memory: Any, source: int, width: int) -> Any:
+def make_masking(memory: Any, source: int, width: int, narrow: bool) -> Any:
     """A masking in one launch: a block ranks a sample, and copies its part of the kept rows.
 
     Rows are copied by vectors of ``width`` bytes. Blocks with the same x share a sample; each ranks
-    it for itself, and the first writes the mask.
+    it for itself, and the first writes the mask. ``narrow``: by seed, up to ``MAX_NARROW_TOKENS``.
     """
     load_i8 = memory.LOAD["i8"]
     store_i8, store_f4 = memory.STORE["i8"], memory.STORE["f4"]
     load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
     zero = (u64(0), u64(0)) if width == 16 else u64(0)
-    noise_key, score_key = make_noise_key(memory), make_score_key(memory, source)
+    noise_key, score_key = make_noise_key(memory, narrow), make_score_key(memory, source)
     seeded, double = source == SEED, source == FLOAT64
+    key_type = types.uint32 if narrow else types.uint64
 
     def masking(out, src, ids, scores, keep, restore, mask, counts, numbers):
-        keys = cuda.shared.array(MAX_FUSED_TOKENS, types.uint64)
+        keys = cuda.shared.array(MAX_FUSED_TOKENS, key_type)
         chosen = cuda.shared.array(MAX_FUSED_TOKENS, types.uint32)
         length, kept = u32(numbers[0]), u32(numbers[1])
         vectors = u32(numbers[5])
@@ -204,84 +218,3 @@ def make_masking(memory: Any, source: int, width: int) -> Any:
                 v = u32(v + threads)
 
     return masking
-
-
-def make_rank_tiles(memory: Any, source: int) -> Any:
-    """The ranks of any number of tokens: a block ranks as many as it has threads, tile by tile."""
-    load_i8 = memory.LOAD["i8"]
-    store_i8, store_f4 = memory.STORE["i8"], memory.STORE["f4"]
-    noise_key, score_key = make_noise_key(memory), make_score_key(memory, source)
-    seeded, double = source == SEED, source == FLOAT64
-
-    @memory.INLINE
-    def draw(q, sample, numbers):
-        low = u64(0xFFFFFFFF)
-        epoch, k0, k1 = u64(numbers[2]), u64(numbers[3]), u64(numbers[4])
-        return philox4x32(q, sample & low, sample >> u64(32), epoch, k0, k1)
-
-    def rank_tiles(ids, scores, keep, restore, mask, counts, numbers):
-        keys = cuda.shared.array(TOKENS_PER_TILE, types.uint64)
-        length, kept = u64(numbers[0]), u64(numbers[1])
-        n = u64(cuda.blockIdx.x)
-        t = u64(cuda.threadIdx.x)
-        threads = u64(cuda.blockDim.x)
-        i = u64(cuda.blockIdx.y) * threads + t
-        sample = u64(0)
-        if seeded:
-            sample = n if numbers[8] != u64(0) else u64(load_i8(u64(ids + n * u64(8))))
-        key = u64(0)
-        if i < length:
-            if seeded:
-                w0, w1, w2, w3 = draw(i >> u64(2), sample, numbers)
-                word = w0
-                if i & u64(3) == u64(1):
-                    word = w1
-                elif i & u64(3) == u64(2):
-                    word = w2
-                elif i & u64(3) == u64(3):
-                    word = w3
-                key = noise_key(word, i)
-            else:
-                key = score_key(scores, n * length + i, i)
-        rank = u64(0)
-        base = u64(0)
-        while base < length:
-            tile_length = min(u64(TOKENS_PER_TILE), length - base)
-            if seeded:
-                q = t
-                while u64(4) * q < tile_length:
-                    w0, w1, w2, w3 = draw((base >> u64(2)) + q, sample, numbers)
-                    b = u64(4) * q
-                    token = base + b
-                    keys[b] = noise_key(w0, token)
-                    keys[b + u64(1)] = noise_key(w1, token + u64(1))
-                    keys[b + u64(2)] = noise_key(w2, token + u64(2))
-                    keys[b + u64(3)] = noise_key(w3, token + u64(3))
-                    q += threads
-            else:
-                k = t
-                while k < tile_length:
-                    keys[k] = score_key(scores, n * length + base + k, base + k)
-                    k += threads
-            cuda.syncthreads()
-            k = u64(0)
-            while k < tile_length:
-                other = keys[k]
-                before = other < key
-                if double:
-                    before = before or (other == key and base + k < i)
-                rank += u64(before)
-                k += u64(1)
-            cuda.syncthreads()
-            base += u64(TOKENS_PER_TILE)
-        if i < length:
-            visible = kept
-            if counts != u64(0):
-                visible = u64(load_i8(u64(counts + n * u64(8))))
-            store_i8(u64(restore + (n * length + i) * u64(8)), np.int64(rank))
-            store_f4(u64(mask + (n * length + i) * u64(4)), np.float32(rank >= visible))
-            if keep != u64(0) and rank < kept:
-                kept_token = np.int64(i) if rank < visible else np.int64(-1)
-                store_i8(u64(keep + (n * kept + rank) * u64(8)), kept_token)
-
-    return rank_tiles
