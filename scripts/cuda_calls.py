@@ -121,11 +121,17 @@ def patches() -> None:
 
 
 def copies() -> None:
-    """What is not contiguous is copied first."""
-    for dtype in (*USUAL, *OTHERS):
-        whole = empty((8, 64, 32), dtype)
-        turned = whole.transpose((0, 2, 1))
-        nbgather.scatter(turned, 1, empty((8, 16, 64), "i8"), empty((8, 16, 64), dtype))
+    """What is not contiguous is copied first, a gradient that is one number expanded too."""
+    for size in (1, 2, 4, 8, 16):
+        dtype = "c16" if size == 16 else f"u{size}"
+        i = empty((8, 16, 64), "i8")
+        for whole in (
+            empty((8, 64, 32), dtype).transpose((0, 2, 1)),
+            StubArray(empty((8, 32, 128), dtype).array[..., ::2]),
+            StubArray(empty((9, 32, 66), dtype).array[1:, :, 1:65]),
+            spread((1,), 8, 32, 64, dtype=dtype), spread((64,), 8, 32, 64, dtype=dtype),
+        ):  # fmt: skip
+            nbgather.scatter(whole, 1, i, empty((8, 16, 64), dtype))
 
 
 def usual_calls() -> None:

@@ -56,6 +56,28 @@ def test_numpy_work_leaves_cuda_alone() -> None:
     assert python(code).strip() == "False"
 
 
+def test_tensors_leave_torchs_compiler_alone() -> None:
+    """Its import takes a second, twenty times what a first gather else takes."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    code = (
+        "import nbgather, sys, torch\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "x, index = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 2, dtype=torch.int64)\n"
+        "nbgather.gather(x, 1, index).sum().backward()\n"
+        "print(before, 'torch._dynamo' in sys.modules)"
+    )
+    before, after = python(code).split()
+    assert after == before
+
+
+def test_the_mark_of_a_constant_is_torchs() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from nbgather.containers.torch_state import constant_in_graphs
+
+    marked = torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(constant_in_graphs(lambda: 0)) == vars(marked) != {}
+
+
 def least(code: str, enough: float) -> float:
     """The least that a few runs print, each in its own process; the first warms disk and caches.
 

@@ -68,7 +68,8 @@ OWN = {
     ("nbgather.apps.info", "nbgather.kernels.cpu.variants"): "loads llvmlite",
     ("nbgather.apps.web.server", "nbgather.onnx"): "loads onnx",
     ("nbgather.kernels.cpu.compiler", "nbgather.kernels.cpu.build"): "loads numba",
-    ("nbgather.kernels.cuda.driver", "nbgather.kernels.cuda.memory"): "loads numba.cuda",
+    ("nbgather.kernels.cuda.compiler", "nbgather.kernels.cuda.memory"): "loads numba.cuda",
+    ("nbgather.kernels.cuda.images", "nbgather.kernels.cuda.user_cache"): "loads llvmlite",
     ("nbgather.numba_ext", "nbgather.numba_ext.registration"): "only for who compiles a call",
 }
 

@@ -12,6 +12,7 @@ from nbgather.engine import backends, recycle
 from nbgather.kernels import machine
 from nbgather.kernels.constants import METHODS
 from nbgather.kernels.cpu import limits
+from nbgather.kernels.cuda import images
 
 #: Packages whose version a report of a problem needs.
 PACKAGES = (
@@ -22,7 +23,6 @@ PACKAGES = (
 def facts() -> dict[str, Any]:
     """All facts, as JSON takes them."""
     from nbgather.kernels.cpu import cache, shipped, variants
-    from nbgather.kernels.cuda import images
 
     available, archive = backends.available(), shipped.in_use()
     versions = {"nbgather": nbgather.__version__, "python": platform.python_version()}

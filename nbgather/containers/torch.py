@@ -23,6 +23,7 @@ from nbgather.containers.numpy import one_token
 from nbgather.containers.torch_dtypes import describe, torch_dtype
 from nbgather.containers.torch_small import SmallTorchCalls
 from nbgather.containers.torch_state import (
+    constant_in_graphs,
     current_transform,
     in_mode,
     is_compiling,
@@ -40,7 +41,7 @@ _is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _evaluated(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str, str]:
     """What a function gives, once for a graph; else which error it raised, and its message."""
     try:

@@ -13,6 +13,7 @@ import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
 from nbgather.containers.torch_operators import NOWAIT, OPS, seeded_noise
+from nbgather.containers.torch_state import constant_in_graphs
 from nbgather.operations import checks
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
@@ -207,7 +208,7 @@ def _held(value: Any, dtype: torch.dtype, what: str) -> Any:
     return number
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _can_cast(dtype: Any, other: Any) -> bool:
     return torch.can_cast(dtype, other)
 

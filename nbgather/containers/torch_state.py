@@ -26,6 +26,15 @@ REST = {
 }
 
 
+def constant_in_graphs(function: Any) -> Any:
+    """Mark a function as torch.compiler.assume_constant_result does, which loads the compiler.
+
+    That takes longer than all of a first call else.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def in_mode() -> bool:
     """Whether one of torch's modes, or its tracer of scripts, must see the call."""
     if _dispatch_modes() or _tracing_state() is not None:

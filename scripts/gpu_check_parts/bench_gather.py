@@ -28,6 +28,7 @@ def ours(call: Any) -> dict[str, Call]:
     return {
         "nbgather": lambda k: call(k, "clip"),
         "nbgather raise": lambda k: call(k, "raise"),
+        "nbgather defer": lambda k: call(k, "defer"),
     }
 
 

@@ -60,6 +60,7 @@ def run(device: Device, report: Report) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "gather clip": lambda: nbgather.gather(x, 1, wide, mode="clip"),
         "gather raise": lambda: nbgather.gather(x, 1, wide),
+        "gather defer": lambda: nbgather.gather(x, 1, wide, mode="defer"),
         "gather_tokens clip": lambda: nbgather.gather_tokens(x, ids, mode="clip"),
         "random_masking": lambda: nbgather.random_masking(x, 0.75, seed=1),
         "restore_tokens": lambda: nbgather.restore_tokens(

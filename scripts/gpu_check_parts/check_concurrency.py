@@ -6,11 +6,13 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import nbgather
+import nbgather.cuda
 from gpu_check_parts import data
 from gpu_check_parts.checks import Checks
 from gpu_check_parts.data import same
@@ -207,25 +209,40 @@ def graph_of_a_scatter(device: Device) -> None:
 
 @check
 def deferred_errors(device: Device) -> None:
-    """mode="defer": the call comes back, a later one tells of the place."""
-    cuda = getattr(nbgather, "cuda", None)
-    if device.tiny or not hasattr(cuda, "check"):
-        raise Skip(
-            "nbgather.cuda.check is not there" if not device.tiny else "no device to defer on"
-        )
+    """mode="defer": a call comes back at once, a later one tells of the place; in graphs too."""
     x, ids, want = tokens(device)
+    size, width = x.shape[1], x.shape[2]
     bad = ids.clone()
-    bad[1, 2] = x.shape[1] + 5
-    same(nbgather.gather_tokens(x, ids, mode="defer"), want)
-    cuda.check()
-    nbgather.gather_tokens(x, bad, mode="defer")
-    try:
-        cuda.check()
-    except IndexError as error:
-        assert f"index {x.shape[1] + 5} at (1, 2)" in str(error), str(error)  # noqa: PT017
-    else:
+    bad[1, 2] = size + 5
+    place = f"index {size + 5} at (1, 2)"
+
+    def told(call: Callable[[], Any]) -> str:
+        try:
+            call()
+        except IndexError as error:
+            return str(error)
         raise AssertionError("no IndexError")
-    cuda.check()
+
+    same(nbgather.gather_tokens(x, ids, mode="defer"), want)
+    nbgather.cuda.check()
+    got = nbgather.gather_tokens(x, bad, mode="defer", fill_value=7)
+    assert place in told(nbgather.cuda.check)
+    wide = bad[..., None].expand(*bad.shape, width)
+    same(got, torch.where(wide < size, torch.gather(x, 1, wide.clamp(max=size - 1)), 7))
+    nbgather.cuda.check()
+    nbgather.gather_tokens(x, bad, mode="defer")
+    device.synchronize()
+    assert place in told(lambda: nbgather.gather_tokens(x, ids, mode="defer"))
+    held = ids.clone()
+    results, replay = device.capture(lambda: (nbgather.gather_tokens(x, held, mode="defer"),))
+    replay()
+    device.synchronize()
+    same(results[0], want)
+    nbgather.cuda.check()
+    held.copy_(bad)
+    for _ in range(2):  # each replay tells of its own
+        replay()
+        assert place in told(nbgather.cuda.check)
     same(nbgather.gather_tokens(x, ids), want)
 
 

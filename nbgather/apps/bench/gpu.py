@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nbgather import files
+
 __all__ = ["gpu_markdown", "keep_gpu", "load_gpus"]
 
 #: What stands for a table where no GPU has been measured.
@@ -47,8 +49,6 @@ def keep_gpu(path: Path, folder: Path) -> Path:
     ...     keep_gpu(path, pathlib.Path(folder) / "gpu").name
     'nvidia-x1.json'
     """
-    from nbgather import files
-
     text = path.read_text(encoding="utf-8")
     results = json.loads(text)
     device = str(results["facts"].get("device", SIMULATED))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nbgather.kernels.cuda import deferred
+
 #: What numba names by counters of the process.
 _NUMBERED = re.compile(r"\b_Z\w+(?:\$\w+)*|\b_cudapy_smem_\d+|\b__unnamed_\d+")
 
 
 def memory() -> Any:
     """What kernels load from and store to; the names of numba's that they use are there then."""
-    from nbgather.kernels.cuda import deferred
     from nbgather.kernels.cuda import memory as cuda_memory
 
     deferred.resolve()

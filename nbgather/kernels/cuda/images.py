@@ -19,16 +19,13 @@ import numpy as np
 
 from nbgather.kernels import archive
 from nbgather.kernels.archive import KERNELS, Archive
+from nbgather.kernels.cuda import compiler
 
 FOLDER = KERNELS / "images"
 #: Of what is compiled for: PTX is made once, for the oldest.
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
 OLDEST = ARCHITECTURES[0]
 PTX_NAME = f"compute_{OLDEST[0]}{OLDEST[1]}"
-#: Whose versions decide about the machine code.
-_COMPILERS = (
-    "numba", "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvvm", "nvidia-nvjitlink", "cuda-bindings",
-)  # fmt: skip
 
 
 class Kernel(NamedTuple):
@@ -122,7 +119,9 @@ def find(kernel: Kernel, build: Callable[[Any], Any], cc: tuple[int, int]) -> It
             f" capability {cc[0]}.{cc[1]}, and numba-cuda, which compiles it, is not installed:"
             " pip install 'nbgather[cuda]'"
         )
-    entry = _entry(kernel, cc)
+    from nbgather.kernels.cuda import user_cache
+
+    entry = user_cache.entry(kernel.key, entry_name(kernel), cc)
     code = entry.read()
     if code is not None:
         yield Image(code, "cache")
@@ -133,47 +132,12 @@ def find(kernel: Kernel, build: Callable[[Any], Any], cc: tuple[int, int]) -> It
 
 def compiled(kernel: Kernel, build: Callable[[Any], Any], cc: tuple[int, int]) -> bytes:
     """The machine code of a kernel."""
-    from nbgather.kernels.cuda import compiler
-
     ptx = text_of(kernel, build, cc)
     return compiler.linked(ptx, cc)
 
 
 def text_of(kernel: Kernel, build: Callable[[Any], Any], cc: tuple[int, int]) -> str:
     """A kernel as PTX."""
-    from nbgather.kernels.cuda import compiler
-
     function = build(compiler.memory())
     name = entry_name(kernel)
     return compiler.compile_ptx(function, kernel.addresses, kernel.numbers, cc, name)
-
-
-def source_digest() -> str:
-    """The digest of all sources beside this one, and of those that they share with the CPU's."""
-    return archive.digest_of_sources(_sources())
-
-
-@functools.cache
-def _sources() -> tuple[str, ...]:
-    own = sorted(f"cuda/{path.name}" for path in Path(__file__).parent.glob("*.py"))
-    return (*own, "constants.py", "scalar.py")
-
-
-def _entry(kernel: Kernel, cc: tuple[int, int]) -> Any:
-    """Where the user's cache has a kernel."""
-    import importlib.metadata
-
-    from nbgather.kernels.cpu import cache
-
-    versions: list[str] = []
-    for name in _COMPILERS:
-        try:
-            versions.append(importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            versions.append("")
-    toolkit = os.environ.get("CUDA_HOME", "")
-    about = (tuple(kernel), cc, versions, toolkit, cache.settings())
-    directory = cache.folder_of(source_digest())
-    first = kernel.key if isinstance(kernel.key, str) else str(kernel.key[0])
-    name = f"cuda.{first}-{archive.digest(about).hex()}{cache.SUFFIX}"
-    return cache.Entry(entry_name(kernel), None if directory is None else directory / name)
