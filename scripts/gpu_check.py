@@ -4,7 +4,8 @@ It needs Python, torch with CUDA, numba and numba-cuda, and this repository; no 
 runs in a process of its own and under its own limit, so that a hang or a lost context ends one of
 them. What it finds is appended to ``gpu_check.jsonl`` at once, a line for each thing, and
 ``gpu_check.json`` is made of the lines after every stage: in the folder ``--out``, or that which
-the environment names as ``OUT``. ``--dry-run`` does all of it without a GPU, in the tests'
+the environment names as ``OUT``. ``scripts/bench.py --keep-gpu FILE --update-readme`` makes the
+README's table of the latter. ``--dry-run`` does all of it without a GPU, in the tests'
 simulator. Exit status 1 if a comparison failed, a stage did not end or a target was missed.
 """
 
