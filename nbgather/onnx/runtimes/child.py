@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -216,8 +217,6 @@ def _iree(model: Model) -> Run:
 
 
 def _command(arguments: list[str]) -> None:
-    import subprocess
-
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
