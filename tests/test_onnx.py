@@ -206,6 +206,17 @@ def test_models_are_sound_and_speak_for_themselves(name: str) -> None:
         assert metadata["mask_ratio"] == "0.75"
 
 
+def test_every_opset_that_onnx_knows() -> None:
+    """Building checks a model in full."""
+    newest = onnx.defs.onnx_opset_version()
+    for opset in range(13, newest + 1):
+        nodes = [node.op_type for node in masking_model(0.55, opset=opset).graph.node]
+        assert nodes == [node.op_type for node in masking_model(0.55).graph.node]
+        restore_model(opset=opset)
+    for opset in (18, newest):
+        masking_model(noise="seed", seed_words=True, with_x=False, opset=opset)
+
+
 def test_a_call_gives_the_same_bytes_every_time() -> None:
     for entry in CATALOG:
         assert entry.build().SerializeToString() == entry.build().SerializeToString()
