@@ -22,6 +22,13 @@ FILES = [entry.file for entry in CATALOG]
 MASKINGS = [file for file in FILES if file.startswith("mae_mask")]
 GATHERS = [file for file in FILES if file.startswith("gather")]
 
+#: onnxruntime-web's TopK on WebGPU fills rows up with the largest float32, and so puts keys of
+#: +inf, which NaN becomes, in a wrong place where the length is no power of two.
+KNOWN = tuple(
+    f"WRONG: onnxruntime-web WebGPU, Chromium, {model}.onnx, NaN, ±0, ±inf: "
+    for model in ("mae_masking", "mae_masking_nd", "mae_mask_only")
+)
+
 
 def test_the_page_says_what_was_found() -> None:
     assert conformance.main(["--check"]) == 0, "scripts/onnx_conformance.py --page"
@@ -33,7 +40,9 @@ def test_the_models_are_those_that_were_run() -> None:
 
 
 def test_no_runtime_gives_other_bytes_without_an_error() -> None:
-    assert page.wrong(KEPT) == []
+    unknown = [line for line in page.wrong(KEPT) if not line.startswith(KNOWN)]
+    assert unknown == []
+    assert all(any(line.startswith(known) for line in page.wrong(KEPT)) for known in KNOWN)
 
 
 def test_that_those_tests_can_fail() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,9 +55,9 @@ def run(
     outcomes = Outcomes("")
     for entry in dict.fromkeys(case.entry for case in cases):
         mine = [case for case in cases if case.entry == entry]
-        folder = WORK / "vectors"
-        golden_files.write(folder, models, mine)
-        _run_model(bundle, folder, mine, outcomes, chromium)
+        with tempfile.TemporaryDirectory(prefix="vectors-", dir=WORK) as folder:
+            golden_files.write(Path(folder), models, mine)
+            _run_model(bundle, Path(folder), mine, outcomes, chromium)
     return outcomes
 
 

@@ -45,11 +45,12 @@ REST = """
 
 - **onnx2torch** 1.5.15 has no ScatterElements, which every mask needs.
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
-- **ncnn** takes no ONNX file: pnnx converts one by tracing it in torch, with sizes that are fixed.
+- **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
+  GatherElements nor ScatterND: it does not load the result.
 - **CoreML** and **TensorRT** need a machine of their own.
 
-MNN's command `mnnconvert` installs a package with the `pip` it finds and reports each conversion
-to its makers; what is run here calls the converter below it.
+MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to
+its makers; what is run here calls the converter below it.
 
 ## Tools that change a model
 
