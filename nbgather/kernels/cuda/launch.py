@@ -6,6 +6,7 @@ here waits for the device: what a kernel reports to a record is read by who gave
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from types import ModuleType
@@ -248,7 +249,20 @@ def copy(
     place: Place,
 ) -> None:
     """Copy one strided array to another of the same shape."""
-    width = _width(item, out, src, *out_strides, *strides)
+    launch = _prepared_copy((out | src) & 15, shape, out_strides, strides, item)
+    driver.start(launch, place, (out, src))
+
+
+@functools.lru_cache(maxsize=1024)
+def _prepared_copy(
+    align: int,
+    shape: tuple[int, ...],
+    out_strides: tuple[int, ...],
+    strides: tuple[int, ...],
+    item: int,
+) -> Launch:
+    """What all copies of a layout share that are aligned alike."""
+    width = _width(item, align, *out_strides, *strides)
     axes: list[Axis] = [(item // width, width, 0, width)]
     for n, x, o in zip(shape[::-1], strides[::-1], out_strides[::-1], strict=True):
         length, last_x, _, last_o = axes[-1]
@@ -260,12 +274,10 @@ def copy(
     wide = total >= WIDE_ELEMENTS
     count, numbers = _axes(axes, wide)
     key = (count, width, wide)
-    driver.launch(
+    return driver.Launch(
         ("copy", *key),
         lambda memory: gather_kernels.make_copy(memory, *key),
-        (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), place,
-        (out, src),
-        (total, *numbers),
+        (_divide_up(total, THREADS_PER_BLOCK), 1), (THREADS_PER_BLOCK, 1), 2, (total, *numbers),
     )  # fmt: skip
 
 
@@ -319,5 +331,6 @@ def patches(
 def use(module: ModuleType | Any) -> Any:
     """Compile and launch by another module; the one before comes back."""
     global driver
+    _prepared_copy.cache_clear()
     before, driver = driver, module
     return before
