@@ -307,6 +307,26 @@ def test_the_ranks_of_several_tiles(
     assert ("radix sort" in names) == (way == "sorted in passes")
 
 
+@pytest.mark.parametrize("length", [256, 300, 600])
+def test_noise_that_is_equal_or_almost(small: Driver, length: int) -> None:
+    """Every bit of the noise counts, and the token where all are equal."""
+    ids = np.arange(6000)
+    noise = nbgather.token_noise(0, ids, length)
+    order = np.argsort(noise, axis=1, kind="stable")
+    steps = np.diff(np.take_along_axis(noise, order, 1), axis=1) * 2**24
+    behind = np.diff(order, axis=1) < 0
+    almost = ids[((steps == 1) & behind).any(1)][:2]
+    equal = ids[(steps == 0).any(1)][:1]
+    assert len(almost) == 2
+    assert len(equal) == 1
+    chosen = np.concatenate([almost, equal])
+    x = np.zeros((3, length, 0), np.float32)
+    got = nbgather.random_masking(to_device(x), 0.5, seed=0, sample_ids=to_device(chosen))
+    want = nbgather.random_masking(x, 0.5, seed=0, sample_ids=chosen)
+    for a, b in zip(got, want, strict=True):
+        same(host(a), b)
+
+
 def test_ranks_are_taken_once_where_blocks_share_a_sample(small: Driver) -> None:
     """Two launches, the ranks and a gather of rows, instead of ranks by each block."""
     small.multiprocessors = 100
@@ -323,6 +343,33 @@ def test_a_masking_of_nothing(small: Driver, shape: tuple[int, ...]) -> None:
     got = nbgather.random_masking(to_device(x), 0.5, seed=1)
     for a, b in zip(got, nbgather.random_masking(x, 0.5, seed=1), strict=True):
         same(host(a), b)
+
+
+class Noted(Driver):
+    """Launches are written down, and not made."""
+
+    def launch(self, key: Any, build: Any, grid: Any, block: Any, *rest: Any) -> None:
+        self.launches.append((key, grid, block))
+
+
+def test_grids_of_long_samples_are_within_the_limits_of_a_device(small: Driver) -> None:
+    noted, place = Noted(), Place(0, 7)
+    before = cuda.use(noted)
+    try:
+        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 20, 4097)):
+            launch_masking.token_noise((0, 1, 2), samples, length, 0, 0, place)
+            for source in ("seed", "f4", "f8"):
+                launch_masking.masking(
+                    source, samples, 0, 0, 0, 0, place, length=length, kept=1, epoch=0, key_low=0,
+                    key_high=0, row=0, x_n=0, x_l=0, keep=0, restore=0, mask=0, counts=0,
+                    implied=1, scratch=lambda nbytes: 0,
+                )  # fmt: skip
+    finally:
+        cuda.use(before)
+    assert len(noted.launches) == 3 * (1 + 3 * (3 + 4 + 8))
+    for _, (x, y), _ in noted.launches:
+        assert 0 < x < 1 << 31
+        assert 0 < y <= 65535
 
 
 def test_counts_of_vectors_stay_within_32_bits(small: Driver) -> None:
