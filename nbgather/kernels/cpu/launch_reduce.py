@@ -9,10 +9,11 @@ import numpy as np
 
 from nbgather.kernels import constants
 from nbgather.kernels.cpu import compiler, limits, threads
-from nbgather.kernels.cpu.folds import is_half
 from nbgather.kernels.plans import ScatterPlan
 
 CACHE_LINE_BYTES = 64
+#: By the kinds of :mod:`nbgather.kernels.cpu.folds` that are no dtypes: what has their bits.
+_HALVES = {"half": "u2", "brain": "u2"}
 #: Work from which threads share the places of few lanes: each of them walks the whole index.
 SHARED_MIN_BYTES = 1 << 19
 #: Threads for each lane from which on they do: to leave out what is another's takes as long as to
@@ -42,7 +43,7 @@ LANES_PER_THREAD = 8
 
 def _kernel(plan: ScatterPlan, form: str, how: tuple[str, str, bool]) -> int:
     reduce, kind, include_self = how
-    item = "u2" if is_half(kind) else kind
+    item = _HALVES.get(kind, kind)
     traits = reduce, kind, plan.itemsize, include_self
     return compiler.range_kernel(*_FORMS[form], traits, (item, item, plan.index, item))
 
@@ -96,7 +97,7 @@ def segment_reduce(
     """Reduce segments of rows by addresses: those of the result, the rows, the offsets, the number
     that stands for no rows. ``sizes`` are the segments, all rows, and the columns."""
     (reduce, kind, _), (segments, rows, columns) = how, sizes
-    item = "u2" if is_half(kind) else kind
+    item = _HALVES.get(kind, kind)
     kernel = compiler.range_kernel(
         "segments", "make_segment_reduce", (reduce, kind), (item, item, "i8", item)
     )
