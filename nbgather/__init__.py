@@ -15,10 +15,6 @@ if TYPE_CHECKING:
         gather,
         gather_tokens,
         infer_gather,
-        scatter,
-        scatter_add,
-        scatter_reduce,
-        segment_reduce,
         take_along_axis,
     )
     from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
     )
     from nbgather.operations.infer import GatherSolution
     from nbgather.patches import masked_patchify, patchify, unpatchify
+    from nbgather.scattering import scatter, scatter_add, scatter_reduce, segment_reduce
 
 __version__ = "0.1.0"
 
@@ -69,10 +66,6 @@ _HOMES = {
         "gather",
         "gather_tokens",
         "infer_gather",
-        "scatter",
-        "scatter_add",
-        "scatter_reduce",
-        "segment_reduce",
         "take_along_axis",
     ),
     "kernels.cpu.limits": ("get_num_threads", "limit_threads", "set_num_threads"),
@@ -87,6 +80,7 @@ _HOMES = {
     ),
     "operations.infer": ("GatherSolution",),
     "patches": ("masked_patchify", "patchify", "unpatchify"),
+    "scattering": ("scatter", "scatter_add", "scatter_reduce", "segment_reduce"),
 }
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 #: Where functions are defined, and the modules here that have what numba makes of them.
 _HOMES = {
-    "nbgather.indexing": ("gathers", "scatters"),
+    "nbgather.indexing": ("gathers",),
+    "nbgather.scattering": ("scatters",),
     "nbgather.masking": ("tokens", "restoring"),
     "nbgather.patches": ("patching",),
     "nbgather.strategies": (),
