@@ -123,10 +123,15 @@ class ScatterReduce(Scatter):
 
     def _count(self, do: Apply, x: Any, index: Any) -> Any:
         """How many values each place has, 1 where it has none."""
-        start = do.xp.ones_like(x) if self.include_self else do.xp.zeros_like(x)
-        ones = do.xp.full(index.shape, 1, dtype=x.dtype, device=device_of(x))
+        xp, device = do.xp, device_of(x)
+        is_half = str(x.dtype).rpartition(".")[2] in WIDENED
+        dtype = xp.float32 if is_half else x.dtype  # as what they are counted in
+        start = xp.full(tuple(x.shape), int(self.include_self), dtype=dtype, device=device)
+        ones = xp.full(tuple(index.shape), 1, dtype=dtype, device=device)
         number = do.run(ScatterAdd(self.dim), start, index, ones)
-        return number if self.include_self else do.xp.where(number == 0, 1, number)
+        if not self.include_self:
+            number = xp.where(number == 0, 1, number)
+        return xp.astype(number, x.dtype) if is_half else number
 
     def _factors(self, do: Apply, x: Any, index: Any, src: Any) -> tuple[Any, Any, Any]:
         """``mx``, ``ms`` at the shape of the index, and ``n``; None stands for ones."""
