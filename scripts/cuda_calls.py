@@ -40,6 +40,8 @@ def gather_elements() -> None:
     for dtype in USUAL:  # a transposed input, and one pick of each row
         nbgather.gather(empty((512, 64), dtype).transpose((1, 0)), 1, empty((64, 128), "i8"))
         nbgather.gather(empty((64, 512), dtype), 1, empty((64, 1), "i8"))
+    for dtype, index in itertools.product(USUAL, INDICES):  # far apart: by panels of columns
+        nbgather.gather(empty((8192, 8192), dtype), 0, empty((8192, 8192), index))
 
 
 def gather_rows() -> None:
@@ -56,6 +58,12 @@ def gather_rows() -> None:
                 for mode, fill in MODES if width >= 4 else MODES[:1]:
                     nbgather.gather_tokens(x, ids, mode=mode, **fill)
                     nbgather.gather(table, 0, picked, mode=mode, **fill)
+        many, short = empty((8192, 49), index), empty((8192, 196, 3 * width), "u1")
+        if width >= 8:  # several of them for each thread
+            nbgather.gather_tokens(short, many)
+            nbgather.gather(table[:, :48], 0, spread((1 << 18, 1), 1 << 18, 48, dtype=index))
+            whole = empty((8192, 196), index)
+            nbgather.restore_tokens(empty((8192, 49, 3 * width), "u1"), whole, 0)
         narrow = empty((8, 3 * width, 196), "u1").transpose((0, 2, 1))
         nbgather.gather_tokens(narrow, empty((8, 49), index))
 

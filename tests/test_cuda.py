@@ -345,6 +345,33 @@ def test_a_masking_of_nothing(small: Driver, shape: tuple[int, ...]) -> None:
         same(host(a), b)
 
 
+class Noted(Driver):
+    """Launches are written down, and not made."""
+
+    def launch(self, key: Any, build: Any, grid: Any, block: Any, *rest: Any) -> None:
+        self.launches.append((key, grid, block))
+
+
+def test_grids_of_long_samples_are_within_the_limits_of_a_device(small: Driver) -> None:
+    noted, place = Noted(), Place(0, 7)
+    before = cuda.use(noted)
+    try:
+        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 20, 4097)):
+            launch_masking.token_noise((0, 1, 2), samples, length, 0, 0, place)
+            for source in ("seed", "f4", "f8"):
+                launch_masking.masking(
+                    source, samples, 0, 0, 0, 0, place, length=length, kept=1, epoch=0, key_low=0,
+                    key_high=0, row=0, x_n=0, x_l=0, keep=0, restore=0, mask=0, counts=0,
+                    implied=1, scratch=lambda nbytes: 0,
+                )  # fmt: skip
+    finally:
+        cuda.use(before)
+    assert len(noted.launches) == 3 * (1 + 3 * (3 + 4 + 8))
+    for _, (x, y), _ in noted.launches:
+        assert 0 < x < 1 << 31
+        assert 0 < y <= 65535
+
+
 def test_counts_of_vectors_stay_within_32_bits(small: Driver) -> None:
     """A thread looks for a vector three block widths on: the sum must not wrap."""
     place = Place(0, 7)

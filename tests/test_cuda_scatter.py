@@ -202,6 +202,15 @@ def test_out_and_an_empty_index(gpu: Driver) -> None:
     assert host(nbgather.scatter_add(x, 0, none, to_device(np.zeros(0, "f4")))).tolist() == [0] * 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "float16"])
+def test_into_nothing(gpu: Driver, dtype: str) -> None:
+    for shape, dim, part in (((0, 3), 0, (2, 3)), ((3, 0), 1, (3, 2)), ((2, 0, 3), 1, (2, 2, 3))):
+        x, index, src = np.zeros(shape, dtype), np.zeros(part, int), np.zeros(part, dtype)
+        for call in (nbgather.scatter, nbgather.scatter_add):
+            with pytest.raises(IndexError, match=r"index 0 at .* for dimension \d with size 0"):
+                call(to_device(x), dim, to_device(index), to_device(src))
+
+
 def test_claims_that_run_out_of_rounds(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is cleared, and rounds count anew."""
     monkeypatch.setattr(scatter_shared, "MAX_ROUNDS", 6)
@@ -257,6 +266,7 @@ def test_the_paths_of_usual_shapes() -> None:
     assert path_of(size=1 << 33) == "lines"
     assert path_of(size=1 << 20, steps=1 << 26, inner=128, row=512) == "rows"
     assert path_of(size=1 << 33, kind="b2") == "lowered"
+    assert path_of(size=0) == "nowhere"
     assert all(path.why for path in scatter_paths.PATHS)
 
 

@@ -165,6 +165,23 @@ def _atomic(call: _Call) -> None:
     )  # fmt: skip
 
 
+def _claims(call: _Call, axes: list[Axis], unit: int, winners: int) -> None:
+    """Note the last element of each place, where a place is so many bytes."""
+    elements = math.prod(axis.n for axis in axes)
+    count, numbers = _numbered(axes, unit)
+    threads = launch.THREADS_PER_BLOCK
+    call.run(
+        ("claim", count, call.plan.index), kernels.make_scatter_claim,
+        (launch._divide_up(elements, threads), 1), (threads, 1),
+        (winners, call.idx, call.flag),
+        (elements, call.layout.size, call.layout.along.x // unit, *numbers),
+    )  # fmt: skip
+
+
+def _nowhere(call: _Call) -> None:
+    _claims(call, call.layout.axes, call.plan.itemsize, 0)
+
+
 def _claim(call: _Call) -> None:
     plan, layout = call.plan, call.layout
     axes, row, width = layout.axes, plan.itemsize, plan.itemsize
@@ -173,15 +190,8 @@ def _claim(call: _Call) -> None:
         width = _width(call, row)
     places = layout.places * plan.itemsize // row
     winners = _zeros(call, 4 * places)
-    elements = math.prod(axis.n for axis in axes)
+    _claims(call, axes, row, winners)
     count, numbers = _numbered(axes, row)
-    threads = launch.THREADS_PER_BLOCK
-    call.run(
-        ("claim", count, plan.index), kernels.make_scatter_claim,
-        (launch._divide_up(elements, threads), 1), (threads, 1),
-        (winners, call.idx, call.flag),
-        (elements, layout.size, layout.along.x // row, *numbers),
-    )  # fmt: skip
     vectors = row // width
     call.run(
         ("pick", count, width), kernels.make_scatter_pick, *_rows(vectors, places, call.place),
@@ -290,6 +300,7 @@ def _buckets(call: _Call) -> None:
 
 
 _LAUNCHES = {
+    "nowhere": _nowhere,
     "lines": _lines,
     "atomic": _atomic,
     "claim": _claim,

@@ -184,6 +184,9 @@ def _is_huge(f: Facts) -> bool:
 #: The first that serves is taken.
 PATHS = (
     Path(
+        "nowhere", lambda f: f.places == 0, "every index is bad: each says so, nothing is written"
+    ),
+    Path(
         "lowered",
         lambda f: _is_huge(f) and f.kind in HALVES,
         "what walks lines adds in the result itself, which is too narrow for sums: as float32",

@@ -64,7 +64,7 @@ def make_chunk(memory: Any, kind: str) -> Any:
             k = t
             while k < u64(2 * table):
                 claims[k] = u32(0)
-                k += u64(SHARED_THREADS)
+                k += u64(cuda.blockDim.x)
             number = u64(2)
             cuda.syncthreads()
         slot = slots[t]
