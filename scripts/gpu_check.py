@@ -4,19 +4,22 @@ It needs Python, torch with CUDA, numba and numba-cuda, and this repository; no 
 runs in a process of its own and under its own limit, so that a hang or a lost context ends one of
 them. What it finds is appended to ``gpu_check.jsonl`` at once, a line for each thing, and
 ``gpu_check.json`` is made of the lines after every stage: in the folder ``--out``, or that which
-the environment names as ``OUT``. ``--dry-run`` does all of it without a GPU, in the tests'
+the environment names as ``OUT``. ``scripts/bench.py --keep-gpu FILE --update-readme`` makes the
+README's table of the latter. ``--dry-run`` does all of it without a GPU, in the tests'
 simulator. Exit status 1 if a comparison failed, a stage did not end or a target was missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -62,7 +65,7 @@ def main(given: Sequence[str] | None = None) -> int:
     lines = options.out / "gpu_check.jsonl"
     if options.stage:
         one = report.Report(lines, options.stage)
-        stages.run(options.stage, options.dry_run, one, options.only, __file__)
+        run_one(options.stage, options.dry_run, one, options.only)
         return 0
     return run_all(options, lines)
 
@@ -77,15 +80,23 @@ def run_all(options: argparse.Namespace, lines: Path) -> int:
     ends = time.monotonic() + 60 * options.minutes * patience - RESERVE_SECONDS
     with tempfile.TemporaryDirectory(prefix="nbgather_gpu_check_") as caches:
         os.environ["NUMBA_CACHE_DIR"] = caches  # the first process shall find nothing
-        for name in options.chosen:
+
+        def one(name: str) -> None:
             stage, found = stages.STAGES[name], report.Report(lines, name)
             limit = min(stage.seconds * patience, ends - time.monotonic())
             if limit < 5:
                 found.line("end", outcome="left out: the time is up", seconds=0.0)
-                continue
+                return
             found.line("begin", about=f"{name}: {stage.about}", limit=limit)
             outcome, seconds = supervise.run(work(options, name, found), limit)
             found.line("end", outcome=outcome, seconds=seconds)
+
+        for batch in batches(options.chosen, together=not options.dry_run):
+            if len(batch) == 1:  # by no thread: a dry run's stages are forks
+                one(batch[0])
+            else:
+                with concurrent.futures.ThreadPoolExecutor(len(batch)) as pool:
+                    list(pool.map(one, batch))
             write(options.out / "gpu_check.json", lines)
     document = report.document(lines)
     for text in document["failed"]:
@@ -95,18 +106,39 @@ def run_all(options: argparse.Namespace, lines: Path) -> int:
     return 1 if document["failed"] else 0
 
 
-def work(options: argparse.Namespace, name: str, found: report.Report):
+def run_one(name: str, dry: bool, found: report.Report, pattern: str) -> None:
+    """One stage, in this process; what ends it is kept with the rest."""
+    try:
+        stages.run(name, dry, found, pattern, __file__)
+    except BaseException:
+        found.fact(f"what ended {name}", traceback.format_exc()[-4000:])
+        raise
+
+
+def batches(names: Sequence[str], together: bool) -> list[list[str]]:
+    """Stages that run at the same time: those that only compare, for they compile most of it."""
+    result: list[list[str]] = []
+    for name in names:
+        if together and name.startswith("check") and result and result[-1][0].startswith("check"):
+            result[-1].append(name)
+        else:
+            result.append([name])
+    return result
+
+
+def work(
+    options: argparse.Namespace, name: str, found: report.Report
+) -> Sequence[str] | Callable[[], int]:
     """What the process of a stage does: a new interpreter, or in a dry run a copy of this one."""
     again = ["--stage", name, "--out", str(options.out), "--only", options.only]
     if options.dry_run and name != "cold again":  # one of them as on a GPU
 
         def here() -> int:
-            stages.run(name, True, found, options.only, __file__)
+            run_one(name, True, found, options.only)
             return 0
 
         return here
-    again += ["--dry-run"] * options.dry_run
-    return supervise.by_command(supervise.command(__file__, again))
+    return supervise.command(__file__, again + ["--dry-run"] * options.dry_run)
 
 
 def write(path: Path, lines: Path) -> None:

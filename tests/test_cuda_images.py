@@ -295,8 +295,19 @@ def test_an_image_that_the_driver_refuses_is_passed_over(monkeypatch: pytest.Mon
     launch("one")
     assert stub.images == [b"2"]
     stub.takes = ()
-    with pytest.raises(RuntimeError, match="no image of the kernel 'two' loads: sm_90: CUDA_ERROR"):
+    told = r"no image of the kernel 'two' \(sm_90: CUDA_ERROR_NO_BINARY_FOR_GPU, compute_80: CUDA_"
+    with pytest.raises(RuntimeError, match=told):
         launch("two")
+
+    def nothing_more(*kernel: Any) -> Iterator[images.Image]:
+        yield three[0]
+        raise ImportError("no compiler")
+
+    monkeypatch.setattr(images, "find", nothing_more)
+    with pytest.raises(
+        RuntimeError, match=r"\(sm_90: CUDA_ERROR_NO_BINARY_FOR_GPU\); one for CUDA"
+    ):
+        launch("three")
     assert OK == bindings.CUresult.CUDA_SUCCESS
     contexts.capability.cache_clear()
 

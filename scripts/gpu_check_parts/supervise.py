@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,17 +22,8 @@ def command(script: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, *flags, script, *arguments]
 
 
-def by_command(line: Sequence[str], environment: dict[str, str] | None = None) -> Callable[[], int]:
-    """Becomes another program."""
-
-    def become() -> int:
-        os.execve(line[0], list(line), {**os.environ, **(environment or {})})
-
-    return become
-
-
-def run(work: Callable[[], int], seconds: float) -> tuple[str, float]:
-    """Do ``work`` in a process of its own; how it ended, and after how many seconds.
+def run(work: Sequence[str] | Callable[[], int], seconds: float) -> tuple[str, float]:
+    """Run a command, or a function in a copy of this process; how it ended, and after how long.
 
     It ends with ``done``, ``failed (status 3)``, ``failed (signal 11)``, or, at the limit, ``killed
     after 30 s``. What it started is ended with it.
@@ -39,11 +31,7 @@ def run(work: Callable[[], int], seconds: float) -> tuple[str, float]:
     begun = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _in_child(work)
-    with contextlib.suppress(OSError):
-        os.setpgid(child, child)  # the child does so too, and either may be late
+    child = _forked(work) if callable(work) else subprocess.Popen(work, start_new_session=True).pid
     status = _wait(child, begun + seconds)
     outcome = _outcome(status) if status is not None else f"killed after {seconds:.0f} s"
     if status is None:
@@ -53,6 +41,15 @@ def run(work: Callable[[], int], seconds: float) -> tuple[str, float]:
             _wait(child, time.monotonic() + GRACE_SECONDS)
     _signal(child, signal.SIGKILL)  # what it may have left behind
     return outcome, time.monotonic() - begun
+
+
+def _forked(work: Callable[[], int]) -> int:
+    child = os.fork()
+    if child == 0:
+        _in_child(work)
+    with contextlib.suppress(OSError):
+        os.setpgid(child, child)  # the child does so too, and either may be late
+    return child
 
 
 def _in_child(work: Callable[[], int]) -> None:

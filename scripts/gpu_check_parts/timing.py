@@ -57,7 +57,7 @@ def timed(device: Device, calls: dict[str, Call]) -> dict[str, dict[str, Any]]:
     running: dict[str, list[float]] = {}
     for name, call in calls.items():
         try:
-            for k in range(device.pick(WARM_UP_CALLS, 1)):
+            for k in range(device.pick(WARM_UP_CALLS, 0)):
                 call(k)
             device.synchronize()
             running[name] = []

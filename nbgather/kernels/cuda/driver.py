@@ -111,13 +111,20 @@ def _load(
     """A kernel and its library, of the first image that the driver takes."""
     driver, name = api(), images.entry_name(kernel).encode()
     refused: list[str] = []
-    for image in images.find(kernel, build, cc):
-        with relaxed():
-            status, library = driver.cuLibraryLoadData(image.code, [], [], 0, [], [], 0)
-            if status == driver.CUresult.CUDA_SUCCESS:
-                return checked(driver.cuLibraryGetKernel(library, name)), library
-        refused.append(f"{image.origin}: {status.name}")
-    raise RuntimeError(f"CUDA: no image of the kernel {kernel.key!r} loads: {', '.join(refused)}")
+    try:
+        for image in images.find(kernel, build, cc):
+            with relaxed():
+                status, library = driver.cuLibraryLoadData(image.code, [], [], 0, [], [], 0)
+                if status == driver.CUresult.CUDA_SUCCESS:
+                    return checked(driver.cuLibraryGetKernel(library, name)), library
+            refused.append(f"{image.origin}: {status.name}")
+    except ImportError:
+        if not refused:
+            raise
+    raise RuntimeError(
+        f"CUDA: the driver takes no image of the kernel {kernel.key!r} ({', '.join(refused)}); one"
+        " for CUDA 13 is needed, or numba-cuda with the compiler of the driver's version"
+    )
 
 
 class Launch:
