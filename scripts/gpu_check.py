@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def main(given: Sequence[str] | None = None) -> int:
     lines = options.out / "gpu_check.jsonl"
     if options.stage:
         one = report.Report(lines, options.stage)
-        stages.run(options.stage, options.dry_run, one, options.only, __file__)
+        run_one(options.stage, options.dry_run, one, options.only)
         return 0
     return run_all(options, lines)
 
@@ -105,6 +106,15 @@ def run_all(options: argparse.Namespace, lines: Path) -> int:
     return 1 if document["failed"] else 0
 
 
+def run_one(name: str, dry: bool, found: report.Report, pattern: str) -> None:
+    """One stage, in this process; what ends it is kept with the rest."""
+    try:
+        stages.run(name, dry, found, pattern, __file__)
+    except BaseException:
+        found.fact(f"what ended {name}", traceback.format_exc()[-4000:])
+        raise
+
+
 def batches(names: Sequence[str], together: bool) -> list[list[str]]:
     """Stages that run at the same time: those that only compare, for they compile most of it."""
     result: list[list[str]] = []
@@ -124,7 +134,7 @@ def work(
     if options.dry_run and name != "cold again":  # one of them as on a GPU
 
         def here() -> int:
-            stages.run(name, True, found, options.only, __file__)
+            run_one(name, True, found, options.only)
             return 0
 
         return here

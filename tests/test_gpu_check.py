@@ -185,6 +185,20 @@ def test_stages_that_compare_run_together_on_a_gpu(tmp_path: Path) -> None:
     assert supervise.run(late, 1.0)[0] == "killed after 1 s"
 
 
+def test_what_ends_a_stage_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, report = part("stages"), part("report")
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("CUDA: CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(stages, "run", fail)
+    script = importlib.import_module("gpu_check")
+    with pytest.raises(RuntimeError):
+        script.main(["--stage", "facts", "--out", str(tmp_path)])
+    facts = report.document(tmp_path / "gpu_check.jsonl")["facts"]
+    assert facts["what ended facts"].endswith("CUDA: CUDA_ERROR_ILLEGAL_ADDRESS\n")
+
+
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     report = part("report")
     found = report.Report(tmp_path / "lines", "s")

@@ -763,3 +763,22 @@ def test_arrays_that_numba_does_not_know_are_still_unknown() -> None:
             typeof(case.input), typeof(case.index)
     with pytest.raises(NotImplementedError, match="float16"):
         free(lambda x: x)(np.zeros(1, np.float16))
+
+
+def test_nothing_is_put_off_in_compiled_code() -> None:
+    """The mode defer is the mode raise where a call is done when it comes back."""
+
+    @njit
+    def gathered(x, index):
+        return nbgather.gather(x, 1, index, mode="defer")
+
+    @njit
+    def scattered(x, index, src):
+        return nbgather.scatter_add(x, 1, index, src, mode="defer")
+
+    x, index = np.arange(6.0).reshape(2, 3), np.array([[2, 0], [1, 1]])
+    assert gathered(x, index).tolist() == [[2, 0], [4, 4]]
+    assert scattered(x, index, x[:, :2].copy()).tolist() == [[1, 1, 2], [3, 11, 5]]
+    for call in (lambda i: gathered(x, i), lambda i: scattered(x, i, x[:, :2].copy())):
+        with pytest.raises(IndexError, match=r"index 3 at \(1, 0\) is out of bounds"):
+            call(index + np.array([[0], [2]]))
