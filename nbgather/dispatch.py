@@ -250,8 +250,9 @@ def scalar(value: Any, what: str) -> Any:
 
 def one_more_than(ids: Any, what: str) -> int:
     """One more than the largest of some ids, 0 where there are none."""
-    if isinstance(ids, (list, tuple, range)):
-        ids = from_sequence(ids, what)
+    if isinstance(ids, (list, tuple, range)):  # which torch can trace
+        numbers = [checks.integer(value, what) for value in ids]
+        return max(numbers) + 1 if numbers else 0
     values = np.asarray(host_counts(ids, what))
     checks.index_dtype(_NUMPY.spec(values).dtype, what)
     return int(values.max(initial=-1)) + 1
