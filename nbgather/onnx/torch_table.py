@@ -227,8 +227,8 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     With it a module that calls nbgather exports to flat graphs of ONNX's standard operators, which
     are correct at every size. Opset 18 or later. Modes other than ``"raise"`` have no translation,
-    and as in ONNX a negative index counts from the end. Seeds and sample ids are torch's int64, with
-    all of their bits; a runtime that narrows int64 narrows those of 2**31 and more.
+    and as in ONNX a negative index counts from the end. Seeds and sample ids are torch's int64,
+    with all of their bits; a runtime that narrows int64 narrows those of 2**31 and more.
 
     Returns
     -------
