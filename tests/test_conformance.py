@@ -19,7 +19,6 @@ page, vectors, python_runs = conformance.page, conformance.vectors, conformance.
 
 KEPT: dict[str, Any] = json.loads(conformance.KEPT.read_text())
 FILES = [entry.file for entry in CATALOG]
-MASKINGS = [file for file in FILES if file.startswith("mae_mask")]
 GATHERS = [file for file in FILES if file.startswith("gather")]
 
 #: onnxruntime-web's TopK on WebGPU fills rows up with the largest float32, and so puts keys of
@@ -69,6 +68,29 @@ def cells(row: str) -> dict[str, str]:
 def test_every_onnxruntime_is_equal(row: str) -> None:
     assert cells(row) == dict.fromkeys(FILES, "equal")
     assert set(KEPT["rows"][row]["ties"].values()) == {"stable"}
+
+
+#: What the others take; the page tells what they refuse of it.
+TAKEN = {
+    "onnx ReferenceEvaluator": FILES,
+    "OpenVINO": FILES,
+    "OpenCV": FILES,
+    "onnxruntime-web WebGPU bundle on wasm, Node": FILES,
+    "onnxruntime-web WebGPU bundle on wasm, Chromium": FILES,
+    "onnxruntime-web WebGPU, Chromium": FILES,
+    "tract": ["mae_restore.onnx", *GATHERS],
+    "MNN": GATHERS,
+    "TVM": GATHERS,
+    "IREE": GATHERS,
+}
+
+
+@pytest.mark.parametrize("row", TAKEN)
+def test_what_the_others_take(row: str) -> None:
+    taken = [
+        file for file, cell in cells(row).items() if cell not in ("refused", "ends the process")
+    ]
+    assert taken == TAKEN[row]
 
 
 @pytest.mark.parametrize("part", ["usual", "weekly", "full"])

@@ -5,7 +5,7 @@ const KINDS = { float32: Float32Array, float64: Float64Array, int64: BigInt64Arr
 // What came of each case from number `from` on: ["equal"], ["flushed"] where subnormal scores were
 // taken for 0, or ["refused" | "wrong" | "taken", why]; also handed to `tell` one by one. "equal" is
 // an error where one is due, and "taken" is none. With `fresh` a session that failed is not used again:
-// on WebGPU it never answers.
+// in the WebGPU bundle it never answers.
 export async function runGolden(ort, load, options, { from = 0, tell = () => {}, fresh = false } = {}) {
   const data = await load("golden.bin");
   const cases = JSON.parse(new TextDecoder().decode(await load("golden.json")));

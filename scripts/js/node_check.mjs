@@ -17,10 +17,15 @@ const version = web ? ort.env.versions.web : ort.env.versions.node;
 const load = async (name) => new Uint8Array(await fs.readFile(path.join(folder, name)));
 const outcomes = [];
 const keep = () => file && writeFileSync(file, JSON.stringify({ version, outcomes }));
+let stalled;
 const tell = (outcome) => {
-  outcomes.push(outcome);
+  if (outcome) outcomes.push(outcome);
   keep();
+  clearTimeout(stalled);
+  stalled = setTimeout(() => (console.log("no answer within 60 s"), process.exit(1)), 60_000);
 };
-const result = await runGolden(ort, load, { executionProviders: [provider], logSeverityLevel: 4 }, { from, tell });
+tell();
+const fresh = bundle.includes("webgpu");
+const result = await runGolden(ort, load, { executionProviders: [provider], logSeverityLevel: 4 }, { from, tell, fresh });
 keep();
 process.exit(report(`${web ? "onnxruntime-web" : bundle} ${version}`, result) || file ? 0 : 1);
