@@ -203,8 +203,8 @@ def scatter_reduce(
     -----
     Of the largest and the smallest all that are equal to it share the gradient alike. Where
     ``include_self`` is false the input is not one of these; torch's backward pass counts it, its
-    forward mode does not. The second derivative of a product is that of places with one zero at
-    most.
+    forward mode does not. The second derivative of a product is NaN for zeros of which two or more
+    come to one place.
     Source: `torch.Tensor.scatter_reduce
     <https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_reduce_.html>`__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from typing import Any
 
@@ -422,3 +423,19 @@ def test_segments_of_tensors_have_gradients() -> None:
         assert torch.allclose(got, want)
         with torch.no_grad():
             assert torch.equal(ours(x), theirs)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_second_derivatives_of_products_with_zeros(include_self: bool) -> None:
+    """That of one zero is told; where two meet it is not known, and NaN."""
+    index = torch.tensor([0, 0, 0, 1, 1])
+    x = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    src = torch.tensor([0.0, 0.0, 3.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    call = functools.partial(nbgather.scatter_reduce, include_self=include_self)
+    (first,) = torch.autograd.grad(call(x, 0, index, src, "prod").sum(), src, create_graph=True)
+    theirs = torch.scatter_reduce(x, 0, index, src, "prod", include_self=include_self)
+    assert torch.equal(first, torch.autograd.grad(theirs.sum(), src)[0])
+    (second,) = torch.autograd.grad(first.sum(), src)
+    own = 3.0 if include_self else 1.0
+    assert second.isnan().tolist() == [True, True, False, False, False]
+    assert second[2:].tolist() == [0, own, own]

@@ -146,11 +146,14 @@ class ScatterReduce(Scatter):
         mx = self._kept(do, do.run(self, some, index, src) / some, index)
         is_zero = src == 0
         zeros = do.run(ScatterAdd(self.dim), xp.zeros_like(x), index, xp.astype(is_zero, x.dtype))
-        alone = is_zero & (do.run(gather, zeros, index) == 1)
+        met = do.run(gather, zeros, index)
+        alone = is_zero & (met == 1)
+        # 0 where two zeros meet, but no number in its own derivative, which is not known here.
+        unknown = xp.sqrt(xp.where(is_zero & (met > 1), src, 1))
         others = do.run(self, x, index, xp.where(alone, 1, src))
         result = do.run(self, x, index, src)
         quotient = do.run(gather, result, index) / xp.where(is_zero, 1, src)
-        return mx, xp.where(alone, do.run(gather, others, index), quotient), None
+        return mx, xp.where(alone, do.run(gather, others, index), quotient) * unknown, None
 
     def _kept(self, do: Apply, factor: Any, index: Any) -> Any:
         """A factor of the input, which has no part where something came instead."""
