@@ -75,7 +75,6 @@ TAKEN = {
     "onnx ReferenceEvaluator": FILES,
     "OpenVINO": FILES,
     "OpenCV": FILES,
-    "onnxruntime-web WebGPU bundle on wasm, Node": FILES,
     "onnxruntime-web WebGPU bundle on wasm, Chromium": FILES,
     "onnxruntime-web WebGPU, Chromium": FILES,
     "tract": ["mae_restore.onnx", *GATHERS],
