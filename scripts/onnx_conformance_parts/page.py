@@ -56,6 +56,7 @@ REST = """
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
 - **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
   GatherElements nor ScatterND: it does not load the result.
+- **IREE** 3.13.0: its compiler refuses TopK along an axis of dynamic size, and so every mask.
 - **CoreML** and **TensorRT** need a machine of their own.
 
 MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to

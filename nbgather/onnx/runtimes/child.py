@@ -205,7 +205,9 @@ def _iree(model: Model) -> Run:
     runtime = import_module("iree.runtime")
     module = runtime.load_vm_flatbuffer_file(str(binary), driver="local-task")
     function = next(
-        module[name] for name in module.vm_module.function_names if not name.startswith("__")
+        module[name]
+        for name in module.vm_module.function_names
+        if not name.startswith("__") and "$" not in name  # $async takes fences too
     )
 
     def run(feeds: Arrays) -> Any:
