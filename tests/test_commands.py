@@ -32,6 +32,7 @@ SMOKE: dict[str, tuple[tuple[Any, ...], str]] = {
     "explain": ((), "out[1][1][3] = input[1][index[1][1][3]][3] = input[1][0][3] = 15"),
     "bench": (("--rows", "tiny, NumPy", "--quick"), "| tiny, NumPy |"),
     "warmup": ((), "groups of kernels are compiled in"),
+    "selftest": (("--quick",), "cases are equal, every bit"),
     "export": (("--only", "mae_restore.onnx"), "wrote onnx_models/mae_restore.onnx"),
     "verify": ((MODELS / "mae_restore.onnx",), "cases equal to the reference"),
 }

@@ -33,12 +33,15 @@ import nbgather.operations
 from nbgather import strategies
 from nbgather.containers import registry
 from nbgather.operations.base import BOOL, FLOAT32, INT64, Operation, Spec
+from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.ranked import RankedMasking
+from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score, Tube
+from nbgather.operations.segments import SegmentReduce
 from nbgather.operations.tokens import (
     ChooseTokens,
     KeepTokens,
@@ -375,6 +378,9 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (GatherTokens(mode="fill", fill_value=2), (("N", "L", "D"), F, ("M", "K"), INT)),
     (Scatter(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (ScatterAdd(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
+    (ScatterReduce(0, reduce="amax"), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
+    (SegmentReduce("sum", "ids", 5), (("N", "L"), F, ("M",), INT)),
+    (Cleared((3, 4)), (("N", "L"), F)),
     (TokenNoise(2**64 - 1, 3, 7), (("N",), INT)),
     (SeededNoise(7), (("N",), INT, (), INT, (), INT)),
     (RankTokens(Keep(number=3)), (("N", "L"), F)),
@@ -421,7 +427,8 @@ def test_an_operation_is_a_value(operation: Operation, parts: Any) -> None:
     assert (twin, hash(twin)) == (operation, hash(operation))
     assert {operation: 1}[twin] == 1
     if fields:
-        assert dataclasses.replace(twin, **{fields[-1].name: "another"}) != operation
+        other = "defer" if fields[-1].name in ("mode", "errors") else "another"
+        assert dataclasses.replace(twin, **{fields[-1].name: other}) != operation
 
 
 def specs_of(parts: tuple[Any, ...], size: Callable[[Any], Any]) -> list[Spec | None]:

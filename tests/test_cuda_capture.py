@@ -236,7 +236,7 @@ def test_operators_that_may_wait_are_tagged() -> None:
     assert waiting - {"nbgather::seeded_strategy"} == {
         f"nbgather::{name}"
         for name in ("gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add",
-                     "restore_tokens", "score", "seeded_noise")
+                     "scatter_reduce", "restore_tokens", "score", "seeded_noise")
     }  # fmt: skip
 
 

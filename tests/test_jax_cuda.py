@@ -22,7 +22,7 @@ import nbgather.jax
 from nbgather import strategies
 from nbgather.containers import jax_cuda, jax_places, registry
 from nbgather.containers.jax_cuda import JaxCudaContainer
-from nbgather.kernels.cuda import launch
+from nbgather.kernels.cuda import launch_masking
 from nbgather.kernels.cuda.driver import Place
 
 RNG = np.random.default_rng(0)
@@ -228,7 +228,9 @@ def test_all_that_is_made_is_on_the_arrays_gpu(
     x, plain = jnp.asarray(X), nbgather.random_masking(X, seed=1, num_keep=[2, 9, 0])
     for name in ("arange", "asarray", "empty", "full", "zeros"):
         monkeypatch.setattr(jnp, name, spying(getattr(jnp, name)))
-    monkeypatch.setattr(launch, "MAX_FUSED_TOKENS", 8)  # what is longer is made of its parts
+    monkeypatch.setattr(
+        launch_masking, "MAX_FUSED_TOKENS", 8
+    )  # what is longer is made of its parts
     masked = nbgather.random_masking(x, seed=1, num_keep=[2, 9, 0])
     for got, want in zip(masked, plain, strict=True):
         same(got, want)

@@ -35,6 +35,7 @@ def samples(name: str) -> tuple[Any, ...]:
         "gather_tokens": (x, index[..., 0]),
         "scatter": (x, 1, torch.argsort(doubles(3, 8, 4), 1)[:, :6], doubles(3, 7, 4)),
         "scatter_add": (x, 1, index, doubles(3, 6, 4)),
+        "scatter_reduce": (x, 1, index, doubles(3, 6, 4), "prod", {"include_self": False}),
         "token_noise": (3, torch.arange(4), 7),
         "rank_tokens": (torch.rand(3, 8), 3),
         "random_masking": (x, torch.rand(3, 8), 0.5),

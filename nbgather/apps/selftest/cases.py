@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["INDEX_DTYPES", "Case", "Given", "Make", "To", "every"]
-
 #: Takes an array to where it is asked for; and the backend, as keywords of a call.
 To = Callable[[np.ndarray], Any]
 Given = dict[str, Any]

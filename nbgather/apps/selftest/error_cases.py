@@ -10,8 +10,6 @@ import numpy as np
 import nbgather
 from nbgather.apps.selftest.cases import Case, Make
 
-__all__ = ["errors"]
-
 
 def errors() -> Iterator[Case]:
     """Bad arguments: the kind of the error and its whole text."""

@@ -13,8 +13,6 @@ from nbgather.apps.selftest import inputs
 from nbgather.apps.selftest.cases import INDEX_DTYPES, Case, Given, To, every
 from nbgather.apps.selftest.inputs import LAYOUTS, laid_out
 
-__all__ = ["gathers", "rows", "scatters", "takes"]
-
 DTYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "float16", "int32", "uint32", "float32", "int64",
     "uint64", "float64", "complex64", "complex128", "datetime64[ms]", "timedelta64[D]", "S4", ">f4",
@@ -190,3 +188,34 @@ def _summand(stream: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         return inputs.bits(stream, shape, dtype)
     drawn = inputs.floats(stream, shape, np.float64)
     return (drawn * inputs.integers(stream, -9, 10, shape) / 3).astype(kind)
+
+
+def _reduce(
+    number: int,
+    dtype: str,
+    shape: tuple[int, ...],
+    dim: int,
+    to_shape: tuple[int, ...],
+    how: tuple[Any, bool],
+    to: To,
+    given: Given,
+) -> Any:
+    x, src = (_summand(3500 + number + k, s, dtype) for k, s in enumerate((shape, to_shape)))
+    index = _index(number, shape[dim], to_shape, "int64", "raise")
+    reduce, include_self = how
+    return nbgather.scatter_reduce(
+        to(x), dim, to(index), to(src), reduce, include_self=include_self, **given
+    )
+
+
+def reductions() -> Iterator[Case]:
+    """Every reduction, with the input and without."""
+    shapes = (((9,), 0, (40,)), ((4, 6), 1, (4, 30)), ((6, 20), 0, (11, 20)), ((3, 1), 1, (3, 17)))
+    reduces = ("sum", "prod", "mean", "amax", "amin")
+    for number, (dtype, (shape, dim, to_shape), reduce, include_self) in every(
+        ("float32", "int32"), shapes[1:3], reduces, (True, False), count=20
+    ):
+        text = f"scatter_reduce {dtype} {shape}, dim {dim}, {to_shape}, {reduce}"
+        text += "" if include_self else ", without the input"
+        how = reduce, include_self
+        yield Case(text, functools.partial(_reduce, number, dtype, shape, dim, to_shape, how))

@@ -12,7 +12,7 @@ import numpy as np
 
 from nbgather.apps.selftest.cases import Case, To
 from nbgather.apps.selftest.error_cases import errors
-from nbgather.apps.selftest.indexing_cases import gathers, rows, scatters, takes
+from nbgather.apps.selftest.indexing_cases import gathers, reductions, rows, scatters, takes
 from nbgather.apps.selftest.token_cases import (
     maskings,
     noises,
@@ -23,13 +23,14 @@ from nbgather.apps.selftest.token_cases import (
 )
 from nbgather.engine import backends
 
-__all__ = ["GROUPS", "Report", "digest", "expected", "run"]
+__all__ = ["Report", "run"]
 
 #: The cases by group, in the order in which they are computed.
 GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "gather": gathers, "take_along_axis": takes, "gather_tokens": rows, "scatter": scatters,
-    "token_noise": noises, "rank_tokens": ranks, "random_masking": maskings,
-    "restore_tokens": restores, "patches": patches, "strategies": strategies, "errors": errors,
+    "scatter_reduce": reductions, "token_noise": noises, "rank_tokens": ranks,
+    "random_masking": maskings, "restore_tokens": restores, "patches": patches,
+    "strategies": strategies, "errors": errors,
 }  # fmt: skip
 DIGESTS = Path(__file__).with_name("digests.json")
 #: Hexadecimal digits of a case's digest that are kept.
@@ -134,6 +135,12 @@ def run(
     ------
     ValueError, ImportError
         A backend that is none, or that cannot run here.
+
+    Examples
+    --------
+    >>> from nbgather.apps.selftest.run import run
+    >>> run("reference", quick=True).different
+    {}
     """
     backends.get(backend)
     to: To = _to_device() if backend == "cuda" else lambda array: array
