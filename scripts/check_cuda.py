@@ -399,7 +399,10 @@ def _of_device_functions() -> list[Kernel]:
     kernels = [Kernel("device.token_noise and rank", masks, 1, 3, 48)]
     for mode, name in enumerate(MODES):
         # Out of bounds, wrap takes a remainder of 64 bits, which is a subroutine.
-        kernels.append(Kernel(f"device.take, {name}", takes(mode), 4, 1, 48, calls=mode == WRAP))
+        wraps = mode == WRAP
+        kernels.append(
+            Kernel(f"device.take, {name}", takes(mode), 4, 1, 48, calls=wraps, divides=wraps)
+        )
     return kernels
 
 
