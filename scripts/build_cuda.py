@@ -13,7 +13,6 @@ needed, and the same sources and compilers give the same bytes.
 from __future__ import annotations
 
 import argparse
-import ast
 import concurrent.futures
 import functools
 import importlib.metadata
@@ -30,13 +29,13 @@ os.environ["NBGATHER_SHIPPED_KERNELS"] = "0"
 
 import cuda_calls  # noqa: E402
 import cuda_stub  # noqa: E402
+from kernel_sources import imported_sources  # noqa: E402
 
 from nbgather import files  # noqa: E402
 from nbgather.kernels import archive  # noqa: E402
 from nbgather.kernels.archive import KERNELS, Sources  # noqa: E402
 from nbgather.kernels.cuda import compiler, images  # noqa: E402
 
-PACKAGE = KERNELS.parent
 #: What compiles, apart from numba: its wheels' names.
 COMPILERS = ("numba", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
 #: Multiprocessors of the devices whose calls are listened to: paths are chosen by them.
@@ -99,23 +98,8 @@ def module_of(build: Build) -> str:
 
 def sources_of(module: str) -> tuple[str, ...]:
     """The paths of a module of kernels, of what it imports, and of what compiles it."""
-    found: set[Path] = set()
-    pending = [KERNELS / f"cuda/{name}.py" for name in (module, "memory", "compiler")]
-    while pending:
-        path = pending.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "nbgather.kernels"
-            ):
-                place = PACKAGE.joinpath(*str(node.module).split(".")[1:])
-                names = (place.with_suffix(".py"), *(place / f"{a.name}.py" for a in node.names))
-                pending += [p for p in names if p.exists()]
-                if any(alias.name == "scalar" for alias in node.names):
-                    pending.append(KERNELS / "scalar.py")
-    return tuple(sorted(str(p.relative_to(KERNELS)) for p in found))
+    first = [KERNELS / f"cuda/{name}.py" for name in (module, "memory", "compiler")]
+    return imported_sources(first, Path.exists)
 
 
 def all_sources(modules: set[str]) -> Sources:

@@ -13,7 +13,6 @@ bytes on every x86-64 machine, since nothing is asked of the processor at hand.
 from __future__ import annotations
 
 import argparse
-import ast
 import concurrent.futures
 import ctypes
 import functools
@@ -21,7 +20,6 @@ import itertools
 import multiprocessing
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 # Before numba is imported: what it does before LLVM knows the target is for any processor.
@@ -31,6 +29,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from kernel_sources import imported_sources
 
 from nbgather.kernels import machine, small
 
@@ -49,7 +48,6 @@ from nbgather.kernels.plans import STREAM_BYTES
 REAL = ("team", "repeat")
 #: Kernels that there are for each way to move items.
 STAGED = ("gather", "gather_staged")
-PACKAGE = Path(nbgather.__file__).parent
 TOOLCHAIN = f"numba-{numba.__version__} llvmlite-{llvmlite.__version__}"
 SPAWN = multiprocessing.get_context("spawn")
 MODES = (("raise", {}), ("clip", {}), ("wrap", {}), ("fill", {"fill_value": 0}))
@@ -264,22 +262,9 @@ def compiled(function: Function) -> dict[str, bytes]:
 
 def sources_of(module: str) -> tuple[str, ...]:
     """The paths of a module of kernels, of what it imports, and of what compiles it."""
-    found: set[Path] = set()
-    pending = [shipped.KERNELS / f"cpu/{name}.py" for name in (module, "build")]
     every = {(shipped.KERNELS / "cpu" / name).resolve() for name in cache.SOURCES}
-    while pending:
-        path = pending.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "nbgather.kernels"
-            ):
-                place = PACKAGE.joinpath(*str(node.module).split(".")[1:])
-                names = (place.with_suffix(".py"), *(place / f"{a.name}.py" for a in node.names))
-                pending += [p for p in names if p in every]
-    return tuple(sorted(str(p.relative_to(shipped.KERNELS)) for p in found))
+    first = [shipped.KERNELS / f"cpu/{name}.py" for name in (module, "build")]
+    return imported_sources(first, every.__contains__)
 
 
 def all_sources(functions: list[Function]) -> Sources:
