@@ -16,6 +16,7 @@ import nbgather
 from nbgather import dispatch
 from nbgather.engine import plan
 from nbgather.engine.plan import plan_gather
+from nbgather.kernels.constants import EACH_FETCHED, ROWS_FETCHED
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.plans import STREAM_BYTES
 from nbgather.kernels.split import splits
@@ -141,7 +142,7 @@ def test_what_is_prefetched_is_gathered_as_ever(
     planned = plan_gather(Gather, dim, "raise", *specs, None)
     assert planned.form in ("last", "middle")
     row = shape[dim] * case.input.itemsize
-    assert planned.args[12] == (planned.form == "middle" or row <= 64 * length)
+    assert planned.args[12] == _what_is_fetched(planned.form, row, length)
     want = expected(case)
     for _ in range(2):
         same(nbgather.gather(*case), want)
@@ -151,6 +152,55 @@ def test_what_is_prefetched_is_gathered_as_ever(
     case.index[last] = shape[dim]
     with pytest.raises(IndexError, match=f"index {shape[dim]} at"):
         nbgather.gather(*case)
+
+
+def _what_is_fetched(form: str, row: int, length: int) -> int:
+    if form == "last" and row <= 64 * length:
+        return ROWS_FETCHED
+    return EACH_FETCHED if form == "middle" or length >= 64 else 0
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All gathers are planned as if their input were large."""
+    plan_gather.cache_clear()
+    monkeypatch.setattr(plan, "APART_BYTES", 0)
+    monkeypatch.setattr(plan, "APART_ITEMS", 0)
+    yield
+    plan_gather.cache_clear()
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "fill"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(
+    "shape, dim, length",
+    [
+        ((3001,), 0, 2999), ((3, 700), 1, 700), ((5, 40), 1, 61), ((900, 17), 0, 300),
+        ((900, 3), 0, 300), ((2, 90, 5), 1, 400), ((4, 9, 613), 1, 3), ((300, 33), 0, 299),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("apart")
+def test_items_that_are_fetched_each_are_gathered_as_ever(
+    shape: tuple[int, ...], dim: int, length: int, dtype: str, mode: str
+) -> None:
+    """Random, sorted and repeated; a prefetch of what a bad index stands for is harmless."""
+    case = _case(rng(f"{shape} {dtype}"), dtype, shape, dim, length)
+    specs = [dispatch.container_of(a, "input").spec(a) for a in (case.input, case.index)]
+    planned = plan_gather(Gather, dim, mode, *specs, None)
+    assert planned.form in ("last", "middle")
+    assert planned.args[12] == EACH_FETCHED
+    repeated = np.repeat(case.index[..., :1], case.index.shape[-1], -1)
+    for index in (case.index, np.sort(case.index, dim), repeated):
+        same(
+            nbgather.gather(case.input, dim, index, mode=mode), expected(case._replace(index=index))
+        )
+    case.index[tuple(n - 1 for n in case.index.shape)] = 1 << 62
+    if mode == "raise":
+        with pytest.raises(IndexError, match=f"index {1 << 62} at"):
+            nbgather.gather(*case)
+    else:
+        want = nbgather.gather(*case, mode=mode, backend="reference")
+        same(nbgather.gather(*case, mode=mode), want)
 
 
 def test_reads_of_far_apart_pages_count_for_more_than_their_bytes() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nbgather.engine.out import check_match
 from nbgather.kernels import machine
+from nbgather.kernels.constants import EACH_FETCHED, ROWS_FETCHED
 from nbgather.kernels.plans import STREAM_BYTES, GatherPlan
 from nbgather.operations.base import Operation, Spec, contiguous_strides, is_contiguous
 from nbgather.operations.indexing import Gather
@@ -32,6 +33,11 @@ PANEL_BYTES = machine.second_level_bytes()
 CACHED_BYTES = PANEL_BYTES // 4
 #: Bytes that a gather moves from which on they are prefetched.
 FETCH_BYTES = STREAM_BYTES // 2
+#: Bytes of input that no cache near a core holds, and the items of a call from which on it pays to
+#: fetch them from anywhere there.
+APART_BYTES, APART_ITEMS = 8 * PANEL_BYTES, 1 << 10
+#: Items of a row that are worth to be fetched each.
+MANY_ITEMS = 64
 #: Bytes of a step along the gathered dimension that leaves the page; and of one from which on rows
 #: that leave the cache use few of its sets, or so many pages that their addresses are waited for.
 PAGE_BYTES, CLASHING_BYTES = 1 << 12, 1 << 10
@@ -170,7 +176,7 @@ def _write_items(plan: GatherPlan, axes: list[Axis], along: int, index_size: int
     plan.work = plan.nbytes + plan.nbytes // item * index_size
     if plan.form == "strided" and abs(axes[-1].x) >= PAGE_BYTES:
         plan.work += plan.nbytes // item * FAR_BYTES  # each is read from a page of its own
-    _write(plan, axes, along, item, index_size, _is_fetched(plan, axes[-1], index_size))
+    _write(plan, axes, along, item, index_size, _fetched(plan, axes[-1], along, index_size))
 
 
 def _rows_as_items(
@@ -197,7 +203,7 @@ def _write(
     along: int,
     unit: int,
     index_size: int,
-    is_fetched: bool = False,
+    fetched: int = 0,
 ) -> None:
     """The kernel's integers, from strides in bytes to those in units and indices."""
     plan.index_mask = index_size - 1
@@ -207,7 +213,7 @@ def _write(
     numbers = [plan.size, plan.limit, along // unit]
     for axis in (inner, second):
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
-    numbers += [int(plan.nbytes >= STREAM_BYTES), plan.width or int(is_fetched), len(rest)]
+    numbers += [int(plan.nbytes >= STREAM_BYTES), plan.width or fetched, len(rest)]
     for axis in rest:
         numbers += [axis.n, axis.x // unit, axis.i // index_size, axis.o // unit]
     plan.args = np.array(numbers, np.int64)
@@ -223,22 +229,28 @@ def _element_form(inner: Axis, along: int, item: int, index_size: int) -> str:
     return "strided"
 
 
-def _is_fetched(plan: GatherPlan, inner: Axis, index_size: int) -> bool:
-    """Whether index and input are prefetched: where together with the result they leave the caches.
+def _fetched(plan: GatherPlan, inner: Axis, along: int, index_size: int) -> int:
+    """What is prefetched beside the index: nothing of what the caches hold.
 
-    Of rows along the dimension the next one is fetched as a whole. That pays up to a cache line of
-    it for each index, and a row must still be in the second-level cache when its turn comes.
+    Rows along the dimension are, as a whole, where that is up to a cache line for each index, and a
+    row is still in a cache when its turn comes. Otherwise it is what each index stands for, unless
+    a row is short and few of it are asked for: the processor finds these by itself.
     """
+    if plan.form not in ("last", "middle", "strided"):
+        return 0
+    if plan.size * abs(along) >= APART_BYTES and plan.count >= APART_ITEMS:
+        return EACH_FETCHED
     row = plan.size * plan.itemsize
-    if plan.form == "last":
-        read = plan.count // inner.n * row
-        if row > CACHE_LINE_BYTES * inner.n or 2 * row > PANEL_BYTES:
-            return False
-    elif plan.form == "middle":
+    read, fetched = plan.count * CACHE_LINE_BYTES, EACH_FETCHED
+    if plan.form == "middle":
         read = plan.nbytes
-    else:
-        return False
-    return read + plan.nbytes + plan.count * index_size >= FETCH_BYTES
+    elif plan.form == "last":
+        if row <= min(CACHE_LINE_BYTES * inner.n, 2 * PANEL_BYTES):
+            read, fetched = plan.count // inner.n * row, ROWS_FETCHED
+        elif inner.n < MANY_ITEMS:
+            return 0
+    is_large = read + plan.nbytes + plan.count * index_size >= FETCH_BYTES
+    return fetched if is_large else 0
 
 
 def _stage(

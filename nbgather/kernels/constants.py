@@ -18,6 +18,10 @@ METHODS = ("vector", "single", "inserted")
 #: Items of a row that is gathered to time them.
 PROBED_ITEMS = 512
 
+#: What a gather by elements prefetches: the next row along the dimension, or what later indices
+#: stand for.
+ROWS_FETCHED, EACH_FETCHED = 1, 2
+
 #: Forms of the innermost loop of an element gather.
 LAST, MIDDLE, STRIDED = range(3)
 

@@ -8,7 +8,8 @@ The layout of ``args``, as :class:`nbgather.kernels.plans.GatherPlan` holds it::
 the innermost axis of the loop and ``M`` the next; the outer axes follow, innermost first. Each
 axis has a length and three strides: input, index, output. ``nt`` is 1 if the output is too large
 for any cache, and is written with non-temporal stores. ``W`` is the width of a panel or a group of
-lanes; of other elements it is 1 where index and input are so large that they are prefetched.
+lanes; of other elements it says how index and input are prefetched where they are large: 0 not,
+`ROWS_FETCHED` or `EACH_FETCHED`.
 
 All arithmetic on positions is in uint64, since numba adds wraparound code to signed subscripts; a
 negative stride is right as well, modulo 2**64.
@@ -28,6 +29,7 @@ from nbgather.kernels.constants import (
     LAST,
     MIDDLE,
     RAISE,
+    ROWS_FETCHED,
     STRIDED,
     VECTOR,
     WRAP,
@@ -61,7 +63,10 @@ PAGE_BYTES = 1 << 12
 #: no more than some cache lines of the input are asked for at once.
 AHEAD_ITEMS, FETCHED_ITEMS, BURST_LINES = 128, 32, 8
 #: How far ahead of its use an index is looked at for what it stands for, in items.
-PEEK_ITEMS = 512
+PEEK_ITEMS = 256
+#: Items are read in order, which the processor sees by itself, where those of a line of bytes lie
+#: within so many lines.
+NEAR_LINES = 16
 #: Elements of a group at most, for which the places of one are a table.
 GROUP_ITEMS = 240
 #: A place in a run that is not reached.
@@ -133,27 +138,49 @@ def fetch_items(src, x, n, itemsize):
 
 
 @njit(inline="always")
-def fetch_rows(src, x, idx, i, n, left, jump, along, itemsize):
-    """Prefetch what some of ``n`` indices stand for: one of those that fill a line of the output.
+def fetch_later(src, x, idx, i, k, n, every, b, B, step, jump, along, itemsize):
+    """Prefetch ``every`` indices from ``k`` on, of ``n``, and what those a while later stand for.
 
-    Neighbours often have the same index, as where a row's is repeated. The first ``left`` belong to
-    one row, the input's next is ``jump`` further. A prefetch may have any address.
+    ``x`` and ``b`` are the item and its place of the first index, if its row began that far before
+    it; rows are as in `gather_run`. Of items that fill a line of the output one is enough where all
+    have the same index, or follow each other in the input. A prefetch may have any address.
     """
-    for k in range(U(0), n, U(LINE_BYTES // itemsize)):
-        prefetch(src, x + k + (jump if k >= left else U(0)) + U(idx[i + k]) * along)
+    fetch_indices(idx, i + k, every)
+    k += U(PEEK_ITEMS)
+    end = min(k + every, n)
+    if k >= end:
+        return
+    b += k
+    rows = b // B
+    b -= rows * B
+    x += k * step + rows * jump
+    line = U(LINE_BYTES // itemsize)
+    near = U(NEAR_LINES) * line // U(itemsize)
+    while k < end:
+        stop = min(k + line, end)
+        spread = (U(idx[i + stop - U(1)]) - U(idx[i + k])) * along + near
+        by = U(1) if spread > near + near else line
+        while k < stop:
+            prefetch(src, x + U(idx[i + k]) * along)
+            k += by
+            b += by
+            x += by * step
+            while b >= B:
+                b -= B
+                x += jump
 
 
 @njit(inline="always")
 def gather_run(
     out, o, src, x, idx, i, n, b, B, step, jump, size, limit, along, aux, mode, from_end, itemsize,
-    method, streams, every, ahead, block, block_across, narrow_block,
+    method, streams, every, ahead, rows_fetched, block, block_across, narrow_block,
 ):  # fmt: skip
     """Gather ``n`` elements whose indices and outputs are contiguous; not 0 if an index was bad.
 
     They are those of rows of ``B``, from place ``b`` of the first: in the input an element is
     ``step`` from the one before it, and the first of a row ``jump`` further. 16 at a time. With
-    ``ahead`` index and input are prefetched: so many items of the next row, where ``step`` is 0,
-    for ``every`` so many indices.
+    ``ahead`` index and input are prefetched for ``every`` so many indices: with ``rows_fetched`` so
+    many items of the next row, and otherwise what later indices stand for.
     """
     bad = U(0)
     k = U(0)
@@ -178,31 +205,30 @@ def gather_run(
             return bad
         single_end = n
         lanes = lane_offsets()
+        due = k if ahead > U(0) else NEVER
         if B >= items:
             is_narrow = LITTLE_ENDIAN and itemsize <= 2 and method == VECTOR
             is_narrow = is_narrow and along == U(1) and step == U(0)
             is_narrow = is_narrow and size * U(itemsize) >= U(4)
-            far = max(jump, U(PAGE_BYTES // itemsize))
             while k < n:
                 start = k
                 end = k + min(n - k, B - b)
-                cursor = x + far
-                due = k if ahead > U(0) else NEVER
+                cursor = x + max(jump, U(PAGE_BYTES // itemsize))
+                if rows_fetched:
+                    due = k
                 while k + items <= end:
                     if k >= due:
-                        due = k + every
-                        fetch_indices(idx, i + k, every)
-                        peeked = k + U(PEEK_ITEMS)
-                        if step == U(0):
+                        if rows_fetched:
+                            fetch_indices(idx, i + k, every)
                             fetch_items(src, cursor, ahead, itemsize)
                             cursor += ahead
-                        elif peeked < n:
-                            fetch_rows(
-                                src, x + (peeked - start) * step, idx, i + peeked,
-                                min(every, n - peeked), end - min(peeked, end), jump, along,
-                                itemsize,
+                        else:
+                            fetch_later(
+                                src, x - start * step, idx, i, due, n, every, b - start, B, step,
+                                jump, along, itemsize,
                             )  # fmt: skip
-                    stop = min(end, due)
+                        due += every
+                    stop = min(end, max(due, k + items))
                     while k + items <= stop:
                         if is_narrow:
                             bad |= narrow_block(out, o + k, src, x, idx, i + k, size, limit, aux)
@@ -239,6 +265,12 @@ def gather_run(
             places = items - rows * B
             start_short_rows(lanes, b, B, step, jump)
             while k + items <= n:
+                if k >= due and not rows_fetched:
+                    fetch_later(
+                        src, x - start * step, idx, i, due, n, every, b - start, B, step, jump,
+                        along, itemsize,
+                    )  # fmt: skip
+                    due += every
                 bad |= block_across(out, o + k, src, x, idx, i + k, size, limit, along, lanes, aux)
                 next_short_rows(lanes, B, places, items * step + rows * jump, jump)
                 k += items
@@ -316,6 +348,7 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
         M = args[7]
         nt = U(args[11])
         every, ahead = U(AHEAD_ITEMS), U(0)
+        rows_fetched = form == LAST and args[12] == ROWS_FETCHED
         if args[12]:
             burst = U(BURST_LINES * (LINE_BYTES // itemsize)) * U(B) // max(size, U(1))
             every = min(max(burst & ~U(FETCHED_ITEMS - 1), U(FETCHED_ITEMS)), every)
@@ -351,6 +384,10 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                     k, end = U(b), U(b + n)
                     if mode != WRAP and size > U(0) and ib == U(1) and ob == U(1):
                         while k + U(BLOCK_ITEMS) <= end:
+                            later = k + U(PEEK_ITEMS)
+                            if args[12] and later + U(BLOCK_ITEMS) <= end:
+                                for t in range(later, later + U(BLOCK_ITEMS)):
+                                    prefetch(src, x + t * xb + U(idx[i + t]) * along)
                             bad |= block(
                                 out, o + k, src, x + k * xb, idx, i + k, size, limit, along, xb, aux
                             )
@@ -366,7 +403,7 @@ def make_gather(mode, from_end, itemsize, method, streams, form):
                     bad |= gather_run(
                         out, o + f, src, x + f * step, idx, i + f, U(n), f, U(B), step, jump,
                         size, limit, U(1) if form == LAST else along, aux, mode, from_end, itemsize,
-                        method, streams, every, ahead,
+                        method, streams, every, ahead, rows_fetched,
                         block, block_across, narrow_block,
                     )  # fmt: skip
                 p += n

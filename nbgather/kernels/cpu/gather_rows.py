@@ -140,6 +140,7 @@ def make_gather_short_rows(mode, from_end, width):
         xm, im, om = U(args[8]), U(args[9]), U(args[10])
         source = address(src)
         far = U(FETCHED_BYTES) // B + U(1)
+        fetched = width == 0 or width >= LINE_BYTES
         bad = U(0)
         p = lo
         while p < hi:
@@ -151,11 +152,13 @@ def make_gather_short_rows(mode, from_end, width):
             i = U(outer_offset(args, OUTER, 2, q)) + U(m) * im
             o = U(outer_offset(args, OUTER, 3, q)) + U(m) * om
             for k in range(n):
-                if width == 0 and k + far < n:
+                if fetched and k + far < n:
                     # A prefetch may have any address, so the index needs no check.
                     ahead = x + (k + far) * xm + U(idx[i + (k + far) * im]) * along
                     for b in range(U(0), B, U(LINE_BYTES)):
                         prefetch(src, ahead + b)
+                    if width:
+                        prefetch(src, ahead + B - U(1))
                 j = resolve(idx[i + k * im], size, mode, from_end)
                 bad |= U(1) if j >= limit else U(0)
                 if mode == FILL:

@@ -66,8 +66,8 @@ def make_panel_gather(mode, from_end, itemsize, method, streams):
                     prefetch(idx, ahead + k)
                 bad |= gather_run(
                     out, o + m * om + b, part, first, idx, row, n, U(0), n, U(1), U(0),
-                    size, limit, stride, aux, mode, from_end, itemsize, method, streams, U(0), U(0),
-                    block, block_across, narrow_block,
+                    size, limit, stride, aux, mode, from_end, itemsize, method, streams,
+                    U(0), U(0), False, block, block_across, narrow_block,
                 )  # fmt: skip
         if staged:
             release(buffer)
@@ -120,8 +120,8 @@ def make_lane_gather(mode, from_end, itemsize, method, streams):
                 start = (m - first) * lane if staged else x + m * xm
                 bad |= gather_run(
                     out, o + m * om, part, start, idx, i + m * im, B, U(0), B, U(0), U(0),
-                    size, limit, stride, aux, mode, from_end, itemsize, method, streams, U(0), U(0),
-                    block, block_across, narrow_block,
+                    size, limit, stride, aux, mode, from_end, itemsize, method, streams,
+                    U(0), U(0), False, block, block_across, narrow_block,
                 )  # fmt: skip
         if staged:
             release(buffer)
