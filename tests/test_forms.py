@@ -395,6 +395,24 @@ def test_parts_of_groups_begin_anywhere() -> None:
         nbgather.gather(x, 1, index)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint64"])
+def test_only_the_last_place_is_counted_from_the_end_where_there_is_one(dtype: str) -> None:
+    x, index = random_bits(rng(dtype), (1, 300), "float32"), np.zeros((1, 300), dtype)
+    limits = np.iinfo(dtype)
+    index[0, ::3] = -1 if limits.min else 0
+    for place in (0, 17, 299):
+        for bad in (limits.max, limits.min, 1, -2):
+            if bad == 0 or bad < limits.min:
+                continue
+            index[0, place], good = bad, index[0, place]
+            with pytest.raises(
+                IndexError, match=rf"index {bad} at \(0, {place}\) is out of bounds"
+            ):
+                nbgather.take_along_axis(x, index, 0)
+            index[0, place] = good
+            same(nbgather.take_along_axis(x, index, 0), x)
+
+
 @pytest.mark.parametrize("shape, dim", [((3, 1, 4), 1), ((1, 5), 0), ((1,), 0), ((700, 300, 1), 2)])
 def test_a_dimension_of_length_one(shape: tuple[int, ...], dim: int) -> None:
     """The input is copied if no index is bad; what is then done with a bad one is as ever."""

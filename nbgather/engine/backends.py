@@ -18,7 +18,8 @@ views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it 
 ``scatter``
     ``scatter(plan, ...)`` of a :class:`nbgather.kernels.plans.ScatterPlan`.
 ``checks``
-    ``find_outside(index, idx, count, size)``: whether an index is good, before a scatter.
+    ``find_outside(index, idx, count, size, below)``: whether an index is good, before a scatter or
+    a copy; ``below``: how many negative ones are.
 ``copy``
     Copying a block of memory by all cores, and of a scatter's input on the way where its plan says
     so.

@@ -153,7 +153,8 @@ def _ways_to_copy(
     copy = functools.partial(backend.copy, out, x, plan.nbytes)
     if plan.mode != "raise":
         return [copy]
-    check = plan.index, i, plan.indices, plan.size
+    below = plan.size if plan.from_end and plan.index.startswith("i") else 0
+    check = plan.index, i, plan.indices, plan.size, below
     return [functools.partial(backend.find_outside, *check), copy]
 
 

@@ -115,7 +115,6 @@ def plan_gather(
             plan.input_strides = contiguous_strides(x.shape, plan.itemsize)
         _lay_out(plan, strides, i.dtype.itemsize, restores, x.device)
         same = plan.size == 1 and mode != "fill" and not restores and not plan.needs_copy
-        same = same and not (mode == "raise" and plan.from_end)  # -1 is the one place, too
         if same and math.prod(x.shape) * plan.itemsize == plan.nbytes:
             plain = all(map(is_contiguous, (x, i) if out is None else (x, i, out)))
             plan.indices = math.prod(i.shape) if plain else 0

@@ -230,10 +230,16 @@ def scatter(
 segment_reduce = launch_reduce.segment_reduce
 
 
-def find_outside(index: str, idx: Any, count: int, size: int, run: Any = threads.run) -> Any:
-    """Not 0 if one of ``count`` indices that follow each other is not below ``size``."""
+def find_outside(
+    index: str, idx: Any, count: int, size: int, below: int = 0, run: Any = threads.run
+) -> Any:
+    """Not 0 if one of ``count`` indices is not below ``size``, or lies more than ``below`` below 0.
+
+    The indices follow each other.
+    """
     kernel = compiler.range_kernel("scatter", "find_outside", None, ("u1", "u1", index, "u1"))
-    return run(kernel, 0, 0, idx, 0, np.array([size], np.int64), count, count * int(index[1:]))
+    numbers = np.array([size, below], np.int64)
+    return run(kernel, 0, 0, idx, 0, numbers, count, count * int(index[1:]))
 
 
 def copy_kernel() -> int:

@@ -26,7 +26,7 @@ import numpy as np
 from numba import njit
 
 from nbgather.kernels.constants import ADD, NO_MEMORY, SET
-from nbgather.kernels.cpu.bounds import CHECKED_ITEMS, any_outside
+from nbgather.kernels.cpu.bounds import CHECKED_ITEMS, any_beyond, any_outside
 from nbgather.kernels.cpu.gather import outer_offset
 from nbgather.kernels.cpu.gather_rows import copy_row
 from nbgather.kernels.cpu.intrinsics import (
@@ -186,13 +186,16 @@ def copy_lanes(out, aux, a, end, row, itemsize):
 
 
 def find_outside(out, src, idx, aux, args, lo, hi):
-    """Not 0 if one of some indices is not below ``args[0]``, before anything is written."""
-    size, bad, i = U(args[0]), U(0), U(lo)
+    """Not 0 if one of some indices is not below ``args[0]``, before anything is written.
+
+    Of negative ones, ``args[1]`` are in bounds: those from that far below 0 on.
+    """
+    size, below, bad, i = U(args[0]), U(args[1]), U(0), U(lo)
     while i + STEP <= U(hi):
-        bad |= any_outside(idx, i, size)
+        bad |= any_beyond(idx, i, size + below, below)
         i += STEP
     while i < U(hi):
-        bad |= U(1) if U(idx[i]) >= size else U(0)
+        bad |= U(1) if U(idx[i]) + below >= size + below else U(0)
         i += U(1)
     return np.int64(bad != U(0))
 
