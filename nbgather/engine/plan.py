@@ -248,6 +248,8 @@ def _fetched(plan: GatherPlan, inner: Axis, along: int, index_size: int) -> int:
             read, fetched = plan.count // inner.n * row, ROWS_FETCHED
         elif inner.n < MANY_ITEMS:
             return 0
+        else:
+            read = min(read, plan.count // inner.n * row)
     is_large = read + plan.nbytes + plan.count * index_size >= FETCH_BYTES
     return fetched if is_large else 0
 
