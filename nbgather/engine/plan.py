@@ -32,7 +32,7 @@ PANEL_BYTES = machine.second_level_bytes()
 #: Bytes of input that are as near where they lie as in a copy.
 CACHED_BYTES = PANEL_BYTES // 4
 #: Bytes that a gather moves from which on they are prefetched.
-FETCH_BYTES = STREAM_BYTES // 2
+FETCH_BYTES = STREAM_BYTES * 3 // 4
 #: Bytes of input that no cache near a core holds, and the items of a call from which on it pays to
 #: fetch them from anywhere there.
 APART_BYTES, APART_ITEMS = 8 * PANEL_BYTES, 1 << 10
@@ -240,16 +240,13 @@ def _fetched(plan: GatherPlan, inner: Axis, along: int, index_size: int) -> int:
     if plan.size * abs(along) >= APART_BYTES and plan.count >= APART_ITEMS:
         return EACH_FETCHED
     row = plan.size * plan.itemsize
-    read, fetched = plan.count * CACHE_LINE_BYTES, EACH_FETCHED
-    if plan.form == "middle":
-        read = plan.nbytes
-    elif plan.form == "last":
+    whole = plan.count // (plan.shape[plan.dim] if plan.shape else 1) * row
+    read, fetched = min(plan.count * CACHE_LINE_BYTES, whole), EACH_FETCHED
+    if plan.form == "last":
         if row <= min(CACHE_LINE_BYTES * inner.n, 2 * PANEL_BYTES):
-            read, fetched = plan.count // inner.n * row, ROWS_FETCHED
+            read, fetched = whole, ROWS_FETCHED
         elif inner.n < MANY_ITEMS:
             return 0
-        else:
-            read = min(read, plan.count // inner.n * row)
     is_large = read + plan.nbytes + plan.count * index_size >= FETCH_BYTES
     return fetched if is_large else 0
 
