@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -48,3 +50,29 @@ def test_training_resumes_and_does_not_depend_on_workers(tmp_path: Path) -> None
         f"wrote {out}",
     ]
     assert out.read_bytes()[1:4] == b"PNG"
+
+
+def trained(name: str, steps: int) -> None:
+    """A recipe's masks and losses are the same in every state."""
+    lines = run(name, "--steps", str(steps)).splitlines()
+    assert lines[1] == "every loss equal to that with the library's own masking, to the bit: True"
+    states = [line.split(":")[0] for line in lines[2:5]]
+    assert states == ["compiled", "checkpointed", "two ranks"]
+    assert all(line.endswith("same masks True") for line in lines[2:5])
+    assert "of a step" in lines[5]
+
+
+def test_vit_mae() -> None:
+    trained("vit_mae.py", 2)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", ["vit_mae.py", "video_mae.py"])
+def test_recipes(name: str) -> None:
+    trained(name, 20)
+
+
+@pytest.mark.large
+def test_timm() -> None:
+    pytest.importorskip("timm", reason="timm needs torchvision, which has no build for CPUs here")
+    trained("timm_vit.py", 20)
