@@ -103,14 +103,26 @@ def tried(row: Row, python: str, wheel: Path, length: str) -> dict[str, str]:
     home = WORK / row.name.replace(", ", "_").replace(" ", "_")
     shutil.rmtree(home, ignore_errors=True)
     result = {"python": row.python, "versions": "", "result": ""}
-    made = run([python, "-m", "venv", home])
+    made = run([python, "-m", "venv", "--without-pip", home])
     if made.returncode:
         return {**result, "result": f"no environment: {last_line(made)}"}
     own = home / "bin/python"
     wanted = [f"{wheel}[{row.extras}]" if row.extras else str(wheel)]
     wanted += ["jax"] if "jax" in row.uses else []
     pip = run(
-        [own, "-m", "pip", "install", "-q", "--only-binary=:all:", *row.options, *wanted], cwd=ROOT
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            own,
+            "install",
+            "-q",
+            "--only-binary=:all:",
+            *row.options,
+            *wanted,
+        ],
+        cwd=ROOT,
     )
     if pip.returncode:
         result["result"] = f"not installed: {last_line(pip)}"
