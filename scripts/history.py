@@ -47,7 +47,10 @@ def run(rows: str | None) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
     if rows:
         environment["NBGATHER_ASV_ROWS"] = rows
     asv = [sys.executable, "-m", "asv"]
@@ -109,8 +112,9 @@ def draw(found: list[Point]) -> None:
     lines = "\n".join(f"| {row} | {1e3 * last[row].seconds:.4g} |" for row in rows)
     PAGE.write_text(f"""# Speed over time
 
-Each plot is a row of `nbgather bench`: what a turn of its calls takes in one commit after the other,
-as a part of what it took in the first. A maintainer adds a commit by `python scripts/history.py`.
+Each plot is a row of `nbgather bench`: what a turn of its calls takes in one commit after the
+other, as a part of what it took in the first. A maintainer adds a commit by
+`python scripts/history.py`.
 
 Commits: {len(commits)}, from {commits[0] if commits else "none"} to
 {commits[-1] if commits else "none"}. Machines: {machines}.
