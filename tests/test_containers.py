@@ -479,3 +479,19 @@ def test_the_formula_of_kept_tokens_stands_once() -> None:
         if path.relative_to(PACKAGE).parts[0] != "onnx"
     }
     assert {name: n for name, n in lines.items() if n} == {"operations/keep.py": 1}
+
+
+class Boasting(np.ndarray):
+    """A subclass that says that it is larger than its memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (1 << 40, 8)
+
+
+def test_a_subclass_that_lies_of_its_shape_is_read_as_it_is() -> None:
+    x = np.arange(32, dtype="f4").reshape(4, 8)
+    index = np.array([[7], [0], [1], [2]])
+    result = nbgather.gather(x.view(Boasting), 1, index)
+    assert result.tobytes() == np.take_along_axis(x, index, 1).tobytes()
+    assert nbgather.infer_gather(x, x.view(Boasting))[0].is_unique

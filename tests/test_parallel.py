@@ -117,7 +117,7 @@ def test_an_interrupt(way: str) -> None:
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-@pytest.mark.parametrize("call", ["rank", "strategy", "mask"])
+@pytest.mark.parametrize("call", ["rank", "strategy", "mask", "gather", "sum", "largest"])
 def test_a_long_call_is_interrupted_soon(call: str, threads: str) -> None:
     """And no thread writes to a result after its call has ended."""
     code = f"""
@@ -128,10 +128,16 @@ def test_a_long_call_is_interrupted_soon(call: str, threads: str) -> None:
     check()
     scores = np.zeros((2000, 100_000), np.float32)
     tokens = np.zeros((2000, 2000, 64), np.float32)
+    row = np.zeros((1, 7), np.float32)
+    indices = np.broadcast_to(np.uint8(3), (1, 2_000_000_000))
+    ones = np.broadcast_to(np.float32(1), indices.shape)
     calls = {{
         "rank": lambda: nbgather.rank_tokens(scores, 10),
         "strategy": lambda: nbgather.strategies.block(1, 20_000, (60, 60)),
         "mask": lambda: [nbgather.random_masking(tokens, 0.1, seed=1) for _ in range(99)],
+        "gather": lambda: nbgather.gather(row, 1, indices),
+        "sum": lambda: nbgather.scatter_add(row, 1, indices, ones),
+        "largest": lambda: nbgather.scatter_reduce(row, 1, indices, ones, "amax"),
     }}
     sent = []
 

@@ -74,6 +74,8 @@ class NumpyContainer(Container):
         return self
 
     def spec(self, array: np.ndarray) -> Spec:
+        if type(array) is not _ndarray:
+            array = np.asarray(array)  # a subclass may say of itself what its memory is not
         return Spec(array.shape, array.strides, describe(array.dtype))
 
     address = staticmethod(memory_address)

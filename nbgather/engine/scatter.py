@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, device_errors, memo, recycle
+from nbgather.engine import arrays, backends, device_errors, memo, pieces, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan_scatter import plan_scatter
@@ -82,10 +82,10 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     if backend.HOST_VIEWS:
         bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
     else:
-        bad = backend.scatter(
-            plan, container.address(result), container.address(i), address, how,
-            container.address(x),
-        )  # fmt: skip
+        addresses = container.address(result), container.address(i), address
+        is_long = plan.work > pieces.PIECE_BYTES and pieces.may_cut(how)
+        run = functools.partial(pieces.scatter, backend) if is_long else backend.scatter
+        bad = run(plan, *addresses, how, container.address(x))
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:
@@ -198,7 +198,7 @@ def _keep(
     looked through.
     """
     x, _, src = operands
-    if not plan.count:
+    if not plan.count or plan.work > pieces.PIECE_BYTES:
         return
     head, given = memo.call_of(operation, operands)
     if head is None or not container.exact_types or not memo.again(container, head, *specs):

@@ -1,0 +1,1 @@
+"""The bench's rows as benchmarks of asv."""
