@@ -10,7 +10,7 @@ import numpy as np
 from nbgather.engine import arrays, backends
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
-from nbgather.operations.reducing import reduction
+from nbgather.operations.reducing import COMPARED, reduction
 from nbgather.operations.segments import SegmentReduce
 
 
@@ -27,6 +27,8 @@ def segment_reduce(
     how = reduction(spec.dtype, operation.reduce, False)
     backend = backends.serving(options.backend, container.home, spec.device)
     if how is None or how.kind.startswith("c") or "segments" not in backend.DOES:
+        return NotImplemented
+    if how.reduce == "mean" and how.kind in COMPARED:
         return NotImplemented
     result = container.empty(result_spec.shape, x)
     columns, (segments, rows) = math.prod(spec.shape[1:]), (len(offsets) - 1, spec.shape[0])
