@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends
+from nbgather.engine import arrays, backends, bad_index
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
 from nbgather.operations.reducing import COMPARED, reduction
@@ -21,7 +21,13 @@ def segment_reduce(
     x, where = operands
     spec, where_spec = container.spec(x), container.spec(where)
     (result_spec,) = operation.result(spec, where_spec)
-    if operation.by == "ids" or container.home != "cpu":
+    if container.home != "cpu":
+        return NotImplemented
+    if operation.by == "ids":
+        # The scatter that it is made of would name a place of the index that it spreads them to.
+        ids = arrays.integers(container, where)
+        if bad_index.first_bad_index(ids, result_spec.shape[0], False) is not None:
+            bad_index.raise_bad_index(ids, result_spec.shape[0], 0, False)
         return NotImplemented
     offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
     how = reduction(spec.dtype, operation.reduce, False)
