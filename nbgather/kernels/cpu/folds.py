@@ -127,16 +127,20 @@ def folder(reduce: str, kind: str) -> Any:
     @intrinsic
     def fold(typingctx, old, new):
         def codegen(context, builder, sig, values):
-            if reduce in ("amax", "amin"):
-                taken = _takes_place(builder, *values, reduce, kind)
-                return builder.select(taken, values[1], values[0])
-            if kind[0] == "f":
-                return (builder.fmul if reduce == "prod" else builder.fadd)(*values)
-            return (builder.mul if reduce == "prod" else builder.add)(*values)
+            return folded(builder, *values, reduce, kind)
 
         return old(old, old), codegen
 
     return fold
+
+
+def folded(builder: Any, old: Any, new: Any, reduce: str, kind: str) -> Any:
+    """What `folder` gives, of values of LLVM."""
+    if reduce in ("amax", "amin"):
+        return builder.select(_takes_place(builder, old, new, reduce, kind), new, old)
+    if kind[0] == "f":
+        return (builder.fmul if reduce == "prod" else builder.fadd)(old, new)
+    return (builder.mul if reduce == "prod" else builder.add)(old, new)
 
 
 def _key(builder: Any, bits: Any) -> Any:
@@ -302,30 +306,34 @@ def divider(kind: str) -> Any:
     @intrinsic
     def divide(typingctx, total, count):
         def codegen(context, builder, sig, values):
-            total, count = values
-            one = count.type(1)
-            if kind[0] == "f":
-                is_zero = builder.fcmp_ordered("==", count, count.type(0.0))
-                count = builder.select(is_zero, count.type(1.0), count)
-                return builder.select(is_zero, total, builder.fdiv(total, count))
-            is_zero = builder.icmp_unsigned("==", count, count.type(0))
-            if kind[0] == "u":
-                count = builder.select(is_zero, one, count)
-                return builder.select(is_zero, total, builder.udiv(total, count))
-            # By -1 the least number has no quotient, which the processor would trap.
-            is_minus = builder.icmp_signed("==", count, count.type(-1))
-            divisor = builder.select(builder.or_(is_zero, is_minus), one, count)
-            quotient = builder.sdiv(total, divisor)
-            rest = builder.sub(total, builder.mul(quotient, divisor))
-            differ = builder.icmp_signed("<", builder.xor(total, divisor), total.type(0))
-            lower = builder.and_(builder.icmp_unsigned("!=", rest, total.type(0)), differ)
-            floor = builder.sub(quotient, builder.zext(lower, total.type))
-            floor = builder.select(is_minus, builder.neg(total), floor)
-            return builder.select(is_zero, total, floor)
+            return divided(builder, *values, kind)
 
         return total(total, total), codegen
 
     return divide
+
+
+def divided(builder: Any, total: Any, count: Any, kind: str) -> Any:
+    """What `divider` gives, of values of LLVM."""
+    one = count.type(1)
+    if kind[0] == "f":
+        is_zero = builder.fcmp_ordered("==", count, count.type(0.0))
+        count = builder.select(is_zero, count.type(1.0), count)
+        return builder.select(is_zero, total, builder.fdiv(total, count))
+    is_zero = builder.icmp_unsigned("==", count, count.type(0))
+    if kind[0] == "u":
+        count = builder.select(is_zero, one, count)
+        return builder.select(is_zero, total, builder.udiv(total, count))
+    # By -1 the least number has no quotient, which the processor would trap.
+    is_minus = builder.icmp_signed("==", count, count.type(-1))
+    divisor = builder.select(builder.or_(is_zero, is_minus), one, count)
+    quotient = builder.sdiv(total, divisor)
+    rest = builder.sub(total, builder.mul(quotient, divisor))
+    differ = builder.icmp_signed("<", builder.xor(total, divisor), total.type(0))
+    lower = builder.and_(builder.icmp_unsigned("!=", rest, total.type(0)), differ)
+    floor = builder.sub(quotient, builder.zext(lower, total.type))
+    floor = builder.select(is_minus, builder.neg(total), floor)
+    return builder.select(is_zero, total, floor)
 
 
 def _half_divider(kind: str) -> Any:
