@@ -255,7 +255,7 @@ def one_more_than(ids: Any, what: str) -> int:
         return max(numbers) + 1 if numbers else 0
     values = np.asarray(host_counts(ids, what))
     checks.index_dtype(_NUMPY.spec(values).dtype, what)
-    return int(values.max(initial=-1)) + 1
+    return int(values.max()) + 1 if values.size else 0
 
 
 def host_counts(value: Any, what: str) -> Any:

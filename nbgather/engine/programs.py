@@ -15,7 +15,7 @@ import numpy as np
 from nbgather.engine import backends, bad_index, patches, scores
 from nbgather.engine.plan import plan_gather, results_of
 from nbgather.engine.plan_scatter import plan_scatter
-from nbgather.engine.scatter import combining
+from nbgather.engine.scatter import combining, has_kernel
 from nbgather.kernels import small
 from nbgather.kernels.cpu import limits
 from nbgather.kernels.memory import memory_address
@@ -149,9 +149,9 @@ def _scatter(operation: Scatter, specs: Specs, item: bytes) -> Program | None:
     if plan.count and not plan.nbytes:
         # XLA runs nothing whose result is empty, so that nobody would learn of it later.
         raise IndexError(bad_index.unseen(plan.dim, plan.size))
-    if how is NotImplemented:
-        return None
     backend, target, given = _backend(), small.result(0), small.operand(0)
+    if how is NotImplemented or (isinstance(how, tuple) and not has_kernel(backend, plan, how)):
+        return None
     value = np.frombuffer(item or b"\0", np.uint8)
     steps = []
     if not _is_held(x) and (not plan.copies or not plan.count):

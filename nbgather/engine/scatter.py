@@ -48,7 +48,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     place = container.place(x)
     how = combining(operation, x_spec.dtype)
     is_half = how is NotImplemented and isinstance(operation, ScatterAdd)
-    is_lacking = isinstance(how, tuple) and "reduce" not in backend.DOES
+    is_lacking = isinstance(how, tuple) and not has_kernel(backend, plan, how)
     if is_lacking or (how is NotImplemented and not (is_half and place)):
         return _into(container, _lowered(container, operation, operands, options), out)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
@@ -108,6 +108,15 @@ def combining(operation: Scatter, dtype: DType) -> Any:
     if not isinstance(operation, ScatterAdd):
         return None
     return NotImplemented if dtype.plain in WIDENED else added_kind(dtype)
+
+
+def has_kernel(backend: Any, plan: ScatterPlan, how: Any) -> bool:
+    """Whether a backend reduces so by itself; where not, it is made of other operations."""
+    if "reduce" not in backend.DOES:
+        return False
+    if how.reduce != "mean" or how.kind not in COMPARED:
+        return True
+    return "half means" in backend.DOES and backend.reduces(plan, how)
 
 
 def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
@@ -209,6 +218,8 @@ def _keep(
         item = container.item_bits(src, x, "src")
         source = memory_address(item)
     how = combining(operation, specs[0].dtype)  # type: ignore[union-attr]
+    if backend.parts_of_lanes(plan, how) > 1:
+        return  # a step has no memory that its parts share
     target, given_x = small.result(0), small.operand(0)
     steps = []
     if direct:

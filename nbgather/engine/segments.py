@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends
+from nbgather.engine import arrays, backends, bad_index
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
-from nbgather.operations.reducing import reduction
+from nbgather.operations.reducing import COMPARED, reduction
 from nbgather.operations.segments import SegmentReduce
 
 
@@ -21,12 +21,20 @@ def segment_reduce(
     x, where = operands
     spec, where_spec = container.spec(x), container.spec(where)
     (result_spec,) = operation.result(spec, where_spec)
-    if operation.by == "ids" or container.home != "cpu":
+    if container.home != "cpu":
+        return NotImplemented
+    if operation.by == "ids":
+        # The scatter that it is made of would name a place of the index that it spreads them to.
+        ids = arrays.integers(container, where)
+        if bad_index.first_bad_index(ids, result_spec.shape[0], False) is not None:
+            bad_index.raise_bad_index(ids, result_spec.shape[0], 0, False)
         return NotImplemented
     offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
     how = reduction(spec.dtype, operation.reduce, False)
     backend = backends.serving(options.backend, container.home, spec.device)
     if how is None or how.kind.startswith("c") or "segments" not in backend.DOES:
+        return NotImplemented
+    if how.reduce == "mean" and how.kind in COMPARED:
         return NotImplemented
     result = container.empty(result_spec.shape, x)
     columns, (segments, rows) = math.prod(spec.shape[1:]), (len(offsets) - 1, spec.shape[0])

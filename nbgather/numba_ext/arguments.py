@@ -78,6 +78,8 @@ def _stand_in(kind: Any, size: int) -> Any:
     """A value that an argument of a type may have; an array has ``size`` items each way."""
     if not isinstance(kind, types.Type):
         return kind
+    if isinstance(kind, types.StringLiteral):
+        return kind.literal_value
     kind = types.unliteral(kind)
     if isinstance(kind, types.Omitted):
         return kind.value

@@ -168,17 +168,26 @@ def _argument_words(context: Any, builder: Any, kind: Any, value: Any) -> list[A
     return [I64(records.NONE if isinstance(kind, types.NoneType) else records.ABSENT)]
 
 
+def text_words(text: str) -> list[Any]:
+    """A constant text as a record has it."""
+    data = text.encode()
+    parts = struct.unpack(f"{-(-len(data) // 8)}q", data.ljust(-(-len(data) // 8) * 8, b"\0"))
+    return [I64(records.TEXT), I64(len(data)), *map(I64, parts)]
+
+
 def refuse_call(
-    context: Any, builder: Any, name: str, kinds: Any, values: Any, how: Any = None
+    context: Any, builder: Any, name: str, kinds: Any, values: Any, how: Any = None, **texts: str
 ) -> None:
     """Raise what a function of ours says of these arguments, which are in its own order.
 
-    ``how`` is the number of a mode, for the argument of that name.
+    ``how`` is the number of a mode, for the argument of that name; ``texts`` are constants.
     """
     words = [I64(records.CALL), I64(records.FUNCTIONS.index(name)), I64(len(kinds))]
     for parameter, kind, value in zip(records.parameters(name), kinds, values, strict=False):
         if parameter == "mode" and how is not None:
             words += [I64(records.MODE_NUMBER), how]
+        elif parameter in texts:
+            words += text_words(texts[parameter])
         else:
             words += _argument_words(context, builder, kind, value)
     refuse_words(context, builder, words)
@@ -195,12 +204,18 @@ def refuse_out(
 
 
 def refuse_scatter_out(
-    context: Any, builder: Any, name: str, kinds: tuple[Any, ...], values: Any
+    context: Any, builder: Any, name: str, kinds: tuple[Any, ...], values: Any, **texts: str
 ) -> None:
     """Raise what a scatter says of its arguments, of which the last is an ``out``."""
     words = [I64(records.SCATTER_OUT), I64(records.FUNCTIONS.index(name))]
-    for kind, value in zip(kinds, values, strict=True):
-        words += _argument_words(context, builder, kind, value)
+    if len(kinds) != 5:
+        words = [I64(records.REDUCE_OUT), words[1], I64(len(kinds) - 1)]
+    names = (*records.parameters(name)[: len(kinds) - 1], "out")
+    for parameter, kind, value in zip(names, kinds, values, strict=True):
+        if parameter in texts:
+            words += text_words(texts[parameter])
+        else:
+            words += _argument_words(context, builder, kind, value)
     refuse_words(context, builder, [*words, I64(int(kinds[-1].mutable))])
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import indexing, masking, patches
+from nbgather import indexing, masking, patches, scattering
 from nbgather.kernels.constants import MODES
+from nbgather.operations.reducing import REDUCES
 
 #: Calls that move so many bytes are made here: for less, the way here takes longer.
 LARGE_BYTES = 1 << 17
@@ -45,6 +46,9 @@ _CALLS: dict[str, Any] = {
     "scatter_add": indexing.scatter_add,
     "scatter_into": lambda *operands: indexing.scatter(*operands[:4], out=operands[4]),
     "scatter_add_into": lambda *operands: indexing.scatter_add(*operands[:4], out=operands[4]),
+    "scatter_reduce": lambda x, dim, index, src, reduce, own, out=None: scattering.scatter_reduce(
+        x, dim, index, src, REDUCES[reduce], include_self=bool(own), out=out
+    ),
     "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
         seed, ids, tokens, epoch=epoch
     ),

@@ -16,6 +16,7 @@ from nbgather.numba_ext.emit import ADDRESS, NDIM, SIZES
 from nbgather.numba_ext.gather_loops import finder, fits
 from nbgather.numba_ext.intrinsics import copy, loader, mover
 from nbgather.numba_ext.records import GATHER
+from nbgather.numba_ext.reducing import reducer
 from nbgather.numba_ext.subroutines import inlined, of_numbers
 
 U = np.uint64
@@ -61,8 +62,13 @@ def copier(itemsize: int) -> Any:
 
 
 @functools.cache
-def _combiner(dtype: Any, action: int) -> Any:
-    """``combine(to, source)``: replace an item, add to it or or it, at any addresses."""
+def _combiner(dtype: Any, action: Any) -> Any:
+    """``combine(to, source)``: replace an item, add to it or or it, at any addresses.
+
+    Or reduce it, where the action is a pair of the reduction and of the kind of its numbers.
+    """
+    if isinstance(action, tuple):
+        return reducer(dtype, *action)
     if action == SET:
         return mover(dtype)  # of so many bytes
 

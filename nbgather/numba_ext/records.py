@@ -31,18 +31,18 @@ from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 from nbgather.operations.shapes import needs_position
 
 #: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
-#: was, a call with an ``out`` that is no gather's, a sample's number of tokens.
-CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT = range(7)
+#: was, a scatter with an ``out``, a sample's number of tokens, a reduction with an ``out``.
+CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT, REDUCE_OUT = range(8)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
-ABSENT, NONE, NUMBER, ARRAY, MODE_NUMBER, TUPLE = range(6)
+ABSENT, NONE, NUMBER, ARRAY, MODE_NUMBER, TUPLE, TEXT = range(7)
 #: The kinds of numbers that a record has two words of.
 INTEGER, UNSIGNED, REAL, BOOLEAN, COMPLEX = range(5)
 #: The functions that a record may be about.
 FUNCTIONS = (
     "gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add", "token_noise",
-    "rank_tokens", "random_masking", "restore_tokens", "patchify", "unpatchify",
+    "rank_tokens", "random_masking", "restore_tokens", "patchify", "unpatchify", "scatter_reduce",
 )  # fmt: skip
 #: The kinds of gathers.
 GATHER, ALONG, TOKENS, RESTORE = range(4)
@@ -91,6 +91,11 @@ class _Words:
             return view_memory(address, shape, strides, dtype, None)
         return _like(shape, np.dtype(dtype))
 
+    def text(self) -> str:
+        length = self.take()
+        words = self.many(-(-length // 8))
+        return struct.pack(f"{len(words)}q", *words)[:length].decode()
+
     def argument(self, has_memory: bool = False) -> Any:
         kind = self.take()
         if kind == TUPLE:
@@ -101,6 +106,7 @@ class _Words:
             NUMBER: self.number,
             ARRAY: lambda: self.array(has_memory),
             MODE_NUMBER: lambda: MODES[self.take()],
+            TEXT: self.text,
         }
         return readers[kind]()
 
@@ -151,19 +157,30 @@ def _out(words: _Words) -> None:
 
 def _scatter_out(words: _Words) -> None:
     """As `_out`; what is wrong with the operands is told by the function itself."""
-    name, start = FUNCTIONS[words.take()], words.address
-    *operands, out = (words.argument(has_memory=True) for _ in range(5))
+    _check_scatter_out(words, FUNCTIONS[words.take()], 4)
+
+
+def _reduce_out(words: _Words) -> None:
+    """As `_scatter_out`."""
+    name = FUNCTIONS[words.take()]
+    _check_scatter_out(words, name, words.take())
+
+
+def _check_scatter_out(words: _Words, name: str, count: int) -> None:
+    start = words.address
+    *operands, out = (words.argument(has_memory=True) for _ in range(count + 1))
     if not words.take():
         out.flags.writeable = False
     container = registry.find(out, "out")
     named = [
         (what, one, container.spec(one))
-        for what, one in zip(("input", "dim", "index", "src"), operands, strict=True)
+        for what, one in zip(("input", "dim", "index", "src"), operands, strict=False)
         if isinstance(one, np.ndarray)
     ]
     check_match(check_out(container, out, named), named[0][2])
     words = _Words(start)
-    getattr(nbgather, name)(*(words.argument() for _ in range(4)))
+    given = dict(zip(parameters(name), (words.argument() for _ in range(count)), strict=False))
+    getattr(nbgather, name)(**given)
     raise ValueError(_BETWEEN)
 
 
@@ -201,6 +218,7 @@ _READERS = {
     GONE_INDEX: _gone_index,
     SCATTER_OUT: _scatter_out,
     BAD_COUNT: _bad_count,
+    REDUCE_OUT: _reduce_out,
 }
 
 

@@ -23,7 +23,7 @@ from numba.core import cgutils, compiler, errors, serialize
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 from numba.extending import intrinsic
 
-from nbgather.kernels.cpu import cache
+from nbgather.kernels.cpu import cache, folds
 
 
 class _Compiled(NamedTuple):
@@ -56,9 +56,12 @@ _called: list[dict[str, bytes]] = []
 
 @functools.cache
 def _sources() -> str:
-    """The digest of what is compiled here; kernels have one of their own."""
+    """The digest of what is compiled here; kernels have one of their own.
+
+    What reductions make of numbers is the kernels' too.
+    """
     state = hashlib.blake2s(digest_size=16)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(folds.__file__)):
         state.update(path.read_bytes())
     return state.hexdigest()
 
@@ -196,6 +199,8 @@ def defined(name: str, kinds: tuple[Any, ...], made: Any) -> Any:
     result, write = made
     kinds = tuple(k if isinstance(k, types.Type) else types.Omitted(k) for k in kinds)
     plain = tuple(map(types.unliteral, kinds))
+    # What is written may depend on a text that is a constant.
+    told = tuple(k if isinstance(k, types.StringLiteral) else p for k, p in zip(kinds, plain))
     given = [k for k, kind in enumerate(plain) if not isinstance(kind, types.Omitted)]
     packed = types.Tuple([plain[k] for k in given])
 
@@ -213,7 +218,7 @@ def defined(name: str, kinds: tuple[Any, ...], made: Any) -> Any:
     def codegen(context, builder, sig, values):
         parts = [context.cast(builder, values[k], kinds[k], plain[k]) for k in given]
         one = context.make_tuple(builder, packed, parts)
-        return call(context, builder, function, result(packed), [one], (name, str(plain)))
+        return call(context, builder, function, result(packed), [one], (name, str(told)))
 
     return result(*kinds), codegen
 

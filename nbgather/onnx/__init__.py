@@ -1,6 +1,7 @@
 """Gather, masking and restoring as ONNX models, and what joins, checks and runs them.
 
-``gathering``, ``masking`` and ``restoring`` build models, of nodes in ``_ranking`` and ``_noise``;
+``gathering``, ``scattering``, ``masking`` and ``restoring`` build models, of nodes in ``_ranking``
+and ``_noise``;
 ``attach``, ``runner`` and ``verify``, with the cases of ``cases``, use them, on any of
 ``runtimes``; ``card`` writes one and ``catalog`` lists the files; ``torch_table`` is for torch's
 exporter; ``backend`` runs the library's calls on onnxruntime.
@@ -13,6 +14,7 @@ from nbgather.onnx.gathering import gather_model
 from nbgather.onnx.masking import masking_model
 from nbgather.onnx.restoring import restore_model
 from nbgather.onnx.runner import Port, Session, run
+from nbgather.onnx.scattering import scatter_reduce_model
 from nbgather.onnx.torch_table import torch_translation_table
 from nbgather.onnx.verify import Verification, verify
 
@@ -28,6 +30,7 @@ __all__ = [
     "masking_model",
     "restore_model",
     "run",
+    "scatter_reduce_model",
     "stale_files",
     "torch_translation_table",
     "verify",

@@ -23,6 +23,7 @@ except ImportError:
 __all__ = [
     "INDEX_TYPES",
     "NOISE_TYPES",
+    "TENSOR_TYPES",
     "GraphBuilder",
     "ModelProto",
     "TensorProto",

@@ -342,8 +342,8 @@ def added_kind(dtype: DType) -> str:
     kind = ADDED.get(dtype.plain) if dtype.native else None
     if kind is None:
         raise TypeError(
-            f"input has dtype {dtype.name}: scatter_add adds bool, integers, float16, bfloat16,"
-            " float32, float64 and complex numbers, in this machine's byte order"
+            f"input has dtype {dtype.name}: a sum takes bool, integers, float16, bfloat16, float32,"
+            " float64 and complex numbers, in this machine's byte order"
         )
     return kind
 

@@ -15,7 +15,7 @@ _EXTREMES = ("amax", "amin")
 _OF_BOOLS = {"sum": "amax", "prod": "amin", "amax": "amax", "amin": "amin"}
 _UNSIGNED = {f"uint{8 * n}": f"u{n}" for n in (1, 2, 4, 8)}
 _SIGNED = {f"int{8 * n}": f"i{n}" for n in (1, 2, 4, 8)}
-#: Floats of 16 bits, by the names of kinds that kernels compare and do not compute with.
+#: Floats of 16 bits, by the names of kinds whose bits kernels take as integers.
 _HALVES = {"float16": "half", "bfloat16": "brain"}
 COMPARED = frozenset(_HALVES.values())
 
@@ -61,7 +61,7 @@ def reduction(dtype: DType, reduce: str, include_self: bool) -> Reduction | None
     if plain == "bool":
         return Reduction(_OF_BOOLS[reduce], "u1", include_self)
     if plain in _HALVES:
-        if reduce in _EXTREMES:
+        if reduce in (*_EXTREMES, "mean"):
             return Reduction(reduce, _HALVES[plain], include_self)
         return None
     if plain in _SIGNED:

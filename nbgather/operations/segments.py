@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,7 +53,10 @@ class SegmentReduce(Operation):
             if known(size) and size < 1:
                 raise ValueError("offsets is empty: where each segment begins and the last ends")
             size = size - 1
-        return (fresh((size, *x.shape[1:]), x.dtype, x),)
+        shape = (size, *x.shape[1:])
+        if all(map(known, shape)) and math.prod(shape) * x.dtype.itemsize >= 1 << 63:
+            raise ValueError(f"{size} segments are too many: no memory holds a result of {shape}")
+        return (fresh(shape, x.dtype, x),)
 
     def empty(self, xp: Any, dtype: Any) -> Any:
         """What stands for a segment of no rows."""

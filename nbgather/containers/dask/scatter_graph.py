@@ -1,4 +1,4 @@
-"""The graphs of sums and reductions that are scattered: each block along the dimension is whole."""
+"""The graphs of sums and reductions that are scattered: the input is whole along the dimension."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks
+from nbgather.containers.dask import blocks, scatter_parts
 from nbgather.containers.dask.gather_blocks import Call, refuse_bad
 from nbgather.containers.dask.sides import chunked, index_beside, is_known, plain_block, start_of
 from nbgather.containers.numpy import describe
@@ -24,8 +24,9 @@ logger = logging.getLogger("nbgather.dask")
 def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     """The graph of a scatter into blocks that have all of the dimension.
 
-    The index has the input's size off the dimension. The values of a place come in row-major order
-    of the whole index, so that the bits are those of one call, whatever the chunks.
+    The index has the input's size off the dimension, and may be in chunks along it, see
+    :mod:`nbgather.containers.dask.scatter_parts`. The bits are those of one call, whatever the
+    chunks.
     """
     operands = [chunked(x, "input"), index_beside(index, "index"), chunked(src, "src")]
     for name, array in zip(operation.names, operands, strict=True):
@@ -43,22 +44,62 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
             " same size where input is a Dask array"
         )
     src = src[tuple(map(slice, index.shape))]
-    if any(a.numblocks[dim] != 1 for a in operands):
-        logger.info("input, index and src are rechunked: all along dimension %d is needed", dim)
+    if x.numblocks[dim] != 1:
+        logger.info("input is rechunked: all along dimension %d is needed", dim)
     x = x.rechunk({dim: -1})
-    whole = {dim: -1, **{d: x.chunks[d] for d in off}}
-    index, src = index.rechunk(whole), src.rechunk(whole)
+    along = index.chunks[dim]
+    cut = {dim: along, **{d: x.chunks[d] for d in off}}
+    index, src = index.rechunk(cut), src.rechunk(cut)
     name = "nbgather-scatter-" + tokenize(operation, x, index, src)
-    graph = {
-        (name, *block): (
-            _scatter, operation, dim, tuple(start_of(x.chunks[d], b) for d, b in enumerate(block)),
-            *((a.name, *block) for a in (x, index, src)),
-        )
-        for block in itertools.product(*map(range, x.numblocks))
-    }  # fmt: skip
+    starts = tuple(start_of(along, k) for k in range(len(along)))
+    graph: dict[Any, Any] = {}
+    for block in itertools.product(*map(range, x.numblocks)):
+        places = [start_of(x.chunks[d], b) for d, b in enumerate(block)]
+        chunks = [
+            ((*block[:dim], k, *block[dim + 1 :]), (*places[:dim], starts[k], *places[dim + 1 :]))
+            for k in range(len(along))
+        ]
+        pairs = [((index.name, *at), (src.name, *at), place) for at, place in chunks]
+        if len(pairs) == 1:
+            ((i, values, place),) = pairs
+            graph[(name, *block)] = (_scatter, operation, dim, place, (x.name, *block), i, values)
+            continue
+        how = scatter_parts.reducing(operation, dim)
+        shape = tuple(x.chunks[d][b] for d, b in enumerate(block))
+        graph |= _in_parts(how, name, block, (x.name, *block), (shape, x.dtype), pairs)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[x, index, src])
     meta = np.empty((0,) * x.ndim, x.dtype)
     return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
+
+
+def _in_parts(
+    how: scatter_parts.Reducing,
+    name: str,
+    block: tuple[int, ...],
+    x: tuple[Any, ...],
+    like: tuple[tuple[int, ...], Any],
+    pairs: list[Any],
+) -> dict[Any, Any]:
+    """The tasks of one block whose index is in chunks: a tree of them, or one after the other."""
+    graph: dict[Any, Any] = {}
+
+    def add(task: Any) -> tuple[Any, ...]:
+        key = (f"{name}-part", *block, len(graph))
+        graph[key] = task
+        return key
+
+    if scatter_parts.has_any_order(how, like[1]):
+        parts = [add((scatter_parts.part, how, like, i, src, place)) for i, src, place in pairs]
+        while len(parts) > 1:
+            merged = [add((scatter_parts.merge, how, *two)) for two in zip(parts[::2], parts[1::2])]
+            parts = [*merged, *parts[len(parts) // 2 * 2 :]]
+        graph[(name, *block)] = (scatter_parts.join, how, x, parts[0])
+        return graph
+    last = add((scatter_parts.begin, how, x))
+    for i, src, place in pairs:
+        last = add((scatter_parts.step, how, last, i, src, place))
+    graph[(name, *block)] = (scatter_parts.end, like[1], last)
+    return graph
 
 
 def _scatter(

@@ -1,7 +1,7 @@
 """What the kernels of reductions do with two numbers, without a branch: one instruction each.
 
 A *kind* is that of the numbers, as NumPy writes dtypes; ``half`` and ``brain`` are the bits of
-float16 and bfloat16, which are compared and not computed with.
+float16 and bfloat16, which are compared as they are, and summed in float32.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from nbgather.kernels.cpu.intrinsics import address, allocate, float32_at
+
 U = np.uint64
 
 #: Numbers from which on a run of them is compared in any order.
 RUN_ITEMS = U(32)
-_I32 = ir.IntType(32)
+_I16, _I32, _F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
 #: By kind: the bits of infinity.
 INFINITY = {"half": 0x7C00, "brain": 0x7F80}
@@ -77,9 +79,46 @@ def _takes_place(builder: Any, old: Any, new: Any, reduce: str, kind: str) -> An
     return compare(sign, new, old)
 
 
+def widen(kind: str) -> Any:
+    """``wide(value)``: a number as what it is summed in; float32 of 16 bits."""
+    if not is_half(kind):
+        return njit(inline="always")(lambda value: value)
+
+    @intrinsic
+    def wide(typingctx, value):
+        def codegen(context, builder, sig, values):
+            return _widened(builder, values[0], kind)
+
+        return types.float32(types.uint16), codegen
+
+    return wide
+
+
+def _widened(builder: Any, bits: Any, kind: str) -> Any:
+    if kind == "half":
+        return builder.fpext(builder.bitcast(bits, ir.HalfType()), _F32)
+    return builder.bitcast(builder.shl(builder.zext(bits, _I32), _I32(16)), _F32)
+
+
+def _narrowed(builder: Any, value: Any, kind: str) -> Any:
+    """A float32 rounded to the bits of 16, to even where it is halfway."""
+    if kind == "half":
+        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), _I16)
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
+    rounded = builder.add(bits, builder.add(odd, _I32(0x7FFF)))
+    quiet = builder.or_(bits, _I32(0x400000))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    rounded = builder.select(is_nan, quiet, rounded)
+    return builder.trunc(builder.lshr(rounded, _I32(16)), _I16)
+
+
 @functools.cache
 def folder(reduce: str, kind: str) -> Any:
     """``fold(old, new)``: what two numbers become."""
+    if is_half(kind) and reduce not in ("amax", "amin"):
+        wide = widen(kind)
+        return njit(inline="always")(lambda old, new: old + wide(new))
     if kind[0] == "c":
         if reduce == "prod":
             return njit(inline="always")(lambda old, new: old * new)
@@ -88,16 +127,20 @@ def folder(reduce: str, kind: str) -> Any:
     @intrinsic
     def fold(typingctx, old, new):
         def codegen(context, builder, sig, values):
-            if reduce in ("amax", "amin"):
-                taken = _takes_place(builder, *values, reduce, kind)
-                return builder.select(taken, values[1], values[0])
-            if kind[0] == "f":
-                return (builder.fmul if reduce == "prod" else builder.fadd)(*values)
-            return (builder.mul if reduce == "prod" else builder.add)(*values)
+            return folded(builder, *values, reduce, kind)
 
         return old(old, old), codegen
 
     return fold
+
+
+def folded(builder: Any, old: Any, new: Any, reduce: str, kind: str) -> Any:
+    """What `folder` gives, of values of LLVM."""
+    if reduce in ("amax", "amin"):
+        return builder.select(_takes_place(builder, old, new, reduce, kind), new, old)
+    if kind[0] == "f":
+        return (builder.fmul if reduce == "prod" else builder.fadd)(old, new)
+    return (builder.mul if reduce == "prod" else builder.add)(old, new)
 
 
 def _key(builder: Any, bits: Any) -> Any:
@@ -182,16 +225,27 @@ def run_folder(reduce: str, kind: str) -> Any:
     low, high = integer(-infinity - 1), integer(infinity)
 
     @njit(inline="always")
+    def by_fours(old, src, s, n):
+        # However they are put together, the first of the largest is left, or the last NaN.
+        k = U(0)
+        while k + U(4) <= n:
+            one = fold(src[s + k], src[s + k + U(1)])
+            other = fold(src[s + k + U(2)], src[s + k + U(3)])
+            old = fold(old, fold(one, other))
+            k += U(4)
+        return in_order(old, src, s + k, n - k)
+
+    @njit(inline="always")
     def extreme(old, src, s, n):
         if n < RUN_ITEMS:
-            return in_order(old, src, s, n)
+            return by_fours(old, src, s, n)
         best, least, most = key_at(src, s), key_at(src, s), key_at(src, s)
         for k in range(U(1), n):
             key = key_at(src, s + k)
             best = pick(best, key)
             least, most = smaller_of(least, key), larger_of(most, key)
         if least < low or most > high or best == integer(0) or best == integer(-1):
-            return in_order(old, src, s, n)
+            return by_fours(old, src, s, n)
         return fold(old, number_of(best, old))
 
     return extreme
@@ -219,34 +273,76 @@ def add_pair(typingctx, pairs, p, value, one):
     return signature, codegen
 
 
+@intrinsic
+def pointer_like(typingctx, pointer, address):
+    """An address as a pointer of the type of another."""
+
+    def codegen(context, builder, sig, values):
+        return builder.inttoptr(values[1], values[0].type)
+
+    return pointer(pointer, types.uint64), codegen
+
+
+@functools.cache
+def pair_memory(kind: str) -> Any:
+    """``memory(like, places)``: a sum and a count for each place; null if there is no memory."""
+    if is_half(kind):
+        return njit(inline="always")(
+            lambda like, places: float32_at(address(allocate(like, np.uint64(8) * places)))
+        )
+    nbytes = np.uint64(2 * np.dtype(kind).itemsize)
+    return njit(inline="always")(lambda like, places: allocate(like, nbytes * places))
+
+
 @functools.cache
 def divider(kind: str) -> Any:
-    """``divide(total, count)``: the quotient, of integers the floor; the total where count is 0."""
+    """``divide(total, count)``: the quotient, of integers the floor; the total where count is 0.
+
+    Of float32 for floats of 16 bits, all three are rounded.
+    """
+    if is_half(kind):
+        return _half_divider(kind)
 
     @intrinsic
     def divide(typingctx, total, count):
         def codegen(context, builder, sig, values):
-            total, count = values
-            one = count.type(1)
-            if kind[0] == "f":
-                is_zero = builder.fcmp_ordered("==", count, count.type(0.0))
-                count = builder.select(is_zero, count.type(1.0), count)
-                return builder.select(is_zero, total, builder.fdiv(total, count))
-            is_zero = builder.icmp_unsigned("==", count, count.type(0))
-            if kind[0] == "u":
-                count = builder.select(is_zero, one, count)
-                return builder.select(is_zero, total, builder.udiv(total, count))
-            # By -1 the least number has no quotient, which the processor would trap.
-            is_minus = builder.icmp_signed("==", count, count.type(-1))
-            divisor = builder.select(builder.or_(is_zero, is_minus), one, count)
-            quotient = builder.sdiv(total, divisor)
-            rest = builder.sub(total, builder.mul(quotient, divisor))
-            differ = builder.icmp_signed("<", builder.xor(total, divisor), total.type(0))
-            lower = builder.and_(builder.icmp_unsigned("!=", rest, total.type(0)), differ)
-            floor = builder.sub(quotient, builder.zext(lower, total.type))
-            floor = builder.select(is_minus, builder.neg(total), floor)
-            return builder.select(is_zero, total, floor)
+            return divided(builder, *values, kind)
 
         return total(total, total), codegen
+
+    return divide
+
+
+def divided(builder: Any, total: Any, count: Any, kind: str) -> Any:
+    """What `divider` gives, of values of LLVM."""
+    one = count.type(1)
+    if kind[0] == "f":
+        is_zero = builder.fcmp_ordered("==", count, count.type(0.0))
+        count = builder.select(is_zero, count.type(1.0), count)
+        return builder.select(is_zero, total, builder.fdiv(total, count))
+    is_zero = builder.icmp_unsigned("==", count, count.type(0))
+    if kind[0] == "u":
+        count = builder.select(is_zero, one, count)
+        return builder.select(is_zero, total, builder.udiv(total, count))
+    # By -1 the least number has no quotient, which the processor would trap.
+    is_minus = builder.icmp_signed("==", count, count.type(-1))
+    divisor = builder.select(builder.or_(is_zero, is_minus), one, count)
+    quotient = builder.sdiv(total, divisor)
+    rest = builder.sub(total, builder.mul(quotient, divisor))
+    differ = builder.icmp_signed("<", builder.xor(total, divisor), total.type(0))
+    lower = builder.and_(builder.icmp_unsigned("!=", rest, total.type(0)), differ)
+    floor = builder.sub(quotient, builder.zext(lower, total.type))
+    floor = builder.select(is_minus, builder.neg(total), floor)
+    return builder.select(is_zero, total, floor)
+
+
+def _half_divider(kind: str) -> Any:
+    @intrinsic
+    def divide(typingctx, total, count):
+        def codegen(context, builder, sig, values):
+            one, other = (_widened(builder, _narrowed(builder, v, kind), kind) for v in values)
+            return _narrowed(builder, builder.fdiv(one, other), kind)
+
+        return types.uint16(types.float32, types.float32), codegen
 
     return divide

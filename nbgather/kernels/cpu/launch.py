@@ -30,6 +30,7 @@ DOES = frozenset(
         "checks",
         "copy",
         "frames",
+        "half means",
         "masking",
         "moved patches",
         "patches",
@@ -227,7 +228,8 @@ def scatter(
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
 
 
-segment_reduce = launch_reduce.segment_reduce
+segment_reduce, reduces = launch_reduce.segment_reduce, launch_reduce.reduces
+parts_of_lanes = launch_reduce.parts_of_lanes
 
 
 def find_outside(

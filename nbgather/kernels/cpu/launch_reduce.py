@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
+import platform
 from typing import Any
 
 import numpy as np
 
 from nbgather.kernels import constants
-from nbgather.kernels.cpu import compiler, limits, threads
+from nbgather.kernels.cpu import compiler, limits, loader, threads
+from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import ScatterPlan
 
 CACHE_LINE_BYTES = 64
@@ -19,11 +22,15 @@ SHARED_MIN_BYTES = 1 << 19
 #: Threads for each lane from which on they do: to leave out what is another's takes as long as to
 #: reduce it.
 SHARED_MIN_THREADS = 4
+#: Work from which threads share the index of few lanes, each with a copy of their places; and how
+#: many values each has at least for every place. That takes no more than twice what is read.
+PARTED_MIN_BYTES, PART_VALUES = 1 << 22, 1
 #: The maker of the kernel for each form of a scatter, and the module that has it.
 _LANES = "reduce", "make_lane_reduce"
 _FORMS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("lane", "far", "few", "columns"), _LANES),
-    "shared": ("reduce", "make_place_reduce"),
+    "shared": ("reduce_shared", "make_place_reduce"),
+    "parts": ("reduce_shared", "make_part_reduce"),
     "wide": ("reduce_wide", "make_wide_reduce"),
     "rows": ("reduce_wide", "make_row_reduce"),
     **dict.fromkeys(("strided", "strided lanes"), ("reduce_wide", "make_strided_reduce")),
@@ -73,7 +80,9 @@ def scatter_reduce(
         form = "rows"
         args, count, parts = _rows(plan, limits.num_threads())
     elif form == "wide":
-        args, count = _tiles(plan, limits.num_threads(), 2 if how[0] == "mean" else 1)
+        args, count = _tiles(plan, limits.num_threads(), _words(how))
+    elif run is threads.run and parts_of_lanes(plan, how) > 1:
+        return _by_parts(plan, out, idx, src, how, x)
     elif (
         plan.can_share
         and plan.work >= SHARED_MIN_BYTES
@@ -85,6 +94,59 @@ def scatter_reduce(
     if isinstance(bad, int) and bad >= constants.NO_MEMORY:
         raise MemoryError("no memory to reduce")
     return bad
+
+
+def _words(how: tuple[str, str, bool]) -> int:
+    """Items' sizes that a place takes while it is reduced: a mean's sum and count."""
+    if how[0] != "mean":
+        return 1
+    return 4 if how[1] in _HALVES else 2
+
+
+@functools.cache
+def _has_halves() -> bool:
+    """Whether the processor that is compiled for has float16; without, that calls a library."""
+    if any(loader.told()):
+        return False
+    names = {"x86_64": "f16c", "AMD64": "f16c"}
+    return loader.has_features((names.get(platform.machine(), "neon"),))
+
+
+def reduces(plan: ScatterPlan, how: tuple[str, str, bool]) -> bool:
+    """Whether there is a kernel: rows of 16 bits are not summed in place."""
+    reduce, kind, _ = how
+    if reduce != "mean" or kind not in _HALVES:
+        return True
+    return not are_rows(plan) and (kind == "brain" or _has_halves())
+
+
+def parts_of_lanes(plan: ScatterPlan, how: Any) -> int:
+    """In how many parts the index of each lane is reduced, where threads share what has any order.
+
+    One where a lane is not cut.
+    """
+    if plan.work < PARTED_MIN_BYTES or not plan.copies or plan.form == "wide":
+        return 1
+    if not isinstance(how, tuple) or how[0] not in ("amax", "amin"):
+        return 1
+    lanes, places = plan.walk_count, plan.nbytes // plan.itemsize
+    values = math.prod(plan.index_shape)
+    return min(-(-limits.num_threads() // lanes), values // (PART_VALUES * max(places, 1)))
+
+
+def _by_parts(plan: ScatterPlan, out: int, idx: int, src: int, how: Any, x: int) -> int:
+    parts, lanes = parts_of_lanes(plan, how), plan.walk_count
+    head, room = (_whole_lines(n) for n in (8 * (parts + 1), plan.nbytes // lanes))
+    shared = np.empty((lanes, head + (parts - 1) * room), np.uint8)
+    shared[:, :8] = 0
+    numbers = parts, memory_address(shared), head, room
+    args = np.array([*plan.walk, *numbers], np.int64)  # type: ignore[misc]
+    kernel, tasks = _kernel(plan, "parts", how), 2 * parts * lanes
+    return threads.run_tasks(kernel, out, src, idx, x, args, tasks, threads.choose())
+
+
+def _whole_lines(nbytes: int) -> int:
+    return -(-nbytes // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
 
 
 def segment_reduce(
@@ -144,10 +206,14 @@ def _tiles(plan: ScatterPlan, threads: int, words: int) -> tuple[np.ndarray, int
 def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]:
     """The integers of a reduction of rows, the length of its range, and its parts.
 
-    Where lanes are few each thread has a part of the columns, where a part is not too narrow, or of
-    the places: they all walk the index.
+    Where lanes are few each thread has a part of the columns, where a part is not too narrow, or
+    some have the places of one: they all walk the index. A thread that reads rows ahead takes most
+    of what the memory of few cores gives, so for one more that is not worth it.
     """
     lanes, columns = _lanes(plan)
     most = max(columns * plan.itemsize // SHARED_ROW_BYTES, 1)
     args, tiles = _tiled(plan, -(-columns // min(-(-threads // lanes), most)))
-    return args, tiles * plan.size, threads if lanes < LANES_PER_THREAD * threads else None
+    parts = None
+    if lanes < LANES_PER_THREAD * threads:
+        parts = threads if threads >= SHARED_MIN_THREADS * tiles else tiles
+    return args, tiles * plan.size, parts

@@ -1,9 +1,9 @@
 """The kernels that reduce what is scattered to one place, in row-major order of the index.
 
 They take the arguments of the scatter kernels (:mod:`nbgather.kernels.cpu.scatter`), whose forms
-they have, fewer of them: ``lanes`` are lanes or a few columns side by side, ``places`` the same
-where a thread has a range of places; ``wide``, ``rows`` and ``strided`` are in
-:mod:`nbgather.kernels.cpu.reduce_wide`.
+they have, fewer of them: ``lanes`` are lanes or a few columns side by side; where several threads
+share these, see :mod:`nbgather.kernels.cpu.reduce_shared`; ``wide``, ``rows`` and ``strided`` are
+in :mod:`nbgather.kernels.cpu.reduce_wide`.
 
 Where the input does not count, the places of the index are first given what the reduction begins
 with. The largest and the smallest do without this walk over the index: every place is given the
@@ -27,15 +27,22 @@ from nbgather.kernels.cpu.folds import (
     divider,
     folder,
     identity,
+    is_half,
     number_type,
+    pair_memory,
     run_folder,
+    widen,
 )
 from nbgather.kernels.cpu.gather import outer_offset
-from nbgather.kernels.cpu.intrinsics import address, allocate, copy_bytes, release, uint64_at
+from nbgather.kernels.cpu.intrinsics import address, prefetch, release
 from nbgather.kernels.cpu.scatter import COPIED_BYTES, NARROW_OUTER, SIFTED_ITEMS, copy_lanes
 
 U = np.uint64
 STEP = U(CHECKED_ITEMS)
+#: Indices that are looked at to see whether most of some more repeat the one before.
+PROBED_ITEMS = U(64)
+#: How far ahead indices and values are prefetched.
+AHEAD_ITEMS = U(256)
 #: What a walk gives: an index was bad; a value was what the places began with.
 BAD, MET = U(1), U(2)
 #: The largest number that counting by one reaches.
@@ -99,6 +106,7 @@ def run_length(idx, i, n):
 class Pairs(NamedTuple):
     """Of sums and counts of places side by side, from place ``o`` on of the result."""
 
+    memory: Any
     begin: Any
     put: Any
     put_run: Any
@@ -108,20 +116,22 @@ class Pairs(NamedTuple):
 @functools.cache
 def pair_loops(kind: str, include_self: bool) -> Pairs:
     """The parts of a mean."""
-    divide, of = divider(kind), number_type(kind)
+    divide, wide = divider(kind), widen(kind)
+    summed = "f4" if is_half(kind) else kind
+    of = number_type(summed)
     one, none, start = of(1), of(0), of(include_self)
-    fold_run, last = run_folder("mean", kind), LAST_COUNT.get(kind)
+    fold_run, last = run_folder("mean", kind), LAST_COUNT.get(summed)
     limit = of(last or 0)
 
     @njit(inline="always")
     def begin(pairs, q, before, o, n):
         for k in range(n):
-            pairs[U(2) * (q + k)] = before[o + k] if include_self else none
+            pairs[U(2) * (q + k)] = wide(before[o + k]) if include_self else none
             pairs[U(2) * (q + k) + U(1)] = start
 
     @njit(inline="always")
     def put(pairs, p, value):
-        add_pair(pairs, p, value, one)
+        add_pair(pairs, p, wide(value), one)
 
     @njit(inline="always")
     def put_run(pairs, p, src, s, n):
@@ -142,7 +152,17 @@ def pair_loops(kind: str, include_self: bool) -> Pairs:
                 old = before[b + k]  # read in any case: the loop has no branch
                 out[o + k] = old if count == none else mean
 
-    return Pairs(begin, put, put_run, finish)
+    return Pairs(pair_memory(kind), begin, put, put_run, finish)
+
+
+def pairs_of(reduce: str, kind: str, include_self: bool) -> Pairs:
+    """The parts of a mean; of another reduction, what stands for them and does nothing."""
+    if reduce == "mean":
+        return pair_loops(kind, include_self)
+    nothing = njit(inline="always")(lambda *_: None)
+    return Pairs(
+        njit(inline="always")(lambda like, places: like), nothing, nothing, nothing, nothing
+    )
 
 
 class Loops(NamedTuple):
@@ -193,47 +213,71 @@ def loops(reduce: str, kind: str, include_self: bool) -> Loops:
         return U(0)
 
     @njit(inline="always")
-    def walk_block(to, o, src, s, idx, i, k, end):
+    def put_four(to, o, src, s, idx, i):
         # What is read before the first of four is written need not wait for it.
-        t = k
-        while t + U(4) <= end:
-            j0, j1 = U(idx[i + t]), U(idx[i + t + U(1)])
-            j2, j3 = U(idx[i + t + U(2)]), U(idx[i + t + U(3)])
-            v0, v1, v2, v3 = src[s + t], src[s + t + U(1)], src[s + t + U(2)], src[s + t + U(3)]
-            put(to, o + j0, v0)
-            put(to, o + j1, v1)
-            put(to, o + j2, v2)
-            put(to, o + j3, v3)
-            t += U(4)
-        while t < end:
+        j0, j1, j2, j3 = U(idx[i]), U(idx[i + U(1)]), U(idx[i + U(2)]), U(idx[i + U(3)])
+        v0, v1, v2, v3 = src[s], src[s + U(1)], src[s + U(2)], src[s + U(3)]
+        put(to, o + j0, v0)
+        put(to, o + j1, v1)
+        put(to, o + j2, v2)
+        put(to, o + j3, v3)
+
+    @njit(inline="always")
+    def walk_block(to, o, src, s, idx, i, n, size):
+        # A check of all indices ahead would be waited for where few places are hit most.
+        t = U(0)
+        while t + STEP <= n:
+            if any_outside(idx, i + t, size):
+                return BAD
+            prefetch(idx, i + t + AHEAD_ITEMS)
+            prefetch(src, s + t + AHEAD_ITEMS)
+            put_four(to, o, src, s + t, idx, i + t)
+            put_four(to, o, src, s + t + U(4), idx, i + t + U(4))
+            t += STEP
+        while t < n:
+            if U(idx[i + t]) >= size:
+                return BAD
             put(to, o + U(idx[i + t]), src[s + t])
             t += U(1)
+        return U(0)
+
+    @njit(inline="always")
+    def walk_runs(to, o, src, s, idx, i, n, size):
+        t = U(0)
+        while t < n:
+            if U(idx[i + t]) >= size:
+                return BAD
+            length = run_length(idx, i + t, n - t)
+            for e in range(t, t + length, STEP):
+                prefetch(idx, i + e + AHEAD_ITEMS)
+                prefetch(src, s + e + AHEAD_ITEMS)
+            put_run(to, o + U(idx[i + t]), src, s + t, length)
+            t += length
+        return U(0)
 
     @njit(inline="always")
     def walk(to, o, src, s, idx, i, n, B, size):
-        k, column, found = U(0), U(0), U(0)
+        k, column, found, bad = U(0), U(0), U(0), U(0)
         while k < n:
-            end = min(k + SIFTED_ITEMS, n)
-            if are_inside(idx, i + k, end - k, size):
-                return BAD
-            if watches and any_equal(src, s + k, end - k, first):
+            m = min(n - k, SIFTED_ITEMS)
+            if watches and any_equal(src, s + k, m, first):
                 found = MET
             if B == U(1):
-                if mostly_repeats(idx, i + k, end - k):
-                    t = k
-                    while t < end:
-                        length = run_length(idx, i + t, end - t)
-                        put_run(to, o + U(idx[i + t]), src, s + t, length)
-                        t += length
+                if mostly_repeats(idx, i + k, min(m, PROBED_ITEMS)):
+                    bad = walk_runs(to, o, src, s + k, idx, i + k, m, size)
                 else:
-                    walk_block(to, o, src, s, idx, i, k, end)
+                    bad = walk_block(to, o, src, s + k, idx, i + k, m, size)
             else:
-                for t in range(k, end):
-                    put(to, o + U(idx[i + t]) * B + column, src[s + t])
-                    column += U(1)
-                    if column == B:
-                        column = U(0)
-            k = end
+                bad = are_inside(idx, i + k, m, size)
+                if not bad:
+                    for t in range(k, k + m):
+                        put(to, o + U(idx[i + t]) * B + column, src[s + t])
+                        column += U(1)
+                        if column == B:
+                            column = U(0)
+            if bad:
+                return BAD
+            k += m
         return found
 
     @njit(inline="always")
@@ -283,9 +327,7 @@ def make_lane_reduce(reduce, kind, itemsize, include_self):
     """Lanes one after the other; of a few side by side, the columns in turns."""
     begin, walk, _ = loops(reduce, kind, include_self)
     first, mean = identity(reduce, kind), reduce == "mean"
-    begin_pairs, finish_pairs = begin, begin
-    if mean:
-        begin_pairs, _, _, finish_pairs = pair_loops(kind, include_self)
+    memory, begin_pairs, _, _, finish_pairs = pairs_of(reduce, kind, include_self)
     may_fill = starts_filled(reduce, include_self)
 
     def reduce_lanes(out, src, idx, aux, args, lo, hi):
@@ -294,11 +336,9 @@ def make_lane_reduce(reduce, kind, itemsize, include_self):
         row, n = size * B, D * B
         if size == U(0):
             return 1
-        pairs = out
-        if mean:
-            pairs = allocate(out, U(2) * row * U(itemsize))
-            if address(pairs) == U(0):
-                return NO_MEMORY
+        pairs = memory(out, row)
+        if mean and address(pairs) == U(0):
+            return NO_MEMORY
         before = aux if copies else out
         fills = may_fill and copies and n >= row
         together, copied = max(COPIED_BYTES // (row * U(itemsize)), U(1)), U(lo)
@@ -338,74 +378,3 @@ def make_lane_reduce(reduce, kind, itemsize, include_self):
         return np.int64(bad)
 
     return reduce_lanes
-
-
-def make_place_reduce(reduce, kind, itemsize, include_self):
-    """The same for few lanes: a position of the range is one place of one of the outer axes."""
-    begin, _, walk_range = loops(reduce, kind, include_self)
-    first, mean = identity(reduce, kind), reduce == "mean"
-    begin_pairs, finish_pairs = begin, begin
-    if mean:
-        begin_pairs, _, _, finish_pairs = pair_loops(kind, include_self)
-    may_fill = starts_filled(reduce, include_self)
-
-    def reduce_places(out, src, idx, aux, args, lo, hi):
-        size, D, B = U(args[0]), U(args[1]), U(args[2])
-        copies = args[3]
-        length = D * B
-        if size == U(0):
-            return 1
-        chosen = allocate(uint64_at(U(0)), U(8) * SIFTED_ITEMS)
-        pairs = out
-        if mean:
-            pairs = allocate(out, U(2) * min(size, U(hi - lo)) * B * U(itemsize))
-        if address(chosen) == U(0) or address(pairs) == U(0):
-            release(chosen)
-            if mean:
-                release(pairs)
-            return NO_MEMORY
-        before = aux if copies else out
-        bad = U(0)
-        p = U(lo)
-        while p < U(hi) and not bad:
-            a = p // size
-            low = p - a * size
-            last = min(size, low + U(hi) - p)
-            o, n = (a * size + low) * B, (last - low) * B
-            i = U(outer_offset(args, NARROW_OUTER, 2, np.int64(a)))
-            s = U(outer_offset(args, NARROW_OUTER, 3, np.int64(a)))
-            p += last - low
-            if mean:
-                begin_pairs(pairs, U(0), before, o, n)
-                bad = walk_range(
-                    pairs, U(0), src, s, idx, i, length, B, size, low, last, chosen, False
-                )
-                if not bad:
-                    finish_pairs(out, o, pairs, U(0), before, o, n)
-                continue
-            found = MET
-            if may_fill and copies:
-                fill(out, o, n, first)
-                found = walk_range(
-                    out, o, src, s, idx, i, length, B, size, low, last, chosen, False
-                )
-                if found == U(0):
-                    restore(out, o, aux, n, first)
-                bad = found & BAD
-            if found == MET:
-                if copies:
-                    copy_bytes(out, o, aux, o, n * U(itemsize))
-                if not include_self:
-                    bad = walk_range(
-                        out, o, src, s, idx, i, length, B, size, low, last, chosen, True
-                    )
-                if not bad:
-                    bad = BAD & walk_range(
-                        out, o, src, s, idx, i, length, B, size, low, last, chosen, False
-                    )
-        release(chosen)
-        if mean:
-            release(pairs)
-        return np.int64(bad)
-
-    return reduce_places

@@ -32,6 +32,7 @@ from nbgather.kernels.cpu.reduce import (
     any_equal,
     fill,
     pair_loops,
+    pairs_of,
     restore,
     starts_filled,
 )
@@ -40,8 +41,18 @@ from nbgather.kernels.cpu.scatter_wide import CLASHING_BYTES, FAR_TILE_BYTES, NE
 
 U = np.uint64
 
-#: How far ahead a row of the values is prefetched where rows do not follow each other.
-FETCHED_ROWS = U(12)
+#: How many rows ahead values and indices are prefetched, and the place that a row goes to: the
+#: processor alone fetches too little of what it reads in order, too.
+FETCHED_ROWS, NEXT_ROWS = U(16), U(8)
+#: Indices that are prefetched at once: those of 8 bytes in a cache line.
+INDEX_LINE = U(8)
+
+
+@njit(inline="always")
+def fetch(pointer, f, n, line):
+    """Prefetch ``n`` items, of which a cache line has so many."""
+    for e in range(U(0), n, line):
+        prefetch(pointer, f + e)
 
 
 class Columns(NamedTuple):
@@ -111,15 +122,16 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
     """
     begin, walk = column_loops(reduce, kind, include_self)
     first, mean = identity(reduce, kind), reduce == "mean"
-    begin_pairs, finish_pairs = begin, begin
-    if mean:
-        begin_pairs, _, _, finish_pairs = pair_loops(kind, include_self)
+    memory, begin_pairs, _, _, finish_pairs = pairs_of(reduce, kind, include_self)
     may_fill = starts_filled(reduce, include_self)
+    LINE = U(LINE_BYTES // itemsize)
 
     @njit(inline="always")
     def walk_rows(to, o, src, s, idx, i, D, n, size, along, id_, sd, watches):
         bad, met = U(0), U(0)
         for d in range(D):
+            fetch(idx, i + (d + FETCHED_ROWS) * id_, n, INDEX_LINE)
+            fetch(src, s + (d + FETCHED_ROWS) * sd, n, LINE)
             bad = walk(to, o, src, s + d * sd, idx, i + d * id_, n, size, along)
             if bad:
                 return BAD
@@ -135,12 +147,16 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
         row, tile = B * U(itemsize), size * T * U(itemsize)
         # Where the rows of a tile would push each other out of the caches, it is put together.
         clashing = row % CLASHING_BYTES == U(0) and NEAR_TILE_BYTES < tile <= FAR_TILE_BYTES
-        staged = mean or (clashing and T < B and D * U(4) >= size)
-        buffer = out
+        staged = not mean and clashing and T < B and D * U(4) >= size
+        buffer, pairs = out, memory(out, max(size * T, U(1)))
         if staged:
-            buffer = allocate(out, tile * U(2) if mean else tile)
-            if address(buffer) == U(0):
-                return NO_MEMORY
+            buffer = allocate(out, tile)
+        if (staged and address(buffer) == U(0)) or (mean and address(pairs) == U(0)):
+            if staged:
+                release(buffer)
+            if mean:
+                release(pairs)
+            return NO_MEMORY
         target, along = (buffer, T) if staged else (out, B)
         before = aux if copies else out
         fills = may_fill and copies and D >= size
@@ -157,12 +173,12 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
             p += U(1)
             if mean:
                 for place in range(size):
-                    begin_pairs(buffer, place * T, before, at + place * B, n)
-                bad = walk_rows(buffer, U(0), src, s, idx, i, D, n, size, T, id_, sd, False)
+                    begin_pairs(pairs, place * T, before, at + place * B, n)
+                bad = walk_rows(pairs, U(0), src, s, idx, i, D, n, size, T, id_, sd, False)
                 if not bad:
                     for place in range(size):
                         row_at = at + place * B
-                        finish_pairs(out, row_at, buffer, place * T, before, row_at, n)
+                        finish_pairs(out, row_at, pairs, place * T, before, row_at, n)
                 continue
             found = MET
             if fills:
@@ -191,6 +207,8 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
                     restore(out, at + place * B, aux, n, first)
         if staged:
             release(buffer)
+        if mean:
+            release(pairs)
         return np.int64(bad)
 
     return reduce_wide
@@ -219,11 +237,6 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 out[at + e] = fold(out[at + e], src[f + e])
 
     @njit(inline="always")
-    def fetch(src, f, n):
-        for e in range(U(0), n, LINE):
-            prefetch(src, f + e)
-
-    @njit(inline="always")
     def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen):
         d = U(0)
         if low == U(0) and high == size:
@@ -231,8 +244,9 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 j = U(idx[i + d * id_])
                 if j >= size:
                     return BAD
-                if n < sd:
-                    fetch(src, s + (d + FETCHED_ROWS) * sd, n)
+                fetch(src, s + (d + FETCHED_ROWS) * sd, n, LINE)
+                later = U(idx[i + min(d + NEXT_ROWS, D - U(1)) * id_])
+                fetch(out, o + later * B, n, LINE)
                 put(out, o + j * B, src, s + d * sd, n, number, j)
             return U(0)
         while d < D:
@@ -248,7 +262,7 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 t = chosen[c]
                 j = U(idx[i + t * id_])
                 if c + FETCHED_ROWS < found:
-                    fetch(src, s + chosen[c + FETCHED_ROWS] * sd, n)
+                    fetch(src, s + chosen[c + FETCHED_ROWS] * sd, n, LINE)
                 put(out, o + j * B, src, s + t * sd, n, number, j - low)
             d = end
         return U(0)
@@ -308,19 +322,15 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
 def make_strided_reduce(reduce, kind, itemsize, include_self):
     """Lanes of any strides: ``args`` as those of the strided scatter; the result is the input."""
     fold, first, mean = folder(reduce, kind), identity(reduce, kind), reduce == "mean"
-    begin_pairs, put_pair, finish_pairs = fold, fold, fold
-    if mean:
-        begin_pairs, put_pair, _, finish_pairs = pair_loops(kind, include_self)
+    memory, begin_pairs, put_pair, _, finish_pairs = pairs_of(reduce, kind, include_self)
 
     def reduce_strided(out, src, idx, aux, args, lo, hi):
         size, along = U(args[0]), U(args[1])
         D, id_, sd = U(args[2]), U(args[3]), U(args[4])
         B = args[5]
-        pairs = out
-        if mean:
-            pairs = allocate(out, U(2) * max(size, U(1)) * U(itemsize))
-            if address(pairs) == U(0):
-                return NO_MEMORY
+        pairs = memory(out, max(size, U(1)))
+        if mean and address(pairs) == U(0):
+            return NO_MEMORY
         bad = U(0)
         for p in range(lo, hi):
             q = p // B
