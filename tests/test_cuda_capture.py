@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,12 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from pretender import pretending
 from simulator import Driver, simulated, to_device
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import nbgather.cuda
-from nbgather.containers import cuda_arrays
+import nbgather.torch
+from nbgather.containers import cuda_arrays, torch_calls, torch_operators
 
 UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
 
@@ -238,6 +241,78 @@ def test_operators_that_may_wait_are_tagged() -> None:
         for name in ("gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add",
                      "scatter_reduce", "restore_tokens", "score", "seeded_noise")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [8, 300, 600])
+def test_a_drawn_mask_is_anew_at_each_replay(tensors: Driver, length: int) -> None:
+    """The seed is drawn by torch's generator of the device, and read there when a kernel runs."""
+    x = torch.randn(2, length, 4)
+    masked = lambda a, **by: nbgather.random_masking(a, 0.5, **by)  # noqa: E731
+    tensors.captured = True  # nothing may wait, or be copied to the host
+    torch.manual_seed(5)
+    seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+    torch.manual_seed(5)
+    found = masked(x)
+    for got, want in zip(found, masked(x, seed=int(seed) & 2**64 - 1), strict=True):
+        assert torch.equal(got, want)
+    assert not tensors.waits
+    # A replay runs the same launches: where the seed lies another one is read.
+    launches: list[Any] = []
+    launch = tensors.launch
+    tensors.launch = lambda *a: (launches.append(a), launch(*a))  # type: ignore[method-assign]
+    held = torch.tensor(11)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_calls, "drawn_seed", lambda device: held)
+        mask = masked(x).mask
+    for drawn in (11, -12):
+        held.fill_(drawn)
+        for arguments in launches:
+            launch(*arguments)
+        assert torch.equal(mask, masked(x, seed=drawn & 2**64 - 1).mask)
+
+
+@pytest.mark.parametrize("what", ["tokens", "patches", "module", "epoch"])
+def test_a_drawn_masking_is_traced_for_a_graph(what: str) -> None:
+    """On CUDA tensors, of which the trace needs none: no operator waits, no seed is on the host."""
+    with FakeTensorMode():
+        x = torch.empty(2, 16, 8, device="cuda")
+        if what == "module":
+            module = nbgather.torch.RandomMasking(0.5)
+        calls = {
+            "tokens": lambda a: nbgather.random_masking(a, 0.5)[0],
+            "epoch": lambda a: nbgather.random_masking(a, 0.5, epoch=3)[0],
+            "module": lambda a: module(a)[0],
+            "patches": lambda a: nbgather.masked_patchify(a.reshape(2, 1, 16, 8), 4, 0.5)[0],
+        }
+        traced = make_fx(calls[what])(x)
+    nodes = [n for n in traced.graph.nodes if n.op == "call_function"]
+    assert any(n.target is torch.ops.nbgather.seeded_noise.nowait for n in nodes)
+    for node in nodes:
+        assert UNSAFE not in getattr(node.target, "tags", ()), node
+        assert node.target is not torch.ops.aten._local_scalar_dense.default
+        value = node.meta.get("val")
+        assert not isinstance(value, torch.Tensor) or value.is_cuda, node
+
+
+def test_a_drawn_masking_compiles_without_a_break() -> None:
+    x = torch.randn(2, 16, 4)
+    call = torch.compile(
+        lambda a: nbgather.random_masking(a, 0.5), fullgraph=True, backend="aot_eager"
+    )
+    torch.manual_seed(1)
+    first, again = call(x).mask, call(x).mask
+    torch.manual_seed(1)
+    assert torch.equal(call(x).mask, first)
+    assert not torch.equal(first, again)
+
+
+def test_seeds_of_another_device_are_refused() -> None:
+    seed, ids = torch.tensor(1), torch.arange(2)
+    noise = torch.ops.nbgather.seeded_noise
+    assert torch.equal(noise.nowait(seed, seed, ids, 9), noise(seed, seed, ids, 9))
+    where = types.SimpleNamespace(device="cuda:0")
+    with pytest.raises(ValueError, match="on cpu, cuda:0: one device is needed"):
+        torch_operators._noise_beside_kernel(where, seed, ids, 9)
 
 
 def op(name: str) -> Any:
