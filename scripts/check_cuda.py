@@ -36,6 +36,7 @@ from nbgather.kernels.cuda import (  # noqa: E402
     scatter,
     scatter_rows,
     scatter_shared,
+    strategies,
     writes,
 )
 from nbgather.kernels.cuda.positions import NUMBERS_PER_AXIS  # noqa: E402
@@ -349,6 +350,66 @@ def _rankings() -> list[Kernel]:
     return kernels
 
 
+def _strategies() -> list[Kernel]:
+    """Keys, and the sorts that make scores of them."""
+    kernels = [
+        Kernel(
+            f"keys of {name}, {axes} axes",
+            make,
+            addresses,
+            strategies.FIRST_SIZE + axes,
+            64,
+            calls=name == "block",  # roots and divisions of float64, which are made of such steps
+            divides=True,
+            fuses=name == "block",
+        )
+        for name, axes, addresses, make in (
+            ("grid", 2, 2, lambda memory: strategies.make_grid_keys(memory, 2)),
+            ("lines", 2, 3, lambda memory: strategies.make_line_keys(memory, 2)),
+            ("block", 4, 3, strategies.make_block_keys),
+        )
+    ]
+
+    def line_sources(memory: Any) -> Any:
+        return (strategies.make_line_source(memory),)
+
+    def key_sources(memory: Any) -> Any:
+        return tuple(strategies.make_key_source(memory, shift, False) for shift in (0, 32))
+
+    for name, sources, numbers in (
+        ("lines", line_sources, strategies.LINE_NUMBERS),
+        ("keys", key_sources, radix.SOURCE_NUMBERS),
+    ):
+
+        def sink(memory: Any, scores: bool = name == "keys") -> Any:
+            return strategies.make_place_sink(memory, scores)
+
+        kernels.append(
+            Kernel(
+                f"places of {name}, whole",
+                lambda memory, s=sources, k=sink: radix.make_radix_whole(memory, s, k),
+                6,
+                numbers,
+                64,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "radix sort, high keys to scores",
+            lambda memory: radix.make_radix_sort(
+                memory,
+                lambda m: strategies.make_key_source(m, 32, True),
+                lambda m: strategies.make_place_sink(m, True),
+            ),
+            11,
+            radix.SOURCE_NUMBERS,
+            64,
+            divides=True,
+        )
+    )
+    return kernels
+
+
 def _maskings() -> list[Kernel]:
     kernels = [Kernel("token noise", masking.make_token_noise, 2, 7, 40, divides=True)]
     for name, source, narrow in (
@@ -447,8 +508,8 @@ def _of_device_functions() -> list[Kernel]:
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
     return [
-        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_maskings(),
-        *_of_device_functions(),
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_strategies(),
+        *_maskings(), *_of_device_functions(),
     ]  # fmt: skip
 
 

@@ -141,6 +141,14 @@ def masking() -> None:
         nbgather.restore_tokens(visible, ids, 0.0)
 
 
+def strategies() -> None:
+    """Grids of images, videos and spectrograms."""
+    ids = empty((8,), "i8")
+    for grid in ((14, 14), (8, 14, 14), (64, 64), (128, 128)):
+        for name in ("random", "grid", "block", "tube", "time_frequency"):
+            getattr(nbgather.strategies, name)(1, ids, grid)
+
+
 def patches() -> None:
     """Cut kept patches out of images, as they are and normalised."""
     affine = {"scale": 1 / 255, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -172,5 +180,6 @@ def usual_calls() -> None:
     scatters()
     reductions()
     masking()
+    strategies()
     patches()
     copies()

@@ -83,6 +83,10 @@ CAPTURED: dict[str, tuple[Any, ...]] = {
         GOOD,
         X[:, :3, 1],
     ),
+    **{
+        s: (lambda i, s=s: getattr(nbgather.strategies, s)(1, i, (4, 4)), np.arange(2))
+        for s in nbgather.strategies.__all__ if s != "multiblock"
+    },
     "patches": (lambda x: nbgather.masked_patchify(x, 4, 0.5, seed=1), IMAGES),
     "padded patches": (lambda x: nbgather.masked_patchify(x, 4, seed=1, num_keep=[1, 3]), IMAGES),
     "normalised patches": (
@@ -107,7 +111,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "gather": (lambda x, i: nbgather.gather_tokens(x, i), X, GOOD),
     "scatter": (lambda x, i: nbgather.scatter(x, 1, i, 7.0), X[..., 0], GOOD),
     "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x), X[..., 0], GOOD),
-    "strategy": (lambda i: nbgather.strategies.block(1, i, (4, 4)), np.arange(2)),
 }
 
 
@@ -236,10 +239,10 @@ def test_operators_that_may_wait_are_tagged() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("nbgather::") and UNSAFE in op(name).tags
     }
-    assert waiting - {"nbgather::seeded_strategy"} == {
+    assert waiting == {
         f"nbgather::{name}"
         for name in ("gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add",
-                     "scatter_reduce", "restore_tokens", "score", "seeded_noise")
+                     "scatter_reduce", "restore_tokens", "seeded_noise", "seeded_strategy")
     }  # fmt: skip
 
 

@@ -198,9 +198,7 @@ OPERATORS = {
         lambda x, noise, mask_ratio: (RankedMasking(keep.ratio(mask_ratio)), (x, noise)),
         (0, 1),
     ),
-    "score": _Operator(
-        Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,), waits=True
-    ),
+    "score": _Operator(Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,)),
 }
 
 

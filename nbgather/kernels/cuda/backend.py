@@ -8,6 +8,7 @@ from nbgather.kernels.cuda import launch
 from nbgather.kernels.cuda.launch import copy, find_bad, gather, patches, use, write
 from nbgather.kernels.cuda.launch_masking import masking, masks_in_one, token_noise
 from nbgather.kernels.cuda.launch_scatter import scatter, segment_reduce
+from nbgather.kernels.cuda.launch_strategies import scores_here, strategy
 from nbgather.kernels.cuda.writes import WRITE_BYTES
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "masks_in_one",
     "patches",
     "scatter",
+    "scores_here",
     "segment_reduce",
+    "strategy",
     "token_noise",
     "use",
     "write",
