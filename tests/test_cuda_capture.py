@@ -342,6 +342,35 @@ def allocated(call: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+@pytest.mark.parametrize("wanted", ["tokens", "mask token", "both"])
+def test_the_gradient_of_a_restoring_makes_nothing_of_its_size(
+    tensors: Driver, wanted: str, traced: bool
+) -> None:
+    """The cotangent is read once: neither what of it is removed nor what is not is a copy."""
+    x, token = torch.randn(2, 6, 256), torch.randn(256)
+    ids = torch.stack([torch.randperm(24), torch.randperm(24)])
+    leaves = {"tokens": (x,), "mask token": (token,), "both": (x, token)}[wanted]
+
+    def gradient(cotangent: torch.Tensor) -> Any:
+        for leaf in (x, token):
+            leaf.requires_grad_(any(leaf is other for other in leaves))
+        result = nbgather.restore_tokens(x, ids, token, mode="defer")
+        return torch.autograd.grad(result, leaves, cotangent)
+
+    cotangent = torch.randn(2, 24, 256)
+    step = make_fx(gradient)(cotangent) if traced else gradient
+    kept = (ids < 6)[..., None]
+    order = torch.argsort(ids)[:, :6, None].expand(-1, -1, 256)
+    want = {"tokens": cotangent.gather(1, order), "mask token": (cotangent * ~kept).sum((0, 1))}
+    got = dict(zip(("tokens", "mask token") if wanted == "both" else (wanted,), step(cotangent)))
+    for name, grad in got.items():
+        torch.testing.assert_close(grad, want[name])
+    whole = cotangent.nbytes  # of the result
+    rows = 2 * 7 * 1024  # zeros, and what they become
+    assert allocated(lambda: step(cotangent)) <= whole + 2 * rows + 4096
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
 @pytest.mark.parametrize("name", ["masking", "masking of a number", "padded"])
 def test_the_gradient_of_a_masking_expands_nothing(
     tensors: Driver, name: str, traced: bool
