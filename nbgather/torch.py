@@ -64,6 +64,7 @@ _seeded_strategy = torch_operators.define(
     "(Tensor seed, Tensor epoch, Tensor sample_ids, str strategy, SymInt[] grid) -> Tensor",
     _scores,
     _fake_scores,
+    waits=True,  # the seed is read on the host
 )
 torch_operators.batch_one_by_one(_seeded_strategy)
 

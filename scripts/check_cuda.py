@@ -1,8 +1,8 @@
 """Compile every CUDA kernel, without a GPU or a driver, and look at the machine code.
 
 Prints a table of registers, shared memory and wide accesses for sm_80 and sm_90. Exit status 1 if a
-kernel spills, has a stack, touches local memory, calls a division, copies rows by less than 128
-bits at a time, or takes more registers than its bound.
+kernel spills, has a stack, touches local memory, calls a division, fuses what is rounded twice,
+copies rows by less than 128 bits at a time, or takes more registers than its bound.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nbgather.cuda import device  # noqa: E402
 from nbgather.kernels.constants import MODES  # noqa: E402
 from nbgather.kernels.cuda import (  # noqa: E402
     compiler,
+    folds,
     gather,
     masking,
     patches,
@@ -35,6 +36,7 @@ from nbgather.kernels.cuda import (  # noqa: E402
     scatter,
     scatter_rows,
     scatter_shared,
+    strategies,
     writes,
 )
 from nbgather.kernels.cuda.positions import NUMBERS_PER_AXIS  # noqa: E402
@@ -57,6 +59,7 @@ class Kernel(NamedTuple):
     wide: bool = False  # 128-bit loads and stores
     calls: bool = False  # may call a subroutine
     divides: bool = False  # may divide integers, by a conversion to float
+    fuses: bool = True  # may multiply and add in one step, rounded once
 
 
 def _gathers() -> list[Kernel]:
@@ -142,6 +145,12 @@ def _others() -> list[Kernel]:
     ]
 
 
+def _told(how: folds.How) -> str:
+    """A reduction in a few words."""
+    reduce, kind, own = how
+    return f"{reduce} {kind}" + ("" if own else ", input apart")
+
+
 def _scatters() -> list[Kernel]:
     per_axis = NUMBERS_PER_AXIS
     kernels = [
@@ -190,49 +199,79 @@ def _scatters() -> list[Kernel]:
         )
         for width in (16, 4)
     ]
-    for kind, width in (("f4", 16), ("b2", 16), ("f2", 16), ("c16", 16), ("u1", 4)):
-        sums = (2, kind, width)
+    for how, width in (
+        *((folds.sum_of(k), 16) for k in ("f4", "b2", "f2", "c16")),
+        (folds.sum_of("u1"), 4),
+        (("mean", "f4", True), 16),
+        (("mean", "i1", False), 16),
+        (("amax", "f4", False), 16),
+        (("amin", "half", True), 16),
+        (("amax", "i1", True), 16),
+        (("prod", "f2", True), 16),
+        (("prod", "c16", True), 16),
+    ):
+        sums = (2, how, width, how[0] == "amax")
         kernels.append(
             Kernel(
-                f"scatter row sums, {kind}, {width} B",
+                f"scatter rows, {_told(how)}, {width} B",
                 lambda memory, key=sums: scatter_rows.make_row_sums(memory, *key),
                 6,
                 scatter_rows.SUMS_FIRST_AXIS + 2 * per_axis,
                 80,
                 width == 16,
+                calls=how[0] == "mean",  # a division
+                divides=how[0] == "mean",
+                fuses=how[0] != "prod",
             )
         )
-    kernels.append(
-        Kernel(
-            "scatter row looks, f4, 16 B",
-            lambda memory: scatter_rows.make_row_looks(memory, 1, "f4", "i8", 16),
-            5,
-            scatter_rows.LOOKS_FIRST_AXIS + per_axis,
-            64,
-            True,
-            divides=True,
-        )
-    )
-    for kind, beside in (("f4", False), ("f4", True), ("b2", True), ("c16", False)):
-        shared = (1, kind, "i8", beside)
+    for how in (folds.sum_of("f4"), ("amin", "f4", False)):
         kernels.append(
             Kernel(
-                f"scatter shared lines, {kind}" + (", beside" if beside else ""),
+                f"scatter row looks, {_told(how)}, 16 B",
+                lambda memory, h=how: scatter_rows.make_row_looks(memory, 1, h, "i8", 16),
+                5,
+                scatter_rows.LOOKS_FIRST_AXIS + per_axis,
+                64,
+                True,
+                divides=True,
+            )
+        )
+    for how, beside in (
+        (folds.sum_of("f4"), False),
+        (folds.sum_of("f4"), True),
+        (folds.sum_of("b2"), True),
+        (folds.sum_of("c16"), False),
+        (("amax", "f4", False), True),
+        (("mean", "f4", True), False),
+        (("prod", "c8", True), True),
+    ):
+        shared = (1, how, "i8", beside)
+        kernels.append(
+            Kernel(
+                f"scatter shared lines, {_told(how)}" + (", beside" if beside else ""),
                 lambda memory, key=shared: scatter_shared.make_shared_lines(memory, *key),
                 5,
                 scatter_shared.LINES_FIRST_AXIS + per_axis,
                 64,
+                calls=how[0] == "mean",
                 divides=True,
+                fuses=how[0] != "prod",
             )
         )
-    for kind in ("f4", "f8", "f2"):
+    for how in (
+        *map(folds.sum_of, ("f4", "f8", "f2")),
+        ("mean", "i8", True),
+        ("amax", "half", False),
+    ):
         kernels.append(
             Kernel(
-                f"scatter buckets, {kind}",
-                lambda memory, k=kind: scatter_shared.make_shared_buckets(memory, 2, k),
+                f"scatter buckets, {_told(how)}",
+                lambda memory, h=how: scatter_shared.make_shared_buckets(memory, 2, h),
                 7,
                 scatter_shared.BUCKETS_FIRST_AXIS + 2 * per_axis,
                 64,
+                calls=how[0] == "mean",
+                divides=how[0] == "mean",
             )
         )
     return kernels
@@ -308,6 +347,66 @@ def _rankings() -> list[Kernel]:
                 divides=True,
             )
         )
+    return kernels
+
+
+def _strategies() -> list[Kernel]:
+    """Keys, and the sorts that make scores of them."""
+    kernels = [
+        Kernel(
+            f"keys of {name}, {axes} axes",
+            make,
+            addresses,
+            strategies.FIRST_SIZE + axes,
+            64,
+            calls=name == "block",  # roots and divisions of float64, which are made of such steps
+            divides=True,
+            fuses=name == "block",
+        )
+        for name, axes, addresses, make in (
+            ("grid", 2, 2, lambda memory: strategies.make_grid_keys(memory, 2)),
+            ("lines", 2, 3, lambda memory: strategies.make_line_keys(memory, 2)),
+            ("block", 4, 3, strategies.make_block_keys),
+        )
+    ]
+
+    def line_sources(memory: Any) -> Any:
+        return (strategies.make_line_source(memory),)
+
+    def key_sources(memory: Any) -> Any:
+        return tuple(strategies.make_key_source(memory, shift, False) for shift in (0, 32))
+
+    for name, sources, numbers in (
+        ("lines", line_sources, strategies.LINE_NUMBERS),
+        ("keys", key_sources, radix.SOURCE_NUMBERS),
+    ):
+
+        def sink(memory: Any, scores: bool = name == "keys") -> Any:
+            return strategies.make_place_sink(memory, scores)
+
+        kernels.append(
+            Kernel(
+                f"places of {name}, whole",
+                lambda memory, s=sources, k=sink: radix.make_radix_whole(memory, s, k),
+                6,
+                numbers,
+                64,
+            )
+        )
+    kernels.append(
+        Kernel(
+            "radix sort, high keys to scores",
+            lambda memory: radix.make_radix_sort(
+                memory,
+                lambda m: strategies.make_key_source(m, 32, True),
+                lambda m: strategies.make_place_sink(m, True),
+            ),
+            11,
+            radix.SOURCE_NUMBERS,
+            64,
+            divides=True,
+        )
+    )
     return kernels
 
 
@@ -409,8 +508,8 @@ def _of_device_functions() -> list[Kernel]:
 def all_kernels() -> list[Kernel]:
     """One of each kind of kernel, and what differs most within a kind."""
     return [
-        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_maskings(),
-        *_of_device_functions(),
+        *_gathers(), *_others(), *_scatters(), *_sorts(), *_rankings(), *_strategies(),
+        *_maskings(), *_of_device_functions(),
     ]  # fmt: skip
 
 
@@ -465,6 +564,7 @@ def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[
         # Arithmetic that is a subroutine; a call within the kernel only brings threads together.
         "reciprocals": count(r"MUFU\.RCP"),
         "calls": len(re.findall(r"CALL\S* `\(\S*__cuda_sm\S*\)", code)),
+        "fused": count("FFMA|DFMA"),
         "local": count("LDL|STL"),
         "stack": total(r"(\d+) bytes stack frame"),
         "spills": total(r"(\d+) bytes spill"),
@@ -479,6 +579,8 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
         problems.append("calls")
     if facts["reciprocals"] and not kernel.divides:
         problems.append("a division")
+    if facts["fused"] and not kernel.fuses:
+        problems.append("a multiply-add")
     if kernel.wide and not (facts["loads"] and facts["stores"]):
         problems.append("no 128-bit access")
     if facts["registers"] > kernel.registers:

@@ -9,9 +9,11 @@ import itertools
 from typing import Any
 
 import numpy as np
-from cuda_stub import StubArray, empty, spread
+from cuda_stub import STREAM, StubArray, empty, spread
 
 import nbgather
+from nbgather.kernels.cuda import launch_scatter
+from nbgather.kernels.cuda.contexts import Place
 
 INDICES = ("i4", "i8")
 #: What models and tables are made of, and what else has a kernel of its own size.
@@ -89,6 +91,27 @@ def scatters() -> None:
                 nbgather.scatter(x, dim, i, src)
 
 
+def reductions() -> None:
+    """Means and extremes of float32, as graphs have them: of nodes, of edges, of segments."""
+    shapes: tuple[tuple[Any, Any, int, Any], ...] = (
+        ((1 << 20,), (1 << 21,), 0, None), ((1 << 10,), (1 << 12,), 0, None),
+        ((1 << 18, 128), (1 << 19, 128), 0, (1 << 19, 1)),
+        ((64, 196, 768), (64, 49, 768), 1, (64, 49, 1)), ((4096, 4096), (4096, 4096), 1, None),
+    )  # fmt: skip
+    for reduce, own in itertools.product(("mean", "amax", "amin"), (True, False)):
+        for into, shape, dim, part in shapes:
+            x, src = empty(into, "f4"), empty(shape, "f4")
+            i = empty(shape, "i8") if part is None else spread(part, *shape)
+            nbgather.scatter_reduce(x, dim, i, src, reduce, include_self=own)
+    for reduce, kind in itertools.product(("sum", "mean", "amax", "amin"), ("f4", "f2", "b2")):
+        if kind != "f4" and reduce in ("amax", "amin"):
+            kind = {"f2": "half", "b2": "brain"}[kind]
+        for row in (512, 4):  # whose offsets nobody could read here
+            launch_scatter.segment_reduce(
+                (reduce, kind, False), 256, 256, 256, (8, 64, row), Place(0, STREAM)
+            )
+
+
 def bfloat16() -> Any:
     """The dtype, where something knows it."""
     try:
@@ -116,6 +139,14 @@ def masking() -> None:
         visible, ids = empty((8, 49, width), dtype), empty((8, 196), "i8")
         nbgather.restore_tokens(visible, ids, empty((width,), dtype))
         nbgather.restore_tokens(visible, ids, 0.0)
+
+
+def strategies() -> None:
+    """Grids of images, videos and spectrograms."""
+    ids = empty((8,), "i8")
+    for grid in ((14, 14), (8, 14, 14), (64, 64), (128, 128)):
+        for name in ("random", "grid", "block", "tube", "time_frequency"):
+            getattr(nbgather.strategies, name)(1, ids, grid)
 
 
 def patches() -> None:
@@ -147,6 +178,8 @@ def usual_calls() -> None:
     gather_elements()
     gather_rows()
     scatters()
+    reductions()
     masking()
+    strategies()
     patches()
     copies()

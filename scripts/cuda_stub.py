@@ -161,6 +161,6 @@ def _forget() -> None:
     for cached in (cuda_driver._no_device, contexts.capability, contexts.processors,
                    cuda_interface._maker, plan_gather):  # fmt: skip
         cached.cache_clear()
-    for held in (contexts._primary, cuda_driver._handles, cuda_driver._kernels):
+    for held in (contexts._primary, contexts._devices, cuda_driver._handles, cuda_driver._kernels):
         held.clear()
     cuda_driver.records = Records(contexts.host_memory)

@@ -191,6 +191,9 @@ KERNEL_MEMORY = types.SimpleNamespace(
     MULTIPLY=lambda a, b: np.float32(a) * np.float32(b),
     SUBTRACT=lambda a, b: np.float32(a) - np.float32(b),
     DIVIDE=lambda a, b: np.float32(a) / np.float32(b),
+    MULTIPLY_F8=lambda a, b: np.float64(a) * np.float64(b),
+    ROOT_F8=lambda a: np.sqrt(np.float64(a)),
+    DIVIDE_F8=lambda a, b: np.float64(a) / np.float64(b),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
-from nbgather.containers import cuda_interface
+from nbgather.containers import cuda_arrays, cuda_interface
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import backend, deferred, launch_masking, launch_radix, launch_scatter
 from nbgather.kernels.cuda import launch as cuda
@@ -196,6 +196,7 @@ def simulated(threads: int = 32) -> Any:
         yield driver
     finally:
         plan_gather.cache_clear()
+        cuda_arrays._constants.clear()  # which are of this GPU
         cuda.use(before[0])
         cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS = before[1:]
         launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS = sorting

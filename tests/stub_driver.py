@@ -102,6 +102,10 @@ class StubDriver:
             return Result.CUDA_ERROR_INVALID_CONTEXT, None
         return OK, self.current % 100
 
+    def cuCtxGetId(self, context: Any) -> Any:
+        number = self.current if context is None else context
+        return (OK, 7000 + number) if number else (Result.CUDA_ERROR_INVALID_CONTEXT, 0)
+
     def cuCtxPushCurrent(self, context: int) -> Any:
         self.thread.contexts.append(context)
         return (OK,)
@@ -189,6 +193,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, driver: StubDriver) -> StubDriver
         if name.startswith("cu") and hasattr(bindings, name):
             monkeypatch.setattr(bindings, name, noting(name))
     monkeypatch.setattr(contexts, "_primary", {})
+    monkeypatch.setattr(contexts, "_devices", {})
     monkeypatch.setattr(our_driver, "_handles", {})
     monkeypatch.setattr(our_driver, "_kernels", {})
     monkeypatch.setattr(our_driver, "records", our_driver.Records(our_driver.host_memory))

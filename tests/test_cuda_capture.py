@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,12 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from pretender import pretending
 from simulator import Driver, simulated, to_device
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import nbgather.cuda
-from nbgather.containers import cuda_arrays
+import nbgather.torch
+from nbgather.containers import cuda_arrays, torch_calls, torch_operators
 
 UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
 
@@ -80,6 +83,10 @@ CAPTURED: dict[str, tuple[Any, ...]] = {
         GOOD,
         X[:, :3, 1],
     ),
+    **{
+        s: (lambda i, s=s: getattr(nbgather.strategies, s)(1, i, (4, 4)), np.arange(2))
+        for s in nbgather.strategies.__all__ if s != "multiblock"
+    },
     "patches": (lambda x: nbgather.masked_patchify(x, 4, 0.5, seed=1), IMAGES),
     "padded patches": (lambda x: nbgather.masked_patchify(x, 4, seed=1, num_keep=[1, 3]), IMAGES),
     "normalised patches": (
@@ -104,7 +111,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "gather": (lambda x, i: nbgather.gather_tokens(x, i), X, GOOD),
     "scatter": (lambda x, i: nbgather.scatter(x, 1, i, 7.0), X[..., 0], GOOD),
     "scatter_add": (lambda x, i: nbgather.scatter_add(x, 1, i, x), X[..., 0], GOOD),
-    "strategy": (lambda i: nbgather.strategies.block(1, i, (4, 4)), np.arange(2)),
 }
 
 
@@ -233,11 +239,83 @@ def test_operators_that_may_wait_are_tagged() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("nbgather::") and UNSAFE in op(name).tags
     }
-    assert waiting - {"nbgather::seeded_strategy"} == {
+    assert waiting == {
         f"nbgather::{name}"
         for name in ("gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add",
-                     "scatter_reduce", "restore_tokens", "score", "seeded_noise")
+                     "scatter_reduce", "restore_tokens", "seeded_noise", "seeded_strategy")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [8, 300, 600])
+def test_a_drawn_mask_is_anew_at_each_replay(tensors: Driver, length: int) -> None:
+    """The seed is drawn by torch's generator of the device, and read there when a kernel runs."""
+    x = torch.randn(2, length, 4)
+    masked = lambda a, **by: nbgather.random_masking(a, 0.5, **by)  # noqa: E731
+    tensors.captured = True  # nothing may wait, or be copied to the host
+    torch.manual_seed(5)
+    seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+    torch.manual_seed(5)
+    found = masked(x)
+    for got, want in zip(found, masked(x, seed=int(seed) & 2**64 - 1), strict=True):
+        assert torch.equal(got, want)
+    assert not tensors.waits
+    # A replay runs the same launches: where the seed lies another one is read.
+    launches: list[Any] = []
+    launch = tensors.launch
+    tensors.launch = lambda *a: (launches.append(a), launch(*a))  # type: ignore[method-assign]
+    held = torch.tensor(11)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_calls, "drawn_seed", lambda device: held)
+        mask = masked(x).mask
+    for drawn in (11, -12):
+        held.fill_(drawn)
+        for arguments in launches:
+            launch(*arguments)
+        assert torch.equal(mask, masked(x, seed=drawn & 2**64 - 1).mask)
+
+
+@pytest.mark.parametrize("what", ["tokens", "patches", "module", "epoch"])
+def test_a_drawn_masking_is_traced_for_a_graph(what: str) -> None:
+    """On CUDA tensors, of which the trace needs none: no operator waits, no seed is on the host."""
+    with FakeTensorMode():
+        x = torch.empty(2, 16, 8, device="cuda")
+        if what == "module":
+            module = nbgather.torch.RandomMasking(0.5)
+        calls = {
+            "tokens": lambda a: nbgather.random_masking(a, 0.5)[0],
+            "epoch": lambda a: nbgather.random_masking(a, 0.5, epoch=3)[0],
+            "module": lambda a: module(a)[0],
+            "patches": lambda a: nbgather.masked_patchify(a.reshape(2, 1, 16, 8), 4, 0.5)[0],
+        }
+        traced = make_fx(calls[what])(x)
+    nodes = [n for n in traced.graph.nodes if n.op == "call_function"]
+    assert any(n.target is torch.ops.nbgather.seeded_noise.nowait for n in nodes)
+    for node in nodes:
+        assert UNSAFE not in getattr(node.target, "tags", ()), node
+        assert node.target is not torch.ops.aten._local_scalar_dense.default
+        value = node.meta.get("val")
+        assert not isinstance(value, torch.Tensor) or value.is_cuda, node
+
+
+def test_a_drawn_masking_compiles_without_a_break() -> None:
+    x = torch.randn(2, 16, 4)
+    call = torch.compile(
+        lambda a: nbgather.random_masking(a, 0.5), fullgraph=True, backend="aot_eager"
+    )
+    torch.manual_seed(1)
+    first, again = call(x).mask, call(x).mask
+    torch.manual_seed(1)
+    assert torch.equal(call(x).mask, first)
+    assert not torch.equal(first, again)
+
+
+def test_seeds_of_another_device_are_refused() -> None:
+    seed, ids = torch.tensor(1), torch.arange(2)
+    noise = torch.ops.nbgather.seeded_noise
+    assert torch.equal(noise.nowait(seed, seed, ids, 9), noise(seed, seed, ids, 9))
+    where = types.SimpleNamespace(device="cuda:0")
+    with pytest.raises(ValueError, match="on cpu, cuda:0: one device is needed"):
+        torch_operators._noise_beside_kernel(where, seed, ids, 9)
 
 
 def op(name: str) -> Any:
@@ -261,6 +339,35 @@ def allocated(call: Callable[[], Any]) -> int:
         call()
     events = profile.profiler.kineto_results.events()
     return sum(max(event.nbytes(), 0) for event in events if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+@pytest.mark.parametrize("wanted", ["tokens", "mask token", "both"])
+def test_the_gradient_of_a_restoring_makes_nothing_of_its_size(
+    tensors: Driver, wanted: str, traced: bool
+) -> None:
+    """The cotangent is read once: neither what of it is removed nor what is not is a copy."""
+    x, token = torch.randn(2, 6, 256), torch.randn(256)
+    ids = torch.stack([torch.randperm(24), torch.randperm(24)])
+    leaves = {"tokens": (x,), "mask token": (token,), "both": (x, token)}[wanted]
+
+    def gradient(cotangent: torch.Tensor) -> Any:
+        for leaf in (x, token):
+            leaf.requires_grad_(any(leaf is other for other in leaves))
+        result = nbgather.restore_tokens(x, ids, token, mode="defer")
+        return torch.autograd.grad(result, leaves, cotangent)
+
+    cotangent = torch.randn(2, 24, 256)
+    step = make_fx(gradient)(cotangent) if traced else gradient
+    kept = (ids < 6)[..., None]
+    order = torch.argsort(ids)[:, :6, None].expand(-1, -1, 256)
+    want = {"tokens": cotangent.gather(1, order), "mask token": (cotangent * ~kept).sum((0, 1))}
+    got = dict(zip(("tokens", "mask token") if wanted == "both" else (wanted,), step(cotangent)))
+    for name, grad in got.items():
+        torch.testing.assert_close(grad, want[name])
+    whole = cotangent.nbytes  # of the result
+    rows = 2 * 7 * 1024  # zeros, and what they become
+    assert allocated(lambda: step(cotangent)) <= whole + 2 * rows + 4096
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])

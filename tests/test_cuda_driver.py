@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,8 @@ from cuda.bindings import driver as cuda_driver
 from stub_driver import GLOBAL, StubDriver, installed
 
 import nbgather
-from nbgather.kernels.cuda import contexts, gather, images
+from nbgather.engine import device_errors
+from nbgather.kernels.cuda import contexts, errors, gather, images
 from nbgather.kernels.cuda import driver as our_driver
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +117,42 @@ def test_each_device_has_its_kernel(stub: StubDriver) -> None:
         copy(our_driver.Place(device, 0))
     assert [launched.function[0] for launched in stub.launches] == [100, 101, 100, 101]
     assert stub.images == [b"image"]  # which is of no context
+
+
+def test_each_context_of_a_device_has_its_function(stub: StubDriver) -> None:
+    """Those of others, as of a green context, are an error of the driver there."""
+    place = our_driver.Place(1, 0)
+    launch = our_driver.Launch("k", lambda memory: None, (1, 1), (32, 1), 4, ())
+    for context in (101, 201, 301, 101, 100):  # the last is of another device
+        stub.make_current(context)
+        our_driver.start(launch, place, (1, 2, 3, 4))
+    assert [launched.function[0] for launched in stub.launches] == [101, 201, 301, 101, 101]
+    assert len(stub.images) == 1
+
+
+def test_a_launch_asks_the_driver_for_two_things(stub: StubDriver) -> None:
+    stub.make_current(100)
+    copy(our_driver.Place(0, 5))
+    stub.calls.clear()
+    copy(our_driver.Place(0, 5))
+    assert stub.calls == ["cuCtxGetId", "cuLaunchKernel"]
+
+
+def test_what_was_put_off_is_told_while_another_thread_captures(stub: StubDriver) -> None:
+    """To wait for the whole device would end its capture."""
+    place = our_driver.Place(0, 5)
+    stub.make_current(100)
+    record = our_driver.records.of(0)
+    kind = device_errors.Kind("gather", (3,), 1, (3,), "i8", 0, 2)
+    number = our_driver.records.number(device_errors._number(lambda: kind))
+    for word, value in ((errors.CALL, number), (errors.POSITION, 1), (errors.RING, 1)):
+        record.words[word] = value
+    record.words[errors.RING + 1] = 9
+    stub.captured = {77}
+    with pytest.raises(IndexError, match=r"index 9 at \(1,\) .* found by an earlier gather"):
+        device_errors.poll(SimpleNamespace(driver=our_driver), place)
+    assert not stub.invalidated
+    device_errors.poll(SimpleNamespace(driver=our_driver), place)  # which is told once
 
 
 def test_loads_and_allocations_are_no_part_of_a_capture(stub: StubDriver) -> None:

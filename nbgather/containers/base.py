@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -18,6 +18,11 @@ Run = Callable[["Container", Operation, tuple[Any, ...], Options], Any]
 
 #: Operands that kernels take as int64.
 IDS = ("sample_ids", "ids_keep", "seed", "epoch")
+
+
+def needs_seed(operation: Any, operands: tuple[Any, ...]) -> TypeGuard[RandomMasking]:
+    """Whether an operation is a masking that has neither noise nor a seed."""
+    return isinstance(operation, RandomMasking) and operation.seed is None and operands[1] is None
 
 
 class Container:
@@ -137,7 +142,7 @@ class Container:
 
     def with_seed(self, operation: Operation, operands: tuple[Any, ...]) -> Operation:
         """A masking with a seed drawn where it needs one; any other operation as it is."""
-        if isinstance(operation, RandomMasking) and operation.seed is None and operands[1] is None:
+        if needs_seed(operation, operands):
             return replace(operation, seed=self.draw_seed() & (2**64 - 1))
         return operation
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from nbgather.containers.cuda_arrays import CudaArrays
 from nbgather.containers.numpy import describe, item_bits
-from nbgather.engine import arrays, backends
+from nbgather.engine import backends
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.operations.base import DType, Operation, Options, Spec, contiguous_strides
-from nbgather.operations.scores import Tube
 
 #: What the driver calls the legacy default stream, where an array is of no stream.
 NO_STREAM = 0
@@ -100,9 +99,6 @@ class CudaInterfaceContainer(CudaArrays):
         return xp if hasattr(xp, "where") else _Casts(type(array).__module__)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
-        if isinstance(operation, Tube):  # scores are made where the samples are loaded
-            host = arrays.integers(self, operands[0])
-            return self.from_numpy(self.host.execute(operation, (host,), options), operands[0])
         if operation.composed and not hasattr(operands[0], "reshape"):
             raise TypeError(
                 f"a {type(operands[0]).__module__} array cannot be reshaped: CuPy's can"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nbgather.containers.torch_dtypes import fake_spec
-from nbgather.containers.torch_operators import NOWAIT, OPS, seeded_noise
+from nbgather.containers.torch_operators import NOWAIT, OPS, noise_beside, seeded_noise
 from nbgather.containers.torch_state import constant_in_graphs
 from nbgather.operations import checks
 from nbgather.operations.base import Operation, Options
@@ -33,14 +33,22 @@ from nbgather.operations.tokens import (
 )
 
 
-def drawn_seed() -> Any:
-    """A seed from torch's generator of the CPU, as a tensor."""
-    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+def drawn_seed(device: Any = "cpu") -> Any:
+    """A seed from torch's generator of a device, as a tensor there."""
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
 
 
 def _seed_beside(x: Any) -> Any:
-    """A drawn seed; none is drawn where nothing is computed."""
-    return torch.empty((), dtype=torch.int64, device="meta") if x.is_meta else drawn_seed()
+    """A seed drawn for tokens; none is drawn where nothing is computed."""
+    if x.is_meta:
+        return torch.empty((), dtype=torch.int64, device="meta")
+    return drawn_seed(x.device if x.is_cuda else "cpu")
+
+
+def _noise(seed: Any, epoch: Any, ids: Any, length: Any) -> Any:
+    """The noise of a seed and an epoch that are tensors, read on the host or where it is made."""
+    there = seed.is_cuda and epoch.is_cuda
+    return (noise_beside if there else seeded_noise)(seed, epoch, ids, length)
 
 
 def seeded_masking(
@@ -50,7 +58,7 @@ def seeded_masking(
     ratio = mask_ratio if number is None else None
     operation = RandomMasking(Keep(ratio=ratio, number=number), seed=0)
     operation.check(fake_spec(x), None, fake_spec(ids))
-    noise = seeded_noise(seed, epoch, ids, x.shape[1])
+    noise = _noise(seed, epoch, ids, x.shape[1])
     return _call_masking(operation, (x, noise, None))
 
 
@@ -101,8 +109,9 @@ def _call_random_masking(container: Any, operation: Any, operands: tuple[Any, ..
         if ids is None:
             ids = torch.arange(x.shape[0], device=x.device)
         if operation.seed is None:
-            zero = torch.zeros((), dtype=torch.int64, device="cpu")
-            noise = seeded_noise(_seed_beside(x), zero + operation.epoch, ids, length)
+            seed = _seed_beside(x)
+            zero = torch.zeros((), dtype=torch.int64, device=seed.device if x.is_cuda else "cpu")
+            noise = _noise(seed, zero + operation.epoch, ids, length)
         else:
             noise = OPS["token_noise"](
                 checks.signed64(operation.seed), ids, length, epoch=operation.epoch

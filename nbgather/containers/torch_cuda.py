@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from nbgather.containers.base import Container, Run
+from nbgather.containers import torch_calls
+from nbgather.containers.base import Container, Run, needs_seed
 from nbgather.containers.cuda_arrays import CudaArrays
 from nbgather.containers.torch import TorchContainer
 from nbgather.containers.torch_dtypes import torch_dtype
 from nbgather.kernels.cuda.driver import Place
-from nbgather.operations.base import DType, Spec
+from nbgather.operations.base import DType, Operation, Spec
+from nbgather.operations.on_device import OnDevice
 
 #: The bits of whole numbers that were filled with, by number and dtype; what is looked up again and
 #: again is 0.
@@ -47,6 +50,14 @@ class TorchCudaContainer(CudaArrays, TorchContainer):
         kind = like.dtype if dtype is None else torch_dtype(dtype)
         # torch's own pool knows when memory is free again.
         return torch.empty(shape, dtype=kind, device=like.device)
+
+    def with_seed(self, operation: Operation, operands: tuple[Any, ...]) -> Operation:
+        if not needs_seed(operation, operands):
+            return operation
+        # As dropout's: from the device's own generator, which a CUDA graph draws from anew at each
+        # replay, and for a kernel to read, so that nothing waits.
+        seed: Any = OnDevice(torch_calls.drawn_seed(operands[0].device))
+        return replace(operation, seed=seed)
 
     def item_bits(self, value: Any, like: Any, what: str) -> np.ndarray:
         if type(value) is not int:

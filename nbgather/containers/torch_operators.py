@@ -19,6 +19,7 @@ from nbgather.operations import checks, keep, scores
 from nbgather.operations.base import PLAIN, Operation, Spec
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.keep import Keep
+from nbgather.operations.on_device import OnDevice
 from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import Score
@@ -197,9 +198,7 @@ OPERATORS = {
         lambda x, noise, mask_ratio: (RankedMasking(keep.ratio(mask_ratio)), (x, noise)),
         (0, 1),
     ),
-    "score": _Operator(
-        Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,), waits=True
-    ),
+    "score": _Operator(Score, f"(Tensor sample_ids, {_STRATEGY}) -> Tensor", _score_call, (0,)),
 }
 
 
@@ -299,8 +298,11 @@ OPS = {name: _register(name, operator) for name, operator in OPERATORS.items()}
 
 
 def _seeded_noise_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
-    key, number = checks.bits64(int(seed), "seed"), checks.epoch(int(epoch))
     tokens = checks.count(num_tokens, "num_tokens")
+    if seed.is_cuda and seed.device == epoch.device == sample_ids.device:  # the kernel reads them
+        there = OnDevice(seed.to(torch.int64)), OnDevice(epoch.to(torch.int64))
+        return _execute(TokenNoise(*there, tokens), (sample_ids,))  # type: ignore[arg-type]
+    key, number = checks.bits64(int(seed), "seed"), checks.epoch(int(epoch))
     return _execute(TokenNoise(key, number, tokens), (sample_ids,))
 
 
@@ -316,3 +318,21 @@ seeded_noise = define(
     waits=True,  # the seed of a graph under capture would be the seed of every replay
 )
 batch_one_by_one(seeded_noise)
+
+
+def _noise_beside_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
+    devices = {tensor.device for tensor in (seed, epoch, sample_ids)}
+    if len(devices) > 1:
+        where = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"seed, epoch and sample_ids are on {where}: one device is needed")
+    return _seeded_noise_kernel(seed, epoch, sample_ids, num_tokens)
+
+
+#: The same of a seed and an epoch on the device of the noise, for which nothing waits.
+noise_beside = define(
+    f"seeded_noise{NOWAIT}",
+    "(Tensor seed, Tensor epoch, Tensor sample_ids, SymInt num_tokens) -> Tensor",
+    _noise_beside_kernel,
+    _seeded_noise_fake,
+)
+batch_one_by_one(noise_beside)

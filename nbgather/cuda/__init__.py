@@ -39,7 +39,8 @@ def check(device: int | None = None, *, stream: Any = None) -> None:
 
     Notes
     -----
-    While a stream is captured into a CUDA graph nothing can be waited for: check after the replay.
+    While a stream is captured into a CUDA graph, by whatever thread, the device cannot be waited
+    for: check after the replay, or for another ``stream`` alone.
 
     Examples
     --------

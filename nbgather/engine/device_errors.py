@@ -174,7 +174,9 @@ def poll(backend: Any, place: Place) -> None:
     """Raise what a call has reported that did not wait; a look at the host's memory if none has."""
     record = backend.driver.records.shared.get(place.device)
     if record is not None and record.words[0] and not backend.driver.capturing(place):
-        backend.driver.synchronize_device(place.device)  # until the first position is known
+        # Until the first position is known. Not for all of the device: where another thread
+        # captures a CUDA graph there, that would end its capture.
+        backend.driver.synchronize(place)
         _raise(record, place.device)
 
 

@@ -21,9 +21,12 @@ from nbgather.operations.base import (
     is_contiguous,
 )
 from nbgather.operations.keep import Keep
+from nbgather.operations.on_device import OnDevice
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 
 _LOW32 = 0xFFFFFFFF
+#: What a GPU's kernels are told; see :mod:`nbgather.kernels.cuda.masking`.
+SEED_THERE, EPOCH_THERE = 2, 4
 
 
 def token_noise(
@@ -39,12 +42,12 @@ def token_noise(
     backend = backends.serving(options.backend, container.home, spec.device)
     if not samples or not tokens:
         return noise
-    key = operation.seed
-    args, place = (operation.epoch, key & _LOW32, key >> 32), container.place(ids)
+    key, place = _key(container, operation.seed, operation.epoch), container.place(ids)
+    args = key["epoch"], key["key_low"], key["key_high"]
     if place:
         device_errors.poll(backend, *place)
         addresses = container.address(ids), container.address(noise)
-        backend.token_noise(args, samples, tokens, *addresses, *place)
+        backend.token_noise(args, samples, tokens, *addresses, *place, key.get("told", 0))
     else:
         backend.token_noise(args, *arrays.views(container, ids, noise))
         if options.backend is None and ids is operands[0]:
@@ -182,7 +185,7 @@ class _Call:
         self,
         *,
         scores: _Scores | None = None,
-        draw: tuple[int | None, int, Any] | None = None,
+        draw: tuple[Any, Any, Any] | None = None,
         ids_keep: Any = None,
         tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
     ) -> tuple[Any, Any]:
@@ -199,12 +202,12 @@ class _Call:
         place = container.place(like)
         if place:
             device_errors.poll(self.backend, *place)
-        source, aux, owner, seed, epoch, ids = "seed", 0, None, 0, 0, None
+        source, aux, owner, key, ids = "seed", 0, None, _key(container, 0, 0), None
         if scores is not None:
             source, aux, owner = scores.place()
         elif draw is not None:
-            key, epoch, ids = draw
-            seed = key or 0
+            seed, epoch, ids = draw
+            key = _key(container, seed or 0, epoch)
         counts: Any = _counts(self.keep)
         if place and counts is not None:
             counts = container.from_numpy(counts, like)
@@ -221,9 +224,6 @@ class _Call:
             *place,
             length=length,
             kept=self.keep.of(length),
-            epoch=epoch,
-            key_low=seed & _LOW32,
-            key_high=seed >> 32,
             row=row,
             x_n=x_n,
             x_l=x_l,
@@ -232,10 +232,25 @@ class _Call:
             mask=container.address(mask),
             counts=0 if counts is None else address(counts),
             implied=int(ids is None),
+            **key,
             **memory,
         )
         del owner  # of the scores' memory, until here
         return mask, ids_restore
+
+
+def _key(container: Any, seed: Any, epoch: Any) -> dict[str, int]:
+    """Seed and epoch as a kernel takes them; ``told`` says what are addresses on a device."""
+    if type(seed) is int and type(epoch) is int:
+        return {"epoch": epoch, "key_low": seed & _LOW32, "key_high": seed >> 32}
+    there = isinstance(seed, OnDevice), isinstance(epoch, OnDevice)
+    low = container.address(seed.array) if there[0] else seed & _LOW32
+    return {
+        "epoch": container.address(epoch.array) if there[1] else epoch,
+        "key_low": low,
+        "key_high": 0 if there[0] else seed >> 32,
+        "told": SEED_THERE * there[0] | EPOCH_THERE * there[1],
+    }
 
 
 def _ready_scores(container: Any, scores: Any, spec: Spec) -> Any:

@@ -17,9 +17,9 @@ from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
 from nbgather.kernels.plans import ScatterPlan
 from nbgather.operations.base import DType, Options, Spec, is_array, is_contiguous
 from nbgather.operations.indexing import WIDENED, Scatter, ScatterAdd, added_kind
-from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
+from nbgather.operations.reducing import COMPARED, Reduction, ScatterReduce, reduction
 
-#: What a GPU's kernels call the numbers that are summed in float32.
+#: What a GPU's kernels call the numbers that are computed with in float32.
 _HALVES = {"float16": "f2", "bfloat16": "b2"}
 
 
@@ -46,20 +46,18 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             f"backend {options.backend!r} cannot scatter: cpu, reference and torch can"
         )
     place = container.place(x)
-    how = combining(operation, x_spec.dtype)
-    is_half = how is NotImplemented and isinstance(operation, ScatterAdd)
+    how = (combining_on_device if place else combining)(operation, x_spec.dtype)
     is_lacking = isinstance(how, tuple) and not has_kernel(backend, plan, how)
-    if is_lacking or (how is NotImplemented and not (is_half and place)):
+    if is_lacking or how is NotImplemented:
         return _into(container, _lowered(container, operation, operands, options), out)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
         src = operands[2] if src_spec is None else container.copy(src)
         return scatter(container, operation, (x, i, src), options)
     if place:
-        kind = _HALVES[x_spec.dtype.plain] if is_half else how
         specs_given = x_spec, src_spec
-        result = _scatter_on_device(
-            container, backend, operation, plan, (x, i, src), specs_given, kind
+        result = scatter_on_device(
+            container, backend, operation, plan, (x, i, src), specs_given, how
         )
         if result is NotImplemented:
             result = _lowered(container, operation, operands, options)
@@ -119,6 +117,17 @@ def has_kernel(backend: Any, plan: ScatterPlan, how: Any) -> bool:
     return "half means" in backend.DOES and backend.reduces(plan, how)
 
 
+def combining_on_device(operation: Scatter, dtype: DType) -> Any:
+    """The same for kernels of a GPU, which have floats of 16 bits and round them once."""
+    how, kind = combining(operation, dtype), _HALVES.get(dtype.plain)
+    is_mean = isinstance(how, Reduction) and how.reduce == "mean"
+    if kind is None or not (how is NotImplemented or is_mean):
+        return how
+    if isinstance(operation, ScatterReduce):
+        return Reduction(operation.reduce, kind, operation.include_self)
+    return kind
+
+
 def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
     """What the message of a bad index needs of a scatter by a plan."""
     function, shape = device_errors.function_name(name), plan.index_shape
@@ -132,16 +141,19 @@ def _lowered(
     return operation.lower(container.apply(operands[0], options.backend), *operands)
 
 
-def _scatter_on_device(
+def scatter_on_device(
     container: Any,
     backend: Any,
     operation: Scatter,
     plan: ScatterPlan,
     operands: tuple[Any, Any, Any],
     specs: tuple[Spec, Spec | None],
-    kind: str | None,
+    how: Any,
 ) -> Any:
-    """A new array; NotImplemented where no kernel has such sums."""
+    """A new array; NotImplemented where no kernel has such sums.
+
+    Index and src are read by the plan alone, whatever shape they have.
+    """
     (x, i, src), (x_spec, src_spec) = operands, specs
     (place,) = container.place(x)
     device_errors.poll(backend, place)
@@ -159,7 +171,7 @@ def _scatter_on_device(
     addresses = tuple(container.address(a) for a in (result, x, src, i))
     launched = device_errors.run_flagged(
         backend, place, waits, operation.told,
-        functools.partial(backend.scatter, plan, *addresses, kind, place, scratch),
+        functools.partial(backend.scatter, plan, *addresses, how, place, scratch),
         functools.partial(
             backend.find_bad, plan.index, addresses[3], plan.index_shape, plan.index_strides,
             plan.size, place,

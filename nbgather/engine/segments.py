@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nbgather.engine import arrays, backends, bad_index
+from nbgather.engine.plan_scatter import plan_scatter
+from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
-from nbgather.operations.reducing import COMPARED, reduction
+from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
 from nbgather.operations.segments import SegmentReduce
+
+#: Items from which on positions of 32 bits do not reach.
+MAX_ON_DEVICE = (1 << 32) - 1
 
 
 def segment_reduce(
@@ -22,7 +28,7 @@ def segment_reduce(
     spec, where_spec = container.spec(x), container.spec(where)
     (result_spec,) = operation.result(spec, where_spec)
     if container.home != "cpu":
-        return NotImplemented
+        return _on_device(container, operation, operands, options)
     if operation.by == "ids":
         # The scatter that it is made of would name a place of the index that it spreads them to.
         ids = arrays.integers(container, where)
@@ -42,11 +48,61 @@ def segment_reduce(
         return result
     if not is_contiguous(spec) or container.address(x) % spec.dtype.itemsize:
         x = container.copy(x)
-    empty = container.item_bits(operation.empty(container.namespace(x), x.dtype), x, "")
+    empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = container.address(result), container.address(x), memory_address(offsets)
     backend.segment_reduce(
         how, (*addresses, memory_address(empty)), (segments, rows, columns), spec.dtype.itemsize
     )
+    return result
+
+
+def _on_device(
+    container: Any, operation: SegmentReduce, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """On a GPU: by ids a scatter, and else the rows of each segment one after the other."""
+    x, where = operands
+    spec, where_spec = container.spec(x), container.spec(where)
+    (result_spec,) = operation.result(spec, where_spec)
+    reduce, (place,) = operation.reduce, container.place(x)
+    # What stands for no rows is no value of a segment, but where it changes none.
+    as_scatter = ScatterReduce(0, reduce, reduce in ("sum", "prod"))
+    by_ids = operation.by == "ids"
+    how = combining_on_device(
+        as_scatter if by_ids else replace(as_scatter, include_self=False), spec.dtype
+    )
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if how is NotImplemented or math.prod(spec.shape) >= MAX_ON_DEVICE:
+        return NotImplemented
+    offsets = None
+    if not by_ids:
+        # Which are told of as on the CPU: the host has to see them.
+        offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
+    result = container.empty(result_spec.shape, x)
+    if not math.prod(result_spec.shape):
+        return result
+    item = spec.dtype.itemsize
+    empty = container.bytes_beside(container.item_bits(operation.empty(x.dtype), x, ""), x)
+    backend.copy(
+        container.address(result), container.address(empty),
+        result_spec.shape, result_spec.strides, (0,) * len(result_spec.shape), item, place,
+    )  # fmt: skip
+    if not spec.shape[0]:
+        return result
+    if container.address(x) % item or not (by_ids or is_contiguous(spec)):
+        x = container.copy(x)
+        spec = container.spec(x)
+    if offsets is None:
+        strides = where_spec.strides + (0,) * (len(spec.shape) - 1)
+        index = where_spec._replace(shape=spec.shape, strides=strides)
+        plan = plan_scatter(as_scatter, result_spec, index, spec)
+        given = result, where, x
+        return scatter_on_device(
+            container, backend, as_scatter, plan, given, (result_spec, spec), how
+        )
+    bounds = container.from_numpy(offsets.astype(np.uint32), x)
+    addresses = container.address(result), container.address(x), container.address(bounds)
+    sizes = len(offsets) - 1, spec.shape[0], math.prod(spec.shape[1:]) * item
+    backend.segment_reduce(how, *addresses, sizes, place)
     return result
 
 

@@ -115,7 +115,9 @@ class ScatterReduce(Scatter):
             wide = do.run(self, xp.astype(x, xp.float32), index, xp.astype(src, xp.float32))
             return xp.astype(wide, x.dtype)
         raise NotImplementedError(
-            f"scatter_reduce by {self.reduce!r} has kernels for arrays on the CPU alone"
+            f"scatter_reduce by {self.reduce!r} of an index of {tuple(index.shape)} into"
+            f" {tuple(x.shape)} has no kernel here: on a GPU both must have fewer than 2**32 - 1"
+            " items, and the backend must be its own"
         )
 
     # How the result depends on what is reduced: it is (mx * x + scatter_add(ms * src)) / n, with

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from nbgather.operations import checks
 from nbgather.operations.base import Apply, Operation, Spec, device_of, fresh, known
 from nbgather.operations.indexing import ScatterAdd
@@ -58,7 +60,7 @@ class SegmentReduce(Operation):
             raise ValueError(f"{size} segments are too many: no memory holds a result of {shape}")
         return (fresh(shape, x.dtype, x),)
 
-    def empty(self, xp: Any, dtype: Any) -> Any:
+    def empty(self, dtype: Any) -> Any:
         """What stands for a segment of no rows."""
         name = str(dtype)
         if self.reduce in ("sum", "prod"):
@@ -70,7 +72,7 @@ class SegmentReduce(Operation):
             return largest
         if "float" in name:
             return float("inf") if largest else float("-inf")
-        limits = xp.iinfo(dtype)
+        limits = np.iinfo(name.rpartition(".")[2])
         return int(limits.max if largest else limits.min)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
@@ -82,7 +84,7 @@ class SegmentReduce(Operation):
             counts = where[1:] - where[:-1] if self.by == "offsets" else where
             size = counts.shape[0]
             where = repeated(xp, xp.arange(size, device=device), counts, rows)
-        first = xp.full((size, *x.shape[1:]), self.empty(xp, x.dtype), dtype=x.dtype, device=device)
+        first = xp.full((size, *x.shape[1:]), self.empty(x.dtype), dtype=x.dtype, device=device)
         if known(rows) and rows == 0:
             return first
         index = do.spread(xp.reshape(where, (-1, *(1,) * (x.ndim - 1))), tuple(x.shape))

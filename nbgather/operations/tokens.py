@@ -23,8 +23,9 @@ from nbgather.operations.base import (
     split_samples,
     to_front,
 )
-from nbgather.operations.indexing import GatherTokens, beside_tokens, sum_to
+from nbgather.operations.indexing import GatherTokens, ScatterAdd, beside_tokens, sum_to
 from nbgather.operations.keep import Keep
+from nbgather.operations.positions import resolve_positions
 from nbgather.operations.shapes import Shape
 
 
@@ -283,14 +284,22 @@ class RestoreTokens(GatherTokens):
         self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
     ) -> Tuple:
         x, _, token = specs
-        ids = operands[1]
-        to_x = None
-        if needed[0]:
-            (to_x,) = super().transpose(do, cotangent, (x,), (None, ids), needed[:1])
-        if not needed[1] or token is None:
+        needs_token = needed[1] and token is not None
+        if not (needed[0] or needs_token):
+            return None, None
+        # A row for each visible token, or one for all of them, and one for the others behind it:
+        # the cotangent is read once, and nothing of its size is made.
+        shape = tuple(cotangent.shape)
+        ids, inside = resolve_positions(do.xp, operands[1], x.shape[1], self.mode, False)
+        visible = x.shape[1] if needed[0] else 1
+        index = do.xp.where(inside, ids if needed[0] else 0, visible)
+        rows = do.zeros((shape[0], visible + 1, *shape[2:]), cotangent)
+        index = do.spread(beside_tokens(do, index, shape), shape)
+        rows = do.run(ScatterAdd(1, mode="defer", told=True), rows, index, cotangent)
+        to_x = rows[:, :visible] if needed[0] else None
+        if not needs_token:
             return to_x, None
-        removed = beside_tokens(do, ids, tuple(cotangent.shape)) >= x.shape[1]
-        summed = do.xp.sum(do.xp.where(removed, cotangent, 0), axis=(0, 1), dtype=cotangent.dtype)
+        summed = do.xp.sum(rows[:, visible], axis=0, dtype=cotangent.dtype)
         inner = token.shape[max(len(token.shape) - summed.ndim, 0) :]
         padded = (1,) * (summed.ndim - len(inner)) + tuple(inner)
         return to_x, do.xp.reshape(sum_to(do, summed, padded), token.shape)

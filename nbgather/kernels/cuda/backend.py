@@ -7,7 +7,8 @@ from typing import Any
 from nbgather.kernels.cuda import launch
 from nbgather.kernels.cuda.launch import copy, find_bad, gather, patches, use, write
 from nbgather.kernels.cuda.launch_masking import masking, masks_in_one, token_noise
-from nbgather.kernels.cuda.launch_scatter import scatter
+from nbgather.kernels.cuda.launch_scatter import scatter, segment_reduce
+from nbgather.kernels.cuda.launch_strategies import scores_here, strategy
 from nbgather.kernels.cuda.writes import WRITE_BYTES
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "masks_in_one",
     "patches",
     "scatter",
+    "scores_here",
+    "segment_reduce",
+    "strategy",
     "token_noise",
     "use",
     "write",
@@ -26,7 +30,7 @@ __all__ = [
 
 #: What is asked of a backend; see nbgather.engine.backends.
 HOST_VIEWS = False
-DOES = frozenset(("masking", "patches", "scatter"))
+DOES = frozenset(("masking", "patches", "reduce", "scatter", "segments"))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,10 @@
 """Where work of a device runs: its context, made current for a driver's call and no longer.
 
-A thread may have no context, or one of another device, or change it between two calls. So each call
-of ours asks which device is the current one. Where it is another, the primary context of the right
-device, which all libraries share, is current until the call is done.
+A thread may have no context, or one of another device, or change it between two calls; and a device
+may have several contexts, of which each has functions of its own. So each call of ours asks for the
+number of the current context, which no other one ever has in this process. Where it is of another
+device, the primary context of the right one, which all libraries share, is current until the call
+is done.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ class Place(NamedTuple):
     stream: int
 
 
-#: Primary contexts by device; they are never released, as those of other libraries are not.
-_primary: dict[int, Any] = {}
+#: Primary contexts and their numbers by device; they are never released, as those of other
+#: libraries are not.
+_primary: dict[int, tuple[Any, int]] = {}
+#: The devices of contexts, by the contexts' numbers.
+_devices: dict[int, int] = {}
 
 
 @functools.cache
@@ -42,20 +47,28 @@ def checked(result: tuple[Any, ...]) -> Any:
     return result[1] if len(result) > 1 else None
 
 
-def enter(device: int) -> bool:
-    """Make a context of a device the current one; whether :func:`leave` must follow."""
+def enter(device: int) -> tuple[bool, int]:
+    """Make a context of a device the current one.
+
+    What comes back is whether :func:`leave` must follow, and the number of the context.
+    """
     driver = api()
-    status, current = driver.cuCtxGetDevice()
-    if status == driver.CUresult.CUDA_SUCCESS and int(current) == device:
-        return False
-    context = _primary.get(device)
-    if context is None:
+    status, current = driver.cuCtxGetId(None)
+    if status == driver.CUresult.CUDA_SUCCESS:
+        known = _devices.get(current)
+        if known is None:
+            known = _devices[current] = int(checked(driver.cuCtxGetDevice()))
+        if known == device:
+            return False, current
+    primary = _primary.get(device)
+    if primary is None:
         checked(driver.cuInit(0))
         with forks.lock, relaxed():
             number = checked(driver.cuDeviceGet(device))
-            context = _primary[device] = checked(driver.cuDevicePrimaryCtxRetain(number))
-    checked(driver.cuCtxPushCurrent(context))
-    return True
+            context = checked(driver.cuDevicePrimaryCtxRetain(number))
+            primary = _primary[device] = context, checked(driver.cuCtxGetId(context))
+    checked(driver.cuCtxPushCurrent(primary[0]))
+    return True, primary[1]
 
 
 def leave() -> None:
@@ -66,7 +79,7 @@ def leave() -> None:
 @contextlib.contextmanager
 def entered(device: int) -> Iterator[None]:
     """A block in which a context of the device is the current one."""
-    pushed = enter(device)
+    pushed, _ = enter(device)
     try:
         yield
     finally:

@@ -87,13 +87,13 @@ def _no_device() -> str | None:
 
 #: Kernels and their libraries, by what they are and what they are for: of no context.
 _kernels: dict[Any, tuple[Any, Any]] = {}
-#: Their functions in a device's context, by all that they depend on; shared by the threads.
+#: Their functions in a context, by all that they depend on; shared by the threads.
 _handles: dict[Any, Any] = {}
 
 
-def _function(launch: Launch, device: int) -> Any:
-    """The kernel of a launch on a device whose context is the current one; loaded once."""
-    identity = (launch.key, launch.addresses, len(launch.numbers), device)
+def _function(launch: Launch, device: int, context: int) -> Any:
+    """The kernel of a launch in the current context, told by its number; loaded once."""
+    identity = (launch.key, launch.addresses, len(launch.numbers), context)
     with forks.lock:
         if identity not in _handles:
             kernel = images.kernel(launch.key, launch.addresses, len(launch.numbers) // 8)
@@ -192,11 +192,11 @@ _arguments = _Arguments()
 def start(launch: Launch, place: Place, addresses: tuple[int, ...]) -> None:
     """Launch at a place, with these addresses."""
     driver = api()
-    pushed = contexts.enter(place.device)
+    pushed, context = contexts.enter(place.device)
     try:
-        function = launch.functions.get(place.device)
+        function = launch.functions.get(context)
         if function is None:
-            function = launch.functions[place.device] = _function(launch, place.device)
+            function = launch.functions[context] = _function(launch, place.device, context)
         arguments = _arguments
         view, first = arguments.view, 8 * launch.addresses
         launch.pack(view, 0, *addresses)

@@ -28,9 +28,18 @@ _SOURCES = {
 
 
 def token_noise(
-    args: tuple[int, int, int], samples: int, tokens: int, ids: int, out: int, place: Place
+    args: tuple[int, int, int],
+    samples: int,
+    tokens: int,
+    ids: int,
+    out: int,
+    place: Place,
+    told: int = 0,
 ) -> None:
-    """Noise float32 `[samples, tokens]` for ``args`` = (epoch, key low, key high)."""
+    """Noise float32 `[samples, tokens]` for ``args`` = (epoch, key low, key high).
+
+    ``told`` says which of these are addresses.
+    """
     threads = min(launch._power_of_two(launch._divide_up(tokens, 4)), launch.THREADS_PER_BLOCK)
     parts = launch._divide_up(tokens, 4 * threads)
     launch.driver.launch(
@@ -38,7 +47,7 @@ def token_noise(
         masking_kernels.make_token_noise,
         (samples * parts, 1), (threads, 1), place,
         (out, ids),
-        (samples, tokens, *args, int(ids == 0), parts),
+        (samples, tokens, *args, told | int(ids == 0), parts),
     )  # fmt: skip
 
 
@@ -81,6 +90,7 @@ def masking(
     mask: int,
     counts: int,
     implied: int,
+    told: int = 0,
     scratch: Scratch,
 ) -> None:
     """Mask in one launch where :func:`masks_in_one` says so; without rows, rank any number.
@@ -89,11 +99,12 @@ def masking(
     of the call.
     """
     philox = (epoch, key_low, key_high)
+    told |= implied
     if length > MAX_FUSED_TOKENS:
         sink = launch_radix.Sink("ranks", ranking.make_rank_sink, (restore, mask, keep, counts))
         _rank(
             source, samples, length, ids if source == "seed" else scores, sink,
-            (kept, *philox, implied), place, scratch,
+            (kept, *philox, told), place, scratch,
         )  # fmt: skip
         return
     strides = (x_n, x_l)
@@ -106,7 +117,7 @@ def masking(
         lambda memory: masking_kernels.make_masking(memory, *key),
         (samples, _parts(samples, kept, vectors, threads, place)), (threads, 1), place,
         (out, x, ids, scores, keep, restore, mask, counts),
-        (length, kept, *philox, vectors, *(s & launch._64_BITS for s in strides), implied),
+        (length, kept, *philox, vectors, *(s & launch._64_BITS for s in strides), told),
     )  # fmt: skip
 
 

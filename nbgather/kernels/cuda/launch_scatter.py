@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from nbgather.kernels.cuda import launch, launch_radix, scatter_rows, scatter_shared
 from nbgather.kernels.cuda import scatter as kernels
 from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.folds import ITEM_BYTES, How, is_counted, sum_of
 from nbgather.kernels.cuda.launch_radix import Scratch
 from nbgather.kernels.cuda.scatter_paths import (
     Axis,
@@ -21,7 +22,7 @@ from nbgather.kernels.cuda.scatter_paths import (
     lay_out,
     patience_of,
 )
-from nbgather.kernels.cuda.sums import ITEM_BYTES
+from nbgather.kernels.cuda.sums import entries_of
 from nbgather.kernels.plans import ScatterPlan
 
 #: Threads of a block that adds up in shared memory, a power of two.
@@ -36,6 +37,7 @@ class _Call(NamedTuple):
     plan: ScatterPlan
     layout: Layout
     facts: Facts
+    how: How
     out: int
     x: int
     src: int
@@ -75,28 +77,40 @@ def scatter(
     x: int,
     src: int,
     idx: int,
-    add: str | None,
+    how: str | How | None,
     place: Place,
     scratch: Scratch,
     flag: int,
 ) -> bool:
     """Scatter by addresses into a copy of ``x``, contiguous and perhaps ``out`` itself.
 
-    A bad index is left out, and the uint32 at ``flag`` is then not 0. False if no kernel has such
-    sums. ``add`` is the kind of what is added, ``scratch`` gives memory for the time of the call.
+    A bad index is left out, and the uint32 at ``flag`` is then not 0. False if no kernel reduces so
+    many so. ``how`` is the kind of what is added, or how it is reduced, None where it replaces what
+    was there; ``scratch`` gives memory for the time of the call.
     """
-    operation, kind = kernels.SET, f"u{plan.itemsize}"
-    if add == "bool":
-        operation, kind = kernels.ANY, "u1"
-    elif add is not None:
-        operation, kind = kernels.ADD, add
+    operation, how = _operation(plan, how)
     layout = _layout(plan)
-    facts = facts_of(layout, operation, kind, launch.driver.processors(place.device))
+    processors = launch.driver.processors(place.device)
+    facts = facts_of(layout, operation, how[1], processors, is_counted(how))
     path = choose(facts).name
     if path == "lowered":
         return False
-    _LAUNCHES[path](_Call(plan, layout, facts, out, x, src, idx, flag, place, scratch))
+    _LAUNCHES[path](_Call(plan, layout, facts, how, out, x, src, idx, flag, place, scratch))
     return True
+
+
+def _operation(plan: ScatterPlan, how: str | How | None) -> tuple[int, How]:
+    """What is done to an item, and how."""
+    if how is None:
+        return kernels.SET, sum_of(f"u{plan.itemsize}")
+    if how == "bool":
+        return kernels.ANY, sum_of("u1")
+    if isinstance(how, str):
+        return kernels.ADD, sum_of(how)
+    reduce, kind, own = how
+    if own and reduce == "sum":
+        return kernels.ADD, sum_of(kind)
+    return kernels.REDUCE, (reduce, kind, bool(own))
 
 
 def _numbered(axes: list[Axis], unit: int = 1, wide: bool = False) -> tuple[int, tuple[int, ...]]:
@@ -208,7 +222,7 @@ def _looks(call: _Call) -> None:
     rows = facts.outer * layout.size
     count, numbers = _numbered(layout.outer)
     call.run(
-        ("looks", count, facts.kind, plan.index, width), scatter_rows.make_row_looks,
+        ("looks", count, call.how, plan.index, width), scatter_rows.make_row_looks,
         *_rows(vectors, rows, call.place),
         (call.out, call.x, call.src, call.idx, call.flag),
         (rows, vectors, layout.row, layout.size, along.n, along.i, along.s, *numbers),
@@ -257,7 +271,7 @@ def _by_rows(call: _Call) -> None:
     width = _width(call, row)
     count, numbers = _numbered(axes, row)
     call.run(
-        ("row sums", count, call.facts.kind, width), scatter_rows.make_row_sums,
+        ("row sums", count, call.how, width, False), scatter_rows.make_row_sums,
         *_rows(row // width, rows, call.place),
         (call.out, call.x, call.src, tokens, starts, ends),
         (rows, row // width, row, *numbers),
@@ -274,7 +288,7 @@ def _shared_lines(call: _Call) -> None:
     groups = launch._divide_up(inner.n if beside else facts.outer, lines)
     count, numbers = _numbered(layout.outer)
     call.run(
-        ("shared lines", count, facts.kind, plan.index, beside),
+        ("shared lines", count, call.how, plan.index, beside),
         scatter_shared.make_shared_lines,
         (groups * facts.outer if beside else groups, 1), (SHARED_THREADS, 1),
         (call.out, call.x, call.src, call.idx, call.flag),
@@ -284,18 +298,37 @@ def _shared_lines(call: _Call) -> None:
 
 
 def _buckets(call: _Call) -> None:
-    layout, kind = call.layout, call.facts.kind
-    item = ITEM_BYTES[kind]
-    first, passes = bucket_bits(layout.places, kind)
+    layout = call.layout
+    item = ITEM_BYTES[call.how[1]]
+    first, passes = bucket_bits(layout.places, entries_of(call.how))
     carried = item if item <= 4 else 0
     keys, tokens, starts, ends = _sorted(call, layout.axes, item, carried, first, passes)
     count, numbers = _numbered(layout.axes)
     places = 1 << first
     call.run(
-        ("buckets", count, kind), scatter_shared.make_shared_buckets,
+        ("buckets", count, call.how), scatter_shared.make_shared_buckets,
         (launch._divide_up(layout.places, places), 1), (SHARED_THREADS, 1),
         (call.out, call.x, call.src, keys, tokens, starts, ends),
         (layout.places, places, item, patience_of(places), *numbers),
+    )  # fmt: skip
+
+
+def segment_reduce(
+    how: How, out: int, x: int, offsets: int, sizes: tuple[int, int, int], place: Place
+) -> None:
+    """Reduce rows that follow each other, of ``sizes``: segments, rows, bytes of a row.
+
+    ``out`` has what stands for no rows, and ``offsets`` are uint32 `[segments + 1]`.
+    """
+    segments, _, row = sizes
+    reduce, kind, own = how
+    key = "row sums", 1, (reduce, kind, bool(own)), launch._width(row, out, x), True
+    width = key[3]
+    blocks, threads = _rows(row // width, segments, place)
+    launch.driver.launch(
+        key, lambda memory: scatter_rows.make_row_sums(memory, *key[1:]), blocks, threads, place,
+        (out, out, x, 0, offsets, offsets + 4),
+        (segments, row // width, row, *launch._axes([(sizes[1], 0, 0, row)], False)[1]),
     )  # fmt: skip
 
 

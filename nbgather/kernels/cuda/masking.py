@@ -31,25 +31,46 @@ MAX_NARROW_TOKENS = 256
 RANKING_THREADS = 256
 
 #: ``numbers`` of ``masking``: tokens of a sample, tokens kept, epoch, key (low,
-#: high), vectors of a row (0: no rows are copied), x's strides of samples and tokens, whether the
-#: sample ids are 0, 1, ...
+#: high), vectors of a row (0: no rows are copied), x's strides of samples and tokens, and what is
+#: told of the noise.
 MASKING_NUMBERS = 9
+
+#: What is told of the noise, bit by bit: the sample ids are 0, 1, ...; instead of the key's lower
+#: half there is the address of all of it, an int64; and instead of the epoch the address of one.
+IMPLIED, SEED_THERE, EPOCH_THERE = 1, 2, 4
+
+
+def make_key(memory: Any) -> Any:
+    """Epoch and key (low, high) as they were given, or from where they are."""
+    read, low32 = memory.LOAD["u8"], u64(0xFFFFFFFF)
+
+    @memory.INLINE
+    def key_of(epoch, low, high, told):
+        if told & u64(SEED_THERE):
+            seed = u64(read(u64(low)))
+            low, high = u64(seed & low32), u64(seed >> u64(32))
+        if told & u64(EPOCH_THERE):
+            epoch = u64(read(u64(epoch)) & low32)
+        return u64(epoch), u64(low), u64(high)
+
+    return key_of
 
 
 def make_token_noise(memory: Any) -> Any:
     """A thread draws the noise of four tokens.
 
-    ``numbers``: samples, tokens, epoch, key (low, high), whether the sample ids are 0, 1, ..., and
-    the blocks of a sample.
+    ``numbers``: samples, tokens, epoch, key (low, high), what is told of the noise, and the blocks
+    of a sample.
     """
     load_id, store = memory.LOAD["i8"], memory.STORE["f4"]
+    key_of = make_key(memory)
 
     def token_noise(out, ids, numbers):
-        tokens, epoch = u64(numbers[1]), u64(numbers[2])
-        k0, k1 = u64(numbers[3]), u64(numbers[4])
+        tokens, told = u64(numbers[1]), u64(numbers[5])
+        epoch, k0, k1 = key_of(u64(numbers[2]), u64(numbers[3]), u64(numbers[4]), told)
         low = u64(0xFFFFFFFF)
         n, part = divide_narrow(u64(cuda.blockIdx.x), u64(numbers[6]))
-        sample = n if numbers[5] != u64(0) else u64(load_id(u64(ids + n * u64(8))))
+        sample = n if told & u64(IMPLIED) else u64(load_id(u64(ids + n * u64(8))))
         q = part * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
         if u64(4) * q < tokens:
             w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> u64(32), epoch, k0, k1)
@@ -115,6 +136,7 @@ def make_masking(memory: Any, source: int, width: int, narrow: bool) -> Any:
     load, store = memory.LOAD[f"u{width}"], memory.STORE[f"u{width}"]
     zero = (u64(0), u64(0)) if width == 16 else u64(0)
     noise_key, score_key = make_noise_key(memory, narrow), make_score_key(memory, source)
+    key_of = make_key(memory)
     seeded, double = source == SEED, source == FLOAT64
     key_type = types.uint32 if narrow else types.uint64
 
@@ -129,8 +151,9 @@ def make_masking(memory: Any, source: int, width: int, narrow: bool) -> Any:
         threads = u32(cuda.blockDim.x)
         low = u64(0xFFFFFFFF)
         if seeded:
-            epoch, k0, k1 = u64(numbers[2]), u64(numbers[3]), u64(numbers[4])
-            sample = n if numbers[8] != u64(0) else u64(load_i8(u64(ids + n * u64(8))))
+            told = u64(numbers[8])
+            epoch, k0, k1 = key_of(u64(numbers[2]), u64(numbers[3]), u64(numbers[4]), told)
+            sample = n if told & u64(IMPLIED) else u64(load_i8(u64(ids + n * u64(8))))
             q = t
             while u32(u32(4) * q) < length:
                 w0, w1, w2, w3 = philox4x32(u64(q), sample & low, sample >> u64(32), epoch, k0, k1)

@@ -5,12 +5,12 @@
 ``f8`` or ``u16``, a pair of uint64 moved by one 128-bit access. ``AS_F4`` and ``AS_F8`` take bits
 for a float, ``F4_BITS`` and ``F8_BITS`` a float for its bits; ``F2_TO_F4`` and ``F4_TO_F2`` widen
 and round the bits of a float16. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by
-itself. ``ATOMIC_ADD[kind](address, value)`` and ``ATOMIC_MAX``, of ``u4`` and ``u8``, come in any
-order among threads. So do those of a uint64 that give the value from before: ``SWAP_IF(address,
-old, new)`` writes the new value where the old one stands, ``LOWER`` takes the minimum and ``COUNT``
-adds. Addresses are uint64 and multiples of the size. ``INLINE`` makes a function a part of the
-kernels that call it; it may hold a barrier.
-The simulator has plain functions of the same names.
+itself, ``MULTIPLY_F8``, ``DIVIDE_F8`` and ``ROOT_F8`` a float64. ``ATOMIC_ADD[kind](address,
+value)`` and ``ATOMIC_MAX``, of ``u4`` and ``u8``, come in any order among threads. So do those of a
+uint64 that give the value from before: ``SWAP_IF(address, old, new)`` writes the new value where
+the old one stands, ``LOWER`` takes the minimum and ``COUNT`` adds. Addresses are uint64 and
+multiples of the size. ``INLINE`` makes a function a part of the kernels that call it; it may hold a
+barrier. The simulator has plain functions of the same names.
 """
 
 from __future__ import annotations
@@ -148,4 +148,5 @@ F8_BITS = _caster(types.float64, types.uint64)
 ATOMIC_ADD = {kind: _atomic("add", kind) for kind in ("u4", "u8")}
 ATOMIC_MAX = {kind: _atomic("umax", kind) for kind in ("u4", "u8")}
 MULTIPLY, SUBTRACT, DIVIDE = libdevice.fmul_rn, libdevice.fsub_rn, libdevice.fdiv_rn
+MULTIPLY_F8, DIVIDE_F8, ROOT_F8 = libdevice.dmul_rn, libdevice.ddiv_rn, libdevice.dsqrt_rn
 INLINE = njit(inline="always")

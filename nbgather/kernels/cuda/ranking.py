@@ -2,7 +2,7 @@
 
 The sort is that of :mod:`nbgather.kernels.cuda.radix`, of which each sample is a segment. Equal
 keys stay as they are, so that the lower token comes first. Its ``numbers`` go on here: tokens kept,
-epoch, key (low, high), and whether the sample ids are 0, 1, ...; ``a`` are the ids or the scores.
+epoch, key (low, high), and what is told of the noise; ``a`` are the ids or the scores.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from nbgather.kernels.cuda import radix
 from nbgather.kernels.cuda.deferred import scalar
+from nbgather.kernels.cuda.masking import IMPLIED, make_key
 from nbgather.kernels.cuda.positions import u32, u64
 
 philox4x32 = scalar.philox4x32
@@ -22,7 +23,7 @@ key_f8 = scalar.key_f8
 
 #: ``numbers`` of a kernel that ranks.
 RANKING_NUMBERS = radix.SOURCE_NUMBERS + 5
-_KEPT, _EPOCH, _KEY_LOW, _KEY_HIGH, _IMPLIED = range(radix.SOURCE_NUMBERS, RANKING_NUMBERS)
+_KEPT, _EPOCH, _KEY_LOW, _KEY_HIGH, _TOLD = range(radix.SOURCE_NUMBERS, RANKING_NUMBERS)
 
 #: Bits of noise that a token is ranked by.
 NOISE_BITS = 24
@@ -38,16 +39,16 @@ def _make_own_token(memory: Any) -> Any:
 
 def make_noise_source(memory: Any) -> SimpleNamespace:
     """The noise of four tokens at once, drawn where it is used."""
-    load_id = memory.LOAD["i8"]
+    load_id, key_of = memory.LOAD["i8"], make_key(memory)
 
     @memory.INLINE
     def four_keys(keys, tokens, a, flag, n, q, numbers):
-        low = u64(0xFFFFFFFF)
-        sample = n if numbers[_IMPLIED] != u64(0) else u64(load_id(u64(a + n * u64(8))))
-        w0, w1, w2, w3 = philox4x32(
-            q, sample & low, sample >> u64(32), u64(numbers[_EPOCH]), u64(numbers[_KEY_LOW]),
-            u64(numbers[_KEY_HIGH]),
-        )  # fmt: skip
+        low, told = u64(0xFFFFFFFF), u64(numbers[_TOLD])
+        epoch, k0, k1 = key_of(
+            u64(numbers[_EPOCH]), u64(numbers[_KEY_LOW]), u64(numbers[_KEY_HIGH]), told
+        )
+        sample = n if told & u64(IMPLIED) else u64(load_id(u64(a + n * u64(8))))
+        w0, w1, w2, w3 = philox4x32(q, sample & low, sample >> u64(32), epoch, k0, k1)
         shift = u64(32 - NOISE_BITS)
         return u32(w0 >> shift), u32(w1 >> shift), u32(w2 >> shift), u32(w3 >> shift)
 

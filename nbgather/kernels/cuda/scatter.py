@@ -16,8 +16,9 @@ from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
 
-#: What is done to an item of the result: it is replaced, added to, or a bool made true.
-SET, ADD, ANY = range(3)
+#: What is done to an item of the result: it is replaced, added to, a bool made true, or reduced in
+#: another way.
+SET, ADD, ANY, REDUCE = range(4)
 
 #: Where the axes begin among ``numbers``. Of lines: before them stand the number of lines, the size
 #: of the dimension and its stride in the result, the steps of a line, and their strides in index

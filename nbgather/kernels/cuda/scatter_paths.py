@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nbgather.kernels.cuda import radix, scatter, scatter_shared
-from nbgather.kernels.cuda.sums import ENTRIES, HALVES
+from nbgather.kernels.cuda.folds import HALVES
+from nbgather.kernels.cuda.sums import ENTRIES
 from nbgather.kernels.plans import ScatterPlan
 
 #: Numbers of elements and places are kept in 32 bits.
@@ -118,7 +119,10 @@ def lay_out(plan: ScatterPlan) -> Layout:
 
 
 class Facts(NamedTuple):
-    """What a path is chosen by; ``outer`` are places before the dimension that elements have."""
+    """What a path is chosen by; ``outer`` are places before the dimension that elements have.
+
+    ``counted`` says whether a place keeps how many values it has.
+    """
 
     operation: int
     kind: str
@@ -130,6 +134,7 @@ class Facts(NamedTuple):
     elements: int
     places: int
     processors: int
+    counted: bool = False
 
     @property
     def lines(self) -> int:
@@ -139,7 +144,8 @@ class Facts(NamedTuple):
     @property
     def room(self) -> int:
         """Lines of the result that a block has room for."""
-        return scatter_shared.SHARED_ENTRIES // (ENTRIES.get(self.kind, 1) * max(self.size, 1))
+        entries = ENTRIES.get(self.kind, 1) + self.counted
+        return scatter_shared.SHARED_ENTRIES // (entries * max(self.size, 1))
 
     @property
     def lines_per_block(self) -> int:
@@ -158,13 +164,15 @@ class Facts(NamedTuple):
         return 0 if groups >= self.processors else self.lines_per_block * self.steps
 
 
-def facts_of(layout: Layout, operation: int, kind: str, processors: int) -> Facts:
+def facts_of(
+    layout: Layout, operation: int, kind: str, processors: int, counted: bool = False
+) -> Facts:
     """What a layout is chosen a path by."""
     inner = 0 if layout.inner is None else layout.inner.n
     outer = math.prod(axis.n for axis in layout.outer)
     return Facts(
         operation, kind, layout.size, layout.along.n, outer, inner, layout.row,
-        layout.elements, layout.places, processors,
+        layout.elements, layout.places, processors, counted,
     )  # fmt: skip
 
 
@@ -188,8 +196,8 @@ PATHS = (
     ),
     Path(
         "lowered",
-        lambda f: _is_huge(f) and f.kind in HALVES,
-        "what walks lines adds in the result itself, which is too narrow for sums: as float32",
+        lambda f: _is_huge(f) and (f.kind in HALVES or f.operation == scatter.REDUCE),
+        "what walks lines adds in the result itself, where there is no room for float32 or a count",
     ),
     Path("lines", _is_huge, "positions of 32 bits do not reach; so many lines are never few"),
     Path(
@@ -200,7 +208,10 @@ PATHS = (
     ),
     Path(
         "atomic",
-        lambda f: f.operation == scatter.ANY or (f.kind in ("u4", "u8") and f.row < MIN_ROW_BYTES),
+        lambda f: (
+            f.operation == scatter.ANY
+            or (f.operation == scatter.ADD and f.kind in ("u4", "u8") and f.row < MIN_ROW_BYTES)
+        ),
         "sums of integers have the same bits in any order, and bools are only made true; bytes and"
         " pairs of them have no atomics",
     ),
@@ -222,7 +233,12 @@ PATHS = (
     ),
     Path(
         "lines",
-        lambda f: f.lines >= MANY_LINES and f.room == 0 and f.kind not in HALVES,
+        lambda f: (
+            f.operation == scatter.ADD
+            and f.lines >= MANY_LINES
+            and f.room == 0
+            and f.kind not in HALVES
+        ),
         "a thread for each line, and enough of them to wait for memory together",
     ),
     Path(
@@ -239,14 +255,14 @@ def choose(facts: Facts) -> Path:
     return next(path for path in PATHS if path.serves(facts))
 
 
-def bucket_bits(places: int, kind: str) -> tuple[int, int]:
+def bucket_bits(places: int, entries: int) -> tuple[int, int]:
     """How many low bits of a place are within a bucket, and in how many passes the others sort.
 
-    A bucket has room in shared memory. It is as small as the passes that it takes allow, for more
-    blocks to be busy.
+    A bucket has room in shared memory, where a place takes so many entries. It is as small as the
+    passes that it takes allow, for more blocks to be busy.
     """
     bits = places.bit_length()  # that of the place behind the last, too
-    room = (scatter_shared.SHARED_ENTRIES // ENTRIES[kind]).bit_length() - 1
+    room = (scatter_shared.SHARED_ENTRIES // entries).bit_length() - 1
     passes = max(-(-(bits - room) // radix.DIGIT_BITS), 1)
     return max(bits - passes * radix.DIGIT_BITS, 0), passes
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from nbgather.kernels.cuda import radix
 from nbgather.kernels.cuda.deferred import cuda
+from nbgather.kernels.cuda.folds import How
 from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u64
-from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits, make_words
+from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
+from nbgather.kernels.cuda.words import make_vector
 
 #: Where the axes of elements begin among ``numbers``. Of a source of keys: behind its own come the
 #: size of the dimension, its stride in places of the result, and how many places there are.
@@ -88,36 +90,20 @@ def make_bounds(memory: Any) -> Any:
     return bounds
 
 
-def _make_vector(memory: Any, kind: str, width: int) -> SimpleNamespace:
-    """The sums of a vector of ``width`` bytes, as those of two words."""
-    words = make_words(memory, kind)
-    begin_word, add_word, end_word = words.begin, words.add, words.end
-    pair = width == 16
+def make_row_sums(memory: Any, axes: int, how: How, width: int, sorted_rows: bool) -> Any:
+    """The threads of a block's x walk a row by vectors of ``width`` bytes, those of y the rows.
 
-    @memory.INLINE
-    def begin(low, high):
-        return begin_word(low), begin_word(high)
-
-    @memory.INLINE
-    def add(sums, low, high):
-        if pair:
-            return add_word(sums[0], low), add_word(sums[1], high)
-        return add_word(sums[0], low), sums[1]
-
-    @memory.INLINE
-    def end(sums):
-        return end_word(sums[0]), end_word(sums[1])
-
-    return SimpleNamespace(begin=begin, add=add, end=end)
-
-
-def make_row_sums(memory: Any, axes: int, kind: str, width: int) -> Any:
-    """The threads of a block's x walk a row by vectors of ``width`` bytes, those of y the rows."""
+    With ``sorted_rows`` the rows of src are in order themselves, and there are no tokens.
+    """
     load_u4, load = memory.LOAD["u4"], make_bits(memory, width)
     read, store = make_read_bits(memory, width), make_store_bits(memory, width)
     offsets = make_offsets(memory, axes, SUMS_FIRST_AXIS, False)
-    vector = _make_vector(memory, kind, width)
-    begin, add, end_sums = vector.begin, vector.add, vector.end
+    vector, own = make_vector(memory, how, width), how[2]
+    begin, add, finish = vector.begin, vector.add, vector.finish
+
+    @memory.INLINE
+    def row_of(tokens, p):
+        return p if sorted_rows else u64(load_u4(u64(tokens + p * u64(4))))
 
     def row_sums(out, x, src, tokens, starts, ends, numbers):
         vectors = u64(numbers[1])
@@ -135,10 +121,10 @@ def make_row_sums(memory: Any, axes: int, kind: str, width: int) -> Any:
             p = start
             # Four rows in flight, which are added in order.
             while p + u64(4) <= end:
-                _, _, s0 = offsets(u64(load_u4(u64(tokens + p * u64(4)))), numbers)
-                _, _, s1 = offsets(u64(load_u4(u64(tokens + p * u64(4) + u64(4)))), numbers)
-                _, _, s2 = offsets(u64(load_u4(u64(tokens + p * u64(4) + u64(8)))), numbers)
-                _, _, s3 = offsets(u64(load_u4(u64(tokens + p * u64(4) + u64(12)))), numbers)
+                _, _, s0 = offsets(row_of(tokens, p), numbers)
+                _, _, s1 = offsets(row_of(tokens, p + u64(1)), numbers)
+                _, _, s2 = offsets(row_of(tokens, p + u64(2)), numbers)
+                _, _, s3 = offsets(row_of(tokens, p + u64(3)), numbers)
                 l0, h0 = load(u64(src + s0 + column))
                 l1, h1 = load(u64(src + s1 + column))
                 l2, h2 = load(u64(src + s2 + column))
@@ -149,25 +135,25 @@ def make_row_sums(memory: Any, axes: int, kind: str, width: int) -> Any:
                 sums = add(sums, l3, h3)
                 p += u64(4)
             while p < end:
-                _, _, s0 = offsets(u64(load_u4(u64(tokens + p * u64(4)))), numbers)
+                _, _, s0 = offsets(row_of(tokens, p), numbers)
                 l0, h0 = load(u64(src + s0 + column))
                 sums = add(sums, l0, h0)
                 p += u64(1)
-            low, high = end_sums(sums)
+            low, high = finish(sums, low, high, end - start + u64(own))
             store(u64(out + at + column), low, high)
             c += u64(cuda.blockDim.x) * u64(cuda.gridDim.y)
 
     return row_sums
 
 
-def make_row_looks(memory: Any, axes: int, kind: str, index: str, width: int) -> Any:
+def make_row_looks(memory: Any, axes: int, how: How, index: str, width: int) -> Any:
     """The same, in one launch: the owner of a row looks through the index for what goes to it."""
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     load, read = make_bits(memory, width), make_read_bits(memory, width)
     store = make_store_bits(memory, width)
     offsets = make_offsets(memory, axes, LOOKS_FIRST_AXIS, False)
-    vector = _make_vector(memory, kind, width)
-    begin, add, end_sums = vector.begin, vector.add, vector.end
+    vector, own = make_vector(memory, how, width), how[2]
+    begin, add, finish = vector.begin, vector.add, vector.finish
 
     def row_looks(out, x, src, idx, flag, numbers):
         vectors, size, steps = u64(numbers[1]), u64(numbers[3]), u64(numbers[4])
@@ -185,16 +171,18 @@ def make_row_looks(memory: Any, axes: int, kind: str, index: str, width: int) ->
             column = c * u64(width)
             low, high = read(u64(x + at + column))
             sums = begin(low, high)
+            n = u64(own)
             k = u64(0)
             while k < steps:
                 value = u64(load_index(u64(i + k * i_step)))
                 if value == j:
-                    low, high = load(u64(src + s + k * s_step + column))
-                    sums = add(sums, low, high)
+                    more, more_high = load(u64(src + s + k * s_step + column))
+                    sums = add(sums, more, more_high)
+                    n += u64(1)
                 if checks and value >= size:
                     raise_flag(flag, u32(1))
                 k += u64(1)
-            low, high = end_sums(sums)
+            low, high = finish(sums, low, high, n)
             store(u64(out + at + column), low, high)
             c += u64(cuda.blockDim.x) * u64(cuda.gridDim.y)
 

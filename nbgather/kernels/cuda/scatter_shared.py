@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 from nbgather.kernels.cuda.deferred import cuda, types
+from nbgather.kernels.cuda.folds import ITEM_BYTES, How
 from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import (
     ENTRIES,
-    ITEM_BYTES,
     make_bits,
     make_item,
     make_read_bits,
@@ -50,13 +50,13 @@ def slots_of(kind: str) -> int:
     return 512 if ENTRIES[kind] == 4 else 1024
 
 
-def make_chunk(memory: Any, kind: str) -> Any:
+def make_chunk(memory: Any, how: How) -> Any:
     """Add the elements of a chunk; what comes back is the number of the next round.
 
     Thread t has an element if ``pending``: item t of ``values`` goes to item ``slots[t]`` of
     ``sums``.
     """
-    add, table = make_item(memory, kind).add, slots_of(kind)
+    add, table = make_item(memory, how).add, slots_of(how[1])
 
     @memory.INLINE
     def add_chunk(sums, slots, values, claims, alive, t, count, pending, patience, number):
@@ -101,15 +101,17 @@ def make_chunk(memory: Any, kind: str) -> Any:
     return add_chunk
 
 
-def make_shared_lines(memory: Any, axes: int, kind: str, index: str, beside: bool) -> Any:
+def make_shared_lines(memory: Any, axes: int, how: How, index: str, beside: bool) -> Any:
     """A block adds up some whole lines: ``beside`` each other in memory, or one after the other."""
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
+    kind, own = how[1], how[2]
     item = ITEM_BYTES[kind]
     load, read = make_bits(memory, item), make_read_bits(memory, item)
-    store, items = make_store_bits(memory, item), make_item(memory, kind)
-    put, take, add_chunk = items.put, items.take, make_chunk(memory, kind)
+    store, items = make_store_bits(memory, item), make_item(memory, how)
+    begin, put, finish = items.begin, items.put, items.finish
+    add_chunk = make_chunk(memory, how)
     offsets = make_offsets(memory, axes, LINES_FIRST_AXIS, False)
-    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * items.entries
+    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * ENTRIES[kind]
 
     def shared_lines(out, x, src, idx, flag, numbers):
         sums = cuda.shared.array(SHARED_ENTRIES, types.uint32)
@@ -140,7 +142,7 @@ def make_shared_lines(memory: Any, axes: int, kind: str, index: str, beside: boo
                 at, _, _ = offsets(first + line, numbers)
                 at += j * stride
             low, high = read(u64(x + at))
-            put(sums, k, low, high)
+            begin(sums, k, low, high)
             k += threads
         k = t
         while k < u64(tables):
@@ -186,26 +188,30 @@ def make_shared_lines(memory: Any, axes: int, kind: str, index: str, beside: boo
                 line, j = divide_narrow(k, size)
                 at, _, _ = offsets(first + line, numbers)
                 at += j * stride
-            low, high = take(sums, k)
+            if not own:  # what nothing came to stays
+                low, high = read(u64(x + at))
+            low, high = finish(sums, k, low, high)
             store(u64(out + at), low, high)
             k += threads
 
     return shared_lines
 
 
-def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
+def make_shared_buckets(memory: Any, axes: int, how: How) -> Any:
     """A block adds up the elements of a bucket, which are sorted: places that lie together.
 
     ``keys`` are places, ``tokens`` the bits of src, or where these are more than 4 bytes the
     numbers of elements.
     """
     load_u4 = memory.LOAD["u4"]
+    kind, own = how[1], how[2]
     item = ITEM_BYTES[kind]
     load, read = make_bits(memory, item), make_read_bits(memory, item)
-    store, items = make_store_bits(memory, item), make_item(memory, kind)
-    put, take, add_chunk = items.put, items.take, make_chunk(memory, kind)
+    store, items = make_store_bits(memory, item), make_item(memory, how)
+    begin, put, finish = items.begin, items.put, items.finish
+    add_chunk = make_chunk(memory, how)
     offsets = make_offsets(memory, axes, BUCKETS_FIRST_AXIS, False)
-    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * items.entries
+    tables, value_entries = 2 * slots_of(kind), SHARED_THREADS * ENTRIES[kind]
     numbered = item > 4
 
     def shared_buckets(out, x, src, keys, tokens, starts, ends, numbers):
@@ -222,7 +228,7 @@ def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
         k = t
         while k < places:
             low, high = read(u64(x + (first + k) * u64(item)))
-            put(sums, k, low, high)
+            begin(sums, k, low, high)
             k += threads
         k = t
         while k < u64(tables):
@@ -254,7 +260,9 @@ def make_shared_buckets(memory: Any, axes: int, kind: str) -> Any:
             base += threads
         k = t
         while k < places:
-            low, high = take(sums, k)
+            if not own:
+                low, high = read(u64(x + (first + k) * u64(item)))
+            low, high = finish(sums, k, low, high)
             store(u64(out + (first + k) * u64(item)), low, high)
             k += threads
 

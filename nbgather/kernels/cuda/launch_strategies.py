@@ -1,0 +1,144 @@
+"""Launches the kernels of strategies: the keys of the tokens, and the sort that ranks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from nbgather.kernels.cuda import launch, launch_radix, radix, strategies
+from nbgather.kernels.cuda.driver import Place
+from nbgather.kernels.cuda.launch_radix import Pass, Scratch, Sink, Source, passes_of
+
+#: Boxes that tokens are compared with, at most, up to which blocks are drawn here: some hundredths
+#: of a second a sample.
+MAX_COMPARED = 1 << 34
+
+Args = tuple[int, int, int]
+
+
+def box_limit(tokens: int, least: int) -> int:
+    """How many boxes are drawn at most."""
+    return 8 * (tokens // least) + 32
+
+
+def scores_here(name: str, sizes: tuple[int, ...], numbers: tuple[int, int, int]) -> bool:
+    """Whether tokens are scored on the device."""
+    tokens = math.prod(sizes)
+    if len(sizes) > strategies.MAX_AXES:
+        return False
+    return name != "block" or box_limit(tokens, numbers[0]) * tokens <= MAX_COMPARED
+
+
+def strategy(
+    name: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[int, int, int],
+    aspects: int,
+    args: Args,
+    ids: int,
+    out: int,
+    samples: int,
+    place: Place,
+    scratch: Scratch,
+) -> None:
+    """Score a grid's tokens: float32 `[samples, tokens]` at ``out``, for int64 ``ids``.
+
+    ``args`` = (epoch, key low, key high); ``aspects`` is the address of the table of them.
+    """
+    tokens = math.prod(sizes)
+    keys = scratch(8 * samples * tokens)
+    make: Callable[[Any], Any]
+    key: tuple[Any, ...]
+    if name == "block":
+        limit = box_limit(tokens, numbers[0])
+        step_bits = (max(sizes) - 1).bit_length()
+        bits = limit.bit_length() + step_bits
+        told = step_bits | len(sizes) << 8 | numbers[2] << 16
+        four = (*(1,) * (strategies.BLOCK_AXES - len(sizes)), *sizes)
+        key, make, read = ("block keys",), strategies.make_block_keys, aspects
+        own = (*numbers[:2], limit, told, *four)
+    elif name == "lines":
+        axes = len(sizes)
+        total = sum(n for d, n in enumerate(sizes) if numbers[0] >> d & 1)
+        read = _line_ranks(total, args, ids, samples, place, scratch)
+        bits = (total - 1).bit_length()
+        key, make = ("line keys", axes), lambda memory: strategies.make_line_keys(memory, axes)
+        own = (numbers[0], total, 0, 0, *sizes)
+    else:
+        axes, bits, read = len(sizes), 1, 0
+        key, make = ("grid keys", axes), lambda memory: strategies.make_grid_keys(memory, axes)
+        own = (numbers[0], 0, 0, 0, *sizes)
+    threads = launch.THREADS_PER_BLOCK
+    parts = launch._divide_up(tokens, threads)
+    addresses = (keys, ids, read) if read else (keys, ids)
+    launch.driver.launch(
+        key, make, (samples * parts, 1), (threads, 1), place, addresses,
+        (tokens, *args, parts, *own),
+    )  # fmt: skip
+    _rank(keys, bits + strategies.NOISE_BITS, samples, tokens, out, place, scratch)
+
+
+def _line_ranks(
+    total: int, args: Args, ids: int, samples: int, place: Place, scratch: Scratch
+) -> int:
+    """The address of the ranks of all lines of the samples, by their words: uint32."""
+    ranks = scratch(4 * samples * total)
+    sink = Sink(
+        "places", lambda memory: strategies.make_place_sink(memory, False), (ranks, 0, 0, 0)
+    )
+    lines = Source("lines", strategies.make_line_source, ids, 0, args)
+    if total <= radix.MAX_WHOLE:
+        _whole("lines", lambda m: (strategies.make_line_source(m),), ids, 32, samples, total, sink,
+               place, args)  # fmt: skip
+    else:
+        launch_radix.sort(passes_of(lines, 0, 4), samples, total, 0, place, scratch, sink)
+    return ranks
+
+
+def _rank(
+    keys: int, bits: int, samples: int, tokens: int, out: int, place: Place, scratch: Scratch
+) -> None:
+    """The places of tokens in the order of so many bits of their keys, as float32."""
+    sink = Sink("scores", lambda memory: strategies.make_place_sink(memory, True), (out, 0, 0, 0))
+    is_wide = bits > 32
+    if tokens <= radix.MAX_WHOLE:
+
+        def sources(memory: Any) -> tuple[Any, ...]:
+            low = strategies.make_key_source(memory, 0, False)
+            return (low, strategies.make_key_source(memory, 32, False)) if is_wide else (low,)
+
+        _whole(
+            f"keys of {64 if is_wide else 32}", sources, keys, 32 if is_wide else bits, samples,
+            tokens, sink, place,
+        )  # fmt: skip
+        return
+    low = Source("keys", lambda m: strategies.make_key_source(m, 0, False), keys)
+    high = Source("high keys", lambda m: strategies.make_key_source(m, 32, True), keys)
+    passes: list[Pass] = passes_of(low, 0, launch._divide_up(min(bits, 32), radix.DIGIT_BITS))
+    if is_wide:
+        passes += passes_of(high, 0, launch._divide_up(bits - 32, radix.DIGIT_BITS))
+    launch_radix.sort(passes, samples, tokens, 0, place, scratch, sink)
+
+
+def _whole(
+    key: str,
+    make_sources: Callable[[Any], Any],
+    read: int,
+    bits: int,
+    samples: int,
+    length: int,
+    sink: Sink,
+    place: Place,
+    numbers: tuple[int, ...] = (),
+) -> None:
+    """Sort each sample in a block of its own, by so many bits of each source."""
+    threads = launch_radix.RADIX_THREADS
+    launch.driver.launch(
+        ("ranks", key, sink.key),
+        lambda memory: radix.make_radix_whole(memory, make_sources, sink.make),
+        (samples, 1), (threads, 1), place,
+        (read, 0, *sink.addresses),
+        (length, launch._divide_up(length, threads), launch._divide_up(bits, radix.ROUND_BITS),
+         *numbers),
+    )  # fmt: skip

@@ -1,0 +1,287 @@
+"""scatter_reduce and segment_reduce on the simulated GPU: the reference's bits by every path."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from cases import rng, same
+from pretender import pretending
+from simulator import DeviceArray, Driver, simulated, to_device
+from test_cuda_scatter import LAYOUTS, ROWS, force, kernels
+from test_reduce import DTYPES, REDUCES, dtype_of, equal, special
+from test_scatter import numbers
+
+import nbgather
+from nbgather.kernels.cuda import folds, scatter_paths, scatter_shared
+from nbgather.kernels.cuda import launch as cuda
+
+
+@pytest.fixture
+def gpu() -> Iterator[Driver]:
+    with simulated(32) as driver:
+        yield driver
+
+
+def case(layout: Any, name: str, salt: str) -> tuple[Any, ...]:
+    """Numbers with ties, both zeros, infinities and NaNs, of a layout of the scatter's tests."""
+    shape, dim, index_shape, rows = layout
+    generator = rng(f"{layout}{name}{salt}")
+    make = numbers if name.startswith("complex") else special
+    at = (*index_shape[: dim + 1], *[1] * (len(shape) - dim - 1)) if rows else index_shape
+    size = shape[dim] if shape else 1
+    index = np.broadcast_to(generator.integers(size // 3, size, at), index_shape)
+    return make(generator, shape, name), dim, index, make(generator, index_shape, name)
+
+
+def both(args: tuple[Any, ...], reduce: str, own: bool) -> None:
+    """The simulated GPU's result and the reference's."""
+    with np.errstate(all="ignore"):
+        want = nbgather.scatter_reduce(*args, reduce, include_self=own, backend="reference")
+    on_device = tuple(to_device(a) if isinstance(a, np.ndarray) else a for a in args)
+    got = nbgather.scatter_reduce(*on_device, reduce, include_self=own)
+    assert isinstance(got, DeviceArray)
+    equal(np.array(got.array, order="C"), want)
+
+
+def possible(name: str, reduce: str) -> bool:
+    if name.startswith("complex"):
+        return reduce in ("sum", "prod")
+    return (name, reduce) != ("bool", "mean")
+
+
+NAMES = (*DTYPES, "uint64", "complex64", "complex128")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dtype_by_the_path_of_its_shape(gpu: Driver, name: str) -> None:
+    for k, reduce in enumerate(REDUCES):
+        if possible(name, reduce):
+            for own in (True, False):
+                for layout in LAYOUTS[k + own :: 3]:
+                    both(case(layout, name, reduce), reduce, own)
+
+
+@pytest.mark.parametrize("path", ["rows", "looks", "buckets", "shared lines"])
+def test_every_path(gpu: Driver, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Several buckets and tiles; what sorts takes long in the simulator, and every fifth case."""
+    monkeypatch.setattr(scatter_shared, "SHARED_ENTRIES", 64 if path == "buckets" else 512)
+    force(monkeypatch, path)
+    layouts = ROWS if path in ("rows", "looks") else [LAYOUTS[k] for k in (1, 2, 5)]
+    number = 0
+    for name, reduce in itertools.product(NAMES, REDUCES):
+        number += 1
+        own = bool(number % 2)
+        if path in ("rows", "buckets") and number % 5 != 0:
+            continue
+        atomic_or_any = own and reduce == "sum"
+        if possible(name, reduce) and not atomic_or_any:
+            gpu.launches.clear()
+            both(case(layouts[number % len(layouts)], name, path), reduce, own)
+            assert kernels(gpu)[-1] == {"rows": "row sums"}.get(path, path)
+
+
+def test_a_place_with_no_values_keeps_the_input(gpu: Driver) -> None:
+    """Its bits too, of a NaN and of -0."""
+    x = np.array([np.nan, -0.0, 5.0, 7.0], np.float32)
+    x.view(np.uint32)[0] |= 1
+    index, src = np.array([2, 2]), np.array([1.0, 3.0], np.float32)
+    wanted = {"sum": 4, "prod": 3, "mean": 2, "amax": 3, "amin": 1}
+    for reduce, value in wanted.items():
+        got = nbgather.scatter_reduce(
+            to_device(x), 0, to_device(index), to_device(src), reduce, include_self=False
+        )
+        want = x.copy()
+        want[2] = value
+        same(np.array(got.array), want)
+
+
+def test_counts_wrap_and_round_as_on_the_cpu(gpu: Driver) -> None:
+    for name, count in (("int8", 300), ("int8", 256), ("uint8", 256), ("bfloat16", 300)):
+        x, src = np.full(1, 9, dtype_of(name)), np.full(count, 3, dtype_of(name))
+        for own in (True, False):
+            both((x, 0, np.zeros(count, int), src), "mean", own)
+
+
+@pytest.mark.parametrize("name", ["int32", "int64", "uint32"])
+def test_means_of_integers_are_rounded_down(gpu: Driver, name: str) -> None:
+    limits = np.iinfo(name)
+    for values in ((-7, -1), (-7, 2), (limits.min, 0), (limits.max, limits.max), (7, 0, 1)):
+        src = np.array([v % (limits.max + 1 - limits.min) for v in values], np.uint64).astype(name)
+        both((np.zeros(2, name), 0, np.zeros(len(src), int), src), "mean", False)
+
+
+def test_values_come_in_order(gpu: Driver) -> None:
+    """A product that overflows on its way, and the last of several NaNs."""
+    index = np.zeros(4, int)
+    for order in itertools.permutations([1e30, 1e30, 1e-30, 1e-30]):
+        both((np.ones(1, "f4"), 0, index, np.array(order, "f4")), "prod", True)
+    nans = np.array([0x7FC00001, 0x7FC00002, 0x3F800000, 0x7FC00003], np.uint32).view("f4")
+    for reduce in ("amax", "amin"):
+        got = nbgather.scatter_reduce(
+            to_device(np.ones(1, "f4")), 0, to_device(index), to_device(nans), reduce
+        )
+        assert got.array.view(np.uint32)[0] == 0x7FC00003
+
+
+def test_a_complex_product_is_rounded_step_by_step(gpu: Driver) -> None:
+    both(case(((9,), 0, (60,), False), "complex64", "steps"), "prod", False)
+
+
+@pytest.mark.parametrize("layout", [LAYOUTS[1], ROWS[0]])
+def test_a_bad_index_is_the_same_error(gpu: Driver, layout: Any) -> None:
+    x, dim, index, src = case(layout, "float32", "bad")
+    broken = np.array(index if not layout[3] else index[:, :1])
+    for value in (x.shape[dim], -1, 2**62):
+        broken[3, 0] = value
+        given = np.broadcast_to(broken, index.shape)
+        for reduce, own in (("amax", True), ("mean", False)):
+            with pytest.raises(IndexError) as theirs:
+                nbgather.scatter_reduce(
+                    x, dim, given, src, reduce, include_self=own, backend="reference"
+                )
+            with pytest.raises(IndexError) as ours:
+                nbgather.scatter_reduce(
+                    to_device(x), dim, to_device(given), to_device(src), reduce, include_self=own
+                )
+            assert str(ours.value) == str(theirs.value)
+
+
+def test_out_and_an_empty_index(gpu: Driver) -> None:
+    x, src = to_device(np.zeros(4, "f4")), to_device(np.array([1, 5, 3], "f4"))
+    out, index = to_device(np.full(4, 9, "f4")), to_device(np.array([1, 1, 3]))
+    assert nbgather.scatter_reduce(x, 0, index, src, "mean", out=out, include_self=False) is out
+    assert out.array.tolist() == [0, 3, 0, 3]
+    none = to_device(np.zeros(0, int))
+    got = nbgather.scatter_reduce(x, 0, none, to_device(np.zeros(0, "f4")), "amin")
+    assert got.array.tolist() == [0] * 4
+
+
+def test_more_than_32_bits_count_is_refused(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatter_paths, "MAX_COUNT", 2)
+    x, dim, index, src = case(LAYOUTS[1], "float32", "wide")
+    with pytest.raises(NotImplementedError, match=r"by 'amax' of an index of \(5, 50\) into"):
+        nbgather.scatter_reduce(to_device(x), dim, to_device(index), to_device(src), "amax")
+
+
+def test_what_reductions_begin_with() -> None:
+    from nbgather.kernels.cpu.folds import identity
+
+    for reduce in REDUCES:
+        for kind in ("u1", "i1", "u2", "i4", "i8", "u8", "f4", "f8", "half", "brain"):
+            if kind in ("half", "brain") and reduce not in ("amax", "amin"):
+                continue
+            bits = folds.identity((reduce, kind, False))
+            want = np.asarray(identity(reduce, kind)).tobytes()
+            assert bits.to_bytes(len(want), "little") == want, (reduce, kind)
+
+
+SEGMENTS = ([10, 0, 5, 35], [1] * 50, [50], [0, 50], [7, 7, 7, 7, 7, 7, 8, 0])
+
+
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_segments(gpu: Driver, reduce: str) -> None:
+    names = ("float32", "int8", "float16", "bool", "uint64", "bfloat16", "complex128")
+    for k, (counts, name) in enumerate(itertools.product(SEGMENTS, names)):
+        if not possible(name, reduce):
+            continue
+        shape = ((50,), (50, 3), (50, 2, 8))[k % 3]
+        make = numbers if name.startswith("complex") else special
+        x = make(rng(f"{counts}{name}"), shape, name)
+        ids = np.repeat(np.arange(len(counts)), counts)
+        offsets = np.cumsum([0, *counts])
+        size = len(counts)
+        with np.errstate(all="ignore"):
+            want = nbgather.segment_reduce(
+                x, reduce, ids=ids, num_segments=size, backend="reference"
+            )
+        ways: dict[str, Any] = {"offsets": offsets, "counts": np.array(counts, np.int32)}
+        mixed = rng(name).permutation(50)
+        for by, where in ways.items():
+            got = nbgather.segment_reduce(to_device(x), reduce, **{by: to_device(where)})
+            equal(np.array(got.array, order="C"), want)
+            assert kernels(gpu)[-1] == "row sums"
+        with np.errstate(all="ignore"):
+            want = nbgather.segment_reduce(
+                x[mixed], reduce, ids=ids[mixed], num_segments=size, backend="reference"
+            )
+        got = nbgather.segment_reduce(
+            to_device(x[mixed]), reduce, ids=to_device(ids[mixed]), num_segments=size
+        )
+        equal(np.array(got.array, order="C"), want)
+
+
+def test_segments_of_strides_and_of_no_rows(gpu: Driver) -> None:
+    x = np.arange(24.0).reshape(4, 6)[::2, ::-1]
+    got = nbgather.segment_reduce(to_device(x), "sum", offsets=[0, 1, 1, 2])
+    same(np.array(got.array), np.stack([x[0], 0 * x[0], x[1]]))
+    ids = to_device(np.array([2, 0, 1])[::2])
+    got = nbgather.segment_reduce(to_device(x), "amax", ids=ids, num_segments=3)
+    assert got.array[:, 0].tolist() == [-np.inf, x[1, 0], x[0, 0]]
+    none = to_device(np.zeros((0, 3), "i4"))
+    assert (
+        nbgather.segment_reduce(none, "amin", counts=[0, 0]).array.tolist() == [[2**31 - 1] * 3] * 2
+    )
+    assert nbgather.segment_reduce(none, "sum", offsets=[0]).array.shape == (0, 3)
+
+
+def test_bad_segments_are_the_same_error(gpu: Driver) -> None:
+    x = np.zeros((4, 2), "f4")
+    for given in (
+        {"offsets": [0, 3, 2, 4]}, {"offsets": [0, 5]}, {"counts": [1, 2]}, {"counts": [-1, 5]},
+        {"ids": [0, 1, 9, 1], "num_segments": 2},
+    ):  # fmt: skip
+        errors = []
+        for array in (x, to_device(x)):
+            with pytest.raises((ValueError, IndexError)) as raised:
+                nbgather.segment_reduce(array, "mean", **given)
+            errors.append((type(raised.value), str(raised.value)))
+        assert errors[0] == errors[1]
+
+
+def test_offsets_are_not_read_under_capture(gpu: Driver) -> None:
+    x, offsets = to_device(np.zeros((4, 2), "f4")), to_device(np.array([0, 4]))
+    gpu.captured = True
+    with pytest.raises(ValueError, match="under capture"):
+        nbgather.segment_reduce(x, "sum", offsets=offsets)
+
+
+def test_torch_and_its_gradients() -> None:
+    """The same as on the CPU, forward and backward, and no sum by torch's atomics."""
+    for reduce in REDUCES:
+        x, src = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+        index, offsets = torch.randint(0, 4, (3, 6)), torch.tensor([0, 2, 2, 3])
+        found: list[list[Any]] = []
+        for where in (None, pretending(32)):
+            leaves = [t.clone().requires_grad_() for t in (x, src)]
+            if where is not None:
+                where.__enter__()
+            try:
+                got = nbgather.scatter_reduce(leaves[0], 1, index, leaves[1], reduce)
+                part = nbgather.segment_reduce(leaves[1], reduce, offsets=offsets)
+                kept = torch.nan_to_num(part, posinf=0, neginf=0)
+                grads = torch.autograd.grad((got.sin().sum() + kept.sin().sum()), leaves)
+            finally:
+                if where is not None:
+                    where.__exit__(None, None, None)
+            found.append([got.detach(), part.detach(), *grads])
+        for ours, theirs in zip(*found, strict=True):
+            assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7)), reduce
+
+
+def test_kernels_are_the_same_for_the_same_reduction(gpu: Driver) -> None:
+    """A plain sum has the kernel of scatter_add, whatever it is called."""
+    x, dim, index, src = (to_device(a) if isinstance(a, np.ndarray) else a for a in
+                          case(LAYOUTS[1], "float32", "keys"))  # fmt: skip
+    nbgather.scatter_add(x, dim, index, src)
+    nbgather.segment_reduce(x, "sum", ids=[0, 1, 0, 1, 0])
+    sums = {key[2] for key, _, _ in gpu.launches if key[0] in ("looks", "shared lines")}
+    assert sums == {("sum", "f4", True)}
+    assert cuda.driver is gpu
