@@ -149,6 +149,7 @@ def _maskings(
             yield "ties", case(Masking(3, length, 2, 0.75, "tied"))
             yield "ties", case(Masking(2, length, 1, 0.75, "constant"))
             yield "NaN, ±0, ±inf", case(Masking(3, length, 2, 0.75, "special"))
+            yield "largest scores", case(Masking(3, length, 2, 0.75, "largest"))
             yield SUBNORMAL, case(Masking(3, length, 2, 0.75, "subnormal"))
         if "x" in ports:
             for shape in ((2, 7), (1, 8), (3, 8), (2, 9)):
