@@ -108,6 +108,7 @@ def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, _Last]:
     places = g.op("Range", [g.int64(1), stop, g.int64(1)], "keys_places", "Rows 1 to N.")
     places = g.op("Unsqueeze", [places, g.int64([1])], "keys_places_column", "As [N, 1].")
     below = g.op("ScatterND", [frame, places, scores], "scores_below", "The scores below a row.")
+    # Not by Equal: MNN finds NaN equal to itself, and refuses IsNaN.
     is_nan = g.op("IsNaN", [below], "is_nan", "Where the score is NaN.")
     found = g.op("NonZero", [is_nan], "nan_indices", "Row and token of each.")
     found = g.op("Transpose", [found], "nan_places", "A row for each.", perm=[1, 0])
