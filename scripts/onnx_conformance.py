@@ -1,7 +1,8 @@
 """The published models on every runtime that could be had: the tables of scripts/docs/runtimes.md.
 
     python scripts/onnx_conformance.py                  every runtime, every case of the models that
-                                                        have changed since; up to half an hour
+                                                        have changed since; up to an hour
+    python scripts/onnx_conformance.py --every          all cases on the GPU in software too
     python scripts/onnx_conformance.py --only OpenVINO  rows whose name has this, beside those kept
     python scripts/onnx_conformance.py --page           the page alone, from what is kept
     python scripts/onnx_conformance.py --check          fail if the page says something else
@@ -28,6 +29,7 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
 from onnx_conformance_parts import (  # noqa: E402
     environments,
+    functions,
     javascript_runs,
     page,
     python_runs,
@@ -40,8 +42,8 @@ from nbgather.onnx import CATALOG  # noqa: E402
 
 KEPT = SCRIPTS / "onnx_conformance.json"
 ROWS = (*environments.RUNTIMES, *javascript_runs.RUNTIMES)
-#: An evaluator in Python, and a GPU in software: fewer cases will do.
-SLOW = ("onnx ReferenceEvaluator", "onnxruntime-web WebGPU, Chromium")
+#: A GPU in software: fewer cases, unless they are asked for.
+SLOW = ("onnxruntime-web WebGPU, Chromium",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=vectors.SIZES, default="full")
     parser.add_argument("--save", type=Path, help="of a smaller part: a file for what came")
     parser.add_argument("--anew", action="store_true", help="models too that have not changed")
+    parser.add_argument("--every", action="store_true", help="every case where it is slow too")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 files.write(options.save, json.dumps(found, ensure_ascii=False).encode())
             return compare(found, kept)
         for row in rows:
-            found = run([row], "full", {} if options.anew else kept["rows"])
+            found = run([row], "full", {} if options.anew else kept["rows"], options.every)
             kept = read()  # another process may have written rows meanwhile
             known = kept["rows"] | found
             kept["rows"] = {row: known[row] for row in ROWS if row in known}
@@ -80,13 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def run(rows: Sequence[str], part: str, kept: Mapping[str, Any]) -> dict[str, Any]:
+def run(
+    rows: Sequence[str], part: str, kept: Mapping[str, Any], every: bool = False
+) -> dict[str, Any]:
     """What comes of some rows now, for the file; models that have not changed are not run."""
     models = vectors.models()
     now = page.digests(models)
     found = {}
     for row in rows:
-        cases = vectors.vectors("weekly" if part == "full" and row in SLOW else part, models)
+        fewer = part == "full" and row in SLOW and not every
+        cases = vectors.vectors("weekly" if fewer else part, models)
         old = kept.get(row, {})
         known = old.get("digests", {})
         mine = [case for case in cases if now[case.entry] != known.get(case.entry)]
@@ -112,11 +118,15 @@ def measure(
         python = environments.python_of(one)
         made = python_runs.run(one.runtime, one.options, python, models, cases).json()
         made["ties"] = old.get("ties") or ties.run(one.runtime, one.options, python)
+        made["functions"] = old.get("functions") or functions.run(one.runtime, one.options, python)
     else:
         bundle = javascript_runs.RUNTIMES[row]
         chromium = javascript_runs.prepare()
         made = javascript_runs.run(bundle, models, cases, chromium).json()
         made["ties"] = old.get("ties") or javascript_runs.ties(bundle, chromium)
+        made["functions"] = old.get("functions") or javascript_runs.takes_functions(
+            bundle, chromium
+        )
     made["version"] = made["version"] or old.get("version", "")
     every = {**old.get("models", {}), **made["models"]}
     made["models"] = {entry.file: every[entry.file] for entry in CATALOG if entry.file in every}

@@ -69,10 +69,10 @@ def refuse(g: Nodes, faults: str, output: str, doc: str) -> str:
 def any_of(g: Nodes, flags: str, output: str) -> str:
     """Whether any of a plane of flags is true, as a scalar; false where the plane is empty.
 
-    By a maximum in bytes, which onnxruntime finds 20 times as fast as a sum. There is none of an
-    empty plane, so a column of false goes before it, and a row.
+    By a maximum in 4 bytes: onnxruntime finds it faster than a sum, and MNN has none in one byte.
+    There is none of an empty plane, so a column of false goes before it, and a row.
     """
-    ones = g.op("Cast", [flags], f"{output}_bytes", "1 for each.", to=TensorProto.UINT8)
+    ones = g.op("Cast", [flags], f"{output}_ones", "1 for each.", to=TensorProto.INT32)
     some = g.op("Pad", [ones, g.int64([1, 1, 0, 0])], f"{output}_padded", "Never empty.")
     most = g.op("ReduceMax", [some], f"{output}_most", "1 if there is any.", keepdims=0)
     return g.op("Cast", [most], output, "Is there any?", to=TensorProto.BOOL)

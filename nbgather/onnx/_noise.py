@@ -291,19 +291,32 @@ def _round_keys(g: Nodes, key: tuple[Word, Word]) -> tuple[list[Word], list[Word
     mask = g.constant(np.int32(BASE - 1))
     high = g.op("BitwiseAnd", [high, mask], "keys_high", "[10, 2].")
     inner = np.arange(_ROUNDS)[:, None] < _ROUNDS - 1
-    sizes = [1] * 2 * _ROUNDS_BY_WORD + [2] * (_ROUNDS - _ROUNDS_BY_WORD)
     parts = []
     for name, value, ones in (("low", low, -BASE), ("high", high, -1)):
         turn = g.constant((inner * ones).astype(np.int32))
         value = g.op("BitwiseXor", [value, turn], f"keys_{name}_turned", "Makes factors.")
         column = g.op("Reshape", [value, g.int64([-1, 1, 1])], f"keys_{name}_column", "[20, 1, 1].")
-        names = [f"key_{name}_{k}" for k in range(len(sizes))]
-        doc = "For each word of the first rounds, then for each round."
-        parts.append(
-            g.ops("Split", [column, g.int64(sizes)], names, doc, name=f"keys_{name}_parts", axis=0)
-        )
+        parts.append(_split_keys(g, column, name))
     keys = [Word(*pair) for pair in zip(*parts, strict=True)]
     return keys[: 2 * _ROUNDS_BY_WORD], keys[2 * _ROUNDS_BY_WORD :]
+
+
+def _split_keys(g: Nodes, column: str, limb: str) -> list[str]:
+    """A limb of the keys: for each word of the first rounds, then for each round.
+
+    In two steps, since WebGPU promises no more than 8 tensors for a shader.
+    """
+    words, rounds = 2 * _ROUNDS_BY_WORD, _ROUNDS - _ROUNDS_BY_WORD
+    halves = [f"key_{limb}_by_word", f"key_{limb}_by_round"]
+    sizes = g.int64([words, 2 * rounds])
+    doc = "Those of the first rounds, those of the others."
+    g.ops("Split", [column, sizes], halves, doc, name=f"keys_{limb}_halves", axis=0)
+    parts = []
+    for half, count, size in zip(halves, (words, rounds), (1, 2), strict=True):
+        names = [f"{half}_{k}" for k in range(count)]
+        cut = [half, g.int64([size] * count)]
+        parts += g.ops("Split", cut, names, "One by one.", name=f"{half}_parts", axis=0)
+    return parts
 
 
 def _upper_bits(g: Nodes, even: Word, odd: Word) -> str:

@@ -31,7 +31,7 @@ SPECIAL_SCORES = (0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-30, 0.5, 0.5, 
 SUBNORMAL_SCORES = (0.0, 1e-45, -1e-45, 1e-39, -1e-39, 0.5)
 
 #: Kinds of scores; "subnormal" is one more.
-SCORES = ("uniform", "tied", "constant", "special")
+SCORES = ("uniform", "tied", "constant", "special", "largest")
 
 
 class Case(NamedTuple):
@@ -271,10 +271,26 @@ def _scores(
         scores = generator.integers(0, 4, shape) / 4
     elif kind == "constant":
         scores = np.full(shape, 0.5)
+    elif kind == "largest":
+        return _largest_scores(generator, shape, dtype)
     else:
         among = SPECIAL_SCORES if kind == "special" else SUBNORMAL_SCORES
         scores = generator.choice(np.array(among), shape)
     return _floats(scores, dtype)
+
+
+def _largest_scores(
+    generator: np.random.Generator, shape: tuple[int, ...], dtype: str
+) -> np.ndarray:
+    """The largest number of a dtype and its neighbours, infinities, NaN."""
+    one = _floats(np.ones(1), dtype)
+    bits = np.dtype(f"u{one.itemsize}")
+    above = _floats(np.array([np.inf]), dtype).view(bits)
+    finite = (above - np.arange(1, 5).astype(bits)).view(one.dtype)
+    among = np.concatenate(
+        [finite, -finite, one, _floats(np.array([np.inf, -np.inf, np.nan]), dtype)]
+    )
+    return generator.choice(among, shape)
 
 
 def _floats(numbers: np.ndarray, dtype: str) -> np.ndarray:

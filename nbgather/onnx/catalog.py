@@ -224,9 +224,10 @@ node whose name ends in `_checked`, as sizes do that do not fit.
 - `masking_model(..., optional_epoch=True)` gives the epoch a default of 0. The files have none:
   onnxruntime-node ignores an input that has a default, onnxruntime-web and OpenVINO refuse it,
   and tools that simplify models remove it.
-- Equal scores are ordered by the graph and not by TopK: ONNX does not say which comes first.
+- Equal scores are ordered by the graph and not by TopK, whose order of equals is not everywhere
+  the one that ONNX says.
 - Where integers have 32 bits, L is at most 46,340.
-- The graphs are flat, without functions: OpenVINO does not inline the functions of a model.
+- The graphs are flat, without functions: few runtimes but onnxruntime take a model's own.
 
 {table}
 """

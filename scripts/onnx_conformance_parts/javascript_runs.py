@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbgather.onnx._build import ModelProto
-from onnx_conformance_parts import golden_files
+from onnx_conformance_parts import functions, golden_files
 from onnx_conformance_parts import ties as order
 from onnx_conformance_parts.environments import ROOT
 from onnx_conformance_parts.outcomes import Outcomes
@@ -32,6 +32,8 @@ class Bundle(NamedTuple):
 RUNTIMES = {
     "onnxruntime-node": Bundle("node", "onnxruntime-node", "cpu"),
     "onnxruntime-web wasm, Node": Bundle("node", "ort.wasm.min.mjs", "wasm"),
+    "onnxruntime-web WebGPU bundle on wasm, Node": Bundle("node", "ort.webgpu.min.mjs", "wasm"),
+    "onnxruntime-web WebGPU, Node": Bundle("node", "ort.webgpu.min.mjs", "webgpu"),
     "onnxruntime-web wasm, Chromium": Bundle("web", "ort.wasm.min.mjs", "wasm"),
     "onnxruntime-web WebGPU bundle on wasm, Chromium": Bundle("web", "ort.webgpu.min.mjs", "wasm"),
     "onnxruntime-web WebGPU, Chromium": Bundle("web", "ort.webgpu.min.mjs", "webgpu"),
@@ -88,6 +90,16 @@ def _run_model(
             said = lines[-1] if lines else f"exit status {process.returncode}"
             outcomes.add(cases[done].entry, cases[done].group, "crashed", said)
             done += 1
+
+
+def takes_functions(bundle: Bundle, chromium: str) -> str:
+    """As :func:`functions.run`."""
+    file = "fourfold.onnx"
+    cases = [Vector(file, file, file, *functions.case())]
+    kinds = run(bundle, {file: functions.model()}, cases, chromium).models[file][file]
+    if "equal" in kinds:
+        return functions.TAKEN
+    return f"refused: {next(iter(kinds['said'].values()))}" if "wrong" not in kinds else "**WRONG**"
 
 
 def ties(bundle: Bundle, chromium: str) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nbgather.onnx import CATALOG
-from nbgather.onnx._build import ModelProto
+from nbgather.onnx._build import ModelProto, to_bytes
+from onnx_conformance_parts import functions
 from onnx_conformance_parts.vectors import REFUSED, TOO_WIDE, models
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "runtimes.md"
@@ -22,9 +23,8 @@ HEAD = """# ONNX on other runtimes
 <!-- Written by scripts/onnx_conformance.py: do not edit. -->
 
 Each published model on each runtime that installs from a package index: all lengths from 1 to 300
-(some of them where the column of cases has fewer: an evaluator in Python, a GPU in software) and a
-few large ones, ties, NaN, -0, empty batches, all and no tokens kept, seeds, ids and epochs of all
-their bits; every byte of every output is compared with the kernels'.
+and a few large ones, ties, NaN, -0, the largest numbers, empty batches, all and no tokens kept,
+seeds, ids and epochs of all their bits; every byte of every output is compared with the kernels'.
 
 **equal**: every case. **equal but**: every case that the runtime takes; what it refuses, with an
 error of its own, stands below. **refused**: it takes none. Other bytes without an error would
@@ -40,6 +40,34 @@ ascending, rows of 2 to 1,568. The models here do not depend on it.
 
 """
 
+FUNCTIONS = """
+## Functions of a model's own domain
+
+Rounds of Philox and the ranking would read well as functions of a domain of this library. The
+graphs are flat instead, each node with a name and a text that says what it is for, since few
+runtimes take functions; this was tried with one of a single Add, called by another.
+
+"""
+
+SIZE = """
+## How large they are
+
+Before: in integers of 64 bits, the count in float64, ties left to TopK; that is wrong on OpenVINO.
+
+"""
+
+#: Nodes and bytes of the models as they were with integers of 64 bits.
+BEFORE = {
+    "mae_masking.onnx": (34, 3961),
+    "mae_masking_nd.onnx": (29, 3482),
+    "mae_masking_seeded.onnx": (238, 24608),
+    "mae_mask_only.onnx": (19, 2539),
+    "mae_restore.onnx": (33, 3351),
+    "gather_elements_dim0.onnx": (1, 389),
+    "gather_elements_dim1.onnx": (1, 389),
+    "gather_elements_dim2.onnx": (1, 389),
+}
+
 REST = """
 ## What to take care of
 
@@ -48,6 +76,13 @@ REST = """
   `mae_masking_seeded_words` takes them as words of 32 bits.
 - In onnxruntime-web's WebGPU bundle a session that refused its inputs answers no call after that:
   make a new one.
+- MNN computes as if there were no NaN and no infinity. It refuses IsNaN, which every model that
+  takes scores has; do not put another test in its place.
+- OpenVINO makes constants fit for bfloat16 on a CPU that has it. The models hold none that is
+  larger than that, nor any that would be folded into one.
+- WebGPU promises eight tensors for a shader: no node of the models has more. onnxruntime's TopK
+  there ([#27560](https://github.com/microsoft/onnxruntime/pull/27560)) fills rows up with the
+  largest float32, before which +inf and that number itself are lost: the models' keys are less.
 - Where subnormal scores are taken for 0, they are equal to it. No seed draws one.
 
 ## Not in the table
@@ -56,7 +91,6 @@ REST = """
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
 - **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
   GatherElements nor ScatterND: it does not load the result.
-- **IREE** 3.13.0: its compiler refuses TopK along an axis of dynamic size, and so every mask.
 - **CoreML** and **TensorRT** need a machine of their own.
 
 MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to
@@ -107,10 +141,37 @@ def text(kept: Kept) -> str:
             *(line for title, made in rows for line in _refusals(title, made)),
             TIES,
             _table(["runtime", *dtypes], ties),
+            FUNCTIONS,
+            *_functions(rows),
+            SIZE,
+            _table(["model", "nodes", "before", "bytes", "before"], _sizes()),
             REST,
             CHECK,
         ]
     )
+
+
+def _functions(rows: Iterable[tuple[str, Kept]]) -> Iterator[str]:
+    """A line for those that take functions, and one for each that does not."""
+    said = {title: made.get("functions", "not tried") for title, made in rows}
+    taken = [title for title, words in said.items() if words == functions.TAKEN]
+    yield f"- taken by {', '.join(taken)}\n"
+    for title, words in said.items():
+        if title not in taken:
+            kind, _, words = words.partition(": ")
+            yield f"- {kind} by {title}: “{_escaped(words)}”\n"
+
+
+def _sizes() -> list[list[str]]:
+    """Nodes and bytes of each model, and what they were."""
+    lines = []
+    for entry in CATALOG:
+        model = entry.build()
+        nodes, size = map("{:,}".format, (len(model.graph.node), len(to_bytes(model))))
+        before = map("{:,}".format, BEFORE.get(entry.file, ()))
+        old_nodes, old_size = [*before] or ["", ""]
+        lines.append([f"`{entry.file.removesuffix('.onnx')}`", nodes, old_nodes, size, old_size])
+    return lines
 
 
 def wrong(kept: Kept) -> list[str]:
@@ -194,7 +255,7 @@ def _refusals(title: str, made: Kept) -> Iterator[str]:
         what = {
             "refused": "refuses", "crashed": "ends its process", "wrong": "**WRONG**",
             "taken": "does not refuse what the model refuses elsewhere",
-            "flushed": "takes subnormal scores, those below 1.2e-38, for 0",
+            "flushed": "takes subnormal scores, those below 1.2e-38, for 0, or some of them",
         }[kind]  # fmt: skip
         yield f"- {what}: {names}" + (f": “{_escaped(said)}”\n" if said else "\n")
     yield "\n"

@@ -10,6 +10,7 @@ from typing import Any
 from nbgather.onnx._build import ModelProto
 from nbgather.onnx.cases import first_difference
 from nbgather.onnx.runtimes import RuntimeSession
+from onnx_conformance_parts import vectors
 from onnx_conformance_parts.outcomes import Outcomes
 from onnx_conformance_parts.vectors import Vector
 
@@ -57,7 +58,7 @@ def _run_model(session: RuntimeSession, cases: Iterable[Vector], outcomes: Outco
             continue
         difference = first_difference(got, case.expected)
         kind = "wrong" if difference else "equal"
-        if difference and case.flushed and not first_difference(got, case.flushed):
+        if difference and vectors.flushed_in_part(case, got):
             kind, difference = "flushed", None
         outcomes.add(case.entry, case.group, kind, difference)
 
