@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nbgather.kernels.cpu.limits import get_num_threads, limit_threads, set_num_threads
     from nbgather.masking import (
         MaskedTokens,
+        PackedTokens,
         PaddedTokens,
         TokenMask,
         random_masking,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         token_noise,
     )
     from nbgather.operations.infer import GatherSolution
+    from nbgather.packing import PackedImages
     from nbgather.patches import masked_patchify, patchify, unpatchify
     from nbgather.scattering import scatter, scatter_add, scatter_reduce, segment_reduce
 
@@ -36,6 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "GatherSolution",
     "MaskedTokens",
+    "PackedImages",
+    "PackedTokens",
     "PaddedTokens",
     "TokenMask",
     "backends",
@@ -71,6 +75,7 @@ _HOMES = {
     "kernels.cpu.limits": ("get_num_threads", "limit_threads", "set_num_threads"),
     "masking": (
         "MaskedTokens",
+        "PackedTokens",
         "PaddedTokens",
         "TokenMask",
         "random_masking",
@@ -79,6 +84,7 @@ _HOMES = {
         "token_noise",
     ),
     "operations.infer": ("GatherSolution",),
+    "packing": ("PackedImages",),
     "patches": ("masked_patchify", "patchify", "unpatchify"),
     "scattering": ("scatter", "scatter_add", "scatter_reduce", "segment_reduce"),
 }

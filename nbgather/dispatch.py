@@ -174,6 +174,33 @@ def beside(array: Any, what: str, other: Any, other_what: str) -> Any:
     return _beside(container_of(array, what), array, what, other, other_what)
 
 
+def permuted(array: Any, what: str, axes: tuple[int, ...]) -> Any:
+    """A view of an array with its dimensions in another order."""
+    container = container_of(array, what)
+    container.require_strided(array)
+    return container.namespace(array).permute_dims(array, axes)
+
+
+def packed_rows(ids: Any, counts: Any) -> tuple[Any, Any]:
+    """Ids `[..., K]` of which -1 is none, one after the other, and int32 where each row begins.
+
+    How many there are is a value: a TypeError where the values are not known.
+    """
+    container = container_of(ids, "sample_ids")
+    if known_integers(counts, "counts") is None and container.home == "cpu":
+        raise TypeError(
+            "packed ids were asked for where a library traces the call, which does not know how"
+            " many there are: call it outside, or take padded ones"
+        )
+    xp = container.namespace(ids)
+    row = xp.reshape(ids, (-1,))
+    numbers = xp.reshape(counts, (-1,))
+    ends = xp.cumsum(xp.concat([xp.zeros_like(numbers[:1]), numbers]), 0)
+    if not len(numbers):
+        ends = xp.zeros((1,), dtype=numbers.dtype)
+    return row[row >= 0], xp.astype(ends, xp.int32)
+
+
 def flat(array: Any, what: str) -> Any:
     """An array with one dimension."""
     container = container_of(array, what)
@@ -266,6 +293,19 @@ def host_counts(value: Any, what: str) -> Any:
     if container.home != "cpu":
         raise TypeError(f"{what} is on {container.device(value)}: counts on the host are needed")
     return container.host_integers(value, what)
+
+
+def known_integers(value: Any, what: str) -> np.ndarray | None:
+    """A few whole numbers where their values are known on the host; None on a device or traced."""
+    if value is None or isinstance(value, (list, tuple, range)):
+        return None if value is None else np.asarray(value)
+    container = registry.find(value, what)
+    if container.home != "cpu":
+        return None
+    try:
+        return container.host_integers(value, what)
+    except TypeError:  # traced, or told of by the operation
+        return None
 
 
 def is_number(value: Any) -> bool:

@@ -25,7 +25,7 @@ from nbgather.containers import jax_calls, jax_ffi, registry
 from nbgather.operations import checks
 from nbgather.operations.base import PLAIN
 from nbgather.operations.tokens import SeededNoise, token_noise
-from nbgather.results import MaskedTokens, PaddedTokens, TokenMask
+from nbgather.results import MaskedTokens, PackedTokens, PaddedTokens, TokenMask
 
 __all__ = ["seeded_noise", "why_not"]
 
@@ -34,7 +34,7 @@ _CONTAINER = registry.load(registry.MODULES["jax"])
 
 _register = getattr(export, "register_namedtuple_serialization", None)  # not in the oldest
 if _register is not None:
-    for _kind in (MaskedTokens, PaddedTokens, TokenMask):
+    for _kind in (MaskedTokens, PackedTokens, PaddedTokens, TokenMask):
         _register(_kind, serialized_name=f"nbgather.{_kind.__name__}")
 
 

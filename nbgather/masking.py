@@ -6,13 +6,15 @@ paper's code.
 
 from __future__ import annotations
 
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.keep import keep_of
+from nbgather.operations.packing import PackedMasking, RestorePacked, check_ends
 from nbgather.operations.tokens import (
     RandomMasking,
     RankTokens,
@@ -22,10 +24,18 @@ from nbgather.operations.tokens import (
     one_source,
 )
 from nbgather.operations.tokens import token_noise as noise_operation
-from nbgather.results import Array, MaskedTokens, PaddedTokens, TokenMask, WriteMode
+from nbgather.results import (
+    Array,
+    MaskedTokens,
+    PackedTokens,
+    PaddedTokens,
+    TokenMask,
+    WriteMode,
+)
 
 __all__ = [
     "MaskedTokens",
+    "PackedTokens",
     "PaddedTokens",
     "TokenMask",
     "random_masking",
@@ -163,38 +173,67 @@ def random_masking(
     sample_ids: Any = None,
     epoch: int = 0,
     num_keep: int | None = None,
+    packed: Literal[False] = False,
     backend: str | None = None,
 ) -> MaskedTokens[Array]: ...
 @overload
 def random_masking(
     x: Array,
-    mask_ratio: float = 0.75,
-    *,
-    noise: Any = None,
-    seed: int | None = None,
-    sample_ids: Any = None,
-    epoch: int = 0,
-    num_keep: Any,
-    backend: str | None = None,
-) -> PaddedTokens[Array]: ...
-def random_masking(
-    x: Array,
-    mask_ratio: float = 0.75,
+    mask_ratio: float | Sequence[float] = 0.75,
     *,
     noise: Any = None,
     seed: int | None = None,
     sample_ids: Any = None,
     epoch: int = 0,
     num_keep: Any = None,
+    packed: Literal[True],
     backend: str | None = None,
-) -> MaskedTokens[Array] | PaddedTokens[Array]:
+) -> PackedTokens[Array]: ...
+@overload
+def random_masking(
+    x: Array,
+    mask_ratio: float | Sequence[float] = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any,
+    packed: Literal[False] = False,
+    backend: str | None = None,
+) -> PaddedTokens[Array]: ...
+@overload
+def random_masking(
+    x: Array,
+    mask_ratio: Sequence[float],
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: None = None,
+    packed: Literal[False] = False,
+    backend: str | None = None,
+) -> PaddedTokens[Array]: ...
+def random_masking(
+    x: Array,
+    mask_ratio: float | Sequence[float] = 0.75,
+    *,
+    noise: Any = None,
+    seed: int | None = None,
+    sample_ids: Any = None,
+    epoch: int = 0,
+    num_keep: Any = None,
+    packed: bool = False,
+    backend: str | None = None,
+) -> MaskedTokens[Array] | PaddedTokens[Array] | PackedTokens[Array]:
     """Keep a random part of each sample's tokens, and remember how to put them back.
 
     Parameters
     ----------
     x : array, shape [N, L, ...]
         Tokens of any dtype of 1, 2, 4, 8 or 16 bytes.
-    mask_ratio : float
+    mask_ratio : float, or sequence of N floats
         The part to remove, 0 to 1; ``int(L * (1 - mask_ratio))`` tokens stay, in float64.
     noise : array of float, shape [N, L], optional
         Scores to rank by; the lowest stay. Not together with ``seed``. NumPy's will do beside
@@ -208,15 +247,18 @@ def random_masking(
         With ``seed``: another epoch, another mask.
     num_keep : int, or sequence or array of int, shape [N], optional
         How many tokens stay, instead of ``mask_ratio``: in every sample, or in each.
+    packed : bool
+        Give the visible tokens of all samples one after the other, without padding.
     backend : str, optional
         A name from :func:`nbgather.backends.available`.
 
     Returns
     -------
-    MaskedTokens, or PaddedTokens where ``num_keep`` has a number for each sample
+    MaskedTokens, PaddedTokens where each sample has a number or ratio of its own, or PackedTokens
         ``(x_masked, mask, ids_restore)``. ``x_masked`` `[N, K, ...]` is what stays *visible*, in
         the order of its rank; ``mask`` float32 `[N, L]`, **0 keep, 1 remove**; ``ids_restore``
-        int64 `[N, L]`, each token's rank.
+        int64 `[N, L]`, each token's rank. Packed tokens are `[sum K, ...]`, the same ones in the
+        same order, and ``cu_seqlens`` and ``max_seqlen`` go with them.
 
     Raises
     ------
@@ -238,7 +280,7 @@ def random_masking(
     >>> x_masked.tolist(), mask.tolist()
     ([[[12, 13], [4, 5]]], [[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     """
-    if backend is None:
+    if backend is None and packed is False:
         result = dispatch.recall_masking(
             (RandomMasking,), mask_ratio, num_keep, (x, noise, sample_ids, seed, epoch)
         )
@@ -249,6 +291,10 @@ def random_masking(
     one_source(noise, seed, sample_ids)
     keep = keep_of(mask_ratio, dispatch.host_counts(num_keep, "num_keep"), samples, length)
     key = None if seed is None else checks.bits64(seed, "seed")
+    if checks.flag(packed, "packed"):
+        packing = PackedMasking(keep, key, checks.epoch(epoch))
+        rows, mask, ranks, ends = dispatch.execute(packing, x, noise, sample_ids, backend=backend)
+        return PackedTokens(rows, mask, ranks, ends, keep.of(length) if samples else 0)
     operation = RandomMasking(keep, key, checks.epoch(epoch))
     results = dispatch.execute(operation, x, noise, sample_ids, backend=backend)
     return MaskedTokens(*results) if keep.counts is None else PaddedTokens(*results)
@@ -260,6 +306,8 @@ def restore_tokens(
     mask_token: Any,
     *,
     valid: Any = None,
+    cu_seqlens: Any = None,
+    cu_tokens: Any = None,
     mode: WriteMode = "raise",
     backend: str | None = None,
 ) -> Array:
@@ -270,15 +318,19 @@ def restore_tokens(
 
     Parameters
     ----------
-    x_visible : array, shape [N, K, ...]
-        Visible tokens in the order of their rank.
-    ids_restore : array of int, shape [N, L]
-        Each token's rank, as :func:`random_masking` gives it.
+    x_visible : array, shape [N, K, ...], or [T, ...]
+        Visible tokens in the order of their rank; packed ones with ``cu_seqlens``.
+    ids_restore : array of int, shape [N, L], or [S]
+        Each token's rank, as :func:`random_masking` gives it; of samples of different lengths one
+        after the other, with ``cu_tokens``.
     mask_token : array or scalar
         Of the library and device of ``x_visible``. Broadcast to one token, e.g. `[D]` or
         `[1, 1, D]`; cast to x's dtype only if that is safe.
     valid : array of bool, shape [N, K], optional
         Which of ``x_visible`` are tokens, as :class:`PaddedTokens` has it; all by default.
+    cu_seqlens, cu_tokens : array or sequence of int, shape [N + 1], optional
+        Where the packed tokens of each sample begin and the last ends, as :class:`PackedTokens` has
+        it; and the same of its ids, as :class:`PackedImages` has it.
     mode : {"raise", "defer"}
         What to do with a rank that is negative or not below L: raise an IndexError, or on a GPU put
         the mask token there and raise the IndexError later, without waiting for the device: see
@@ -288,7 +340,7 @@ def restore_tokens(
 
     Returns
     -------
-    array, shape [N, L, ...]
+    array, shape [N, L, ...], or [S, ...]
         Dtype and container of ``x_visible``.
 
     Raises
@@ -312,6 +364,10 @@ def restore_tokens(
     >>> nbgather.restore_tokens(x_masked, ids_restore, -1.0).tolist()
     [[[0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [6.0, 7.0]]]
     """
+    if cu_seqlens is not None or cu_tokens is not None:
+        return _restore_packed(
+            (x_visible, ids_restore, mask_token, cu_seqlens, cu_tokens), valid, mode, backend
+        )
     if valid is None:
         if backend is None and mode is _RAISE:
             result = _recall_restoring(x_visible, ids_restore, mask_token)
@@ -323,6 +379,24 @@ def restore_tokens(
     return dispatch.execute(
         restore_valid, x_visible, ids_restore, mask_token, valid, backend=backend
     )
+
+
+def _restore_packed(operands: Any, valid: Any, mode: WriteMode, backend: str | None) -> Any:
+    x, ids, _, cu_seqlens, cu_tokens = operands
+    if cu_seqlens is None:
+        raise ValueError("cu_tokens was given without cu_seqlens: it goes with packed tokens")
+    if valid is not None:
+        raise ValueError("both valid and cu_seqlens were given: packed tokens are all valid")
+    counts = (
+        (cu_seqlens, "cu_seqlens", x, "x_visible"),
+        (cu_tokens, "cu_tokens", ids, "ids_restore"),
+    )
+    for values, what, array, of in counts:
+        known = dispatch.known_integers(values, what)
+        shape = dispatch.shape_of(array, of)
+        if known is not None and shape:
+            check_ends(known, shape[0], what, of)
+    return dispatch.execute(RestorePacked(errors=mode), *operands, backend=backend)
 
 
 def _recall_restoring(x: Any, ids: Any, token: Any) -> Any:

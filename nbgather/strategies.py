@@ -20,11 +20,14 @@ from types import NoneType
 from typing import Any
 
 from nbgather import dispatch
+from nbgather.blockwise import multiblock, stripes
+from nbgather.blockwise import multiblock_ids as multiblock_ids
+from nbgather.blockwise import strategy as strategy
 from nbgather.masking import token_noise
 from nbgather.operations import checks, scores
 from nbgather.operations.scores import Order
 
-__all__ = ["block", "grid", "random", "time_frequency", "tube"]
+__all__ = ["block", "grid", "multiblock", "random", "stripes", "time_frequency", "tube"]
 
 
 def random(

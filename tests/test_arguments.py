@@ -79,7 +79,12 @@ def test_a_mode_that_is_none(mode: object) -> None:
         (np.bool_(True), TypeError, "a number is needed"),
         (None, TypeError, "mask_ratio is None of type NoneType: a number is needed"),
         (0.5j, TypeError, "of type complex: a number is needed"),
-        (np.array([0.5]), TypeError, "mask_ratio has shape (1,): one number for all is needed"),
+        (
+            np.array([0.5]),
+            ValueError,
+            "mask_ratio has shape (1,): a number for each of the 2 samples",
+        ),
+        (np.zeros((2, 1)), ValueError, "mask_ratio has shape (2, 1): a number for each of the 2"),
         (10**400, ValueError, "mask_ratio is inf: it must be between 0 and 1"),
         (float("nan"), ValueError, "mask_ratio is nan: it must be between 0 and 1"),
         (-0.1, ValueError, "mask_ratio is -0.1: it must be between 0 and 1"),

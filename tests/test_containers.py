@@ -33,14 +33,22 @@ import nbgather.operations
 from nbgather import strategies
 from nbgather.containers import registry
 from nbgather.operations.base import BOOL, FLOAT32, INT64, Operation, Spec
+from nbgather.operations.blocks import Blocks, MultiBlock, MultiBlockIds, Sizes
 from nbgather.operations.cleared import Cleared
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
+from nbgather.operations.packing import (
+    CutPacked,
+    KeepPacked,
+    PackedMasking,
+    PackedPatchify,
+    RestorePacked,
+)
 from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.reducing import ScatterReduce
-from nbgather.operations.scores import Score, Tube
+from nbgather.operations.scores import OwnScores, Score, Stripes, Tube
 from nbgather.operations.segments import SegmentReduce
 from nbgather.operations.tokens import (
     ChooseTokens,
@@ -160,6 +168,18 @@ CALLS: dict[str, Callable[[Make], Any]] = {
     "restore_tokens, valid": lambda a: nbgather.restore_tokens(
         a(X[:, :3]), a(IDS_RESTORE), a(TOKEN), valid=a(np.arange(3) < np.array([[3], [0], [2]]))
     ),
+    "random_masking, packed": lambda a: nbgather.random_masking(
+        a(X), seed=3, num_keep=[3, 0, 8], packed=True
+    )[:4],
+    "restore_tokens, packed": lambda a: nbgather.restore_tokens(
+        a(X[0]), a(IDS_RESTORE), a(TOKEN), cu_seqlens=a(np.array([0, 3, 3, 8], np.int32))
+    ),
+    "masked_patchify, packed": lambda a: nbgather.masked_patchify(
+        a(IMAGES), 4, seed=1, num_keep=[1, 6, 0], packed=True
+    )[:4],
+    "masked_patchify, channels last": lambda a: nbgather.masked_patchify(
+        a(IMAGES.transpose(0, 2, 3, 1)), 4, 0.5, seed=1, channels="last"
+    ),
     "patchify": lambda a: nbgather.patchify(a(IMAGES), 4),
     "patchify, video": lambda a: nbgather.patchify(a(VIDEO), (2, 2, 3)),
     "unpatchify": lambda a: nbgather.unpatchify(a(X[:, :6, :]), (2, 1), (4, 3)),
@@ -169,6 +189,9 @@ CALLS: dict[str, Callable[[Make], Any]] = {
     ),
     "token_noise": lambda a: nbgather.token_noise(5, a(SAMPLES), 7, epoch=1),
     "block": lambda a: strategies.block(5, a(SAMPLES), (4, 6)),
+    "multiblock": lambda a: strategies.multiblock(5, a(SAMPLES), (8, 9)),
+    "multiblock_ids": lambda a: strategies.multiblock_ids(5, a(SAMPLES), (8, 9)),
+    "stripes": lambda a: strategies.stripes(5, a(SAMPLES), (8, 9)),
     "tube": lambda a: strategies.tube(5, a(SAMPLES), (2, 4, 6), spatial=strategies.grid),
     "infer_gather": lambda a: nbgather.infer_gather(a(X), a(X[:, ::-1].copy()))[0].index,
 }
@@ -370,6 +393,7 @@ def test_arrays_that_mean_more_than_their_memory_are_refused(name: str, place: s
 # Operations are values
 
 KEEP = Keep(ratio=0.75)
+BLOCKS = Blocks((4, 4), 1, Sizes(1, 2, 256, 256), Sizes(8, 12, 256, 256), 1, False)
 #: An operation of each class, with operands of unknown sizes that it accepts.
 F, INT, B = FLOAT32, INT64, BOOL
 SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
@@ -387,6 +411,14 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (ChooseTokens(Keep(number=3), 1, 0, 7), (("N", "L"), F, ("M",), INT)),
     (RandomMasking(Keep(number=3), 1), (("N", "L"), F, None, None, ("M",), INT)),
     (KeepTokens(True), (("N", "L", "D"), F, ("M", "K"), INT, ("M", "L"), INT)),
+    (KeepPacked((3, 0)), (("N", "L", "D"), F, ("M", "K"), INT, ("M", "L"), INT)),
+    (CutPacked((3, 0), (4, 4), None), (("N", 1, 8, 8), F, ("M", "K"), INT)),
+    (PackedMasking(Keep(number=3), 1), (("N", "L"), F, None, None, ("M",), INT)),
+    (
+        PackedPatchify(Keep(ratio=0.5), 1, patch_size=(4, 4)),
+        (("N", 3, 8, 8), F, ("M", "L"), F, None, None),
+    ),
+    (RestorePacked(), (("T", "D"), F, ("M", "L"), INT, ("D",), F, ("S",), INT)),
     (RankedMasking(0.5), (("N", 8, "D"), F, ("N", 8), F)),
     (RestoreTokens(), (("N", "K", "D"), F, ("M", "L"), INT)),
     (RestoreValidTokens(), (("N", "K"), F, ("M", "L"), INT, None, None, ("N", "K"), B)),
@@ -399,6 +431,10 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     ),
     (Score("grid", (4, 4), (2, 0, 0), 1, 0), (("N",), INT)),
     (Tube(strategies.block, (2, 4, 4), 1, 0), (("N",), INT)),
+    (Stripes((4, 4), (2, 1), 1, 0), (("N",), INT)),
+    (OwnScores(strategies.block, 0, (4, 4), 1, 0), (("N",), INT)),
+    (MultiBlock(BLOCKS, 1, 0), (("N",), INT)),
+    (MultiBlockIds(BLOCKS, 1, 0), (("N",), INT)),
     (InferGather(), (("N", "L"), F, ("M", "K"), F)),
 ]
 EVERY = pytest.mark.parametrize(

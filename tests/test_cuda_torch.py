@@ -53,7 +53,25 @@ def test_every_call_goes_to_the_device_and_is_right(small: Driver) -> None:
     few = nbgather.random_masking(x, seed=1, num_keep=[2, 5, 8])
     back = nbgather.restore_tokens(few.x_masked, few.ids_restore, 0.0, valid=few.valid)
     assert torch.equal(back, torch.where(few.mask[..., None] == 0, x, torch.zeros(())))
+    packed = nbgather.random_masking(x, seed=1, num_keep=[2, 5, 8], packed=True)
+    rows = [few.x_masked[n, :k] for n, k in enumerate((2, 5, 8))]
+    assert torch.equal(packed.x_masked, torch.cat(rows))
+    assert packed.cu_seqlens.tolist() == [0, 2, 7, 15]
+    again = nbgather.restore_tokens(
+        packed.x_masked, packed.ids_restore, 0.0, cu_seqlens=packed.cu_seqlens
+    )
+    assert torch.equal(again, back)
     images = torch.randint(0, 256, (2, 3, 8, 8)).byte()
+    for options in ({"num_keep": [1, 3]}, {"mask_ratio": 0.5}):
+        packed = nbgather.masked_patchify(images, 4, seed=1, scale=0.5, packed=True, **options)
+        want = nbgather.masked_patchify(
+            images.numpy(), 4, seed=1, scale=0.5, packed=True, **options
+        )
+        assert packed.x_masked.numpy().tobytes() == want.x_masked.tobytes()
+    sizes = [images[0], images[1, :, :4]]
+    packed = nbgather.masked_patchify(sizes, 4, 0.5, seed=1, packed=True)
+    want = nbgather.masked_patchify([i.numpy() for i in sizes], 4, 0.5, seed=1, packed=True)
+    assert packed.x_masked.numpy().tobytes() == want.x_masked.tobytes()
     masked = nbgather.masked_patchify(images, 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
     want = nbgather.masked_patchify(images.numpy(), 4, seed=1, scale=1 / 255, mean=0.5, std=0.25)
     assert masked.x_masked.numpy().tobytes() == want.x_masked.tobytes()
@@ -67,6 +85,11 @@ def test_gradients(small: Driver) -> None:
     assert torch.autograd.gradcheck(lambda a: nbgather.gather(a, 1, index), (x,), fast_mode=True)
     assert torch.autograd.gradcheck(
         lambda a: nbgather.random_masking(a, 0.5, seed=1)[0], (x,), fast_mode=True
+    )
+    assert torch.autograd.gradcheck(
+        lambda a: nbgather.random_masking(a, seed=1, num_keep=[1, 4], packed=True)[0],
+        (x,),
+        fast_mode=True,
     )
     masked = nbgather.random_masking(x.detach(), 0.5, seed=1)
     visible = masked.x_masked.clone().requires_grad_()

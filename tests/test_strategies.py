@@ -20,6 +20,13 @@ from nbgather.kernels.cpu import limits
 
 Case = tuple[Callable[..., Any], tuple[int, ...], dict[str, Any]]
 
+
+@strategies.strategy(draws=1)
+def lattice(noise: Any, drawn: Any, grid: tuple[int, ...], *, part: float) -> Any:
+    """A strategy of one's own."""
+    return noise - (drawn < part) * 1.0
+
+
 CASES: tuple[Case, ...] = (
     (strategies.random, (14, 14), {}),
     (strategies.grid, (14, 14), {}),
@@ -40,6 +47,12 @@ CASES: tuple[Case, ...] = (
     (strategies.time_frequency, (1, 1, 1), {}),
     (strategies.time_frequency, (124, 4), {}),  # keys of 32 bits have room for 128 lines
     (strategies.time_frequency, (124, 5), {}),
+    (strategies.multiblock, (14, 14), {}),
+    (strategies.multiblock, (3, 8, 6), {"targets": 2, "overlap": True}),
+    (strategies.multiblock, (6, 6), {"min_keep": 20, "target_scale": (0.3, 0.6)}),
+    (strategies.stripes, (8, 32), {}),
+    (strategies.stripes, (4, 5, 6), {"ratios": (0.0, 1.0, 0.5)}),
+    (lattice, (5, 6), {"part": 0.25}),
     (strategies.tube, (4, 6, 7), {}),
     (strategies.tube, (4, 6, 7), {"spatial": strategies.block}),
     (strategies.tube, (2, 9), {"spatial": functools.partial(strategies.grid, stride=3)}),

@@ -10,7 +10,7 @@ import torch
 from typing_extensions import assert_type
 
 import nbgather
-from nbgather import MaskedTokens, PaddedTokens, TokenMask
+from nbgather import MaskedTokens, PackedImages, PackedTokens, PaddedTokens, TokenMask
 from nbgather.torch import MaskingCollate, RandomMasking
 
 
@@ -43,6 +43,12 @@ def tensors(x: torch.Tensor, ids: torch.Tensor) -> None:
     patches, mask, ranks = nbgather.masked_patchify(x, 4, seed=1)
     assert_type(ranks, torch.Tensor)
     assert_type(nbgather.masked_patchify(x, 4, num_keep=[1, 2]), PaddedTokens[torch.Tensor])
+    packed = nbgather.random_masking(x, [0.5, 0.75], packed=True)
+    assert_type(packed, PackedTokens[torch.Tensor])
+    assert_type(packed.max_seqlen, int)
+    assert_type(nbgather.masked_patchify(x, 4, packed=True), PackedTokens[torch.Tensor])
+    assert_type(nbgather.masked_patchify([x, x], 4, packed=True), PackedImages[torch.Tensor])
+    assert_type(nbgather.random_masking(x, [0.5, 0.5]), PaddedTokens[torch.Tensor])
     assert_type(nbgather.rank_tokens(x, 2), TokenMask[torch.Tensor])
     assert_type(made._replace(mask=mask), MaskedTokens[torch.Tensor])
     visible, mask, ranks = RandomMasking(0.5).forward(x, ids)
@@ -53,4 +59,4 @@ def tensors(x: torch.Tensor, ids: torch.Tensor) -> None:
 
 def refused(x: torch.Tensor, ids: torch.Tensor) -> None:
     nbgather.gather(x, 1, ids, mode="rase")  # type: ignore[arg-type]  # pyright: ignore
-    nbgather.random_masking(x, "0.5")  # type: ignore[call-overload]  # pyright: ignore
+    nbgather.random_masking(x, "0.5")  # type: ignore[arg-type]  # pyright: ignore

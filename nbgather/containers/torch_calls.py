@@ -134,7 +134,7 @@ def _call_masking(operation: RandomMasking, operands: tuple[Any, ...]) -> tuple[
 
 
 def _with_valid(operation: RandomMasking, results: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
-    if operation.keep.counts is None:
+    if operation.keep.counts is None or not operation.may_pad:
         return results
     return *results, _valid(operation.keep, x.device)
 

@@ -25,6 +25,8 @@ EXECUTORS = {
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",
     "RandomMasking": "masking.random_masking",
+    "KeepPacked": "packing.keep",
+    "CutPacked": "packing.cut",
     "CutPatches": "patches.cut_patches",
     "MaskedPatchify": "patches.masked_patchify",
     "Patchify": "patches.patchify",

@@ -65,11 +65,30 @@ class Keep:
 def keep_of(mask_ratio: Any, num_keep: Any, samples: Any, length: Any) -> Keep:
     """What ``mask_ratio`` and ``num_keep`` of a call say, for `[samples, length]` tokens."""
     if num_keep is None:
+        if isinstance(mask_ratio, (list, tuple)) or getattr(mask_ratio, "shape", ()) != ():
+            return Keep(counts=_counts_of(mask_ratio, samples, length)).check(samples, length)
         return Keep(ratio=ratio(mask_ratio))
     counts = _counts(num_keep, samples)
     if counts is None:
         return Keep(number=checks.integer(num_keep, "num_keep")).check(samples, length)
     return Keep(counts=counts).check(samples, length)
+
+
+def _counts_of(ratios: Any, samples: Any, length: Any) -> tuple[int, ...]:
+    """How many stay of each sample, by a ratio for each."""
+    if not isinstance(ratios, (list, tuple, np.ndarray)):
+        raise TypeError(
+            f"mask_ratio is a {type(ratios).__module__}.{type(ratios).__qualname__} of shape"
+            f" {tuple(ratios.shape)}: a number is needed, or a list of one for each sample"
+        )
+    if np.ndim(ratios) != 1 or (known(samples) and len(ratios) != samples):
+        raise ValueError(
+            f"mask_ratio has shape {np.shape(ratios)}: a number for each of the {samples} samples"
+            " is needed, or one for all"
+        )
+    if not known(length):
+        raise ValueError("a mask_ratio for each sample needs a number of tokens that is known")
+    return tuple(kept_tokens(length, ratio(r, f"mask_ratio[{n}]")) for n, r in enumerate(ratios))
 
 
 def _counts(num_keep: Any, samples: Any) -> tuple[int, ...] | None:
@@ -102,31 +121,27 @@ def between(number: int, length: Any, what: str) -> None:
         raise ValueError(f"{what} is {number}: it must be between 0 and L = {length}")
 
 
-def ratio(mask_ratio: Any) -> float:
+def ratio(mask_ratio: Any, what: str = "mask_ratio") -> float:
     """A number between 0 and 1 as a float; text and bools are none."""
     if type(mask_ratio) is float:
-        return _within(mask_ratio)
+        return _within(mask_ratio, what)
     kind = type(mask_ratio).__name__
     if isinstance(mask_ratio, (str, bytes, bytearray, bool)) or "bool" in str(
         getattr(mask_ratio, "dtype", "")
     ):
-        raise TypeError(f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed")
+        raise TypeError(f"{what} is {mask_ratio!r} of type {kind}: a number is needed")
     if getattr(mask_ratio, "shape", ()) != ():
-        raise TypeError(
-            f"mask_ratio has shape {tuple(mask_ratio.shape)}: one number for all is needed"
-        )
+        raise TypeError(f"{what} has shape {tuple(mask_ratio.shape)}: one number for all is needed")
     try:
         value = float(mask_ratio)
     except OverflowError:
         value = math.inf
     except (TypeError, ValueError):
-        raise TypeError(
-            f"mask_ratio is {mask_ratio!r} of type {kind}: a number is needed"
-        ) from None
-    return _within(value)
+        raise TypeError(f"{what} is {mask_ratio!r} of type {kind}: a number is needed") from None
+    return _within(value, what)
 
 
-def _within(value: float) -> float:
+def _within(value: float, what: str) -> float:
     if not 0 <= value <= 1:  # NaN is not, either
-        raise ValueError(f"mask_ratio is {value}: it must be between 0 and 1")
+        raise ValueError(f"{what} is {value}: it must be between 0 and 1")
     return value

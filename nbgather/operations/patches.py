@@ -274,6 +274,32 @@ def cut_sides(sides: Shape, sizes: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(s // p for s, p in zip(sides, sizes, strict=True))
 
 
+def checked_channels(value: Any) -> str:
+    if not isinstance(value, str) or value not in ("first", "last"):
+        raise ValueError(f"channels is {value!r}: it must be 'first' or 'last'")
+    return value
+
+
+def channels_first(shape: Shape, size: Any, what: str, single: bool) -> tuple[int, ...]:
+    """The order of dimensions that puts the channels of `[N, ..., C]` in front of the sides.
+
+    ``single`` images have no N.
+    """
+    nd = len(shape) - (1 if single else 2)
+    names = ("H", "W", "C") if nd == 2 else ("T", "H", "W", "C")
+    order = ", ".join(names if single else ("N", *names))
+    if nd not in (2, 3):
+        wanted = "[H, W, C] or [T, H, W, C]" if single else "[N, H, W, C] or [N, T, H, W, C]"
+        raise ValueError(f"{what} has shape {shape}: {wanted} is needed with channels='last'")
+    first = 0 if single else 1
+    sizes = patch_size(size, (0, 0, *shape[first:-1]))
+    try:
+        cut_sides(shape[first:-1], sizes)
+    except ValueError as error:
+        raise ValueError(f"{what} has shape {shape}, taken as [{order}]: {error}") from None
+    return (*range(first), len(shape) - 1, *range(first, len(shape) - 1))
+
+
 def image_grid(shape: Shape, sizes: tuple[int, ...]) -> tuple[Any, ...]:
     """Patches along each side of images of this shape."""
     try:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Apply, Operation, Spec, fresh
-from nbgather.operations.tokens import TokenNoise
+from nbgather.operations.keep import Keep
+from nbgather.operations.tokens import RankTokens, TokenNoise
 
 #: The scores of an order are its places, which float32 holds exactly up to here.
 MAX_TOKENS = 2**24
@@ -93,14 +94,64 @@ class Tube(ScoresOfIds, Operation):
         return do.xp.tile(scores, (1, self.grid[0]))
 
 
-def check_frame(scores: Any, tokens: int) -> None:
-    """Whether a strategy gave the scores of a frame."""
+@dataclass(frozen=True)
+class Stripes(ScoresOfIds, Operation):
+    """Tokens off some lines of each axis first: operand sample_ids `[N]`.
+
+    ``kept`` is how many lines across each axis stay. The words of the lines come behind those of
+    the tokens.
+    """
+
+    grid: tuple[int, ...]
+    kept: tuple[int, ...]
+    seed: int
+    epoch: int
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        xp, tokens, ndim = do.xp, self.num_tokens, len(self.grid)
+        drawn = do.run(TokenNoise(self.seed, self.epoch, tokens + sum(self.grid)), *operands)
+        gone, first = None, tokens
+        for d, (side, kept) in enumerate(zip(self.grid, self.kept, strict=True)):
+            lines = drawn[:, first : first + side]
+            mask = do.run(RankTokens(Keep(number=kept)), lines)[2]
+            across = xp.reshape(mask, (-1, *(side if k == d else 1 for k in range(ndim)))) > 0
+            gone, first = across if gone is None else gone | across, first + side
+        noise = drawn[:, :tokens]
+        return xp.where(xp.reshape(gone, (-1, tokens)), noise, noise - 1)
+
+
+@dataclass(frozen=True)
+class OwnScores(ScoresOfIds, Operation):
+    """Scores by somebody's own function of noise: operand sample_ids `[N]`.
+
+    ``function(noise, drawn, grid, **options)`` is given the noise of the tokens `[N, L]` and as
+    many numbers more `[N, draws]` as it asks for, arrays of the library of the ids.
+    """
+
+    function: Any
+    draws: int
+    grid: tuple[int, ...]
+    seed: int
+    epoch: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def lower(self, do: Apply, *operands: Any) -> Any:
+        tokens = self.num_tokens
+        drawn = do.run(TokenNoise(self.seed, self.epoch, tokens + self.draws), *operands)
+        noise, more = drawn[:, :tokens], drawn[:, tokens:]
+        scores = self.function(noise, more, self.grid, **dict(self.options))
+        check_frame(scores, tokens, f"strategy {self.function.__name__}")
+        return do.xp.astype(scores, do.xp.float32)
+
+
+def check_frame(scores: Any, tokens: int, who: str = "the spatial strategy") -> None:
+    """Whether a strategy gave the scores of a frame, or of a whole grid."""
     if not hasattr(type(scores), "shape"):
         kind = f"{type(scores).__module__}.{type(scores).__qualname__}"
-        raise TypeError(f"the spatial strategy's result is a {kind}: an array is needed")
+        raise TypeError(f"{who}'s result is a {kind}: an array is needed")
     shape = tuple(scores.shape)
     if len(shape) != 2 or shape[1] != tokens:
-        raise ValueError(f"the spatial strategy gave shape {shape}: [N, {tokens}] is needed")
+        raise ValueError(f"{who} gave shape {shape}: [N, {tokens}] is needed")
 
 
 def token_grid(value: Any) -> tuple[int, ...]:

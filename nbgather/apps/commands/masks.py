@@ -24,6 +24,8 @@ class Strategy(str, enum.Enum):
     grid = "grid"
     tube = "tube"
     time_frequency = "time_frequency"
+    multiblock = "multiblock"
+    stripes = "stripes"
 
 
 def mask(

@@ -13,10 +13,12 @@ import dask.array as da
 from nbgather.containers.base import Container
 from nbgather.containers.dask import gather_graph, masking_graph, patch_graph, scatter_graph
 from nbgather.operations.base import Operation, Options
+from nbgather.operations.blocks import MultiBlock
 from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd, TakeAlongAxis
+from nbgather.operations.packing import PackedMasking, PackedPatchify
 from nbgather.operations.patches import MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.reducing import ScatterReduce
-from nbgather.operations.scores import Score, Tube
+from nbgather.operations.scores import OwnScores, Score, Stripes, Tube
 from nbgather.operations.tokens import RandomMasking, TokenNoise
 
 #: The graph of each operation.
@@ -28,9 +30,14 @@ GRAPHS: dict[type[Operation], Any] = {
     ScatterReduce: scatter_graph.build,
     TokenNoise: masking_graph.by_id,
     Score: masking_graph.by_id,
+    MultiBlock: masking_graph.by_id,
+    Stripes: masking_graph.by_id,
+    OwnScores: masking_graph.by_id,
     Tube: masking_graph.by_id,
     RandomMasking: masking_graph.build,
     MaskedPatchify: masking_graph.build,
+    PackedMasking: masking_graph.build,
+    PackedPatchify: masking_graph.build,
     Patchify: patch_graph.patchify,
     Unpatchify: patch_graph.unpatchify,
 }
@@ -41,6 +48,8 @@ _FUNCTIONS = {
     "RankTokens": "rank_tokens",
     "RestoreTokens": "restore_tokens",
     "RestoreValidTokens": "restore_tokens",
+    "RestorePacked": "restore_tokens",
+    "MultiBlockIds": "multiblock_ids",
     "InferGather": "infer_gather",
 }
 

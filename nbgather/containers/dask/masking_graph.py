@@ -22,6 +22,7 @@ from nbgather.containers.numpy import describe
 from nbgather.operations import checks
 from nbgather.operations.base import Spec
 from nbgather.operations.keep import Keep, keep_of
+from nbgather.operations.packing import PackedMasking, PackedPatchify, ends
 from nbgather.operations.patches import MaskedPatchify
 from nbgather.operations.scores import Score, Tube, check_frame
 from nbgather.operations.tokens import RandomMasking, TokenNoise, noise_shape, one_source
@@ -91,7 +92,12 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
         length = operation.tokens(tuple(x.shape))
     side = _side(operation, x, int(length), noise, sample_ids)
     extra, name = (None, "") if side is None else side
+    chunks = rows = x.chunks[0]
+    places = _places(operation, x, int(length))
     results = _results(operation, x, int(length))
+    if places is not None:
+        first = [places[start_of(chunks, n) or 0] for n in range(len(chunks))] + places[-1:]
+        rows = tuple(np.diff(first).tolist())
     token = tokenize(operation, x, extra)
     whole = f"nbgather-{type(operation).__name__}-{token}"
     graph: dict[Any, Any] = {}
@@ -103,10 +109,24 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
         )  # fmt: skip
     operands = [x] if extra is None else [x, extra]
     base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)
-    return tuple(
-        _field(base, whole, f"getitem-{k}-{token}", x.chunks[0], k, result)
-        for k, result in enumerate(results)
+    fields = tuple(
+        _field(base, whole, f"getitem-{k}-{token}", chunks if k else rows, k, result)
+        for k, result in enumerate(results if places is None else results[:3])
     )
+    return fields if places is None else (*fields, da.from_array(np.array(places, np.int32)))
+
+
+def _places(operation: RandomMasking, x: Any, length: int) -> list[int] | None:
+    """Where the samples begin that are packed, and the last ends; None where they are not."""
+    if not isinstance(operation, (PackedMasking, PackedPatchify)):
+        return None
+    if not is_known(x.shape[0]):
+        raise ValueError(
+            "chunk sizes along N are unknown, so where packed samples begin is too: call"
+            " compute_chunk_sizes() first"
+        )
+    counts = operation.keep.counts
+    return ends((operation.keep.of(length),) * int(x.shape[0]) if counts is None else counts)
 
 
 def _results(operation: RandomMasking, x: Any, length: int) -> tuple[Spec, ...]:
@@ -196,6 +216,8 @@ def _mask_block(
         return tuple(blocks.execute(operation, x, noise, ids))
     chunk = replace(operation, keep=Keep(counts=counts[start : start + len(x)]))
     x_masked, mask, ids_restore, valid = blocks.execute(chunk, x, noise, ids)
+    if not operation.may_pad:
+        return x_masked, mask, ids_restore
     # The chunk's largest count may be below that of all samples.
     most = max(counts, default=0)
     return _widened(x_masked, most), mask, ids_restore, _widened(valid, most)
