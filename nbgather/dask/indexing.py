@@ -6,7 +6,6 @@ from typing import Any
 
 from nbgather import dispatch
 from nbgather.containers.dask import gather_graph
-from nbgather.containers.dask.gather_graph import BUDGET
 from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 
@@ -19,7 +18,7 @@ def gather(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Gather along a dimension; :func:`nbgather.gather` of chunked arrays.
 
@@ -76,7 +75,7 @@ def take_along_axis(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Take values along an axis; :func:`nbgather.take_along_axis` of chunked arrays.
 
@@ -123,7 +122,7 @@ def gather_tokens(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Gather whole tokens; :func:`nbgather.gather_tokens` of chunked arrays.
 

@@ -85,7 +85,7 @@ def contest(name: str, folder: str) -> dict[str, float]:
         CONTESTANTS[name](small, da.zeros((8, 4), chunks=4, dtype=int)).compute()
         x = da.from_zarr(f"{folder}/x.zarr")
         index = da.from_zarr(f"{folder}/index.zarr")
-        before, begun = _peak(), time.perf_counter()
+        before, begun = peak(), time.perf_counter()
         da.to_zarr(CONTESTANTS[name](x, index), f"{folder}/out.zarr", overwrite=True)
         seconds = time.perf_counter() - begun
     import zarr
@@ -93,12 +93,12 @@ def contest(name: str, folder: str) -> dict[str, float]:
     out = zarr.open_array(f"{folder}/out.zarr", mode="r")
     return {
         "seconds": seconds,
-        "peak": _peak() - before,
+        "peak": peak() - before,
         "check": float(np.asarray(out[:64]).sum()),
     }
 
 
-def _peak() -> float:
+def peak() -> float:
     """The most bytes that this process has had in memory."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss is inherited from whoever started the process
