@@ -1,7 +1,7 @@
 """What the tasks of a gather's graph do with the blocks that they were given.
 
-Every block is looked at as `[A, length, B]`, with the dimension in the middle. What an index picks is a
-row of the source as `[A * length * B, row]`: an item, or in :class:`GatherTokens` a token of B items.
+Every block is looked at as `[A, length, B]`, with the dimension in the middle. What an index picks
+is a row of the source as `[A * length * B, row]`: an item, or of tokens all B items of one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import numpy as np
 from nbgather.containers.dask import blocks
 from nbgather.containers.dask.sides import plain_block
 from nbgather.engine.bad_index import first_bad_index, message
-from nbgather.operations.base import Options
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 from nbgather.operations.positions import resolve_positions
 from nbgather.operations.shapes import no_position
 
-#: Bytes of the rows that are brought together at once: they are still in a cache when they are read.
+#: Bytes of the rows that are brought together at once: they are in a cache when they are read.
 PANEL_BYTES = 1 << 20
 #: Bytes of neighbours that are copied together in any case: what a cache line holds.
 _LINE_BYTES = 64
@@ -152,14 +151,22 @@ def _panels(
     count: int, size: int, width: int, itemsize: int, tokens: bool
 ) -> Iterator[tuple[slice, slice]]:
     """Which rows and columns of `[A, size, B]` are brought together at once."""
-    line = max(size * itemsize, 1)
-    columns = max(PANEL_BYTES // line, _LINE_BYTES // itemsize, 1)
-    if tokens or columns >= width:
-        columns = max(width, 1)
-    rows = max(PANEL_BYTES // (line * columns), 1)
+    columns = _columns(size, width, itemsize, tokens)
+    rows = max(PANEL_BYTES // max(size * itemsize * columns, 1), 1)
     for row in range(0, count, rows):
         for column in range(0, width, columns):
             yield slice(row, row + rows), slice(column, column + columns)
+
+
+def _columns(size: int, width: int, itemsize: int, tokens: bool) -> int:
+    """How many columns of a row are brought together at once: all those of tokens."""
+    columns = max(PANEL_BYTES // max(size * itemsize, 1), _LINE_BYTES // itemsize, 1)
+    return max(width, 1) if tokens else max(min(columns, width), 1)
+
+
+def panel_bytes(size: int, width: int, itemsize: int, tokens: bool) -> int:
+    """The most bytes that are brought together at once, for more than one row of `[A, size, B]`."""
+    return max(size * itemsize * _columns(size, width, itemsize, tokens), PANEL_BYTES)
 
 
 @contextlib.contextmanager
@@ -248,9 +255,7 @@ def split_index(
         kind = np.uint32 if math.prod(off) * lengths[k] < 2**32 else np.int64
         places[k].append(where.astype(place_kind))
         rows[k].append(which.astype(kind))
-    return Split(
-        index.shape, list(map(_joined, places)), [Part(_joined(r), off) for r in rows]
-    )
+    return Split(index.shape, list(map(_joined, places)), [Part(_joined(r), off) for r in rows])
 
 
 def _joined(pieces: list[np.ndarray]) -> np.ndarray:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph, Layer
 
 from nbgather.containers.dask import blocks
+from nbgather.containers.dask.fusion import joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
     Call,
     finish_parts,
@@ -24,7 +26,7 @@ from nbgather.containers.dask.gather_blocks import (
     split_index,
     take_part,
 )
-from nbgather.containers.dask.plans import Choice, choose, facts_of, together
+from nbgather.containers.dask.plans import Choice, Facts, choose, expected, facts_of, together
 from nbgather.containers.dask.sides import chunked, index_beside, is_known, start_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -39,12 +41,34 @@ PARTS_PER_JOIN = 32
 _AT_ONCE = {"concatenate": gather_concatenated, "list": gather_list}
 
 
-class GatherLayer(MaterializedLayer):
-    """The tasks of a gather, and the choice of plan that they follow."""
+class GatherLayer(Layer):
+    """The tasks of a gather, made when they are asked for, and the choice of plan they follow."""
 
-    def __init__(self, mapping: Mapping[Any, Any], choice: Choice) -> None:
-        super().__init__(mapping)
-        self.choice = choice
+    def __init__(self, make: Callable[[], dict[Any, Any]], choice: Choice) -> None:
+        super().__init__()
+        self.make, self.choice = make, choice
+        self.made: dict[Any, Any] | None = None
+
+    @property
+    def tasks(self) -> dict[Any, Any]:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.tasks[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return self.choice.tasks
+
+    def is_materialized(self) -> bool:
+        return self.made is not None
+
+    def get_output_keys(self) -> Any:
+        return self.tasks.keys()
 
 
 def build(
@@ -53,6 +77,9 @@ def build(
     """The graph of a gather; ``plan`` and ``budget`` as in :func:`nbgather.dask.gather`."""
     x_name, i_name = operation.names[:2]
     x, i = chunked(x, x_name), index_beside(index, i_name)
+    if x.ndim == i.ndim == 0 and not isinstance(operation, GatherTokens):
+        # As an array of one item.
+        return build(operation, x.reshape(1), i.reshape(1), plan, budget).reshape(())
     x_spec, i_spec = _spec(x), _spec(i)
     operation.check_dtypes(x_spec, i_spec)
     if isinstance(operation, GatherTokens):
@@ -142,40 +169,66 @@ def _graph(
     call = Call(dim, operation.from_end, operation.mode_at_once, fill)
     needs_position(tuple(i.shape), x.shape[dim], dim, call.mode)
     tokens = isinstance(operation, GatherTokens)
-    facts = facts_of(x, i, dim, chunks, tokens)
+    reads = reads_of(x)
+    facts = facts_of(x, i, dim, chunks, tokens, reads is not None)
+    chosen, reason = choose(facts, dim, plan, budget)
     pieces = i.chunks[dim]
-    count = together(facts, len(pieces)) if all(map(is_known, pieces)) else 1
+    count = together(facts, chosen, budget) if all(map(is_known, pieces)) else 1
     if count > 1:
-        larger = tuple(sum(pieces[k : k + count]) for k in range(0, len(pieces), count))
-        wide = (*chunks[:dim], larger, *chunks[dim + 1 :])
-        whole = _graph(operation, dim, x, i.rechunk({dim: larger}), wide, plan, budget)
-        return whole.rechunk({dim: pieces})
-    choice = choose(facts, dim, plan, budget)
+        i = joined(i, dim, count)
+        wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
+        facts = facts_of(x, i, dim, wide, tokens, reads is not None)
+        choice = expected(facts, chosen, reason)
+        return _array(call, x, i, wide, choice, reads, facts).rechunk({dim: pieces})
+    return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
+
+
+def _array(
+    call: Call, x: Any, i: Any, chunks: Any, choice: Choice, reads: Any, facts: Facts
+) -> Any:
+    """The array that a choice of plan gives."""
     logger.info("gather by plan %r: %s", choice.plan, choice.reason)
     name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
-    starts = [[start_of(c, b) for b in range(len(c))] for c in i.chunks]
-    graph: dict[Any, Any] = {}
-    for block in itertools.product(*(range(len(c)) for c in chunks)):
-        sources = [(x.name, *block[:dim], j, *block[dim + 1 :]) for j in range(x.numblocks[dim])]
-        index = (i.name, *block[: i.ndim])
-        place = tuple(at[b] for at, b in zip(starts, block, strict=False))
-        if choice.plan == "tree":
-            inner = tuple(c[b] for c, b in zip(chunks[2:], block[2:], strict=True)) if tokens else ()
-            graph |= _tree(name, block, sources, index, x, call, place, inner)
-        else:
-            graph[(name, *block)] = (_AT_ONCE[choice.plan], sources, index, call, place)
-    layer = GatherLayer(graph, choice)
-    layers = HighLevelGraph.from_collections(name, layer, dependencies=[x, i])
+    reads = reads if facts.fused(choice.plan) else None
+    make = partial(
+        _tasks, name, choice.plan, call, reads, chunks,
+        (x.name, x.chunks, x.dtype), (i.name, i.chunks),
+    )  # fmt: skip
+    layers = HighLevelGraph.from_collections(name, GatherLayer(make, choice), dependencies=[x, i])
     meta = np.empty((0,) * len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
-def _tree(
-    name: str, block: Any, sources: Any, index: Any, x: Any, call: Call, place: Any, inner: Any
+def _tasks(
+    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any
 ) -> dict[Any, Any]:
+    """All tasks of a gather."""
+    (x_name, x_chunks, dtype), (i_name, i_chunks) = x, index
+    dim = call.dim
+    starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
+    found = {} if reads is None else dict(reads)
+    graph: dict[Any, Any] = {}
+    for block in itertools.product(*(range(len(c)) for c in chunks)):
+        keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
+        sources = [found.get(key, key) for key in keys]
+        of_index = (i_name, *block[: len(i_chunks)])
+        place = tuple(at[b] for at, b in zip(starts, block, strict=False))
+        if plan == "tree":
+            behind = range(len(i_chunks), len(chunks))
+            inner = tuple(chunks[d][block[d]] for d in behind)
+            lengths = tuple(map(int, x_chunks[dim]))
+            graph |= _tree(name, block, sources, of_index, lengths, dtype, call, place, inner)
+        else:
+            graph[(name, *block)] = (_AT_ONCE[plan], sources, of_index, call, place)
+    return graph
+
+
+def _tree(
+    name: str, block: Any, sources: Any, index: Any, lengths: Any, dtype: Any, call: Call,
+    place: Any, inner: Any,
+) -> dict[Any, Any]:  # fmt: skip
     """Tasks that split an index block, visit one source each, and join what those give."""
     split, places = (f"{name}-split", *block), (f"{name}-places", *block)
-    lengths = tuple(map(int, x.chunks[call.dim]))
     graph: dict[Any, Any] = {
         split: (split_index, index, lengths, call, place),
         places: (places_of, split),
@@ -195,5 +248,5 @@ def _tree(
             graph[part] = (join_parts, keys[k : k + PARTS_PER_JOIN])
             joined.append(part)
         keys, level = joined, level + 1
-    graph[(name, *block)] = (finish_parts, places, keys, x.dtype, inner, call)
+    graph[(name, *block)] = (finish_parts, places, keys, dtype, inner, call)
     return graph

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from dask import config
 from dask.utils import parse_bytes
 
+from nbgather.containers.dask.gather_blocks import panel_bytes
 from nbgather.containers.dask.sides import is_known
 
 PLANS = ("concatenate", "list", "tree")
-#: Bytes of the sources of one output block from which they are not brought together, where no cluster
-#: says what its workers have.
+#: Bytes of the sources of one output block from which they are not brought together, where no
+#: cluster says what its workers have.
 BUDGET = "512 MiB"
 #: What part of a worker's memory may be one thread's sources.
 _PART_OF_WORKER = 4
@@ -30,14 +31,14 @@ _COPY_BYTE = 0.12
 _READ_JOINED = 1.2
 _SORT = 16.0
 _SPLIT = 21.0
-_MOVE_BYTE = 1.0
+_MOVE_BYTE = 0.7
 #: What a task costs those who run it, and where it goes through a scheduler of a cluster.
-_TASK, _TASK_OF_CLUSTER = 80_000.0, 700_000.0
+_TASK, _TASK_OF_CLUSTER = 80_000.0, 2_000_000.0
 #: Pieces of index are put together up to this part of the sources, which would be read for each.
 _PIECES = 4
 #: A tree is taken for its memory where it holds this part of what the others hold, at most, ...
 _WORTH = 0.5
-#: ... and takes no more than this times their time.
+#: ... and takes no more than this times their time, or than bringing the sources together.
 _SLOWER = 1.1
 
 
@@ -53,7 +54,9 @@ class Facts(NamedTuple):
     """What is known of a gather: of its largest block, and of the whole.
 
     ``sources`` are the bytes of the chunks that a block of the result reads, ``indices`` the values
-    that its block of index holds, and ``row`` the bytes that one of them picks.
+    that its block of index holds, and ``row`` the bytes that one of them picks. ``rows`` counts the
+    rows of chunks along the dimension, ``pieces`` those of index; ``reads`` is whether chunks are
+    read or made without others, and ``panel`` the bytes that are brought together at once.
     """
 
     sources: int
@@ -65,6 +68,14 @@ class Facts(NamedTuple):
     blocks: int
     rows: int
     known: bool
+    reads: bool
+    pieces: int
+    panel: int
+
+    def fused(self, plan: str) -> bool:
+        """Whether chunks are read or made by what looks at them, each once."""
+        enough = plan == "tree" or self.rows >= workers().threads
+        return self.reads and self.pieces == 1 and enough
 
     @property
     def result(self) -> int:
@@ -72,7 +83,7 @@ class Facts(NamedTuple):
         return self.indices * self.row
 
     @property
-    def index(self) -> int:
+    def asked(self) -> int:
         """Bytes of a block of index."""
         return self.indices * self.index_itemsize
 
@@ -139,13 +150,14 @@ def _client() -> Any:
     return None if client.asynchronous else client
 
 
-def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool) -> Facts:
+def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: bool) -> Facts:
     """What is known of a gather whose operands' chunks fit off the dimension."""
 
     def largest(sizes: Any) -> int:
         return int(max((c for c in sizes if is_known(c)), default=1))
 
     sides = [largest(c) for c in x.chunks]
+    width = math.prod(sides[dim + 1 :])
     item = x.dtype.itemsize
     chunk = math.prod(sides) * item
     sides[dim] = sum(int(c) for c in x.chunks[dim] if is_known(c))
@@ -159,22 +171,32 @@ def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool) -> Facts:
         blocks=math.prod(len(c) for c in chunks),
         rows=math.prod(len(c) for d, c in enumerate(x.chunks) if d != dim),
         known=all(map(is_known, x.chunks[dim])),
+        reads=reads,
+        pieces=index.numblocks[dim],
+        panel=panel_bytes(sides[dim], width, item, tokens) if len(x.chunks[dim]) > 1 else 0,
     )
 
 
-def together(facts: Facts, pieces: int) -> int:
+def together(facts: Facts, plan: str, budget: int | str | None) -> int:
     """How many pieces of index along the dimension are looked at in one task.
 
     All sources are read for each, so small ones are put together, as far as there is a task for
-    every thread and memory does not suffer.
+    every thread; as many as fit the budget where the sources need then not travel or wait. A tree
+    has its tasks for each chunk.
     """
-    fit = facts.sources // _PIECES // max(facts.index + facts.result, 1)
-    idle = facts.blocks // max(workers().threads, 1)
-    return max(min(pieces, fit, idle), 1)
+    there, tree = workers(), plan == "tree"
+    room = facts.sources // _PIECES
+    if tree:
+        room = _limit(there, budget)
+    elif facts.reads and there.processes > 1:
+        room = _limit(there, budget) - facts.sources
+    fit = room // max(facts.asked + facts.result, 1)
+    idle = facts.pieces if tree else facts.blocks // max(there.threads, 1)
+    return max(min(facts.pieces, fit, idle), 1)
 
 
-def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -> Choice:
-    """The plan that was asked for, or the cheapest that fits."""
+def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -> tuple[str, str]:
+    """The plan that was asked for, or the cheapest that fits, and why it is that."""
     if plan is not None and plan not in PLANS:
         raise ValueError(f"plan is {plan!r}: it must be one of {', '.join(map(repr, PLANS))}")
     if plan == "tree" and not facts.known:
@@ -182,10 +204,10 @@ def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -
             f"chunk sizes along dimension {dim} are unknown: plan 'tree' must know them; call"
             " compute_chunk_sizes() first, or use another plan"
         )
-    there = workers()
     if plan is not None:
-        return _expected(facts, there, plan, "it was asked for")
-    return _expected(facts, there, *_cheapest(facts, there, _limit(there, budget)))
+        return plan, "it was asked for"
+    there = workers()
+    return _cheapest(facts, there, _limit(there, budget))
 
 
 def _limit(there: Workers, budget: int | str | None) -> int:
@@ -207,20 +229,24 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
         return "list", f"{sources}, above the budget of {limit}, and one chunk"
     times = {plan: _nanoseconds(facts, there, plan) for plan in PLANS}
     local = min(("concatenate", "list"), key=times.__getitem__)
-    within = f"the sources of an output block are {facts.sources} bytes, within the budget of {limit}"
+    within = (
+        f"the sources of an output block are {facts.sources} bytes, within the budget of {limit}"
+    )
     if facts.chunks == 1:
         return local, within
     if times["tree"] < times[local]:
         return "tree", "it is cheaper to move the index to the data"
     held = _held(facts, "tree") / _held(facts, local)
-    if held < _WORTH and times["tree"] < _SLOWER * times[local]:
-        return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in the same time"
+    if held < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
+        return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in good time"
     return local, within
 
 
 def _nanoseconds(facts: Facts, there: Workers, plan: str) -> float:
     """What a gather costs, roughly, besides what every plan has to do."""
     away = (1 - 1 / there.processes) * _MOVE_BYTE
+    if plan != "tree" and facts.fused(plan):
+        away = 0.0
     if plan == "concatenate":
         work = facts.sources * (_COPY_BYTE + away) + facts.indices * _READ_JOINED
         work += facts.result * _COPY_BYTE
@@ -239,23 +265,29 @@ def _tasks(facts: Facts, plan: str) -> int:
 
 def _held(facts: Facts, plan: str) -> int:
     """Bytes that a thread holds at once for a block of the result."""
-    if plan != "tree":
-        return facts.sources + facts.index + facts.result
+    if plan == "list":
+        return facts.sources + facts.asked + facts.result
+    if plan == "concatenate":
+        return facts.sources + facts.asked + facts.result + facts.panel
     # Places and rows are in four bytes each. First the index is split, then a chunk is looked at
     # while what the others gave waits, then the result is made of that.
-    split = facts.index + 8 * facts.indices
+    split = facts.asked + 8 * facts.indices
     looking = facts.chunk + 8 * facts.indices + facts.result
     return max(split, looking, 4 * facts.indices + 2 * facts.result)
 
 
-def _expected(facts: Facts, there: Workers, plan: str, reason: str) -> Choice:
+def expected(facts: Facts, plan: str, reason: str) -> Choice:
+    """What a plan is expected to read, move and hold."""
+    there = workers()
     away = 1 - 1 / there.processes
+    at_once = min(-(-there.threads // there.processes), facts.blocks)
+    memory = at_once * _held(facts, plan)
     if plan == "tree":
         moved = facts.blocks * facts.indices * (4 + facts.row)
+    elif facts.fused(plan):
+        moved = 0
     else:
-        moved = facts.rows * facts.sources
-    at_once = min(-(-there.threads // there.processes), facts.blocks)
-    return Choice(
-        plan, reason, _tasks(facts, plan), facts.rows * facts.sources, int(away * moved),
-        at_once * _held(facts, plan),
-    )  # fmt: skip
+        moved = facts.blocks * facts.sources
+        memory += int(away * facts.sources)  # chunks wait where they were read, too
+    read = facts.rows * facts.sources
+    return Choice(plan, reason, _tasks(facts, plan), read, int(away * moved), memory)
