@@ -19,7 +19,11 @@ sys.path.insert(0, str(ROOT))
 from nbgather import files  # noqa: E402
 from nbgather.apps.bench import check_tables, markdown, picture, run_all, update_tables  # noqa: E402
 from nbgather.apps.bench.beside import DEFAULT_TURNS, beside_text, run_beside  # noqa: E402
-from nbgather.apps.bench.dask_rows import dask_markdown, run_dask  # noqa: E402
+from nbgather.apps.bench.dask_surface import (  # noqa: E402
+    problem_lines,
+    run_dask_surface,
+    surface_lines,
+)
 from nbgather.apps.bench.gpu import gpu_markdown, keep_gpu, load_gpus  # noqa: E402
 from nbgather.apps.bench.kinds import (  # noqa: E402
     kinds_markdown,
@@ -44,6 +48,7 @@ from nbgather.kernels.cpu import limits  # noqa: E402
 KEPT = ROOT / "scripts" / "bench"
 GPUS = KEPT / "gpu"
 DASK_RESULTS = ROOT / "scripts" / "bench_dask.json"
+DASK_COUNT = 24
 README = ROOT / "README.md"
 PAGE = ROOT / "scripts" / "docs" / "speed.md"
 PICTURES = ROOT / "scripts" / "pictures"
@@ -75,7 +80,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=limits.num_threads())
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--from-json", type=Path, help="report these results, time nothing")
-    parser.add_argument("--dask", action="store_true", help="time nbgather.dask instead")
+    parser.add_argument(
+        "--dask", nargs="*", type=int, metavar=("N", "SEED"),
+        help=f"time N random problems ({DASK_COUNT}) on Dask, of this SEED (0), instead",
+    )  # fmt: skip
     parser.add_argument(
         "--surface", nargs="*", type=int, metavar=("N", "SEED"),
         help=f"time N random calls ({DEFAULT_COUNT}) of each function, of this SEED (0), instead",
@@ -123,7 +131,7 @@ def _kept(suffix: str, text: Callable[[dict[str, Any]], str]) -> str:
 def _tables() -> dict[Path, dict[str, str]]:
     """The tables of each document, made of what is kept."""
     kinds = load_kinds(KEPT)
-    dask = dask_markdown(json.loads(DASK_RESULTS.read_text(encoding="utf-8")))
+    dask = "\n".join(surface_lines(json.loads(DASK_RESULTS.read_text(encoding="utf-8"))))
     maps = "../pictures/surface_{kind}.png"
     return {
         README: {
@@ -153,15 +161,16 @@ def _update() -> None:
 
 
 def _dask(options: argparse.Namespace) -> None:
-    """Time nbgather.dask; a table of its own."""
-    results = run_dask(
-        1 if options.quick else min(options.rounds, 3),
+    """Time nbgather.dask over random problems; a table of its own."""
+    count, seed = (*options.dask, *(DASK_COUNT, 0)[len(options.dask) :])
+    results = run_dask_surface(
+        count, seed, 1 if options.quick else min(options.rounds, 3),
         lambda name: print(name, file=sys.stderr, flush=True),
-    )
+    )  # fmt: skip
     if options.json or options.keep:
         text = json.dumps(results, indent=1) + "\n"
         files.write(options.json or DASK_RESULTS, text.encode())
-    print(dask_markdown(results))
+    print("\n".join([*problem_lines(results), "", *surface_lines(results)]))
 
 
 def _beside(options: argparse.Namespace) -> None:
@@ -247,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     timed = options.keep or options.json or options.from_json or options.rows
     if options.keep_gpu:
         print(f"kept as {keep_gpu(options.keep_gpu, GPUS).relative_to(ROOT)}")
-    elif options.dask:
+    elif options.dask is not None:
         _dask(options)
     elif options.beside:
         _beside(options)

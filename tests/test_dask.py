@@ -29,19 +29,20 @@ import nbgather
 from nbgather import dask as nd
 from nbgather.apps import cli
 
-PLANS = ("list", "tree")
+PLANS = ("concatenate", "list", "tree")
 
-#: Dtypes of input and index in random problems. Plan ``list`` compiles a kernel for each item size,
-#: index dtype, mode and function: few are drawn, and test_gather_of_every_kernel has them all. Plan
-#: ``tree`` compiles nothing.
+_ANY = list(
+    itertools.product(
+        ["bool", "int8", "float16", "float32", "datetime64[ms]", "complex128"],
+        ["int64", "int8", "int32"],
+    )
+)
+#: Dtypes of input and index in random problems. What reads rows that were brought together is
+#: compiled where it is not shipped: few are drawn. The other plans compile nothing.
 DRAWN = {
-    "list": [("float32", "int64"), ("bool", "int8")],
-    "tree": list(
-        itertools.product(
-            ["bool", "int8", "float16", "float32", "datetime64[ms]", "complex128"],
-            ["int64", "int8", "int32"],
-        )
-    ),
+    "concatenate": [("float32", "int64"), ("bool", "int8")],
+    "list": _ANY,
+    "tree": _ANY,
 }
 
 

@@ -42,7 +42,7 @@ UNLOADED = {
 #: Modules of the package itself that are imported inside a function: (who, whom), and why.
 OWN = {
     ("nbgather.apps.bench.beside", "nbgather.onnx"): "loads onnx",
-    ("nbgather.apps.bench.dask_rows", "nbgather.dask"): "loads dask",
+    ("nbgather.apps.bench.dask_surface", "nbgather.dask"): "loads dask",
     ("nbgather.apps.bench.gather_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.model_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.start", "nbgather.onnx"): "loads onnx",

@@ -6,7 +6,6 @@ from typing import Any
 
 from nbgather import dispatch
 from nbgather.containers.dask import gather_graph
-from nbgather.containers.dask.gather_graph import BUDGET
 from nbgather.operations import checks
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 
@@ -19,7 +18,7 @@ def gather(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Gather along a dimension; :func:`nbgather.gather` of chunked arrays.
 
@@ -35,17 +34,22 @@ def gather(
         What a value out of bounds does. ``raise`` is an IndexError when the result is computed.
     fill_value : scalar
         For ``mode="fill"``.
-    plan : {"list", "tree"}, optional
-        ``list`` gathers an output block from all its source chunks in one task, where they lie;
-        ``tree`` visits one source chunk in a task and ships only what it gives. By default
-        ``tree`` where a block's sources are above ``budget``; the reason is logged.
-    budget : int or str
-        Bytes, or a text such as ``"512 MiB"``: about a quarter of a worker's memory.
+    plan : {"concatenate", "list", "tree"}, optional
+        By default the cheapest, by the sizes of chunks and index, the workers' memory and what would
+        travel between them; :func:`explain` says which and why. ``concatenate`` brings a few rows
+        of an output block's source chunks together at a time, ``list`` reads them where they lie;
+        in both a task has all of them. ``tree`` sends to each source chunk what is asked of it, and
+        only what it gives comes back.
+    budget : int or str, optional
+        Bytes that the source chunks of an output block may have, or a text such as ``"512 MiB"``;
+        above it the plan is ``tree``. By default a quarter of a worker's memory on a cluster, and
+        512 MiB else.
 
     Returns
     -------
     dask.array.Array
-        Shape and chunks of ``index``, dtype of ``input``.
+        Shape and chunks of ``index``, dtype of ``input``. Input chunks that are read or made without
+        others, as from a file, are read by the tasks that need them where each is needed once.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def take_along_axis(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Take values along an axis; :func:`nbgather.take_along_axis` of chunked arrays.
 
@@ -123,7 +127,7 @@ def gather_tokens(
     mode: str = "raise",
     fill_value: Any = 0,
     plan: str | None = None,
-    budget: int | str = BUDGET,
+    budget: int | str | None = None,
 ) -> Any:
     """Gather whole tokens; :func:`nbgather.gather_tokens` of chunked arrays.
 

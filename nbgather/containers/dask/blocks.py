@@ -9,15 +9,15 @@ import numpy as np
 from nbgather.containers.numpy import NumpyContainer
 from nbgather.engine.run import run
 from nbgather.kernels.cpu import limits
-from nbgather.operations.base import PLAIN, Operation
+from nbgather.operations.base import Operation, Options
 
 _NUMPY = NumpyContainer(run)
 
 
-def execute(operation: Operation, *operands: Any) -> Any:
+def execute(operation: Operation, *operands: Any, out: Any = None) -> Any:
     """Execute an operation on NumPy arrays, on the calling thread."""
     with limits.limit_threads(1):
-        return _NUMPY.execute(operation, operands, PLAIN)
+        return _NUMPY.execute(operation, operands, Options(out))
 
 
 def item(dtype: np.dtype[Any], value: Any) -> np.ndarray:

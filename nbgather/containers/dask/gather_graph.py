@@ -1,26 +1,32 @@
-"""The graphs of a gather along a chunked dimension: two plans, by what an output block reads."""
+"""The graphs of a gather along a chunked dimension, by the plans of :mod:`plans`."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
-from dask.utils import parse_bytes
+from dask.highlevelgraph import HighLevelGraph, Layer
 
 from nbgather.containers.dask import blocks
+from nbgather.containers.dask.fusion import joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
     Call,
-    find_hits,
     finish_parts,
+    gather_concatenated,
     gather_list,
     join_parts,
+    part_of,
+    places_of,
+    split_index,
+    take_part,
 )
+from nbgather.containers.dask.plans import Choice, Facts, choose, expected, facts_of, together
 from nbgather.containers.dask.sides import chunked, index_beside, is_known, start_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -29,19 +35,51 @@ from nbgather.operations.shapes import gather_shapes, needs_position
 
 logger = logging.getLogger("nbgather.dask")
 
-#: Bytes of the sources of one output block from which they are not brought together.
-BUDGET = "512 MiB"
 #: Partial results that are joined at once.
-PARTS_PER_JOIN = 8
-PLANS = ("list", "tree")
+PARTS_PER_JOIN = 32
+#: What gathers a block of the result from all its chunks.
+_AT_ONCE = {"concatenate": gather_concatenated, "list": gather_list}
+
+
+class GatherLayer(Layer):
+    """The tasks of a gather, made when they are asked for, and the choice of plan they follow."""
+
+    def __init__(self, make: Callable[[], dict[Any, Any]], choice: Choice) -> None:
+        super().__init__()
+        self.make, self.choice = make, choice
+        self.made: dict[Any, Any] | None = None
+
+    @property
+    def tasks(self) -> dict[Any, Any]:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.tasks[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return self.choice.tasks
+
+    def is_materialized(self) -> bool:
+        return self.made is not None
+
+    def get_output_keys(self) -> Any:
+        return self.tasks.keys()
 
 
 def build(
-    operation: Gather, x: Any, index: Any, plan: str | None = None, budget: int | str = BUDGET
+    operation: Gather, x: Any, index: Any, plan: str | None = None, budget: int | str | None = None
 ) -> Any:
     """The graph of a gather; ``plan`` and ``budget`` as in :func:`nbgather.dask.gather`."""
     x_name, i_name = operation.names[:2]
     x, i = chunked(x, x_name), index_beside(index, i_name)
+    if x.ndim == i.ndim == 0 and not isinstance(operation, GatherTokens):
+        # As an array of one item.
+        return build(operation, x.reshape(1), i.reshape(1), plan, budget).reshape(())
     x_spec, i_spec = _spec(x), _spec(i)
     operation.check_dtypes(x_spec, i_spec)
     if isinstance(operation, GatherTokens):
@@ -115,33 +153,14 @@ def _spread(array: Any, d: int, size: int, chunks: tuple[int, ...]) -> Any:
     return da.broadcast_to(array, shape, chunks=(*array.chunks[:d], chunks, *array.chunks[d + 1 :]))
 
 
-def _choose(x: Any, dim: int, plan: str | None, budget: int | str) -> str:
-    """Which plan, and why, for the log."""
-    if plan is not None and plan not in PLANS:
-        raise ValueError(f"plan is {plan!r}: it must be one of {', '.join(map(repr, PLANS))}")
-    limit = parse_bytes(budget)
-    all_known = all(map(is_known, x.chunks[dim]))
-    if plan == "tree" and not all_known:
-        raise ValueError(
-            f"chunk sizes along dimension {dim} are unknown: plan 'tree' must know them; call"
-            " compute_chunk_sizes() first, or use plan 'list'"
-        )
-    if plan is not None:
-        return plan
-    sides = [max((c for c in x.chunks[d] if is_known(c)), default=1) for d in range(x.ndim)]
-    sides[dim] = sum(c for c in x.chunks[dim] if is_known(c))
-    nbytes = math.prod(int(s) for s in sides) * x.dtype.itemsize
-    chosen = "tree" if all_known and nbytes > limit else "list"
-    sign = "above" if nbytes > limit else "within"
-    logger.info(
-        "gather by plan %r: the sources of an output block are %d bytes, %s the budget of %d",
-        chosen, nbytes, sign, limit,
-    )  # fmt: skip
-    return chosen
-
-
 def _graph(
-    operation: Gather, dim: int, x: Any, i: Any, chunks: Any, plan: str | None, budget: int | str
+    operation: Gather,
+    dim: int,
+    x: Any,
+    i: Any,
+    chunks: Any,
+    plan: str | None,
+    budget: int | str | None,
 ) -> Any:
     """The graph of a gather whose operands' chunks fit off the dimension."""
     fill = None
@@ -149,35 +168,78 @@ def _graph(
         fill = blocks.item(x.dtype, operation.fill_value)
     call = Call(dim, operation.from_end, operation.mode_at_once, fill)
     needs_position(tuple(i.shape), x.shape[dim], dim, call.mode)
-    chosen = _choose(x, dim, plan, budget)
-    name = f"nbgather-{chosen}-" + tokenize(x, i, call, chosen)
-    graph: dict[Any, Any] = {}
-    for block in itertools.product(*(range(len(c)) for c in chunks)):
-        sources = [(x.name, *block[:dim], j, *block[dim + 1 :]) for j in range(x.numblocks[dim])]
-        indices = (i.name, *block[: i.ndim])
-        starts = tuple(start_of(i.chunks[d], block[d]) for d in range(i.ndim))
-        key = (name, *block)
-        if chosen == "list":
-            graph[key] = (gather_list, sources, indices, call, starts)
-        else:
-            graph |= _tree(name, block, key, sources, indices, x, call, starts)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[x, i])
+    tokens = isinstance(operation, GatherTokens)
+    reads = reads_of(x)
+    facts = facts_of(x, i, dim, chunks, tokens, reads is not None)
+    chosen, reason = choose(facts, dim, plan, budget)
+    pieces = i.chunks[dim]
+    count = together(facts, chosen, budget) if all(map(is_known, pieces)) else 1
+    if count > 1:
+        i = joined(i, dim, count)
+        wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
+        facts = facts_of(x, i, dim, wide, tokens, reads is not None)
+        choice = expected(facts, chosen, reason)
+        return _array(call, x, i, wide, choice, reads, facts).rechunk({dim: pieces})
+    return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
+
+
+def _array(
+    call: Call, x: Any, i: Any, chunks: Any, choice: Choice, reads: Any, facts: Facts
+) -> Any:
+    """The array that a choice of plan gives."""
+    logger.info("gather by plan %r: %s", choice.plan, choice.reason)
+    name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
+    reads = reads if facts.fused(choice.plan) else None
+    make = partial(
+        _tasks, name, choice.plan, call, reads, chunks,
+        (x.name, x.chunks, x.dtype), (i.name, i.chunks),
+    )  # fmt: skip
+    layers = HighLevelGraph.from_collections(name, GatherLayer(make, choice), dependencies=[x, i])
     meta = np.empty((0,) * len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
-def _tree(
-    name: str, block: Any, key: Any, sources: Any, indices: Any, x: Any, call: Call, starts: Any
+def _tasks(
+    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any
 ) -> dict[Any, Any]:
-    """Tasks that visit one source each, and join what they give, a few at a time."""
+    """All tasks of a gather."""
+    (x_name, x_chunks, dtype), (i_name, i_chunks) = x, index
+    dim = call.dim
+    starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
+    found = {} if reads is None else dict(reads)
     graph: dict[Any, Any] = {}
-    size = int(x.shape[call.dim])
+    for block in itertools.product(*(range(len(c)) for c in chunks)):
+        keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
+        sources = [found.get(key, key) for key in keys]
+        of_index = (i_name, *block[: len(i_chunks)])
+        place = tuple(at[b] for at, b in zip(starts, block, strict=False))
+        if plan == "tree":
+            behind = range(len(i_chunks), len(chunks))
+            inner = tuple(chunks[d][block[d]] for d in behind)
+            lengths = tuple(map(int, x_chunks[dim]))
+            graph |= _tree(name, block, sources, of_index, lengths, dtype, call, place, inner)
+        else:
+            graph[(name, *block)] = (_AT_ONCE[plan], sources, of_index, call, place)
+    return graph
+
+
+def _tree(
+    name: str, block: Any, sources: Any, index: Any, lengths: Any, dtype: Any, call: Call,
+    place: Any, inner: Any,
+) -> dict[Any, Any]:  # fmt: skip
+    """Tasks that split an index block, visit one source each, and join what those give."""
+    split, places = (f"{name}-split", *block), (f"{name}-places", *block)
+    graph: dict[Any, Any] = {
+        split: (split_index, index, lengths, call, place),
+        places: (places_of, split),
+    }
     keys = []
     for j, source in enumerate(sources):
-        part = (f"{name}-part-{j}", *block)
-        start = sum(x.chunks[call.dim][:j])
-        graph[part] = (find_hits, source, indices, call, starts, int(start), size)
-        keys.append(part)
+        part, taken = (f"{name}-part-{j}", *block), (f"{name}-take-{j}", *block)
+        # A task of its own: only what is asked of this chunk travels to it.
+        graph[part] = (part_of, split, j)
+        graph[taken] = (take_part, source, part, call)
+        keys.append(taken)
     level = 0
     while len(keys) > PARTS_PER_JOIN:
         joined = []
@@ -186,5 +248,5 @@ def _tree(
             graph[part] = (join_parts, keys[k : k + PARTS_PER_JOIN])
             joined.append(part)
         keys, level = joined, level + 1
-    graph[key] = (finish_parts, keys, x.dtype, call)
+    graph[(name, *block)] = (finish_parts, places, keys, dtype, inner, call)
     return graph

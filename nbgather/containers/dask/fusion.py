@@ -1,0 +1,57 @@
+"""What may be done within another task: reading or making the chunks that a graph begins with."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+
+from nbgather.containers.dask.sides import plain_block
+
+
+def reads_of(array: Any) -> Blockwise | None:
+    """The layer whose tasks give the chunks and need no other chunk; None where any of them does.
+
+    Such chunks come from a file or are made of nothing, and whatever is done to each by itself. A
+    task that does this where they are needed keeps them from travelling. Dask does the same between
+    layers that work block by block, but not where several blocks meet.
+    """
+    keys = list(flatten(array.__dask_keys__()))
+    graph = fuse_roots(optimize_blockwise(array.__dask_graph__(), keys=keys), keys=keys)
+    layer = graph.layers.get(array.name)
+    if not isinstance(layer, Blockwise):
+        return None
+    for before in graph.dependencies[array.name]:
+        # What is opened once for all chunks, as a file, is no chunk.
+        if graph.dependencies[before] or len(graph.layers[before]) > 1:
+            return None
+    return layer
+
+
+def joined(array: Any, dim: int, count: int) -> Any:
+    """An index with ``count`` of its blocks along the dimension in one.
+
+    What dask.array's rechunk gives, in one task for each block that reads or makes its pieces.
+    """
+    sizes, layer = array.chunks[dim], reads_of(array)
+    reads = {} if layer is None else dict(layer)
+    pieces = [range(len(sizes))[k : k + count] for k in range(0, len(sizes), count)]
+    larger = tuple(sum(sizes[k] for k in piece) for piece in pieces)
+    chunks = (*array.chunks[:dim], larger, *array.chunks[dim + 1 :])
+    name = "nbgather-index-" + tokenize(array, dim, count)
+    graph = {}
+    for block in itertools.product(*(range(len(c)) for c in chunks)):
+        keys = [(array.name, *block[:dim], k, *block[dim + 1 :]) for k in pieces[block[dim]]]
+        graph[(name, *block)] = (_join, [reads.get(key, key) for key in keys], dim)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[array])
+    return da.Array(layers, name, chunks=chunks, meta=array._meta)
+
+
+def _join(pieces: list[Any], dim: int) -> np.ndarray:
+    return np.concatenate([plain_block(piece, "a chunk of index") for piece in pieces], axis=dim)

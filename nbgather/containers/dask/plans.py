@@ -1,0 +1,293 @@
+"""Which plan gathers along a chunked dimension, and what it is expected to read, move and hold.
+
+- ``concatenate``: a task for each block of the result has all its chunks, and brings a few rows of
+  them together at a time.
+- ``list``: the same task sorts its indices by chunk and reads the chunks where they lie.
+- ``tree``: the index is split by chunk and goes to the data; what each chunk gives comes back.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import Any, NamedTuple
+
+from dask import config
+from dask.utils import parse_bytes
+
+from nbgather.containers.dask.gather_blocks import panel_bytes
+from nbgather.containers.dask.sides import is_known
+
+PLANS = ("concatenate", "list", "tree")
+#: Bytes of the sources of one output block from which they are not brought together, where no
+#: cluster says what its workers have.
+BUDGET = "512 MiB"
+#: What part of a worker's memory may be one thread's sources.
+_PART_OF_WORKER = 4
+
+# Nanoseconds, measured on one core of an x86 server; only how they compare counts.
+_COPY_BYTE = 0.12
+_READ_JOINED = 1.2
+_SORT = 16.0
+_SPLIT = 21.0
+_MOVE_BYTE = 0.7
+#: What a task costs those who run it, and where it goes through a scheduler of a cluster.
+_TASK, _TASK_OF_CLUSTER = 80_000.0, 2_000_000.0
+#: Pieces of index are put together up to this part of the sources, which would be read for each.
+_PIECES = 4
+#: A tree is taken for its memory where it holds this part of what the others hold, at most, ...
+_WORTH = 0.5
+#: ... and takes no more than this times their time, or than bringing the sources together.
+_SLOWER = 1.1
+
+
+class Workers(NamedTuple):
+    """Where a graph will run: processes, threads of all, and the bytes of memory of a thread."""
+
+    processes: int
+    threads: int
+    memory: int | None
+
+
+class Facts(NamedTuple):
+    """What is known of a gather: of its largest block, and of the whole.
+
+    ``sources`` are the bytes of the chunks that a block of the result reads, ``indices`` the values
+    that its block of index holds, and ``row`` the bytes that one of them picks. ``rows`` counts the
+    rows of chunks along the dimension, ``pieces`` those of index; ``reads`` is whether chunks are
+    read or made without others, and ``panel`` the bytes that are brought together at once.
+    """
+
+    sources: int
+    chunk: int
+    chunks: int
+    indices: int
+    index_itemsize: int
+    row: int
+    blocks: int
+    rows: int
+    known: bool
+    reads: bool
+    pieces: int
+    panel: int
+
+    def fused(self, plan: str) -> bool:
+        """Whether chunks are read or made by what looks at them, each once."""
+        enough = plan == "tree" or self.rows >= workers().threads
+        return self.reads and self.pieces == 1 and enough
+
+    @property
+    def result(self) -> int:
+        """Bytes of a block of the result."""
+        return self.indices * self.row
+
+    @property
+    def asked(self) -> int:
+        """Bytes of a block of index."""
+        return self.indices * self.index_itemsize
+
+
+class Choice(NamedTuple):
+    """A plan, why, and what is expected of it; bytes of all that is computed.
+
+    Attributes
+    ----------
+    plan : str
+        ``concatenate``, ``list`` or ``tree``.
+    reason : str
+        Why this one.
+    tasks : int
+        How many tasks the graph has.
+    read : int
+        Bytes of input that are read, once for each row of chunks.
+    moved : int
+        Bytes that go from worker to worker, where chunks lie anywhere.
+    memory : int
+        Bytes that a worker process holds at once: input, index and result of the blocks in work.
+    """
+
+    plan: str
+    reason: str
+    tasks: int
+    read: int
+    moved: int
+    memory: int
+
+
+def workers() -> Workers:
+    """The cluster that the present client has, or the threads of this process."""
+    client = _client()
+    if client is None:
+        count = config.get("num_workers", None) or os.cpu_count() or 1
+        return Workers(1, 1 if config.get("scheduler", None) in _ONE_THREAD else count, None)
+    infos = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    if not infos:
+        return Workers(1, 1, None)
+    threads = [max(info["nthreads"], 1) for info in infos]
+    limits = [
+        info["memory_limit"] // n for info, n in zip(infos, threads, strict=True)
+        if info.get("memory_limit")
+    ]  # fmt: skip
+    return Workers(len(infos), sum(threads), min(limits, default=None))
+
+
+_ONE_THREAD = ("sync", "synchronous", "single-threaded")
+
+
+def _client() -> Any:
+    """The client that would compute, if there is one; distributed is not imported for it."""
+    if "distributed" not in sys.modules or config.get("scheduler", None) in (
+        "threads", "threading", "processes", *_ONE_THREAD,
+    ):  # fmt: skip
+        return None
+    from distributed import get_client
+
+    try:
+        client = get_client()
+    except ValueError:
+        return None
+    return None if client.asynchronous else client
+
+
+def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: bool) -> Facts:
+    """What is known of a gather whose operands' chunks fit off the dimension."""
+
+    def largest(sizes: Any) -> int:
+        return int(max((c for c in sizes if is_known(c)), default=1))
+
+    sides = [largest(c) for c in x.chunks]
+    width = math.prod(sides[dim + 1 :])
+    item = x.dtype.itemsize
+    chunk = math.prod(sides) * item
+    sides[dim] = sum(int(c) for c in x.chunks[dim] if is_known(c))
+    return Facts(
+        sources=math.prod(sides) * item,
+        chunk=chunk,
+        chunks=len(x.chunks[dim]),
+        indices=math.prod(map(largest, index.chunks)),
+        index_itemsize=index.dtype.itemsize,
+        row=item * (math.prod(map(largest, x.chunks[2:])) if tokens else 1),
+        blocks=math.prod(len(c) for c in chunks),
+        rows=math.prod(len(c) for d, c in enumerate(x.chunks) if d != dim),
+        known=all(map(is_known, x.chunks[dim])),
+        reads=reads,
+        pieces=index.numblocks[dim],
+        panel=panel_bytes(sides[dim], width, item, tokens) if len(x.chunks[dim]) > 1 else 0,
+    )
+
+
+def together(facts: Facts, plan: str, budget: int | str | None) -> int:
+    """How many pieces of index along the dimension are looked at in one task.
+
+    All sources are read for each, so small ones are put together, as far as there is a task for
+    every thread; as many as fit the budget where the sources need then not travel or wait. A tree
+    has its tasks for each chunk.
+    """
+    there, tree = workers(), plan == "tree"
+    room = facts.sources // _PIECES
+    if tree:
+        room = _limit(there, budget)
+    elif facts.reads and there.processes > 1:
+        room = _limit(there, budget) - facts.sources
+    fit = room // max(facts.asked + facts.result, 1)
+    idle = facts.pieces if tree else facts.blocks // max(there.threads, 1)
+    return max(min(facts.pieces, fit, idle), 1)
+
+
+def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -> tuple[str, str]:
+    """The plan that was asked for, or the cheapest that fits, and why it is that."""
+    if plan is not None and plan not in PLANS:
+        raise ValueError(f"plan is {plan!r}: it must be one of {', '.join(map(repr, PLANS))}")
+    if plan == "tree" and not facts.known:
+        raise ValueError(
+            f"chunk sizes along dimension {dim} are unknown: plan 'tree' must know them; call"
+            " compute_chunk_sizes() first, or use another plan"
+        )
+    if plan is not None:
+        return plan, "it was asked for"
+    there = workers()
+    return _cheapest(facts, there, _limit(there, budget))
+
+
+def _limit(there: Workers, budget: int | str | None) -> int:
+    if budget is not None:
+        return int(parse_bytes(budget))
+    if there.memory is None:
+        return int(parse_bytes(BUDGET))
+    return there.memory // _PART_OF_WORKER
+
+
+def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
+    """A plan and the reason."""
+    if not facts.known:
+        return "concatenate", "the sizes of chunks are unknown"
+    if facts.sources > limit:
+        sources = f"the sources of an output block are {facts.sources} bytes"
+        if facts.chunks > 1:
+            return "tree", f"{sources}, above the budget of {limit}"
+        return "list", f"{sources}, above the budget of {limit}, and one chunk"
+    times = {plan: _nanoseconds(facts, there, plan) for plan in PLANS}
+    local = min(("concatenate", "list"), key=times.__getitem__)
+    within = (
+        f"the sources of an output block are {facts.sources} bytes, within the budget of {limit}"
+    )
+    if facts.chunks == 1:
+        return local, within
+    if times["tree"] < times[local]:
+        return "tree", "it is cheaper to move the index to the data"
+    held = _held(facts, "tree") / _held(facts, local)
+    if held < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
+        return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in good time"
+    return local, within
+
+
+def _nanoseconds(facts: Facts, there: Workers, plan: str) -> float:
+    """What a gather costs, roughly, besides what every plan has to do."""
+    away = (1 - 1 / there.processes) * _MOVE_BYTE
+    if plan != "tree" and facts.fused(plan):
+        away = 0.0
+    if plan == "concatenate":
+        work = facts.sources * (_COPY_BYTE + away) + facts.indices * _READ_JOINED
+        work += facts.result * _COPY_BYTE
+    elif plan == "list":
+        work = facts.sources * away + facts.indices * _SORT + 2 * facts.result * _COPY_BYTE
+    else:
+        travels = facts.indices * (4 + facts.row)
+        work = travels * away + facts.indices * _SPLIT + 2 * facts.result * _COPY_BYTE
+    task = _TASK if there.memory is None else _TASK_OF_CLUSTER
+    return facts.blocks * work / min(there.threads, facts.blocks) + _tasks(facts, plan) * task
+
+
+def _tasks(facts: Facts, plan: str) -> int:
+    return facts.blocks * (3 + 2 * facts.chunks if plan == "tree" else 1)
+
+
+def _held(facts: Facts, plan: str) -> int:
+    """Bytes that a thread holds at once for a block of the result."""
+    if plan == "list":
+        return facts.sources + facts.asked + facts.result
+    if plan == "concatenate":
+        return facts.sources + facts.asked + facts.result + facts.panel
+    # Places and rows are in four bytes each. First the index is split, then a chunk is looked at
+    # while what the others gave waits, then the result is made of that.
+    split = facts.asked + 8 * facts.indices
+    looking = facts.chunk + 8 * facts.indices + facts.result
+    return max(split, looking, 4 * facts.indices + 2 * facts.result)
+
+
+def expected(facts: Facts, plan: str, reason: str) -> Choice:
+    """What a plan is expected to read, move and hold."""
+    there = workers()
+    away = 1 - 1 / there.processes
+    at_once = min(-(-there.threads // there.processes), facts.blocks)
+    memory = at_once * _held(facts, plan)
+    if plan == "tree":
+        moved = facts.blocks * facts.indices * (4 + facts.row)
+    elif facts.fused(plan):
+        moved = 0
+    else:
+        moved = facts.blocks * facts.sources
+        memory += int(away * facts.sources)  # chunks wait where they were read, too
+    read = facts.rows * facts.sources
+    return Choice(plan, reason, _tasks(facts, plan), read, int(away * moved), memory)

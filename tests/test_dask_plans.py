@@ -1,0 +1,239 @@
+"""The plans of a gather on Dask: what is chosen, what is expected of it, and what its tasks do."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from cases import random_bits, rng, same
+
+import nbgather
+from nbgather import dask as nd
+from nbgather.apps.bench import dask_surface
+from nbgather.containers.dask import gather_blocks, plans
+from nbgather.containers.dask.plans import PLANS, Facts, Workers
+
+THREADS = Workers(1, 2, None)
+CLUSTER = Workers(2, 2, 4 << 30)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Any:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+def facts(sources: int, indices: int, **other: Any) -> Facts:
+    """Float32 in 8 chunks along the dimension, and 8 rows of chunks."""
+    given = {"index_itemsize": 8, "row": 4, "rows": 8, "known": True, "reads": False, **other}
+    chunks = given.pop("chunks", 8)
+    pieces = given.setdefault("pieces", 1)
+    blocks = given["rows"] * pieces
+    return Facts(sources, sources // chunks, chunks, indices, blocks=blocks, panel=1 << 20, **given)
+
+
+@pytest.mark.parametrize(
+    "there, given, plan",
+    [
+        (THREADS, facts(64 << 20, 4 << 20), "concatenate"),
+        (THREADS, facts(64 << 20, 1 << 10, chunks=1), "list"),
+        (THREADS, facts(600 << 20, 4 << 20), "tree"),
+        (THREADS, facts(600 << 20, 4 << 20, chunks=1), "list"),
+        (THREADS, facts(64 << 20, 4 << 20, known=False), "concatenate"),
+        # Few indices and large chunks: half of the memory, in the same time.
+        (THREADS, facts(256 << 20, 1 << 19), "tree"),
+        # What has to travel decides, and what is read in place does not.
+        (CLUSTER, facts(512 << 20, 1 << 20), "tree"),
+        (CLUSTER, facts(64 << 20, 8 << 20), "concatenate"),
+        (CLUSTER, facts(512 << 20, 16 << 20, reads=True), "concatenate"),
+        # A fourth of a worker's memory is the budget there.
+        (CLUSTER, facts(1100 << 20, 64 << 20), "tree"),
+    ],
+)  # fmt: skip
+def test_the_plan_follows_from_sizes_and_workers(
+    monkeypatch: pytest.MonkeyPatch, there: Workers, given: Facts, plan: str
+) -> None:
+    monkeypatch.setattr(plans, "workers", lambda: there)
+    chosen, reason = plans.choose(given, 1, None, None)
+    assert chosen == plan, (reason, given)
+    for asked in PLANS:
+        if given.known or asked != "tree":
+            assert plans.choose(given, 1, asked, None)[0] == asked
+
+
+def test_explain_tells_of_every_gather_in_an_expression() -> None:
+    x = da.zeros((64, 1000), chunks=(16, 250), dtype="f4")
+    index = da.zeros((64, 500), chunks=(16, -1), dtype="i8")
+    first = nd.gather(x, 1, index, plan="list")
+    both = nd.gather((first + 1).rechunk(16), 0, index[:8], plan="tree").sum()
+    one, two = nd.explain(both)
+    assert (one.plan, two.plan) == ("list", "tree")
+    assert one.tasks == 4
+    assert one.read == 64 * 1000 * 4
+    assert one.moved == 0
+    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * 12)
+    assert nd.explain(x) == []
+    with pytest.raises(TypeError, match="array is of type ndarray: a Dask array is needed"):
+        nd.explain(np.zeros(3))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("call", ["gather", "take_along_axis", "gather_tokens"])
+def test_what_is_done_a_part_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, plan: str, dim: int, call: str
+) -> None:
+    """A few rows, columns or indices at once, where usually one part is all."""
+    monkeypatch.setattr(gather_blocks, "PANEL_BYTES", 150)
+    monkeypatch.setattr(gather_blocks, "_LINE_BYTES", 8)
+    monkeypatch.setattr(gather_blocks, "_SORTED_AT_ONCE", 17)
+    generator = rng(f"{plan}{dim}{call}")
+    x, cuts = random_bits(generator, (7, 9, 10), "f4"), ((4, 3), (3, 3, 2, 1), (4, 4, 2))
+    shape = [7, 9, 10]
+    shape[dim] = 12
+    index = generator.integers(0, x.shape[dim], shape)
+    pieces = [(5, 3, 4) if d == dim else cuts[d] for d in range(3)]
+    function, arguments = getattr(nbgather, call), (dim,)
+    if call == "gather_tokens":
+        index, pieces, arguments = generator.integers(0, 9, (7, 12)), [cuts[0], (5, 3, 4)], ()
+    if call == "take_along_axis":
+        index[index % 2 == 0] -= x.shape[dim]
+    order = (*arguments, index) if call != "take_along_axis" else (index, *arguments)
+    lazy_order = [da.from_array(a, tuple(pieces)) if a is index else a for a in order]
+    got = getattr(nd, call)(da.from_array(x, cuts), *lazy_order, plan=plan)
+    same(got.compute(scheduler="sync"), function(x, *order, backend="reference"))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_no_dimensions_at_all(plan: str) -> None:
+    x, index = np.float32(3.5), np.int64(0)
+    got = nd.gather(da.from_array(x, ()), 0, da.from_array(index, ()), plan=plan)
+    same(np.asarray(got.compute()), nbgather.gather(np.asarray(x), 0, np.asarray(index)))
+    with pytest.raises(IndexError, match=r"index 1 at \(0,\) is out of bounds"):
+        nd.gather(da.from_array(x, ()), 0, da.from_array(index + 1, ()), plan=plan).compute()
+
+
+def counted(path: Path, block_info: Any = None) -> np.ndarray:
+    """A chunk of numbers that leaves a mark each time that it is made."""
+    place = block_info[None]["array-location"]
+    with (path / "made").open("a") as file:
+        file.write(f"{place}\n")
+    return np.add.outer(*(np.arange(*ends, dtype="f8") * k for ends, k in zip(place, (100, 1))))
+
+
+@pytest.mark.parametrize("pieces, fused", [(-1, True), (16, False)])
+def test_chunks_are_read_where_they_are_needed_and_once(
+    tmp_path: Path, pieces: int, fused: bool
+) -> None:
+    x = da.map_blocks(
+        counted, tmp_path, chunks=((5, 5), (10, 10, 10)), dtype="f8", meta=np.empty((0, 0))
+    )
+    index = np.random.default_rng(0).integers(0, 30, (10, 32))
+    lazy = nd.gather(x, 1, da.from_array(index, (5, pieces)), plan="concatenate")
+    keys = {key[0] for key in dict(dask.optimize(lazy)[0].__dask_graph__()) if len(key) == 3}
+    assert (x.name in keys) is not fused
+    whole = np.add.outer(np.arange(10.0) * 100, np.arange(30.0))
+    same(lazy.compute(scheduler="sync"), nbgather.gather(whole, 1, index))
+    assert len((tmp_path / "made").read_text().splitlines()) == 6
+    kept = nd.gather(x.persist(), 1, index, plan="concatenate")
+    same(kept.compute(), nbgather.gather(whole, 1, index))
+    assert len((tmp_path / "made").read_text().splitlines()) == 12
+
+
+def test_small_pieces_of_index_are_looked_at_together() -> None:
+    x = random_bits(rng("pieces"), (8, 4000), "f8")
+    index = rng("pieces").integers(0, 4000, (8, 40))
+    lazy = nd.gather(da.from_array(x, (2, 500)), 1, da.from_array(index, (2, 5)))
+    assert lazy.chunks == ((2,) * 4, (5,) * 8)
+    [choice] = nd.explain(lazy)
+    assert choice.tasks < 32
+    same(lazy.compute(), nbgather.gather(x, 1, index))
+    index[5, 33] = 4000
+    lazy = nd.gather(da.from_array(x, (2, 500)), 1, da.from_array(index, (2, 5)))
+    with pytest.raises(IndexError, match=r"index 4000 at \(5, 33\) is out of bounds"):
+        lazy.compute()
+
+
+# What Dask's users expect
+
+
+def gathered(plan: str | None = None) -> Any:
+    x = da.arange(6000, chunks=500, dtype="f4").reshape(20, 300).rechunk((5, 100))
+    return nd.gather(x, 1, da.full((20, 60), 3, chunks=(5, 20), dtype="i8"), plan=plan)
+
+
+def test_names_are_the_same_in_every_process() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_dask_plans as t;"
+        " print(*(t.gathered(plan).name for plan in t.PLANS))"
+    )
+    run = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    done = subprocess.run(run, capture_output=True, text=True)
+    names = [gathered(plan).name for plan in PLANS]
+    assert done.stdout.split() == names, done.stderr
+    assert [gathered(plan).name for plan in PLANS] == names
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_slices_read_what_they_need(tmp_path: Path, plan: str) -> None:
+    x = da.map_blocks(
+        counted, tmp_path, chunks=((5,) * 4, (10,) * 3), dtype="f8", meta=np.empty((0, 0))
+    )
+    index = da.from_array(np.full((20, 30), 7), (5, 10))
+    part = nd.gather(x, 1, index, plan=plan)[6:8, :10]
+    assert part.compute().tolist() == [[607.0] * 10, [707.0] * 10]
+    assert len((tmp_path / "made").read_text().splitlines()) == 3  # of 12 chunks one row
+    small = dask.optimize(part)[0].__dask_graph__()
+    assert sum("nbgather" in str(key) for key in small) < 12
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_graph_is_pickled_persisted_and_goes_on(plan: str) -> None:
+    lazy = gathered(plan)
+    want = lazy.compute()
+    same(pickle.loads(pickle.dumps(lazy)).compute(), want)
+    same(lazy.persist().compute(), want)
+    same(dask.optimize(lazy)[0].compute(), want)
+    same((lazy.map_blocks(np.negative) + 1).compute(), 1 - want)
+    again = nd.gather(lazy, 0, da.zeros((3, 60), chunks=(2, 30), dtype=int), plan=plan)
+    same(again.compute(), np.repeat(want[:1], 3, 0))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_building_a_graph_takes_no_time(plan: str) -> None:
+    """Less than 1 ms for each 1,000 chunks; the tasks are made when they are asked for."""
+    x = da.zeros((10_000, 100), chunks=(10, 5), dtype="f4")
+    index = da.zeros((10_000, 8), chunks=(10, -1), dtype=int)
+    took = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        lazy = nd.gather(x, 1, index, plan=plan)
+        took.append(time.perf_counter() - begun)
+    assert x.npartitions == 20_000
+    assert min(took) < 0.020
+    assert len(pickle.dumps(lazy)) < 200_000
+
+
+# The bench
+
+
+def test_the_bench_runs_on_both_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_surface, "LEAST", 1 << 12)
+    monkeypatch.setattr(dask_surface, "MOST", 1 << 16)
+    monkeypatch.setattr(dask_surface, "SCHEDULERS", ("threads",))
+    cases = dask_surface.run_dask_surface(3, 0, 1)
+    assert all({"nbgather", "rechunk, then take"} <= set(case["results"]) for case in cases)
+    assert len(dask_surface.problem_lines(cases)) == 3
+    assert len(dask_surface.surface_lines(cases)) == 3
+    monkeypatch.setitem(dask_surface.PEERS, "masked sum", lambda x, index, dim: index * 0)
+    with pytest.raises(RuntimeError, match="the contestants give different results"):
+        dask_surface.run_dask_surface(1, 0, 1)
