@@ -35,6 +35,8 @@ class Recipe:
     batch: Callable[[torch.Tensor, int], dict[str, torch.Tensor]]
     #: The library's masking and ours of one batch, to be timed.
     maskings: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]
+    #: What is done with the model after every step.
+    after: Callable[[Any], None] | None = None
 
 
 def train(recipe: Recipe, steps: int, state: str = "plain", library: bool = False, rank: int = 0,
@@ -45,6 +47,7 @@ def train(recipe: Recipe, steps: int, state: str = "plain", library: bool = Fals
     if state == "checkpointed":
         name = "activation_checkpointing_enable"  # its name since transformers 5.23
         getattr(model, name, model.gradient_checkpointing_enable)({"use_reentrant": False})
+    inner = model
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
     if ranks > 1:
         model = nn.parallel.DistributedDataParallel(model)
@@ -60,6 +63,8 @@ def train(recipe: Recipe, steps: int, state: str = "plain", library: bool = Fals
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+        if recipe.after is not None:
+            recipe.after(inner)
         seconds.append(time.perf_counter() - begun)
         losses.append(loss.detach())
         _add_masks(masks, inputs, whole, rank, ranks)

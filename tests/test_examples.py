@@ -67,7 +67,7 @@ def test_vit_mae() -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", ["vit_mae.py", "video_mae.py"])
+@pytest.mark.parametrize("name", ["vit_mae.py", "video_mae.py", "i_jepa.py"])
 def test_recipes(name: str) -> None:
     trained(name, 20)
 
