@@ -29,8 +29,9 @@ from nbgather.kernels.cuda.errors import Records
 STREAM = 7
 #: Functions that give no value.
 STATUS_ALONE = (
-    "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord", "cuInit",
-    "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuStreamWaitEvent",
+    "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord",
+    "cuFuncSetAttribute", "cuInit", "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 )  # fmt: skip
 
 
@@ -62,7 +63,8 @@ class Stub:
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> int:
         known = {"COMPUTE_CAPABILITY_MAJOR": self.cc[0], "COMPUTE_CAPABILITY_MINOR": self.cc[1],
-                 "MULTIPROCESSOR_COUNT": self.processors}  # fmt: skip
+                 "MULTIPROCESSOR_COUNT": self.processors,
+                 "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 227 << 10}  # fmt: skip
         return next((n for name, n in known.items() if attribute.name.endswith(name)), 1)
 
     def _cuMemHostAlloc(self, nbytes: int, flags: int) -> int:
@@ -159,7 +161,7 @@ def installed(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Iterator[S
 def _forget() -> None:
     """Forget what is known of the devices."""
     for cached in (cuda_driver._no_device, contexts.capability, contexts.processors,
-                   cuda_interface._maker, plan_gather):  # fmt: skip
+                   contexts.shared_memory, cuda_interface._maker, plan_gather):  # fmt: skip
         cached.cache_clear()
     for held in (contexts._primary, contexts._devices, cuda_driver._handles, cuda_driver._kernels):
         held.clear()

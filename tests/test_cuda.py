@@ -20,7 +20,7 @@ from simulator import DeviceArray, Driver, simulated, to_device
 import nbgather
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
-from nbgather.kernels.cuda import launch_masking
+from nbgather.kernels.cuda import launch_masking, radix
 from nbgather.kernels.cuda import positions as positions_of
 from nbgather.kernels.cuda.driver import Place
 
@@ -255,7 +255,7 @@ RANKINGS = {"compared": (512, 4096), "sorted by a block": (0, 4096), "sorted in 
 def limit_ranking(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     fused, whole = RANKINGS[way]
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", fused)
-    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", whole)
+    monkeypatch.setattr(radix, "MAX_WHOLE", whole)
 
 
 @pytest.mark.parametrize("way", ["compared", "sorted by a block"])
@@ -356,7 +356,7 @@ def test_grids_of_long_samples_are_within_the_limits_of_a_device(small: Driver) 
     noted, place = Noted(), Place(0, 7)
     before = cuda.use(noted)
     try:
-        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 20, 4097)):
+        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 18, 1 << 14 | 1)):
             launch_masking.token_noise((0, 1, 2), samples, length, 0, 0, place)
             for source in ("seed", "f4", "f8"):
                 launch_masking.masking(
@@ -413,7 +413,7 @@ def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
-    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", 60)
+    monkeypatch.setattr(radix, "MAX_WHOLE", 60)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}
@@ -523,3 +523,45 @@ def test_what_cannot_be_mixed(small: Driver) -> None:
         nbgather.gather(x, 1, index, backend="cuda")
     with pytest.raises(TypeError, match="input is on cuda:0: infer_gather looks at the host"):
         nbgather.infer_gather(to_device(x), to_device(x))
+
+
+def test_a_block_sorts_what_its_device_has_memory_for() -> None:
+    """By as many threads as fit; on some the longest samples are sorted in passes."""
+    kilobytes = {"sm_80": 163, "sm_86": 99, "sm_90": 227}
+    threads = {
+        name: [radix.threads_of_whole(n, size << 10) for n in (196, 4096, 4097, 10240, 1 << 14)]
+        for name, size in kilobytes.items()
+    }
+    assert threads["sm_80"] == [256, 256, 1024, 1024, 512]
+    assert threads["sm_86"] == [256, 256, 1024, 256, 0]
+    assert threads["sm_90"] == [256, 256, 1024, 1024, 1024]
+    assert radix.threads_of_whole((1 << 14) + 1, 227 << 10) == 0
+    # Without being asked a block has 48 KB, which is enough for those of few threads.
+    assert radix.whole_bytes(4096, 256) <= 48 << 10
+
+
+@pytest.mark.parametrize("source", ["seed", "f4", "f8"])
+def test_a_block_of_many_threads_sorts_a_sample(
+    small: Driver, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 8)
+    monkeypatch.setattr(radix, "FEW_ITEMS", 100)
+    x = np.zeros((2, 201, 1), np.float32)
+    scores = random_bits(rng("many threads"), (2, 201), "float64" if source == "f8" else "float32")
+    scores[:, 50:90] = scores[:, :1]
+    given: dict[str, Any] = {"seed": 5} if source == "seed" else {"noise": scores}
+    want = nbgather.random_masking(x, 0.5, **given)
+    on_device = {k: v if k == "seed" else to_device(v) for k, v in given.items()}
+    got = nbgather.random_masking(to_device(x), 0.5, **on_device)
+    for a, b in zip(got, want, strict=True):
+        same(host(a), b)
+    (block,) = [b for key, _, b in small.launches if key[0] == "ranks"]
+    assert block[0] == 2 * radix.WHOLE_THREADS[-1]
+    small.shared_bytes = radix.whole_bytes(201, block[0]) - 1  # of fewer threads, and of none
+    for threads in (block[0] // 2, 0):
+        small.launches.clear()
+        got = nbgather.random_masking(to_device(x), 0.5, **on_device)
+        same(host(got.ids_restore), want.ids_restore)
+        blocks = [b[0] for key, _, b in small.launches if key[0] == "ranks"]
+        assert blocks == ([threads] if threads else [])
+        small.shared_bytes = 100
