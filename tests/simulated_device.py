@@ -175,6 +175,7 @@ _load = {kind: _loader(kind) for kind in KINDS}
 KERNEL_MEMORY = types.SimpleNamespace(
     LOAD=_load,
     READ=_load,
+    STREAM={f"u{size}": _storer(f"u{size}") for size in (1, 2, 4, 8, 16)},
     STORE={kind: _storer(kind) for kind in KINDS},
     SWAP_IF=_changer(lambda before, old, new: new if before == old else before),
     LOWER=_changer(min),

@@ -127,6 +127,7 @@ class Driver:
         self.captured = False
         self.multiprocessors = 2
         self.shared_bytes = 99 << 10
+        self.l2_bytes = 1 << 9
         self.pinned: list[np.ndarray] = []
         self.records = Records(self.host_memory)
 
@@ -179,6 +180,9 @@ class Driver:
 
     def capturing(self, place: Place) -> bool:
         return self.captured
+
+    def cache_bytes(self, device: int) -> int:
+        return self.l2_bytes
 
     def shared_memory(self, device: int) -> int:
         return self.shared_bytes

@@ -93,6 +93,8 @@ class StubDriver:
 
     def cuDeviceGetAttribute(self, attribute: Any, device: int) -> Any:
         name = attribute.name
+        if "L2_CACHE" in name:
+            return OK, 50 << 20
         if "SHARED_MEMORY" in name:
             return OK, 99 << 10
         return OK, 9 if "MAJOR" in name else 0 if "MINOR" in name else 4
@@ -207,4 +209,5 @@ def installed(monkeypatch: pytest.MonkeyPatch, driver: StubDriver) -> StubDriver
     contexts.capability.cache_clear()
     contexts.processors.cache_clear()
     contexts.shared_memory.cache_clear()
+    contexts.cache_bytes.cache_clear()
     return driver

@@ -20,6 +20,7 @@ from nbgather.kernels.cuda import contexts, images
 from nbgather.kernels.cuda.contexts import (
     Place,
     api,
+    cache_bytes,
     capability,
     checked,
     device_of,
@@ -34,6 +35,7 @@ from nbgather.kernels.cuda.streams import capturing, follow, read, synchronize, 
 __all__ = [
     "Launch",
     "Place",
+    "cache_bytes",
     "capability",
     "capturing",
     "device_of",
