@@ -38,8 +38,9 @@ from nbgather.kernels.cuda import compiler, images  # noqa: E402
 
 #: What compiles, apart from numba: its wheels' names.
 COMPILERS = ("numba", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
-#: Multiprocessors of the devices whose calls are listened to: paths are chosen by them.
-PROCESSORS = (108, 132, 170)
+#: Multiprocessors of the devices whose calls are listened to, and bytes of their second-level
+#: cache, by which paths are chosen. One has none, so that all results are beyond it.
+DEVICES = ((108, 40 << 20), (132, 50 << 20), (170, 0))
 SPAWN = multiprocessing.get_context("spawn")
 
 Build = Callable[[Any], Any]
@@ -66,8 +67,8 @@ def asked_for() -> Asked:
     found = images.find
     images.find = find
     try:
-        for processors in PROCESSORS:
-            with cuda_stub.installed(images.ARCHITECTURES[1], processors):
+        for device in DEVICES:
+            with cuda_stub.installed(images.ARCHITECTURES[1], *device):
                 cuda_calls.usual_calls()
     finally:
         images.find = found

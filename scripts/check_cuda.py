@@ -59,6 +59,8 @@ class Kernel(NamedTuple):
     wide: bool = False  # 128-bit loads and stores
     calls: bool = False  # may call a subroutine
     divides: bool = False  # may divide integers, by a conversion to float
+    pairs: bool = False  # two indices for each load
+    streams: bool = False  # stores past the caches
     fuses: bool = True  # may multiply and add in one step, rounded once
 
 
@@ -74,7 +76,8 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide, item == 8)
+        pairs, streams = index == "i8" and item in (4, 8) and axes < 5, axes == 2
+        key = (axes, item, index, KERNEL_MODES[mode], from_end, wide, item == 8, pairs, streams)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(
             Kernel(
@@ -84,6 +87,8 @@ def _gathers() -> list[Kernel]:
                 gather.ELEMENTS_FIRST_AXIS + NUMBERS_PER_AXIS * axes,
                 72,
                 item == 16,
+                pairs=pairs,
+                streams=streams,
             )
         )
     # Out of bounds, wrap takes a remainder of 64 bits, which is a subroutine.
@@ -91,7 +96,7 @@ def _gathers() -> list[Kernel]:
         Kernel(
             "gather elements, 2 axes, 4 B, i8, wrap",
             lambda memory: gather.make_gather_elements(
-                memory, 2, 4, "i8", WRAP, False, False, False
+                memory, 2, 4, "i8", WRAP, False, False, False, False, False
             ),
             5,
             gather.ELEMENTS_FIRST_AXIS + 2 * NUMBERS_PER_AXIS,
@@ -108,7 +113,7 @@ def _gathers() -> list[Kernel]:
         (16, RAISE, True, False),
         (16, FILL, False, True),
     ):
-        rows = (2, width, "i8", KERNEL_MODES[mode], False, wide, row)
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, wide, row, width > 4)
         name = f"gather rows, {width} B, {MODES[mode]}" + (", from a row" if row else "")
         kernels.append(
             Kernel(
@@ -121,7 +126,7 @@ def _gathers() -> list[Kernel]:
             )
         )
     for width, mode, row in ((16, RAISE, False), (4, FILL, True)):
-        rows = (2, width, "i8", KERNEL_MODES[mode], False, False, row)
+        rows = (2, width, "i8", KERNEL_MODES[mode], False, False, row, width > 4)
         kernels.append(
             Kernel(
                 f"gather short rows, {width} B, {MODES[mode]}",
@@ -560,6 +565,7 @@ def _facts(kernel: Kernel, ptx: str, cc: tuple[int, int], folder: Path) -> dict[
         "shared": total(r"(\d+) bytes smem"),
         "instructions": len(lines),
         "loads": count(r"LDG\b.*\.128"),
+        "streamed": count(r"STG\b.*\.EF"),
         "stores": count(r"STG\b.*\.128"),
         # Arithmetic that is a subroutine; a call within the kernel only brings threads together.
         "reciprocals": count(r"MUFU\.RCP"),
@@ -581,6 +587,10 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
         problems.append("a division")
     if facts["fused"] and not kernel.fuses:
         problems.append("a multiply-add")
+    if kernel.pairs and not facts["loads"]:
+        problems.append("an index for each load")
+    if kernel.streams and not facts["streamed"]:
+        problems.append("no store past the caches")
     if kernel.wide and not (facts["loads"] and facts["stores"]):
         problems.append("no 128-bit access")
     if facts["registers"] > kernel.registers:

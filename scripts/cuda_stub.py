@@ -29,18 +29,22 @@ from nbgather.kernels.cuda.errors import Records
 STREAM = 7
 #: Functions that give no value.
 STATUS_ALONE = (
-    "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord", "cuInit",
-    "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuStreamWaitEvent",
+    "cuCtxPushCurrent", "cuCtxSetCurrent", "cuCtxSynchronize", "cuEventRecord",
+    "cuFuncSetAttribute", "cuInit", "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 )  # fmt: skip
 
 
 class Stub:
     """The functions of the driver: each gives zeros, but for what is asked with a reason."""
 
-    def __init__(self, cc: tuple[int, int] = (9, 0), processors: int = 132) -> None:
+    def __init__(
+        self, cc: tuple[int, int] = (9, 0), processors: int = 132, cache_bytes: int = 50 << 20
+    ) -> None:
         from cuda.bindings import driver
 
         self.bindings, self.cc, self.processors = driver, cc, processors
+        self.cache_bytes = cache_bytes
         self.success = driver.CUresult.CUDA_SUCCESS
         self.memory: list[Any] = []
         #: What is told of each call: its name and arguments.
@@ -62,7 +66,9 @@ class Stub:
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> int:
         known = {"COMPUTE_CAPABILITY_MAJOR": self.cc[0], "COMPUTE_CAPABILITY_MINOR": self.cc[1],
-                 "MULTIPROCESSOR_COUNT": self.processors}  # fmt: skip
+                 "MULTIPROCESSOR_COUNT": self.processors,
+                 "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 227 << 10,
+                 "L2_CACHE_SIZE": self.cache_bytes}  # fmt: skip
         return next((n for name, n in known.items() if attribute.name.endswith(name)), 1)
 
     def _cuMemHostAlloc(self, nbytes: int, flags: int) -> int:
@@ -132,9 +138,11 @@ class _Library:
 
 
 @contextlib.contextmanager
-def installed(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Iterator[Stub]:
+def installed(
+    cc: tuple[int, int] = (9, 0), processors: int = 132, cache_bytes: int = 50 << 20
+) -> Iterator[Stub]:
     """Stand in for the driver for a while; arrays of this module lie on its device."""
-    stub = Stub(cc, processors)
+    stub = Stub(cc, processors, cache_bytes)
     names = [n for n in dir(stub.bindings) if n.startswith("cu") and n[2:3].isupper()]
     before = {name: getattr(stub.bindings, name) for name in names}
     own, known = __name__.partition(".")[0], dict(cuda_interface.LIBRARIES)
@@ -159,7 +167,8 @@ def installed(cc: tuple[int, int] = (9, 0), processors: int = 132) -> Iterator[S
 def _forget() -> None:
     """Forget what is known of the devices."""
     for cached in (cuda_driver._no_device, contexts.capability, contexts.processors,
-                   cuda_interface._maker, plan_gather):  # fmt: skip
+                   contexts.shared_memory, contexts.cache_bytes, cuda_interface._maker,
+                   plan_gather):  # fmt: skip
         cached.cache_clear()
     for held in (contexts._primary, contexts._devices, cuda_driver._handles, cuda_driver._kernels):
         held.clear()

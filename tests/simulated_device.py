@@ -175,6 +175,7 @@ _load = {kind: _loader(kind) for kind in KINDS}
 KERNEL_MEMORY = types.SimpleNamespace(
     LOAD=_load,
     READ=_load,
+    STREAM={f"u{size}": _storer(f"u{size}") for size in (1, 2, 4, 8, 16)},
     STORE={kind: _storer(kind) for kind in KINDS},
     SWAP_IF=_changer(lambda before, old, new: new if before == old else before),
     LOWER=_changer(min),
@@ -208,12 +209,18 @@ class _Dim3:
 
 
 class _SharedMemory:
-    """The shared arrays of one block: one for each place in a kernel that asks for one."""
+    """The shared arrays of one block: one for each place in a kernel that asks for one.
 
-    def __init__(self) -> None:
+    What asks for no items gets all the bytes that the launch came with, as whoever else asks so.
+    """
+
+    def __init__(self, nbytes: int) -> None:
         self.arrays: dict[int, np.ndarray] = {}
+        self.launched = np.full(nbytes, POISON, np.uint8)
 
     def array(self, shape: int, dtype: Any) -> np.ndarray:
+        if not shape:
+            return self.launched.view(np.dtype(dtype.name))
         place = sys._getframe(1).f_lasti
         if place not in self.arrays:
             item = np.dtype(dtype.name)
@@ -240,10 +247,10 @@ class _SharedAtomics:
 class _Cuda:
     """What a kernel finds under the name ``cuda`` while it runs."""
 
-    def __init__(self, grid: tuple[int, int], block: tuple[int, int]) -> None:
+    def __init__(self, grid: tuple[int, int], block: tuple[int, int], shared: int) -> None:
         self.gridDim, self.blockDim = _Dim3(*grid), _Dim3(*block)
         self.blockIdx, self.threadIdx = _Dim3(0, 0, 0), _Dim3(0, 0, 0)
-        self.shared = _SharedMemory()
+        self.shared = _SharedMemory(shared)
         self.atomic = _SharedAtomics
 
     def syncthreads(self) -> None:
@@ -350,16 +357,20 @@ def run(
     block: tuple[int, int],
     arguments: Any,
     descending: bool = False,
+    shared: int = 0,
 ) -> None:
-    """Run a kernel as it would be launched; ``descending``: the order of the first block."""
-    cuda = _Cuda(grid, block)
+    """Run a kernel as it would be launched, with so many bytes of shared memory.
+
+    ``descending`` is the order of the first block.
+    """
+    cuda = _Cuda(grid, block, shared)
     function = _on(cuda, kernel)
     run_block = _run_block_by_barriers if _waits(kernel) else _run_block
     threads = [(x, y) for y in range(block[1]) for x in range(block[0])]
     with np.errstate(all="ignore"):  # numbers wrap around, as they are meant to
         for cuda.blockIdx.y in range(grid[1]):
             for cuda.blockIdx.x in range(grid[0]):
-                cuda.shared = _SharedMemory()
+                cuda.shared = _SharedMemory(shared)
                 try:
                     run_block(function, arguments, threads[::-1] if descending else threads, cuda)
                 except Exception as error:

@@ -19,7 +19,14 @@ from simulated_device import KERNEL_MEMORY, POISON, memory, run
 
 from nbgather.containers import cuda_arrays, cuda_interface
 from nbgather.engine.plan import plan_gather
-from nbgather.kernels.cuda import backend, deferred, launch_masking, launch_radix, launch_scatter
+from nbgather.kernels.cuda import (
+    backend,
+    deferred,
+    launch_masking,
+    launch_radix,
+    launch_scatter,
+    radix,
+)
 from nbgather.kernels.cuda import launch as cuda
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.kernels.cuda.driver import MAX_GRID_X, Launch
@@ -119,6 +126,8 @@ class Driver:
         self.follows: list[tuple[int, tuple[int, ...]]] = []
         self.captured = False
         self.multiprocessors = 2
+        self.shared_bytes = 99 << 10
+        self.l2_bytes = 1 << 9
         self.pinned: list[np.ndarray] = []
         self.records = Records(self.host_memory)
 
@@ -134,19 +143,24 @@ class Driver:
     def start(self, launch: Launch, place: Place, addresses: tuple[int, ...]) -> None:
         numbers = struct.unpack(f"={len(launch.numbers) // 8}Q", launch.numbers)
         assert len(addresses) == launch.addresses
-        self.launch(launch.key, launch.build, launch.grid, launch.block, place, addresses, numbers)
+        self.launch(
+            launch.key, launch.build, launch.grid, launch.block, place, addresses, numbers,
+            launch.shared,
+        )  # fmt: skip
 
     def launch(
         self, key: Any, build: Any, grid: Any, block: Any, place: Place, addresses: Any,
-        numbers: Any,
+        numbers: Any, shared: int = 0,
     ) -> None:  # fmt: skip
+        assert shared <= self.shared_bytes
         assert len(grid) == len(block) == 2
         assert 0 < block[0] * block[1] <= 1024
         assert all(0 <= n < 1 << 64 for n in (*addresses, *numbers)), (addresses, numbers)
         assert place.stream in STREAMS
         self.launches.append((key, grid, block))
         arguments = (*map(np.uint64, addresses), tuple(map(np.uint64, numbers)))
-        run(build(KERNEL_MEMORY), grid, block, arguments, descending=len(self.launches) % 2 == 0)
+        descending = len(self.launches) % 2 == 0
+        run(build(KERNEL_MEMORY), grid, block, arguments, descending, shared)
 
     def synchronize(self, place: Place) -> None:
         self._wait("stream")
@@ -167,6 +181,12 @@ class Driver:
     def capturing(self, place: Place) -> bool:
         return self.captured
 
+    def cache_bytes(self, device: int) -> int:
+        return self.l2_bytes
+
+    def shared_memory(self, device: int) -> int:
+        return self.shared_bytes
+
     def processors(self, device: int) -> int:
         return self.multiprocessors
 
@@ -186,6 +206,7 @@ def simulated(threads: int = 32) -> Any:
     power = 1 << threads.bit_length() - 1  # what sorts halves its threads again and again
     sorting = launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS
     launch_radix.RADIX_THREADS = launch_scatter.SHARED_THREADS = power
+    whole, radix.WHOLE_THREADS = radix.WHOLE_THREADS, (2 * power, power)
     cuda_interface.LIBRARIES["simulator"] = _Library
     cuda_interface._maker.cache_clear()
     from nbgather.engine import backends
@@ -200,6 +221,7 @@ def simulated(threads: int = 32) -> Any:
         cuda.use(before[0])
         cuda.THREADS_PER_BLOCK, launch_masking.RANKING_THREADS = before[1:]
         launch_radix.RADIX_THREADS, launch_scatter.SHARED_THREADS = sorting
+        radix.WHOLE_THREADS = whole
         del cuda_interface.LIBRARIES["simulator"]
         cuda_interface._maker.cache_clear()
         if loaded is None:

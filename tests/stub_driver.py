@@ -46,6 +46,7 @@ class StubDriver:
         self.calls: list[str] = []
         self.launches: list[Launched] = []
         self.images: list[bytes] = []
+        self.attributes: list[tuple[Any, str, int]] = []
         self.captured: set[int] = set()
         self.invalidated = False
         self.memory: list[Any] = []
@@ -92,6 +93,10 @@ class StubDriver:
 
     def cuDeviceGetAttribute(self, attribute: Any, device: int) -> Any:
         name = attribute.name
+        if "L2_CACHE" in name:
+            return OK, 50 << 20
+        if "SHARED_MEMORY" in name:
+            return OK, 99 << 10
         return OK, 9 if "MAJOR" in name else 0 if "MINOR" in name else 4
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> Any:
@@ -130,6 +135,10 @@ class StubDriver:
 
     def cuKernelGetFunction(self, kernel: Any) -> Any:
         return self._unsafe(), (self.current, *kernel)
+
+    def cuFuncSetAttribute(self, function: Any, attribute: Any, value: int) -> Any:
+        self.attributes.append((function, attribute.name, value))
+        return (self._unsafe(),)
 
     def cuMemHostAlloc(self, nbytes: int, flags: int) -> Any:
         status = self._unsafe()
@@ -199,4 +208,6 @@ def installed(monkeypatch: pytest.MonkeyPatch, driver: StubDriver) -> StubDriver
     monkeypatch.setattr(our_driver, "records", our_driver.Records(our_driver.host_memory))
     contexts.capability.cache_clear()
     contexts.processors.cache_clear()
+    contexts.shared_memory.cache_clear()
+    contexts.cache_bytes.cache_clear()
     return driver

@@ -6,6 +6,7 @@ fails here before it could on a device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +18,10 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from cases import CASES, DTYPES, INDEX_DTYPES, random_bits, rng, same
 from simulator import DeviceArray, Driver, simulated, to_device
 
-import nbgather
+import nbgather.cuda
 from nbgather.engine.plan import plan_gather
 from nbgather.kernels.cuda import launch as cuda
-from nbgather.kernels.cuda import launch_masking
+from nbgather.kernels.cuda import launch_masking, radix
 from nbgather.kernels.cuda import positions as positions_of
 from nbgather.kernels.cuda.driver import Place
 
@@ -191,7 +192,7 @@ def test_panels_of_columns(
         small.launches.clear()
         got = nbgather.gather(to_device(x), dim, to_device(index))
         same(host(got), nbgather.gather(x, dim, index))
-        assert small.launches[-1][0][-1] == panels, (shape, dim)
+        assert small.launches[-1][0][7] == panels, (shape, dim)
         index[1:, -1] = 77
         index[-1, 0] = 99
         with pytest.raises(IndexError) as theirs:
@@ -255,7 +256,7 @@ RANKINGS = {"compared": (512, 4096), "sorted by a block": (0, 4096), "sorted in 
 def limit_ranking(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     fused, whole = RANKINGS[way]
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", fused)
-    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", whole)
+    monkeypatch.setattr(radix, "MAX_WHOLE", whole)
 
 
 @pytest.mark.parametrize("way", ["compared", "sorted by a block"])
@@ -356,7 +357,7 @@ def test_grids_of_long_samples_are_within_the_limits_of_a_device(small: Driver) 
     noted, place = Noted(), Place(0, 7)
     before = cuda.use(noted)
     try:
-        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 20, 4097)):
+        for samples, length in ((1, (1 << 32) - 8), (300, 1 << 23), (1 << 18, 1 << 14 | 1)):
             launch_masking.token_noise((0, 1, 2), samples, length, 0, 0, place)
             for source in ("seed", "f4", "f8"):
                 launch_masking.masking(
@@ -413,7 +414,7 @@ def test_masking_of_many_tokens_and_of_strides(
     small: Driver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 40)
-    monkeypatch.setattr(launch_masking, "MAX_WHOLE_TOKENS", 60)
+    monkeypatch.setattr(radix, "MAX_WHOLE", 60)
     plain = random_bits(rng("many"), (2, 90, 6), "float32")
     if "noise" in options:
         options = {"noise": rng("many").random((2, 90), np.float32)}
@@ -523,3 +524,119 @@ def test_what_cannot_be_mixed(small: Driver) -> None:
         nbgather.gather(x, 1, index, backend="cuda")
     with pytest.raises(TypeError, match="input is on cuda:0: infer_gather looks at the host"):
         nbgather.infer_gather(to_device(x), to_device(x))
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "wrap", "fill", "defer"])
+@pytest.mark.parametrize("item", ["uint8", "float16", "float32", "float64"])
+def test_two_indices_have_one_load(small: Driver, item: str, mode: str) -> None:
+    """Where they lie side by side at a multiple of 16 bytes, good ones and bad."""
+    shapes: tuple[tuple[Any, int, Any, bool], ...] = (
+        ((5, 300), 1, (5, 300), True), ((300, 6), 0, (200, 6), True), ((700,), 0, (701,), False),
+        ((3, 9, 8), 1, (3, 50, 8), True), ((4, 9), 1, (4, 9), False), ((700,), 0, (900,), True),
+    )  # fmt: skip
+    for shape, dim, index_shape, pairs in shapes:
+        x = random_bits(rng(f"{shape}{item}"), shape, item)
+        index = rng("pairs").integers(0, shape[dim], index_shape)
+        if mode != "raise":
+            index.reshape(-1)[[3, 40 % index.size, -1]] = [shape[dim], -1, 2**62]
+        small.launches.clear()
+        got = nbgather.gather(to_device(x), dim, to_device(index), mode=mode)
+        same(host(got), nbgather.gather(x, dim, index, mode="fill" if mode == "defer" else mode))
+        assert small.launches[-1][0][8] == pairs, shape
+        if mode == "defer":
+            with pytest.raises(IndexError, match=re.escape(f"index {shape[dim]} at")):
+                nbgather.cuda.check()
+    # At another address, with another stride, and of another dtype there are none.
+    whole = rng("aside").integers(0, 9, 2002)
+    x = random_bits(rng("x"), (9,), item)
+    for index in (to_device(whole).view_of, None):
+        device = to_device(whole)
+        given = device.view_of(device.array[1:1001] if index else device.array[::2])
+        got = nbgather.gather(to_device(x), 0, given)
+        same(host(got), x[whole[1:1001] if index else whole[::2]])
+        assert not small.launches[-1][0][8]
+    nbgather.gather(to_device(x), 0, to_device(whole.astype(np.int32)))
+    assert not small.launches[-1][0][8]
+
+
+def test_results_beyond_the_second_cache_are_streamed(small: Driver) -> None:
+    x = random_bits(rng("streams"), (64, 64), "float32")
+    index = rng("streams").integers(0, 64, (64, 64))
+    calls = {
+        "elements": lambda a, i: nbgather.gather(a, 1, i),
+        "rows": lambda a, i: nbgather.gather_tokens(a[None], i[:1, :9]),
+    }
+    for name, call in calls.items():
+        for size in (1 << 30, 0):
+            small.l2_bytes = size
+            plan_gather.cache_clear()
+            args = [to_device(x), to_device(index)]
+            if name == "rows":
+                args = [to_device(x[None]), to_device(index[:1, :9])]
+            got = (
+                nbgather.gather(args[0], 1, args[1])
+                if name == "elements"
+                else (nbgather.gather_tokens(*args))
+            )
+            same(host(got), np.ascontiguousarray(call(x, index)))
+            key = small.launches[-1][0]
+            assert (key[0], key[-1]) == (name, size == 0)
+
+
+def test_one_block_serves_a_row(small: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many are picked from it, it fits a cache, and rows are enough."""
+    for rows, size, count, whole in (
+        (20, 90, 700, True),
+        (20, 90, 100, False),
+        (3, 90, 700, False),
+    ):
+        x = random_bits(rng(f"{rows}"), (rows, size), "float32")
+        index = rng("rows").integers(0, size, (rows, count))
+        got = nbgather.gather(to_device(x), 1, to_device(index))
+        same(host(got), nbgather.gather(x, 1, index))
+        assert (small.launches[-1][1][0] == rows) == whole
+    monkeypatch.setattr(cuda, "ROW_BYTES", 300)
+    nbgather.gather(to_device(np.zeros((20, 90))), 1, to_device(np.zeros((20, 700), int)))
+    assert small.launches[-1][1][0] > 20
+
+
+def test_a_block_sorts_what_its_device_has_memory_for() -> None:
+    """By as many threads as fit; on some the longest samples are sorted in passes."""
+    kilobytes = {"sm_80": 163, "sm_86": 99, "sm_90": 227}
+    threads = {
+        name: [radix.threads_of_whole(n, size << 10) for n in (196, 4096, 4097, 10240, 1 << 14)]
+        for name, size in kilobytes.items()
+    }
+    assert threads["sm_80"] == [256, 256, 1024, 1024, 512]
+    assert threads["sm_86"] == [256, 256, 1024, 256, 0]
+    assert threads["sm_90"] == [256, 256, 1024, 1024, 1024]
+    assert radix.threads_of_whole((1 << 14) + 1, 227 << 10) == 0
+    # Without being asked a block has 48 KB, which is enough for those of few threads.
+    assert radix.whole_bytes(4096, 256) <= 48 << 10
+
+
+@pytest.mark.parametrize("source", ["seed", "f4", "f8"])
+def test_a_block_of_many_threads_sorts_a_sample(
+    small: Driver, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(launch_masking, "MAX_FUSED_TOKENS", 8)
+    monkeypatch.setattr(radix, "FEW_ITEMS", 100)
+    x = np.zeros((2, 201, 1), np.float32)
+    scores = random_bits(rng("many threads"), (2, 201), "float64" if source == "f8" else "float32")
+    scores[:, 50:90] = scores[:, :1]
+    given: dict[str, Any] = {"seed": 5} if source == "seed" else {"noise": scores}
+    want = nbgather.random_masking(x, 0.5, **given)
+    on_device = {k: v if k == "seed" else to_device(v) for k, v in given.items()}
+    got = nbgather.random_masking(to_device(x), 0.5, **on_device)
+    for a, b in zip(got, want, strict=True):
+        same(host(a), b)
+    (block,) = [b for key, _, b in small.launches if key[0] == "ranks"]
+    assert block[0] == 2 * radix.WHOLE_THREADS[-1]
+    small.shared_bytes = radix.whole_bytes(201, block[0]) - 1  # of fewer threads, and of none
+    for threads in (block[0] // 2, 0):
+        small.launches.clear()
+        got = nbgather.random_masking(to_device(x), 0.5, **on_device)
+        same(host(got.ids_restore), want.ids_restore)
+        blocks = [b[0] for key, _, b in small.launches if key[0] == "ranks"]
+        assert blocks == ([threads] if threads else [])
+        small.shared_bytes = 100

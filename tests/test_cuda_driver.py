@@ -130,6 +130,23 @@ def test_each_context_of_a_device_has_its_function(stub: StubDriver) -> None:
     assert len(stub.images) == 1
 
 
+def test_shared_memory_beyond_the_usual_is_asked_for(stub: StubDriver) -> None:
+    """All that the device has, once for each context, so that no launch takes it from another."""
+    stub.make_current(100)
+    seen: list[int] = []
+    launch = cuda_driver.cuLaunchKernel
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_driver, "cuLaunchKernel", lambda *a: (seen.append(a[7]), launch(*a))[1])
+        for device, shared in ((0, 60000), (0, 70000), (1, 8), (0, 60000)):
+            place = our_driver.Place(device, 0)
+            our_driver.launch("k", lambda m: None, (1, 1), (32, 1), place, (1, 2), (3, 4), shared)
+    assert seen == [60000, 70000, 8, 60000]
+    name = "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"
+    assert [(f[0], *rest) for f, *rest in stub.attributes] == [
+        (100, name, 99 << 10), (101, name, 99 << 10),
+    ]  # fmt: skip
+
+
 def test_a_launch_asks_the_driver_for_two_things(stub: StubDriver) -> None:
     stub.make_current(100)
     copy(our_driver.Place(0, 5))

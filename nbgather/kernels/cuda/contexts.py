@@ -123,6 +123,20 @@ def processors(device: int) -> int:
     return int(checked(api().cuDeviceGetAttribute(attribute, device)))
 
 
+@functools.lru_cache(maxsize=64)
+def cache_bytes(device: int) -> int:
+    """Bytes of the second-level cache of a device."""
+    attribute = api().CUdevice_attribute.CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
+    return int(checked(api().cuDeviceGetAttribute(attribute, device)))
+
+
+@functools.lru_cache(maxsize=64)
+def shared_memory(device: int) -> int:
+    """Bytes of shared memory that a block may have on a device, if it is asked for."""
+    attribute = api().CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return int(checked(api().cuDeviceGetAttribute(attribute, device)))
+
+
 def device_of(address: int) -> int:
     """The number of the device whose memory this is."""
     attribute = api().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL

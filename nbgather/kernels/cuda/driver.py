@@ -20,12 +20,14 @@ from nbgather.kernels.cuda import contexts, images
 from nbgather.kernels.cuda.contexts import (
     Place,
     api,
+    cache_bytes,
     capability,
     checked,
     device_of,
     host_memory,
     processors,
     relaxed,
+    shared_memory,
 )
 from nbgather.kernels.cuda.errors import Records
 from nbgather.kernels.cuda.streams import capturing, follow, read, synchronize, synchronize_device
@@ -33,6 +35,7 @@ from nbgather.kernels.cuda.streams import capturing, follow, read, synchronize, 
 __all__ = [
     "Launch",
     "Place",
+    "cache_bytes",
     "capability",
     "capturing",
     "device_of",
@@ -42,6 +45,7 @@ __all__ = [
     "read",
     "records",
     "relaxed",
+    "shared_memory",
     "start",
     "synchronize",
     "synchronize_device",
@@ -101,7 +105,13 @@ def _function(launch: Launch, device: int, context: int) -> Any:
             if (kernel, cc) not in _kernels:
                 _kernels[kernel, cc] = _load(kernel, launch.build, cc)
             with relaxed():
-                _handles[identity] = checked(api().cuKernelGetFunction(_kernels[kernel, cc][0]))
+                function = checked(api().cuKernelGetFunction(_kernels[kernel, cc][0]))
+                if launch.shared:  # all that the device has, whoever asks for how much
+                    most = (
+                        api().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                    )
+                    checked(api().cuFuncSetAttribute(function, most, shared_memory(device)))
+                _handles[identity] = function
     return _handles[identity]
 
 
@@ -142,9 +152,13 @@ class Launch:
         How many numbers of 64 bits come first that differ from call to call.
     numbers : tuple of int
         Those behind them.
+    shared : int
+        Bytes of shared memory besides those that the kernel has of itself.
     """
 
-    __slots__ = ("addresses", "block", "build", "functions", "grid", "key", "numbers", "pack")
+    __slots__ = (
+        "addresses", "block", "build", "functions", "grid", "key", "numbers", "pack", "shared",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -154,6 +168,7 @@ class Launch:
         block: tuple[int, int],
         addresses: int,
         numbers: tuple[int, ...],
+        shared: int = 0,
     ) -> None:
         if grid[0] > MAX_GRID_X or grid[1] > MAX_GRID_Y:
             raise ValueError(
@@ -164,6 +179,7 @@ class Launch:
         self.addresses, self.numbers = addresses, struct.pack(f"={len(numbers)}Q", *numbers)
         self.pack = struct.Struct(f"={addresses}Q").pack_into
         self.functions: dict[int, Any] = {}
+        self.shared = shared
 
 
 class _Arguments(threading.local):
@@ -203,7 +219,7 @@ def start(launch: Launch, place: Place, addresses: tuple[int, ...]) -> None:
         view[first : first + len(launch.numbers)] = launch.numbers
         grid, block = launch.grid, launch.block
         result = driver.cuLaunchKernel(
-            function, grid[0], grid[1], 1, block[0], block[1], 1, 0, place.stream,
+            function, grid[0], grid[1], 1, block[0], block[1], 1, launch.shared, place.stream,
             arguments.pointers, 0,
         )  # fmt: skip
     finally:
@@ -220,6 +236,7 @@ def launch(
     place: Place,
     addresses: tuple[int, ...],
     numbers: tuple[int, ...],
+    shared: int = 0,
 ) -> None:
     """Launch the kernel that ``build`` makes at a place; ``key`` is all that it depends on."""
-    start(Launch(key, build, grid, block, len(addresses), numbers), place, addresses)
+    start(Launch(key, build, grid, block, len(addresses), numbers, shared), place, addresses)

@@ -46,6 +46,8 @@ MAX_SHORT_VECTORS = 32
 #: many columns these may be: whole lines of a cache for every item.
 NEAR_BYTES, PANEL_BYTES = 24 << 20, 8 << 20
 PANEL_COLUMNS = (256, 128, 64, 32)
+#: Bytes of a row that stay in a multiprocessor's first-level cache.
+ROW_BYTES = 64 << 10
 
 #: Launches that are kept of one plan; they differ in alignment, device and what they fill with.
 MAX_LAUNCHES_OF_PLAN = 16
@@ -112,7 +114,7 @@ def gather(
     ``fill`` is the bits of one item, and ``row`` the address of a whole row to fill with. What is
     bad in the modes raise and defer is filled as well, so nothing is left as it was before.
     """
-    align = (out | src | row) & 15
+    align = (out | src | row) & 15, (idx | out) & 15
     key = (align, row != 0, None if fill is None else fill.tobytes(), place.device)
     launches = plan.kernel
     launch = None if launches is None else launches.get(key)
@@ -127,7 +129,8 @@ def gather(
 
 def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
     """What all gathers by a plan share that are aligned alike and fill with the same."""
-    align, from_row, data, _ = key
+    (align, index_align), from_row, data, _ = key
+    streams = plan.nbytes > driver.cache_bytes(place.device)
     mode = KERNEL_MODES.get(plan.mode, constants.FILL)
     index_size = int(plan.index[1:])
     unit = 1 if plan.form == "rows" else plan.itemsize
@@ -140,19 +143,24 @@ def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
         wide = total >= WIDE_ELEMENTS
         panels = _by_panels(axes, plan)
         count, numbers = _axes(panels or axes, wide)
-        variant = (count, plan.itemsize, plan.index, mode, plan.from_end, wide, bool(panels))
+        pairs = _in_pairs(panels or axes, plan, index_align)
+        variant = (
+            count, plan.itemsize, plan.index, mode, plan.from_end, wide, bool(panels), pairs,
+            streams,
+        )  # fmt: skip
+        chunk = _chunk(panels or axes, plan, total, place)
         return driver.Launch(
             ("elements", *variant),
             lambda memory: gather_kernels.make_gather_elements(memory, *variant),
-            (_divide_up(total, THREADS_PER_BLOCK * ELEMENTS_PER_THREAD), 1),
-            (THREADS_PER_BLOCK, 1), 5, (total, *head, *numbers),
+            (_divide_up(total, chunk), 1),
+            (THREADS_PER_BLOCK, 1), 5, (total, *head, chunk, *numbers),
         )  # fmt: skip
     nbytes = axes[0][0]
     rows = math.prod(a[0] for a in axes[1:])
     width = _width(nbytes, stride, align, *(s for a in axes[1:] for s in (a[1], a[3])))
     wide = rows >= WIDE_ELEMENTS
     count, numbers = _axes(axes[1:], wide)
-    row_variant = (count, width, plan.index, mode, plan.from_end, wide, from_row)
+    row_variant = (count, width, plan.index, mode, plan.from_end, wide, from_row, streams)
     vectors = nbytes // width
     short = _short_rows(vectors, rows, place)
     if short is not None:
@@ -173,6 +181,31 @@ def _prepared_gather(plan: GatherPlan, key: Any, place: Place) -> Launch:
         lambda memory: gather_kernels.make_gather_rows(memory, *row_variant),
         (blocks, parts), (x, y), 6, (rows, *head, vectors, *numbers),
     )  # fmt: skip
+
+
+def _in_pairs(axes: list[Axis], plan: GatherPlan, align: int) -> bool:
+    """Whether two elements side by side have their indices in one load, and their items in a store.
+
+    ``align`` are the low bits of the addresses of index and result.
+    """
+    item = plan.itemsize
+    if plan.index != "i8" or item > 8 or align & 15:
+        return False
+    (n, _, i, o), *rest = [axis for axis in axes if axis[0] != 1] or [(1, 0, 0, 0)]
+    beside = n % 2 == 0 and i == 8 and o == item
+    return beside and not any(axis[2] % 16 or axis[3] % (2 * item) for axis in rest)
+
+
+def _chunk(axes: list[Axis], plan: GatherPlan, total: int, place: Place) -> int:
+    """The elements of a block: all of a row's, where a first-level cache holds what they are of.
+
+    Blocks at work elsewhere would each read the row again.
+    """
+    usual = THREADS_PER_BLOCK * ELEMENTS_PER_THREAD
+    n = axes[0][0]
+    enough = driver.processors(place.device) * BLOCKS_PER_MULTIPROCESSOR
+    picks = not axes[0][1] and plan.size * plan.itemsize <= ROW_BYTES
+    return n if picks and n > usual and total // n >= enough else usual
 
 
 def _by_panels(axes: list[Axis], plan: GatherPlan) -> list[Axis] | None:

@@ -17,8 +17,6 @@ VECTORS_PER_MASKING_THREAD = 8
 #: Bytes of a sample's kept tokens up to which the number of the next vector has 32 bits, too, for
 #: any thread that looks whether there is one.
 MAX_KEPT_BYTES = (1 << 32) - 4 * RANKING_THREADS * 4
-#: The longest sample that a block sorts.
-MAX_WHOLE_TOKENS = radix.MAX_WHOLE
 
 _SOURCES = {
     "seed": masking_kernels.SEED,
@@ -132,18 +130,13 @@ def _rank(
     scratch: Scratch,
 ) -> None:
     """Rank by a stable sort: of a sample in one block, or in passes over all of them."""
-    if length > MAX_WHOLE_TOKENS:
+    if not launch_radix.whole_threads(length, place):
         passes = _passes(source, read, numbers)
         launch_radix.sort(passes, samples, length, 0, place, scratch, sink)
         return
-    threads = launch_radix.RADIX_THREADS
-    rounds = ranking.KEY_BITS[source] // radix.ROUND_BITS
-    launch.driver.launch(
-        ("ranks", source),
-        lambda memory: radix.make_radix_whole(memory, ranking.WHOLE_SOURCES[source], sink.make),
-        (samples, 1), (threads, 1), place,
-        (read, 0, *sink.addresses),
-        (length, launch._divide_up(length, threads), rounds, *numbers),
+    launch_radix.sort_whole(
+        ("ranks", source), ranking.WHOLE_SOURCES[source], read, ranking.KEY_BITS[source], samples,
+        length, place, sink, numbers,
     )  # fmt: skip
 
 

@@ -46,6 +46,35 @@ def passes_of(source: Source, first: int, count: int) -> list[Pass]:
     return [Pass(source if k == 0 else None, shift) for k, shift in enumerate(shifts)]
 
 
+def whole_threads(length: int, place: Place) -> int:
+    """The threads of a block that sorts a segment of so many keys whole; 0 if none can."""
+    return radix.threads_of_whole(length, launch.driver.shared_memory(place.device))
+
+
+def sort_whole(
+    key: Any,
+    make_sources: Callable[[Any], Any],
+    read: int,
+    bits: int,
+    segments: int,
+    length: int,
+    place: Place,
+    sink: Sink,
+    numbers: tuple[int, ...] = (),
+) -> None:
+    """Sort each segment in a block of its own, by so many bits of each source."""
+    threads = whole_threads(length, place)
+    launch.driver.launch(
+        key,
+        lambda memory: radix.make_radix_whole(memory, make_sources, sink.make),
+        (segments, 1), (threads, 1), place,
+        (read, 0, *sink.addresses),
+        (length, launch._divide_up(length, threads), launch._divide_up(bits, radix.ROUND_BITS),
+         *numbers),
+        radix.whole_bytes(length, threads),
+    )  # fmt: skip
+
+
 def sort(
     passes: list[Pass],
     segments: int,

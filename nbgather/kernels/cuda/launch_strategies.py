@@ -88,9 +88,11 @@ def _line_ranks(
         "places", lambda memory: strategies.make_place_sink(memory, False), (ranks, 0, 0, 0)
     )
     lines = Source("lines", strategies.make_line_source, ids, 0, args)
-    if total <= radix.MAX_WHOLE:
-        _whole("lines", lambda m: (strategies.make_line_source(m),), ids, 32, samples, total, sink,
-               place, args)  # fmt: skip
+    if launch_radix.whole_threads(total, place):
+        launch_radix.sort_whole(
+            ("ranks", "lines", sink.key), lambda m: (strategies.make_line_source(m),), ids, 32,
+            samples, total, place, sink, args,
+        )  # fmt: skip
     else:
         launch_radix.sort(passes_of(lines, 0, 4), samples, total, 0, place, scratch, sink)
     return ranks
@@ -102,16 +104,16 @@ def _rank(
     """The places of tokens in the order of so many bits of their keys, as float32."""
     sink = Sink("scores", lambda memory: strategies.make_place_sink(memory, True), (out, 0, 0, 0))
     is_wide = bits > 32
-    if tokens <= radix.MAX_WHOLE:
+    if launch_radix.whole_threads(tokens, place):
 
         def sources(memory: Any) -> tuple[Any, ...]:
             low = strategies.make_key_source(memory, 0, False)
             return (low, strategies.make_key_source(memory, 32, False)) if is_wide else (low,)
 
-        _whole(
-            f"keys of {64 if is_wide else 32}", sources, keys, 32 if is_wide else bits, samples,
-            tokens, sink, place,
-        )  # fmt: skip
+        key = "ranks", f"keys of {64 if is_wide else 32}", sink.key
+        launch_radix.sort_whole(
+            key, sources, keys, 32 if is_wide else bits, samples, tokens, place, sink
+        )
         return
     low = Source("keys", lambda m: strategies.make_key_source(m, 0, False), keys)
     high = Source("high keys", lambda m: strategies.make_key_source(m, 32, True), keys)
@@ -119,26 +121,3 @@ def _rank(
     if is_wide:
         passes += passes_of(high, 0, launch._divide_up(bits - 32, radix.DIGIT_BITS))
     launch_radix.sort(passes, samples, tokens, 0, place, scratch, sink)
-
-
-def _whole(
-    key: str,
-    make_sources: Callable[[Any], Any],
-    read: int,
-    bits: int,
-    samples: int,
-    length: int,
-    sink: Sink,
-    place: Place,
-    numbers: tuple[int, ...] = (),
-) -> None:
-    """Sort each sample in a block of its own, by so many bits of each source."""
-    threads = launch_radix.RADIX_THREADS
-    launch.driver.launch(
-        ("ranks", key, sink.key),
-        lambda memory: radix.make_radix_whole(memory, make_sources, sink.make),
-        (samples, 1), (threads, 1), place,
-        (read, 0, *sink.addresses),
-        (length, launch._divide_up(length, threads), launch._divide_up(bits, radix.ROUND_BITS),
-         *numbers),
-    )  # fmt: skip

@@ -1,16 +1,16 @@
 """A GPU's memory by address: what kernels load from and store to.
 
 ``LOAD[kind](address)`` reads what no thread writes during the kernel, ``READ`` anything, and
-``STORE[kind](address, value)`` writes; ``kind`` is ``u1`` ... ``u8``, ``i1`` ... ``i8``, ``f4``,
-``f8`` or ``u16``, a pair of uint64 moved by one 128-bit access. ``AS_F4`` and ``AS_F8`` take bits
-for a float, ``F4_BITS`` and ``F8_BITS`` a float for its bits; ``F2_TO_F4`` and ``F4_TO_F2`` widen
-and round the bits of a float16. ``MULTIPLY``, ``SUBTRACT`` and ``DIVIDE`` round a float32 each by
-itself, ``MULTIPLY_F8``, ``DIVIDE_F8`` and ``ROOT_F8`` a float64. ``ATOMIC_ADD[kind](address,
-value)`` and ``ATOMIC_MAX``, of ``u4`` and ``u8``, come in any order among threads. So do those of a
-uint64 that give the value from before: ``SWAP_IF(address, old, new)`` writes the new value where
-the old one stands, ``LOWER`` takes the minimum and ``COUNT`` adds. Addresses are uint64 and
-multiples of the size. ``INLINE`` makes a function a part of the kernels that call it; it may hold a
-barrier. The simulator has plain functions of the same names.
+``STORE[kind](address, value)`` writes, ``STREAM`` past what caches keep; ``kind`` is ``u1`` ...
+``u8``, ``i1`` ... ``i8``, ``f4``, ``f8`` or ``u16``, a pair of uint64 moved by one 128-bit access.
+``AS_F4`` and ``AS_F8`` take bits for a float, ``F4_BITS`` and ``F8_BITS`` a float for its bits;
+``F2_TO_F4`` and ``F4_TO_F2`` widen and round the bits of a float16. ``MULTIPLY``, ``SUBTRACT`` and
+``DIVIDE`` round a float32 each by itself, ``MULTIPLY_F8``, ``DIVIDE_F8`` and ``ROOT_F8`` a float64.
+``ATOMIC_ADD[kind](address, value)`` and ``ATOMIC_MAX``, of ``u4`` and ``u8``, come in any order
+among threads. So do those of a uint64 that give the value from before: ``SWAP_IF(address, old,
+new)`` writes the new value where the old one stands, ``LOWER`` takes the minimum and ``COUNT``
+adds. Addresses are uint64 and multiples of the size. ``INLINE`` makes a function a part of the
+kernels that call it; it may hold a barrier. The simulator has plain functions of the same names.
 """
 
 from __future__ import annotations
@@ -71,6 +71,33 @@ def _storer(kind: str) -> Callable[..., Any]:
                     vector = builder.insert_element(vector, half, ir.Constant(_I32, k))
                 value = vector
             builder.store(value, pointer).align = align
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, value_type), codegen
+
+    return intrinsic(store)
+
+
+def _streamer(kind: str) -> Callable[..., Any]:
+    """A store that the caches give up first, which LLVM has no word for: ``st.global.cs``."""
+    size = int(kind[1:])
+    value_type = _PAIR if kind == "u16" else _KINDS[kind]
+    # Registers of 8 bits there are none.
+    suffix, letter = {1: ("u8", "h"), 2: ("u16", "h"), 4: ("u32", "r")}.get(size, ("u64", "l"))
+
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = [args[1]]
+            text = f"st.global.cs.{suffix} [$0], $1;"
+            if kind == "u16":
+                values = unpack_tuple(builder, args[1], 2)
+                text = "st.global.cs.v2.u64 [$0], {$1, $2};"
+            elif size == 1:
+                values = [builder.zext(args[1], ir.IntType(16))]
+            types_of = [ir.IntType(64), *(v.type for v in values)]
+            function = ir.FunctionType(ir.VoidType(), types_of)
+            constraints = ",".join(["l", *(letter for _ in values), "~{memory}"])
+            builder.asm(function, text, constraints, [args[0], *values], True)
             return context.get_dummy_value()
 
         return types.void(types.uint64, value_type), codegen
@@ -139,6 +166,7 @@ def F4_TO_F2(typingctx: Any, value: Any) -> Any:
 LOAD = {kind: _loader(kind, True) for kind in (*_KINDS, "u16")}
 READ = {kind: _loader(kind, False) for kind in (*_KINDS, "u16")}
 STORE = {kind: _storer(kind) for kind in (*_KINDS, "u16")}
+STREAM = {f"u{size}": _streamer(f"u{size}") for size in (1, 2, 4, 8, 16)}
 SWAP_IF = intrinsic(_swap_if)
 LOWER, COUNT = _changer("umin"), _changer("add")
 AS_F4 = _caster(types.uint32, types.float32)

@@ -23,10 +23,14 @@ from nbgather.kernels.cuda.deferred import cuda, njit, types
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 RADIX_THREADS = 256
-#: Items of a thread in a tile, and in a segment that one block sorts whole.
-TILE_ITEMS, WHOLE_ITEMS = 8, 16
-#: The longest segment that a block sorts in shared memory.
-MAX_WHOLE = RADIX_THREADS * WHOLE_ITEMS
+#: Items of a thread in a tile.
+TILE_ITEMS = 8
+#: The longest segment that a block sorts whole in shared memory, where a device has as much.
+MAX_WHOLE = 1 << 14
+#: Its threads: the fewest for segments up to so many items, and the most that fit for others.
+WHOLE_THREADS, FEW_ITEMS = (1024, 512, 256), 1 << 12
+#: Bytes of shared memory that such a block has without being asked.
+SHARED_BYTES = 48 << 10
 #: Bits and values of a digit; of what a round within a tile sorts by.
 DIGIT_BITS, DIGITS = 8, 256
 ROUND_BITS, ROUND_DIGITS = 4, 16
@@ -37,9 +41,10 @@ ROUND_BITS, ROUND_DIGITS = 4, 16
 SOURCE_NUMBERS = 3
 
 #: Counters of a round, a thread's for each value, spread by :func:`padded`.
-COUNTERS = ROUND_DIGITS * RADIX_THREADS + 2 * RADIX_THREADS
-#: Two orders of the items of a tile, and of a segment that is sorted whole.
-TILE_ORDERS, WHOLE_ORDERS = 2 * RADIX_THREADS * TILE_ITEMS, 2 * MAX_WHOLE
+COUNTERS_PER_THREAD = ROUND_DIGITS + 2
+COUNTERS = COUNTERS_PER_THREAD * RADIX_THREADS
+#: Two orders of the items of a tile.
+TILE_ORDERS = 2 * RADIX_THREADS * TILE_ITEMS
 TILE = RADIX_THREADS * TILE_ITEMS
 
 
@@ -47,6 +52,19 @@ TILE = RADIX_THREADS * TILE_ITEMS
 def padded(i):
     """Where a counter is: two more for every 16, so that threads that walk 16 meet no bank."""
     return u64(i) + ((u64(i) >> u64(4)) << u64(1))
+
+
+def whole_bytes(items: int, threads: int) -> int:
+    """The shared memory of a block that sorts so many items whole."""
+    return 8 * (items + 3 & ~3) + (2 * COUNTERS_PER_THREAD + 4) * threads
+
+
+def threads_of_whole(items: int, shared: int) -> int:
+    """The threads of a block that sorts so many items whole in so many bytes; 0 if it cannot."""
+    if items > MAX_WHOLE:
+        return 0
+    sizes = WHOLE_THREADS if items > FEW_ITEMS else WHOLE_THREADS[-1:]
+    return next((n for n in sizes if whole_bytes(items, n) <= shared), 0)
 
 
 def make_scan(memory: Any) -> Any:
@@ -317,19 +335,22 @@ def make_radix_whole(memory: Any, make_sources: Any, make_sink: Any) -> Any:
     sink, split = make_sink(memory), make_split(memory)
 
     def radix_whole(a, flag, keys_out, tokens_out, c, d, numbers):
-        values = cuda.shared.array(MAX_WHOLE, types.uint32)
-        order = cuda.shared.array(WHOLE_ORDERS, types.uint16)
-        counters = cuda.shared.array(COUNTERS, types.uint16)
-        sums = cuda.shared.array(RADIX_THREADS, types.uint32)
+        # The launch says how much there is: keys, two orders, counters, sums.
+        words = cuda.shared.array(0, types.uint32)
+        shorts = cuda.shared.array(0, types.uint16)
         count, items, rounds = u64(numbers[0]), u64(numbers[1]), u64(numbers[2])
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)
+        room = u64((count + u64(3)) & ~u64(3))
+        values, order = words, shorts[u64(2) * room :]
+        counters = shorts[u64(4) * room :]
+        sums = words[u64(2) * room + u64(COUNTERS_PER_THREAD // 2) * threads :]
         n = u64(cuda.blockIdx.x)
         p = t
         while p < count:
             order[p] = p
             p += threads
         at = u64(0)
-        other = u64(MAX_WHOLE)
+        other = room
         for half in range(halves):
             q = t
             while u64(4) * q < count:
