@@ -655,6 +655,35 @@ def test_ray_data_by_an_id_column() -> None:
         ray.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("name", "reduce"),
+    [("float32", "sum"), ("float32", "mean"), ("float32", "amax"), ("float16", "mean"),
+     ("int8", "mean")],
+)  # fmt: skip
+def test_an_index_in_chunks_is_reduced_chunk_by_chunk(name: str, reduce: str) -> None:
+    """With the bits of one call: floats in row-major order of the whole, others as a tree."""
+    generator = np.random.default_rng(4)
+    x, src = (generator.standard_normal((6, n)) * 9 for n in (7, 23))
+    x, src, index = x.astype(name), src.astype(name), generator.integers(0, 5, (6, 23))
+    index[:, -1] = 6
+    for own, chunks in itertools.product((True, False), (4, 5)):
+        want = nbgather.scatter_reduce(
+            x, 1, index, src, reduce, include_self=own, backend="reference"
+        )
+        lazy = da.from_array(index, chunks=chunks)
+        given = da.from_array(x, chunks=3), 1, lazy, da.from_array(src, chunks=7)
+        got = nbgather.scatter_reduce(*given, reduce, include_self=own)
+        tasks = [key for key in got.dask if "nbgather" in str(key[0])]
+        assert len(tasks) >= len(lazy.chunks[1]) * got.npartitions
+        result = got.compute(scheduler="sync")
+        assert (result.dtype, result.tobytes()) == (want.dtype, want.tobytes())
+    bad = index.copy()
+    bad[3, 17] = 7
+    lazy = da.from_array(bad, chunks=5)
+    with pytest.raises(IndexError, match=r"index 7 at \(3, 17\) is out of bounds"):
+        nbgather.scatter_reduce(given[0], 1, lazy, given[3], reduce).compute(scheduler="sync")
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean", "amax"])
 def test_reductions_have_the_bits_of_one_call_for_any_chunks(reduce: str) -> None:
     generator = np.random.default_rng(3)

@@ -782,3 +782,69 @@ def test_nothing_is_put_off_in_compiled_code() -> None:
     for call in (lambda i: gathered(x, i), lambda i: scattered(x, i, x[:, :2].copy())):
         with pytest.raises(IndexError, match=r"index 3 at \(1, 0\) is out of bounds"):
             call(index + np.array([[0], [2]]))
+
+
+# Reductions
+
+_REDUCING = {
+    "prod": lambda x, dim, index, src: nbgather.scatter_reduce(x, dim, index, src, "prod"),
+    "mean": lambda x, dim, index, src: nbgather.scatter_reduce(
+        x, dim, index, src, "mean", include_self=False
+    ),
+    "amax": lambda x, dim, index, src: nbgather.scatter_reduce(x, dim, index, src, reduce="amax"),
+    "max": lambda x, dim, index, src: nbgather.scatter_reduce(x, dim, index, src, "max"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("mean", "i1"), ("amax", "f4"), ("max", "f8"),
+     pytest.param("prod", "f8", marks=pytest.mark.large),
+     pytest.param("amax", "u8", marks=pytest.mark.large),
+     pytest.param("mean", "f4", marks=pytest.mark.large),
+     pytest.param("prod", "?", marks=pytest.mark.large)],
+)  # fmt: skip
+def test_reductions(name: str, dtype: str) -> None:
+    """With the bits and the errors of Python's call, small, and large where Python is asked."""
+    plain = _REDUCING[name]
+    compiled = free(plain)
+    generator = np.random.default_rng(6)
+    for shape, index_shape in (((5, 6), (4, 9)), ((200, 300), (200, 400))):
+        x, src = (generator.standard_normal(s) * 9 for s in (shape, index_shape))
+        if dtype[0] == "f":
+            src[0, 2], x[1, 1] = np.nan, -0.0
+        x, src = x.astype(dtype), src.astype(dtype)
+        index = generator.integers(0, shape[1] - 2, index_shape)
+        agree(compiled, plain, x, 1, index, src)
+    for given in (
+        (x, 1, index + 300, src), (x, 2, index, src), (x, 1, index, src[:1]),
+        (x, 1, index, src.astype("c8")), (x, 1, index.astype(float), src),
+    ):  # fmt: skip
+        agree(compiled, plain, *given)
+
+
+@njit
+def reduced_into(x, dim, index, src, out):
+    return nbgather.scatter_reduce(x, dim, index, src, "amin", True, out)
+
+
+def test_reductions_into_out() -> None:
+    x, src = X.copy(), X[:, 1:].copy()
+
+    def plain(x: Any, dim: Any, index: Any, src: Any, out: Any) -> Any:
+        return np.array(nbgather.scatter_reduce(x, dim, index, src, "amin", out=out))
+
+    for out in (np.empty((3, 4)), np.empty((3, 3)), x, np.empty((3, 4), "f4")):
+        agree(lambda *given: np.array(reduced_into(*given)), plain, x, 1, INDEX, src, out)
+    out = np.full((3, 4), 5.0)
+    agree(lambda *given: np.array(reduced_into(*given)), plain, x, 1, INDEX + 9, src, out)
+    assert (out == 5).all()
+
+
+def test_what_no_reduction_in_compiled_code_takes() -> None:
+    for call, arguments, text in (
+        ("scatter_reduce(a, 1, b, a, 'mean')", (X + 0j, INDEX), "of complex128 cannot be called"),
+        ("scatter_reduce(a, 1, b, 2.0, 'amax')", (X, INDEX), "src is a"),
+        ("scatter_reduce(a, 1, b, a, c)", (X, INDEX, "sum"), "takes reduce= as a constant"),
+    ):
+        assert text in refusal(call, *arguments)

@@ -130,7 +130,7 @@ FORMS: dict[str, tuple[tuple[Any, ...], ...]] = {
 }
 _MAKERS = {
     "make_lane_reduce": "lanes", "make_place_reduce": "places", "make_wide_reduce": "wide",
-    "make_row_reduce": "rows", "make_strided_reduce": "strided",
+    "make_row_reduce": "rows", "make_strided_reduce": "strided", "make_part_reduce": "parts",
 }  # fmt: skip
 
 
@@ -366,6 +366,26 @@ REFUSED = {
     "ids": (lambda: nbgather.segment_reduce(Z, "sum", ids=[0]), ValueError, "1 items and x 2"),
     "an id": (
         lambda: nbgather.segment_reduce(Z, "sum", ids=[0, 5], num_segments=3), IndexError, "index 5"
+    ),
+    "an id of rows": (
+        lambda: nbgather.segment_reduce(Z, "sum", ids=[0, -1], num_segments=3),
+        IndexError,
+        "index -1 at (1,) is out of bounds for dimension 0 with size 3",
+    ),
+    "an id beyond memory": (
+        lambda: nbgather.segment_reduce(Z, "sum", ids=[0, 2**62]),
+        ValueError,
+        f"{2**62 + 1} segments are too many: no memory holds a result of ({2**62 + 1}, 3)",
+    ),
+    "an unsigned id": (
+        lambda: nbgather.segment_reduce(Z, "sum", ids=np.array([0, 2**64 - 1], np.uint64)),
+        ValueError,
+        "segments are too many",
+    ),
+    "a sum of texts": (
+        lambda: nbgather.scatter_reduce(Z.astype("U1"), 1, INDEX, S.astype("U1"), "sum"),
+        TypeError,
+        "input has dtype <U1: a sum takes bool, integers",
     ),
     "ids of floats": (
         lambda: nbgather.segment_reduce(Z, "sum", ids=np.zeros(2)), TypeError, "ids has dtype"

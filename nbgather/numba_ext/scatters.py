@@ -143,7 +143,7 @@ class _ScatterReduce(_Scatter):
 
     def __init__(self, kinds: tuple[Any, ...], out: Any, how: Any) -> None:
         super().__init__("scatter_reduce", kinds[:4], out)
-        self.own = kinds[5]
+        self.own = kinds[5] if isinstance(kinds[5], types.Type) else types.Omitted(kinds[5])
         self.reduce = kinds[4].literal_value
         self.is_refused = how is None or arguments.is_refused(self.name, kinds)
         if how is not None:
@@ -157,7 +157,7 @@ class _ScatterReduce(_Scatter):
         return self.name, given if self.out is None else [*given, (self.out, values[self.out_at])]
 
     def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        self.counts_own = I64(getattr(self.own, "value", 0))
+        self.counts_own = I64(int(getattr(self.own, "value", 0)))
         if isinstance(self.own, types.Boolean):
             self.counts_own = builder.zext(values[5], I64)
         return super().write(context, builder, kinds, values)

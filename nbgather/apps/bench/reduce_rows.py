@@ -71,6 +71,10 @@ def _contest(
             peers["jax"] = _jax(x, rows, src, _JAX[reduce])
         if installed("scipy") and reduce == "sum" and x.ndim == 2:
             peers["scipy.sparse"] = _sparse(x, rows, src)
+        if x.ndim == 1:
+            peers["numba's loop"] = _loop(x, rows, src, reduce)
+            if installed("onnxruntime", "onnx"):
+                peers["onnxruntime"] = _model(x, rows, src, reduce)
     read = index.nbytes if rows is None else rows.nbytes
     return Contest(
         lambda: nbgather.scatter_reduce(x, dim, index, src, reduce, include_self=own),
@@ -116,6 +120,35 @@ def _jax(x: np.ndarray, rows: np.ndarray, src: np.ndarray, name: str) -> Call:
     operands = [jax.numpy.asarray(a) for a in (x, rows, src)]
     function = jax.jit(lambda a, i, s: getattr(a.at[i], name)(s, mode="promise_in_bounds"))
     return lambda: function(*operands).block_until_ready()
+
+
+def _loop(x: np.ndarray, rows: np.ndarray, src: np.ndarray, reduce: str) -> Call:
+    """What one writes by hand, without checks, on one thread."""
+    import numba
+
+    def largest(x, rows, src):
+        result = x.copy()
+        for k in range(len(rows)):
+            if src[k] > result[rows[k]]:
+                result[rows[k]] = src[k]
+        return result
+
+    def total(x, rows, src):
+        result = x.copy()
+        for k in range(len(rows)):
+            result[rows[k]] += src[k]
+        return result
+
+    function = numba.njit({"amax": largest, "sum": total}[reduce])
+    return lambda: function(x, rows, src)
+
+
+def _model(x: np.ndarray, rows: np.ndarray, src: np.ndarray, reduce: str) -> Call:
+    """ScatterElements, with inputs that are bound."""
+    from nbgather.onnx import Session, scatter_reduce_model
+
+    session = Session(scatter_reduce_model(0, 1, reduce))
+    return lambda: session.run(data=x, indices=rows, updates=src)
 
 
 def _sparse(x: np.ndarray, rows: np.ndarray, src: np.ndarray) -> Call:
