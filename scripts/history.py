@@ -36,7 +36,7 @@ class Point(NamedTuple):
     seconds: float
 
 
-def run(rows: str | None) -> None:
+def run(rows: str | None, machine: str | None) -> None:
     """Time the rows of the commit that is checked out, which must be clean."""
     changed = subprocess.run(
         ["git", "status", "--porcelain", "--untracked-files=no"],
@@ -54,11 +54,24 @@ def run(rows: str | None) -> None:
     if rows:
         environment["NBGATHER_ASV_ROWS"] = rows
     asv = [sys.executable, "-m", "asv"]
-    subprocess.run([*asv, "machine", "--yes"], cwd=ASV, env=environment, check=True)
+    name = ["--machine", machine] if machine else []
+    subprocess.run([*asv, "machine", "--yes", *name], cwd=ASV, env=environment, check=True)
     subprocess.run(
-        [*asv, "run", "--python=same", f"--set-commit-hash={commit}", "--append-samples"],
+        [*asv, "run", "--python=same", f"--set-commit-hash={commit}", *name],
         cwd=ASV, env=environment, check=True,
     )  # fmt: skip
+    tidy()
+
+
+def tidy() -> None:
+    """Leave nothing in the results that only tells where this environment lies."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for path in RESULTS.glob("*/*-existing-*.json"):
+        held = json.loads(path.read_text())
+        held["env_name"] = f"existing-{version}"
+        held["python"] = held["params"]["python"] = version
+        path.write_text(json.dumps(held, indent=1) + "\n")
+        path.rename(path.with_name(f"{held['commit_hash'][:8]}-{version}.json"))
 
 
 def points() -> list[Point]:
@@ -131,11 +144,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", help="run, draw (default: both)")
     parser.add_argument("--rows", help="a pattern of rows or groups, as of nbgather bench")
+    parser.add_argument("--machine", help="what this machine is called (default: its host name)")
     given = parser.parse_args()
     if not set(given.what) <= {"run", "draw"}:
         parser.error(f"{given.what} is not among run and draw")
     if "run" in given.what or not given.what:
-        run(given.rows)
+        run(given.rows, given.machine)
     if "draw" in given.what or not given.what:
         found = points()
         if not found:
