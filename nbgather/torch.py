@@ -17,40 +17,26 @@ them, and its older exporter (``dynamo=False``) knows none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from nbgather import strategies
 from nbgather.containers import registry, torch_calls, torch_operators
+from nbgather.loading import MaskingCollate, Strategy, require_same_masks, strategy_of
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
-from nbgather.operations import patches as patch_rules
 from nbgather.operations import scores as score_rules
-from nbgather.patches import masked_patchify
 
-__all__ = ["MaskingCollate", "RandomMasking"]
+__all__ = ["MaskingCollate", "RandomMasking", "require_same_masks"]
 
 #: The container of tensors, whose module registers the operators, with the engine behind them.
 _CONTAINER: Any = registry.load(registry.MODULES["torch"])
 
-Strategy = Callable[..., Any]
-
-
-def _strategy(name: str | Strategy) -> Strategy | None:
-    """A strategy by name or as it is; None for the random one, which needs no scores."""
-    if callable(name):
-        return name
-    if name not in strategies.__all__:
-        known = ", ".join(map(repr, strategies.__all__))
-        raise ValueError(f"strategy is {name!r}: it must be one of {known}, or a callable")
-    return None if name == "random" else getattr(strategies, name)
-
 
 def _scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
-    score = _strategy(strategy) or strategies.random
+    score = strategy_of(strategy) or strategies.random
     return score(int(seed), sample_ids, tuple(grid), epoch=int(epoch))
 
 
@@ -141,7 +127,7 @@ class RandomMasking(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.strategy = strategy
-        self._score = _strategy(strategy)
+        self._score = strategy_of(strategy)
         if self._score is not None and grid is None:
             raise ValueError(f"strategy is {_name(strategy)!r}: it needs grid=")
         self.grid = None if grid is None else score_rules.token_grid(grid)
@@ -263,105 +249,3 @@ class RandomMasking(torch.nn.Module):
         parts += [] if self.grid is None else [f"grid={self.grid}"]
         parts += [] if self.num_keep is None else [f"num_keep={self.num_keep}"]
         return ", ".join([*parts, f"seed={seed}", f"epoch={epoch}"])
-
-
-class MaskingCollate:
-    """A ``collate_fn`` that turns images into visible patches, in the loader's workers.
-
-    Parameters
-    ----------
-    patch_size : int or sequence of int
-        As in :func:`nbgather.patchify`.
-    mask_ratio : float
-        The part to remove, 0 to 1.
-    strategy : str or callable
-        As in :class:`RandomMasking`; the grid follows from the images.
-    seed : int
-        64 bits, signed or unsigned.
-    scale, mean, std : float or sequence of float, optional
-        As in :func:`nbgather.masked_patchify`.
-
-    Attributes
-    ----------
-    epoch : int
-        Set it before each epoch; workers that persist see it too.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument out of range or of the wrong kind.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from nbgather.torch import MaskingCollate
-    >>> collate = MaskingCollate(16, 0.75, seed=3, scale=1 / 255)
-    >>> images = [(k, torch.zeros(3, 32, 32, dtype=torch.uint8)) for k in (7, 4)]
-    >>> ids, (patches, mask, ids_restore) = collate(images)
-    >>> ids.tolist(), patches.shape, patches.dtype
-    ([7, 4], torch.Size([2, 1, 768]), torch.float32)
-    """
-
-    def __init__(
-        self,
-        patch_size: int | Sequence[int],
-        mask_ratio: float = 0.75,
-        *,
-        strategy: str | Strategy = "random",
-        seed: int = 0,
-        scale: float | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-    ) -> None:
-        keep.ratio(mask_ratio)
-        checks.bits64(seed, "seed")
-        self.patch_size, self.mask_ratio, self.seed = patch_size, mask_ratio, seed
-        self.strategy = strategy
-        self._score = _strategy(strategy)
-        self._affine: dict[str, Any] = {"scale": scale, "mean": mean, "std": std}
-        self._epoch = torch.tensor(0).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, the same in this process and in every worker."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch.fill_(checks.epoch(value))
-
-    def __call__(
-        self, samples: Sequence[tuple[int, Any]]
-    ) -> tuple[torch.Tensor, MaskedTokens[torch.Tensor]]:
-        """Collate ``(sample id, image)`` pairs.
-
-        Parameters
-        ----------
-        samples : sequence of (int, Tensor or array)
-            Images of one shape, `[C, H, W]` or `[C, T, H, W]`.
-
-        Returns
-        -------
-        sample_ids : Tensor of int64, shape [N]
-        result : MaskedTokens
-            As :func:`nbgather.masked_patchify`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :func:`nbgather.masked_patchify`; samples that are no such pairs.
-        """
-        try:
-            numbers, images = zip(*samples, strict=True)
-            ids = torch.tensor([int(n) for n in numbers])
-        except (TypeError, ValueError):
-            raise TypeError("samples must be pairs of a sample id and an image") from None
-        batch = torch.stack([torch.as_tensor(np.asarray(i)) if not isinstance(i, torch.Tensor)
-                             else i for i in images])  # fmt: skip
-        choice: dict[str, Any] = {"seed": self.seed, "sample_ids": ids, "epoch": self.epoch}
-        if self._score is not None:
-            sizes = patch_rules.patch_size(self.patch_size, tuple(batch.shape))
-            grid = patch_rules.image_grid(tuple(batch.shape), sizes)
-            choice = {"noise": self._score(self.seed, ids, grid, epoch=self.epoch)}
-        result = masked_patchify(batch, self.patch_size, self.mask_ratio, **choice, **self._affine)
-        return ids, result

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "nbgather"
 
 #: Packages that an import inside a function keeps unloaded until they are needed, and why.
 UNLOADED = {
-    "PIL": "an extra; the command line alone reads pictures",
+    "PIL": "an extra; for pictures alone",
     "cuda": "an extra; it looks for a driver when it is loaded",
     "cupy": "never a dependency; its arrays bring it",
     "dask": "an extra, and slow to load",

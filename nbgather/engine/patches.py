@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbgather.engine import backends, device_errors, masking, memo, small_masking
+from nbgather.engine.out import check_match, check_out
 from nbgather.kernels import small
 from nbgather.kernels.plans import PatchPlan
-from nbgather.operations.base import FLOAT32, INT64, Options, Spec, contiguous_strides
+from nbgather.operations.base import (
+    FLOAT32,
+    INT64,
+    Options,
+    Spec,
+    contiguous_strides,
+    is_contiguous,
+)
 from nbgather.operations.patches import (
     CutPatches,
     MaskedPatchify,
@@ -129,7 +137,15 @@ def cut_patches(
         images = _plain_images(container, images, operation.affine is not None)
         spec = container.spec(images)
         cut = _plan_cut(operation, spec, ids_spec)
-    result = container.empty(cut.shape, images, None if operation.affine is None else FLOAT32)
+    result = options.out
+    if result is None:
+        result = container.empty(cut.shape, images, None if operation.affine is None else FLOAT32)
+    else:
+        out = check_out(container, result, [("images", images, spec)])
+        (wanted,) = operation.result(spec, ids_spec)
+        check_match(out, wanted)
+        if not is_contiguous(out):
+            raise ValueError(f"out has strides {out.strides}: a contiguous array is needed")
     if not cut.patches:
         return result
     addresses = container.address(result), container.address(images), container.address(ids_keep)
