@@ -275,8 +275,8 @@ def test_the_top_level_functions_take_dask_arrays() -> None:
     images = random_bits(rng("top"), (4, 3, 8, 8), "u1")
     got = nbgather.masked_patchify(da.from_array(images, (3, 2, 5, 5)), 4, 0.5, seed=2)
     same(got.x_masked.compute(), nbgather.masked_patchify(images, 4, 0.5, seed=2).x_masked)
-    with pytest.raises(TypeError, match="scatter does not take Dask arrays"):
-        nbgather.scatter(lazy, 1, da.from_array(index, 2), 0.0)
+    with pytest.raises(TypeError, match="infer_gather does not take Dask arrays"):
+        nbgather.infer_gather(lazy, lazy)
     with pytest.raises(ValueError, match=r"out= or backend= was given for Dask arrays"):
         nbgather.gather(lazy, 1, da.from_array(index, 2), backend="cpu")
 

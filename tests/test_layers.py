@@ -32,6 +32,7 @@ UNLOADED = {
     "onnxruntime": "an extra, and slow to load",
     "onnxscript": "never a dependency of what is installed; torch.onnx.export brings it",
     "resource": "not on Windows",
+    "distributed": "an extra; asked only where a program has loaded it",
     "scipy": "never a dependency; the bench has it beside us where it is there",
     "rich": "an extra; progress bars alone need it",
     "torch": "an extra, and slow to load",

@@ -35,10 +35,10 @@ def gather(
     fill_value : scalar
         For ``mode="fill"``.
     plan : {"concatenate", "list", "tree"}, optional
-        By default the cheapest, by the sizes of chunks and index, the workers' memory and what would
-        travel between them; :func:`explain` says which and why. ``concatenate`` brings a few rows
-        of an output block's source chunks together at a time, ``list`` reads them where they lie;
-        in both a task has all of them. ``tree`` sends to each source chunk what is asked of it, and
+        By default the cheapest, by the sizes of chunks and index, the workers' memory and what
+        would travel; :func:`explain` says which and why. ``concatenate`` brings a few rows of an
+        output block's source chunks together at a time, ``list`` reads them where they lie; in
+        both a task has all of them. ``tree`` sends to each source chunk what is asked of it, and
         only what it gives comes back.
     budget : int or str, optional
         Bytes that the source chunks of an output block may have, or a text such as ``"512 MiB"``;
@@ -48,8 +48,8 @@ def gather(
     Returns
     -------
     dask.array.Array
-        Shape and chunks of ``index``, dtype of ``input``. Input chunks that are read or made without
-        others, as from a file, are read by the tasks that need them where each is needed once.
+        Shape and chunks of ``index``, dtype of ``input``. Input chunks that are read or made
+        without others, as from a file, are read by the tasks that need them, if by one each.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Dask arrays: a table of operations and the graphs that they become.
 
-``gather_graph``, ``scatter_graph``, ``masking_graph`` and ``patch_graph`` build the graphs,
+The modules ``*_graph`` build the graphs, ``plans`` chooses among those of a gather,
 ``blocks`` is what their tasks run, ``sides`` what comes beside the main operand, chunked or not.
 """
 
@@ -11,21 +11,36 @@ from typing import Any
 import dask.array as da
 
 from nbgather.containers.base import Container
-from nbgather.containers.dask import gather_graph, masking_graph, patch_graph, scatter_graph
+from nbgather.containers.dask import (
+    gather_graph,
+    masking_graph,
+    patch_graph,
+    placing_graph,
+    rank_graph,
+    restore_graph,
+    scatter_graph,
+)
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.blocks import MultiBlock
-from nbgather.operations.indexing import Gather, GatherTokens, ScatterAdd, TakeAlongAxis
+from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.packing import PackedMasking, PackedPatchify
 from nbgather.operations.patches import MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import OwnScores, Score, Stripes, Tube
-from nbgather.operations.tokens import RandomMasking, TokenNoise
+from nbgather.operations.tokens import (
+    RandomMasking,
+    RankTokens,
+    RestoreTokens,
+    RestoreValidTokens,
+    TokenNoise,
+)
 
 #: The graph of each operation.
 GRAPHS: dict[type[Operation], Any] = {
     Gather: gather_graph.build,
     TakeAlongAxis: gather_graph.build,
     GatherTokens: gather_graph.build,
+    Scatter: placing_graph.build,
     ScatterAdd: scatter_graph.build,
     ScatterReduce: scatter_graph.build,
     TokenNoise: masking_graph.by_id,
@@ -34,6 +49,9 @@ GRAPHS: dict[type[Operation], Any] = {
     Stripes: masking_graph.by_id,
     OwnScores: masking_graph.by_id,
     Tube: masking_graph.by_id,
+    RankTokens: rank_graph.build,
+    RestoreTokens: restore_graph.build,
+    RestoreValidTokens: restore_graph.build,
     RandomMasking: masking_graph.build,
     MaskedPatchify: masking_graph.build,
     PackedMasking: masking_graph.build,
@@ -43,11 +61,7 @@ GRAPHS: dict[type[Operation], Any] = {
 }
 #: What the public functions of the other operations are called.
 _FUNCTIONS = {
-    "Scatter": "scatter",
     "SegmentReduce": "segment_reduce",
-    "RankTokens": "rank_tokens",
-    "RestoreTokens": "restore_tokens",
-    "RestoreValidTokens": "restore_tokens",
     "RestorePacked": "restore_tokens",
     "MultiBlockIds": "multiblock_ids",
     "InferGather": "infer_gather",

@@ -73,7 +73,7 @@ def _flat(nested: Any) -> Iterator[np.ndarray]:
             yield plain_block(one, "a chunk of input")
 
 
-def _plain_index(index: Any) -> np.ndarray:
+def plain_index(index: Any) -> np.ndarray:
     index = np.ascontiguousarray(plain_block(index, "a chunk of index"))
     if not index.dtype.isnative:
         index = index.astype(index.dtype.newbyteorder("="))
@@ -112,7 +112,7 @@ def gather_concatenated(
 
     The whole is never copied, and what is read has just been written and lies in a cache.
     """
-    d, index = call.dim, _plain_index(index)
+    d, index = call.dim, plain_index(index)
     chunks = list(_flat(sources))
     tokens = index.ndim < chunks[0].ndim
     thirds = [_middle(chunk, _off(index, d), d) for chunk in chunks]
@@ -183,7 +183,7 @@ def gather_list(
     sources: list[Any], index: np.ndarray, call: Call, starts: tuple[int | None, ...]
 ) -> np.ndarray:
     """One output block, from its chunks where they lie: the indices are sorted by chunk."""
-    d, index = call.dim, _plain_index(index)
+    d, index = call.dim, plain_index(index)
     chunks = list(_flat(sources))
     tokens = index.ndim < chunks[0].ndim
     off = _off(index, d)
@@ -192,7 +192,7 @@ def gather_list(
     out = _result(index, inner, chunks[0].dtype, call)
     to = _as_rows(out, len(inner))
     flat = [_as_rows(_middle(chunk, off, d), 1 if tokens else 0) for chunk in chunks]
-    for k, places, rows in _by_chunk(index, lengths, call, starts):
+    for k, places, rows in by_chunk(index, lengths, call, starts):
         to[places] = flat[k][rows]
     return out
 
@@ -205,7 +205,7 @@ def _as_rows(array: np.ndarray, inner: int) -> np.ndarray:
     return array.reshape(math.prod(array.shape[: array.ndim - inner]), math.prod(behind))
 
 
-def _by_chunk(
+def by_chunk(
     index: np.ndarray, lengths: list[int], call: Call, starts: Any
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Some places of the result at a time, with the chunk that they are of and its rows.
@@ -245,13 +245,13 @@ def split_index(
     index: np.ndarray, lengths: tuple[int, ...], call: Call, starts: tuple[int | None, ...]
 ) -> Split:
     """What an output block asks of each chunk along the dimension."""
-    index = _plain_index(index)
+    index = plain_index(index)
     places: list[list[np.ndarray]] = [[] for _ in lengths]
     rows: list[list[np.ndarray]] = [[] for _ in lengths]
     off = _off(index, call.dim)
     # These travel, and wait: in four bytes where they fit.
     place_kind = np.uint32 if index.size < 2**32 else np.int64
-    for k, where, which in _by_chunk(index, list(lengths), call, starts):
+    for k, where, which in by_chunk(index, list(lengths), call, starts):
         kind = np.uint32 if math.prod(off) * lengths[k] < 2**32 else np.int64
         places[k].append(where.astype(place_kind))
         rows[k].append(which.astype(kind))

@@ -109,11 +109,10 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
         )  # fmt: skip
     operands = [x] if extra is None else [x, extra]
     base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)
-    fields = tuple(
-        _field(base, whole, f"getitem-{k}-{token}", chunks if k else rows, k, result)
-        for k, result in enumerate(results if places is None else results[:3])
-    )
-    return fields if places is None else (*fields, da.from_array(np.array(places, np.int32)))
+    if places is None:
+        return fields(base, whole, token, chunks, results)
+    packed = fields(base, whole, token, chunks, results[:3], rows)
+    return *packed, da.from_array(np.array(places, np.int32))
 
 
 def _places(operation: RandomMasking, x: Any, length: int) -> list[int] | None:
@@ -134,6 +133,17 @@ def _results(operation: RandomMasking, x: Any, length: int) -> tuple[Spec, ...]:
     shape = (x.shape[0] if is_known(x.shape[0]) else None, *map(int, x.shape[1:]))
     # Noise and ids were looked at in `_side`.
     return operation.result(Spec(shape, (), describe(x.dtype)), None, None)
+
+
+def fields(
+    base: Any, whole: str, token: str, chunks: Any, results: Any, first: Any = None
+) -> tuple[Any, ...]:
+    """The results of every task ``whole`` as arrays, chunked over N; or the first as ``first``."""
+    first = chunks if first is None else first
+    return tuple(
+        _field(base, whole, f"getitem-{k}-{token}", chunks if k else first, k, result)
+        for k, result in enumerate(results)
+    )
 
 
 def _field(base: Any, whole: str, name: str, chunks: Any, k: int, result: Spec) -> Any:
@@ -220,13 +230,13 @@ def _mask_block(
         return x_masked, mask, ids_restore
     # The chunk's largest count may be below that of all samples.
     most = max(counts, default=0)
-    return _widened(x_masked, most), mask, ids_restore, _widened(valid, most)
+    return widened(x_masked, most), mask, ids_restore, widened(valid, most)
 
 
-def _widened(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with zeros at the end of dimension 1, up to ``size``."""
+def widened(array: np.ndarray, size: int, filler: int = 0) -> np.ndarray:
+    """The array with ``filler`` at the end of dimension 1, up to ``size``."""
     if array.shape[1] == size:
         return array
-    wide = np.zeros((array.shape[0], size, *array.shape[2:]), array.dtype)
+    wide = np.full((array.shape[0], size, *array.shape[2:]), filler, array.dtype)
     wide[:, : array.shape[1]] = array
     return wide

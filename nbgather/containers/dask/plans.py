@@ -187,9 +187,9 @@ def together(facts: Facts, plan: str, budget: int | str | None) -> int:
     there, tree = workers(), plan == "tree"
     room = facts.sources // _PIECES
     if tree:
-        room = _limit(there, budget)
+        room = limit(budget)
     elif facts.reads and there.processes > 1:
-        room = _limit(there, budget) - facts.sources
+        room = limit(budget) - facts.sources
     fit = room // max(facts.asked + facts.result, 1)
     idle = facts.pieces if tree else facts.blocks // max(there.threads, 1)
     return max(min(facts.pieces, fit, idle), 1)
@@ -206,11 +206,12 @@ def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -
         )
     if plan is not None:
         return plan, "it was asked for"
+    return _cheapest(facts, workers(), limit(budget))
+
+
+def limit(budget: int | str | None = None) -> int:
+    """The bytes that the chunks of one task may have."""
     there = workers()
-    return _cheapest(facts, there, _limit(there, budget))
-
-
-def _limit(there: Workers, budget: int | str | None) -> int:
     if budget is not None:
         return int(parse_bytes(budget))
     if there.memory is None:

@@ -1,0 +1,96 @@
+"""The graph of a scatter that sets items: each chunk of input takes what is meant for it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from nbgather.containers.dask import blocks
+from nbgather.containers.dask.gather_blocks import Call, by_chunk, plain_index
+from nbgather.containers.dask.sides import chunked, index_beside, is_known, plain_block, start_of
+from nbgather.containers.numpy import describe
+from nbgather.operations.base import Spec
+from nbgather.operations.indexing import Scatter
+
+
+def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
+    """The input in its own chunks, with the values of src where the index says.
+
+    Index and src are brought together along the dimension, since the last of several values for one
+    place in row-major order stays. The input is not.
+    """
+    x, index = chunked(x, "input"), index_beside(index, "index")
+    is_number = not hasattr(src, "shape")
+    given = [("input", x), ("index", index)]
+    if is_number:
+        value = blocks.item(x.dtype, src)
+    else:
+        src = chunked(src, "src")
+        given.append(("src", src))
+    for name, array in given:
+        if not all(map(is_known, array.shape)):
+            raise ValueError(f"chunk sizes of {name} are unknown: call compute_chunk_sizes() first")
+    specs = [Spec(a.shape, (), describe(a.dtype)) for _, a in given]
+    operation.result(specs[0], specs[1], None if is_number else specs[2])
+    if 0 in index.shape or x.ndim == 0:
+        if x.ndim == 0 and 0 not in index.shape:
+            one = src if is_number else src.reshape(1)
+            return build(Scatter(0), x.reshape(1), index.reshape(1), one).reshape(())
+        return x
+    dim = operation.axis(x.ndim)
+    # Off the dimension the index may end before the input does, within a chunk of it.
+    chunks = [_up_to(x.chunks[d], index.shape[d]) for d in range(x.ndim)]
+    chunks[dim] = (index.shape[dim],)
+    index = index.rechunk(tuple(chunks))
+    operands = [x, index]
+    if not is_number:
+        src = src[tuple(map(slice, index.shape))].rechunk(tuple(chunks))
+        operands.append(src)
+    name = "nbgather-set-" + tokenize(operation, *operands, src)
+    lengths = tuple(map(int, x.chunks[dim]))
+    graph: dict[Any, Any] = {}
+    for block in itertools.product(*map(range, x.numblocks)):
+        beside = (*block[:dim], 0, *block[dim + 1 :])
+        if any(b >= n for b, n in zip(beside, index.numblocks, strict=True)):
+            graph[(name, *block)] = (x.name, *block)  # the index has ended
+            continue
+        starts = tuple(start_of(c, b) for c, b in zip(index.chunks, beside, strict=True))
+        values = value if is_number else (src.name, *beside)
+        graph[(name, *block)] = (
+            _set, (x.name, *block), (index.name, *beside), values, dim, block[dim], lengths, starts,
+        )  # fmt: skip
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
+    meta = np.empty((0,) * x.ndim, x.dtype)
+    return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
+
+
+def _up_to(chunks: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """The chunks of a dimension up to ``size``."""
+    ends = np.minimum(np.cumsum(chunks), size)
+    sizes = np.diff(ends, prepend=0)
+    return tuple(int(n) for n in sizes if n)
+
+
+def _set(
+    x: Any, index: Any, src: Any, dim: int, k: int, lengths: tuple[int, ...], starts: Any
+) -> np.ndarray:
+    """One chunk of input, on the calling thread."""
+    out = np.array(plain_block(x, "a chunk of input"))
+    index, values = plain_index(index), plain_block(src, "a chunk of src")
+    part = out[tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(index.shape))]
+    flat = np.ascontiguousarray(part).reshape(-1)
+    each = (
+        values.reshape(-1) if values.shape == index.shape else np.broadcast_to(values, index.size)
+    )
+    call = Call(dim, False, "raise", None)
+    for chunk, places, rows in by_chunk(index, list(lengths), call, starts):
+        if chunk == k:
+            # In row-major order, so that the last value for a place stays.
+            flat = blocks.execute(Scatter(0), flat, rows, each[places])
+    part[...] = flat.reshape(part.shape)
+    return out

@@ -1,0 +1,157 @@
+"""The graphs of ranks: a task for each chunk of samples, or a sort of chunks of their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from nbgather.containers.dask import blocks, plans, sides
+from nbgather.containers.dask.masking_graph import fields, widened
+from nbgather.containers.dask.sides import is_known, plain_block, start_of
+from nbgather.containers.numpy import describe
+from nbgather.operations.base import Spec
+from nbgather.operations.keep import Keep
+from nbgather.operations.tokens import RankTokens
+
+#: What ranking holds of a score beside it: two ranks of 8 bytes and a mask of 4.
+_BESIDE_SCORE = 20
+
+
+def build(operation: RankTokens, scores: Any) -> tuple[Any, ...]:
+    """Ranks of chunked scores; where a row of chunks is above the budget, chunk by chunk."""
+    scores = sides.chunked(scores, "scores")
+    shape = tuple(int(n) if is_known(n) else None for n in scores.shape)
+    results = operation.result(Spec(shape, (), describe(scores.dtype)))
+    if shape[1] is None:
+        raise ValueError(
+            "chunk sizes of scores along dimension 1 are unknown: call compute_chunk_sizes() first"
+        )
+    if operation.keep.counts is not None and shape[0] is None:
+        raise ValueError(
+            "chunk sizes of scores along dimension 0 are unknown, so the samples have no positions:"
+            " give one num_keep for all, or call compute_chunk_sizes() first"
+        )
+    samples = max((int(n) for n in scores.chunks[0] if is_known(n)), default=1)
+    nbytes = samples * shape[1] * (scores.dtype.itemsize + _BESIDE_SCORE)
+    if scores.numblocks[1] == 1 or nbytes <= plans.limit():
+        scores = scores.rechunk({1: -1})
+        token = tokenize(operation, scores)
+        whole = f"nbgather-rank-{token}"
+        graph = {
+            (whole, n): (_rank_block, operation, (scores.name, n, 0), start_of(scores.chunks[0], n))
+            for n in range(scores.numblocks[0])
+        }
+        base = HighLevelGraph.from_collections(whole, graph, dependencies=[scores])
+        return fields(base, whole, token, scores.chunks[0], results)
+    return _sorted_by_chunk(operation, scores, results)
+
+
+def _keep_of(operation: RankTokens, start: int | None, samples: int) -> Keep:
+    """How many tokens stay in a chunk's samples."""
+    counts = operation.keep.counts
+    if counts is None or start is None:
+        return operation.keep
+    return Keep(counts=counts[start : start + samples])
+
+
+def _rank_block(operation: RankTokens, scores: Any, start: int | None) -> tuple[np.ndarray, ...]:
+    """Rank a chunk of samples on the calling thread."""
+    scores = plain_block(scores, "scores")
+    chunk = replace(operation, keep=_keep_of(operation, start, len(scores)))
+    ids_keep, ids_restore, mask = blocks.execute(chunk, scores)
+    # The chunk's largest count may be below that of all samples.
+    return widened(ids_keep, operation.keep.of(scores.shape[1]), -1), ids_restore, mask
+
+
+# A sort of chunks: a token's rank is how many come before it, summed over the chunks. No task has
+# more than two chunks of scores.
+
+
+def _sorted_by_chunk(operation: RankTokens, scores: Any, results: Any) -> tuple[Any, ...]:
+    token, (rows, columns) = tokenize(operation, scores), scores.numblocks
+    name = f"nbgather-rank-{token}"
+    starts = [start_of(scores.chunks[1], j) for j in range(columns)]
+    graph: dict[Any, Any] = {}
+    kept, ranks, masks = (f"nbgather-{field}-{token}" for field in ("keep", "restore", "mask"))
+    layers: dict[str, dict[Any, Any]] = {kept: {}, ranks: {}, masks: {}}
+    length = int(scores.shape[1])
+    for n in range(rows):
+        first = start_of(scores.chunks[0], n)
+        chosen = []
+        for j in range(columns):
+            graph[(f"{name}-sorted", n, j)] = (_sorted, (scores.name, n, j))
+        for j in range(columns):
+            before: Any = None
+            for k in range(columns):
+                key, side = (f"{name}-before-{k}", n, j), (k > j) - (k < j)
+                other = (f"{name}-sorted", n, k)
+                graph[key] = (_before, before, (scores.name, n, j), other, side)
+                before = key
+            graph[(f"{name}-chosen", n, j)] = (_chosen, operation, before, first, starts[j], length)
+            chosen.append((f"{name}-chosen", n, j))
+            layers[ranks][(ranks, n, j)] = before
+            layers[masks][(masks, n, j)] = (_mask, operation, before, first, length)
+        layers[kept][(kept, n, 0)] = (_kept, operation, chosen, (scores.name, n, 0), length)
+    base = HighLevelGraph.from_collections(name, graph, dependencies=[scores])
+    chunks = {kept: (scores.chunks[0], (int(results[0].shape[1]),))}
+    return tuple(
+        da.Array(
+            HighLevelGraph({**base.layers, part: layer}, {**base.dependencies, part: {name}}),
+            part, chunks=chunks.get(part, scores.chunks), dtype=np.dtype(result.dtype.name),
+            meta=np.empty((0, 0), result.dtype.name),
+        )
+        for (part, layer), result in zip(layers.items(), results, strict=True)
+    )  # fmt: skip
+
+
+def _comparable(scores: Any) -> np.ndarray:
+    """Scores as NumPy orders them: NaN last, and -0 like 0."""
+    scores = plain_block(scores, "scores")
+    return scores if scores.dtype.kind in "biuf" else scores.astype(np.float32)
+
+
+def _sorted(scores: Any) -> np.ndarray:
+    return np.sort(_comparable(scores), axis=1)
+
+
+def _before(before: Any, scores: Any, other: np.ndarray, side: int) -> np.ndarray:
+    """How many come before each score, with those of another chunk: -1 is one to the left of it."""
+    scores = _comparable(scores)
+    counts = np.empty(scores.shape, np.int64)
+    for count, row, those in zip(counts, scores, other, strict=True):
+        if side:
+            count[:] = np.searchsorted(those, row, "right" if side < 0 else "left")
+        else:
+            count[np.argsort(row, kind="stable")] = np.arange(len(row))
+    return counts if before is None else counts + before
+
+
+def _limits(operation: RankTokens, ranks: np.ndarray, first: int | None, length: int) -> Any:
+    """From which rank on the tokens of each sample are removed."""
+    keep = _keep_of(operation, first, len(ranks))
+    return np.reshape(keep.of(length) if keep.counts is None else keep.counts, (-1, 1))
+
+
+def _mask(operation: RankTokens, ranks: np.ndarray, first: int | None, length: int) -> np.ndarray:
+    removed = ranks >= _limits(operation, ranks, first, length)
+    return removed.astype(np.float32)
+
+
+def _chosen(
+    operation: RankTokens, ranks: np.ndarray, first: int | None, start: int, length: int
+) -> tuple[np.ndarray, ...]:
+    """The tokens of a chunk that stay: samples, ranks and ids."""
+    samples, tokens = np.nonzero(ranks < _limits(operation, ranks, first, length))
+    return samples, ranks[samples, tokens], tokens + start
+
+
+def _kept(operation: RankTokens, chosen: list[Any], scores: Any, length: int) -> np.ndarray:
+    ids = np.full((len(scores), operation.keep.of(length)), -1, np.int64)
+    for samples, ranks, tokens in chosen:
+        ids[samples, ranks] = tokens
+    return ids

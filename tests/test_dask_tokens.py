@@ -1,0 +1,167 @@
+"""Ranks, restored tokens and scatters on Dask, over chunks of any size along any dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from cases import random_bits, rng, same
+from test_dask import unknown
+
+import nbgather
+from nbgather.containers.dask import plans
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def scores_of(dtype: str) -> np.ndarray:
+    """Scores with ties, both zeros and, among floats, NaN of either sign and infinities."""
+    generator = rng("scores" + dtype)
+    scores = generator.integers(-3, 4, (5, 23)).astype(dtype)
+    if scores.dtype.kind == "f":
+        scores[generator.random(scores.shape) < 0.2] = np.nan
+        scores[generator.random(scores.shape) < 0.1] = -np.nan
+        scores[generator.random(scores.shape) < 0.2] = -0.0
+        scores[generator.random(scores.shape) < 0.1] = -np.inf
+    return scores
+
+
+@pytest.mark.parametrize("budget", ["1 MiB", "1 B"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8", "int64"])
+@pytest.mark.parametrize("keep", [7, 0, 23, (3, 0, 23, 9, 1)])
+def test_ranks_are_those_of_one_call_whatever_the_chunks(
+    monkeypatch: pytest.MonkeyPatch, budget: str, dtype: str, keep: Any
+) -> None:
+    monkeypatch.setattr(plans, "BUDGET", budget)
+    try:
+        scores = scores_of(dtype)
+        want = nbgather.rank_tokens(scores, keep, backend="reference")
+    except TypeError:
+        with pytest.raises(TypeError, match=f"scores has dtype {dtype}"):
+            nbgather.rank_tokens(da.from_array(scores, 4), keep)
+        return
+    for chunks in ((2, 23), ((1, 4), (9, 1, 0, 13)), (5, 4)):
+        got = nbgather.rank_tokens(da.from_array(scores, chunks), keep)
+        for ours, theirs in zip(dask.compute(*got), want, strict=True):
+            same(ours, theirs)
+        assert all(a.shape == w.shape for a, w in zip(got, want, strict=True))
+        if budget == "1 B":  # chunk by chunk: ranks lie as the scores do
+            assert got.ids_restore.chunks == da.from_array(scores, chunks).chunks
+
+
+def test_ranks_that_are_refused() -> None:
+    scores = np.zeros((6, 8), np.float32)
+    with pytest.raises(ValueError, match="num_keep is 9"):
+        nbgather.rank_tokens(da.from_array(scores, 2), 9)
+    with pytest.raises(ValueError, match="scores has shape"):
+        nbgather.rank_tokens(da.zeros((6, 8, 2)), 3)
+    with pytest.raises(ValueError, match="chunk sizes of scores along dimension 1 are unknown"):
+        nbgather.rank_tokens(unknown(scores, 2, 1), 3)
+    with pytest.raises(ValueError, match="give one num_keep for all"):
+        nbgather.rank_tokens(unknown(scores, 2, 0), [3] * 6)
+    got = nbgather.rank_tokens(unknown(scores, 2, 0), 3)
+    same(got.ids_restore.compute(), nbgather.rank_tokens(scores, 3).ids_restore)
+
+
+@pytest.mark.parametrize("token", ["number", "array", "dask"])
+def test_restored_tokens(token: str) -> None:
+    x = random_bits(rng("restore"), (7, 12, 6), "f4")
+    masked = nbgather.random_masking(x, 0.5, seed=1)
+    given: Any = {
+        "number": 2.5,
+        "array": np.arange(6, dtype="f4"),
+        "dask": np.arange(6, dtype="f4"),
+    }
+    want = nbgather.restore_tokens(masked.x_masked, masked.ids_restore, given[token])
+    given["dask"] = da.from_array(given["dask"], 2)
+    for chunks in ((7, 6, 6), (2, 4, 5), ((1, 6), 3, 1)):
+        visible = da.from_array(masked.x_masked, chunks)
+        for ids in (masked.ids_restore, da.from_array(masked.ids_restore, (3, 5))):
+            if token == "array":
+                with pytest.raises(TypeError, match="mask_token"):
+                    nbgather.restore_tokens(visible, ids, given[token])
+                continue
+            got = nbgather.restore_tokens(visible, ids, given[token])
+            assert got.chunks[0] == visible.chunks[0]
+            same(got.compute(), want)
+
+
+def test_restored_tokens_of_samples_that_keep_different_numbers() -> None:
+    x = random_bits(rng("padded"), (6, 10, 3), "f4")
+    counts = [3, 0, 10, 5, 5, 1]
+    lazy = nbgather.random_masking(da.from_array(x, (4, 5, 3)), seed=2, num_keep=counts)
+    masked = nbgather.random_masking(x, seed=2, num_keep=counts)
+    got = nbgather.restore_tokens(lazy.x_masked, lazy.ids_restore, 0.5, valid=lazy.valid)
+    want = nbgather.restore_tokens(masked.x_masked, masked.ids_restore, 0.5, valid=masked.valid)
+    same(got.compute(), want)
+
+
+def test_restoring_that_is_refused() -> None:
+    x, ids = np.zeros((6, 3, 2), "f4"), np.tile(np.arange(5), (6, 1))
+    lazy = da.from_array(x, (2, 3, 2))
+    with pytest.raises(ValueError, match="no more can be visible than there are"):
+        nbgather.restore_tokens(lazy, ids[:, :2], 0.0)
+    with pytest.raises(ValueError, match="chunk sizes of x_visible along dimension 1 are unknown"):
+        nbgather.restore_tokens(unknown(x, (2, 3, 2), 1), ids, 0.0)
+    with pytest.raises(ValueError, match="mask_token"):
+        nbgather.restore_tokens(lazy, ids, da.zeros(3, dtype="f4"))
+    with pytest.raises(TypeError, match="mask_token"):
+        nbgather.restore_tokens(lazy, ids, "a")
+    loose = nbgather.restore_tokens(unknown(x, (2, 3, 2), 0), unknown(ids, (2, 5), 0), 0.0)
+    same(loose.compute(), nbgather.restore_tokens(x, ids, 0.0))
+    ids[4, 3] = 5
+    with pytest.raises(IndexError) as theirs:
+        nbgather.restore_tokens(x, ids, 0.0)
+    with pytest.raises(IndexError) as ours:
+        nbgather.restore_tokens(lazy, ids, 0.0).compute()
+    assert str(ours.value) == str(theirs.value)
+    assert "(4, 3)" in str(ours.value)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_scatter_in_the_chunks_that_the_input_has(dim: int) -> None:
+    x = random_bits(rng("set"), (6, 9, 5), "f4")
+    src = random_bits(rng("src"), (6, 12, 5), "f4")[:, :9]
+    shape = [5, 7, 4]
+    shape[dim] = 9 if dim == 1 else shape[dim]
+    index = rng("at").integers(0, x.shape[dim], shape)  # many a place more than once
+    for chunks in ((6, 9, 5), ((2, 4), (3, 1, 5), (2, 2, 1)), (1, 2, 3)):
+        lazy = da.from_array(x, chunks)
+        got = nbgather.scatter(lazy, dim, da.from_array(index, (2, 4, 3)), da.from_array(src, 3))
+        same(got.compute(), nbgather.scatter(x, dim, index, src, backend="reference"))
+        assert got.chunks == lazy.chunks
+        got = nbgather.scatter(lazy, dim, index, 2.0)
+        same(got.compute(), nbgather.scatter(x, dim, index, 2.0, backend="reference"))
+    same(lazy.compute(), x)  # what was given is as it was
+    index[4, 3, 2] = 99
+    for values in (da.from_array(src, 3), 1.0):
+        with pytest.raises(IndexError) as theirs:
+            nbgather.scatter(x, dim, index, src)
+        with pytest.raises(IndexError) as ours:
+            nbgather.scatter(lazy, dim, da.from_array(index, (2, 4, 3)), values).compute()
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_scatter_of_nothing_and_what_is_refused() -> None:
+    x, index = da.zeros((4, 6), chunks=(2, 3), dtype="f4"), np.zeros((4, 0), int)
+    same(nbgather.scatter(x, 1, index, 1.0).compute(), np.zeros((4, 6), "f4"))
+    point = nbgather.scatter(da.zeros((), dtype="f4"), 0, da.zeros((), dtype=int), 2.0)
+    same(np.asarray(point.compute()), np.asarray(np.float32(2)))
+    ones = np.zeros((4, 2), int)
+    with pytest.raises(TypeError, match="src"):
+        nbgather.scatter(x, 1, ones, np.zeros((4, 2), "f4"))
+    with pytest.raises(TypeError, match="input has dtype float32 and src float64"):
+        nbgather.scatter(x, 1, ones, da.zeros((4, 2)))
+    with pytest.raises(ValueError, match="index has size 5 at dimension 0"):
+        nbgather.scatter(x, 1, np.zeros((5, 2), int), 1.0)
+    with pytest.raises(ValueError, match="chunk sizes of input are unknown"):
+        nbgather.scatter(unknown(np.zeros((4, 6), "f4"), (2, 3), 1), 1, ones, 1.0)
+    with pytest.raises(ValueError, match="cannot be held in dtype int8"):
+        nbgather.scatter(x.astype("i1"), 1, ones, 1000)
