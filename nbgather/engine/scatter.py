@@ -128,10 +128,10 @@ def combining_on_device(operation: Scatter, dtype: DType) -> Any:
     return kind
 
 
-def _kind_on_device(name: str, plan: ScatterPlan) -> device_errors.Kind:
-    """What the message of a bad index needs of a scatter by a plan."""
-    function, shape = device_errors.function_name(name), plan.index_shape
-    return device_errors.Kind(function, shape, 1, shape, plan.index, plan.dim, plan.size)
+def _kind_on_device(name: str, plan: ScatterPlan, given: tuple[int, ...]) -> device_errors.Kind:
+    """What the message of a bad index needs of a scatter by a plan, and by an index of a shape."""
+    function = device_errors.function_name(name)
+    return device_errors.Kind(function, plan.index_shape, 1, given, plan.index, plan.dim, plan.size)
 
 
 def _lowered(
@@ -176,7 +176,7 @@ def scatter_on_device(
             backend.find_bad, plan.index, addresses[3], plan.index_shape, plan.index_strides,
             plan.size, place,
         ),
-        _kind_on_device, type(operation).__name__, plan,
+        _kind_on_device, type(operation).__name__, plan, container.spec(i).shape,
     )  # fmt: skip
     return result if launched else NotImplemented
 
