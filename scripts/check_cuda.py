@@ -76,7 +76,7 @@ def _gathers() -> list[Kernel]:
         (3, 4, "i8", RAISE, False, True),
         (5, 4, "i8", RAISE, False, False),
     ):
-        pairs, streams = index == "i8" and item in (4, 8) and axes < 5, axes == 2
+        pairs, streams = index == "i8" and item in (4, 8) and axes < 5, axes in (2, 3)
         key = (axes, item, index, KERNEL_MODES[mode], from_end, wide, item == 8, pairs, streams)
         name = f"gather elements, {axes} axes, {item} B, {index}, {MODES[mode]}"
         kernels.append(

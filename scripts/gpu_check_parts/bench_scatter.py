@@ -54,6 +54,29 @@ def sums(
     return Row(name, make, TARGETS if targets is None else targets)
 
 
+def reduced(
+    name: str, into: tuple[int, ...], shape: tuple[int, ...], places: int, reduce: str
+) -> Row:
+    """A scatter_reduce along the first dimension, of rows with one index each."""
+
+    def make(device: Device) -> Contest:
+        def small(sizes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(min(n, 5) for n in sizes) if device.tiny else sizes
+
+        x = torch.zeros(small(into), device=device.torch)
+        src = data.floats(small(shape), torch.float32, device.torch)
+        one = (small(shape)[0], *(1 for _ in shape[1:]))
+        order = data.indices(one, min(places, x.shape[0]), device.torch)
+        index = order.expand(src.shape)
+        calls = {
+            "nbgather": lambda k: nbgather.scatter_reduce(x, 0, index, src, reduce),
+            "torch": lambda k: torch.scatter_reduce(x, 0, index, src, reduce),
+        }
+        return Contest(calls, src.nbytes + order.nbytes + 2 * x.nbytes)
+
+    return Row(name, make, {"torch": 1 / 1.5})
+
+
 M = 1 << 20
 ROWS = [
     sums("1-D, 2M to 1M", (M,), (2 * M,), 0, M),
@@ -71,5 +94,7 @@ ROWS = [
     sums("1-D, 1M to 3", (4,), (M,), 0, 3, targets={}),
     sums("1-D, int32, 10M to 1M", (M,), (10 * M,), 0, M, dtype=torch.int32,
          targets={"torch": 1 / 1.1}),
+    reduced("amax, 1-D, 2M to 1M", (M,), (2 * M,), M, "amax"),
+    reduced("mean, rows of 512 B, 2M to 1M", (M, 128), (2 * M, 128), M, "mean"),
     sums("masking's gradient, 64 x 196", (64, 196, 768), (64, 49, 768), 1, 196, rows=True),
 ]  # fmt: skip

@@ -40,6 +40,25 @@ def ranks_by_a_stable_sort(device: Device) -> None:
 
 
 @check
+def a_drawn_mask_is_new_at_each_replay(device: Device) -> None:
+    """Neither noise nor a seed: a graph draws from torch's generator of the device."""
+    for length in device.pick((196, 700, 9000, 50_000), (8, 600)):
+        x = data.floats((3, length, 4), torch.float32, device.torch)
+        nbgather.random_masking(x, 0.5)  # the kernels are loaded
+        results, replay = device.capture(lambda x=x: tuple(nbgather.random_masking(x, 0.5)))
+        seen = set()
+        for _ in range(3):
+            replay()
+            device.synchronize()
+            visible, mask, restore = results
+            seen.add(data.digest(restore))
+            back = nbgather.restore_tokens(visible, restore, 0)
+            same(back, torch.where(mask[..., None] == 0, x, torch.zeros_like(x)))
+            same(torch.sort(restore, 1).values, torch.arange(length, device=x.device).expand(3, -1))
+        assert len(seen) == 3, "replays have the same mask"
+
+
+@check
 def masking_forward_and_backward(device: Device) -> None:
     """The gradient is the cotangent where a token was kept, and 0 elsewhere, bit for bit."""
     n, length, width = device.pick((64, 196, 768), (2, 8, 3))

@@ -81,6 +81,52 @@ def _scatters() -> dict[str, Case]:
     return cases
 
 
+def _reduced(
+    shape: tuple[int, ...], into: tuple[int, ...], dim: int, values: int, dtype: torch.dtype,
+    expanded: bool, device: torch.device,
+) -> Results:  # fmt: skip
+    """Every reduction of one scatter, with the input and without."""
+    x = data.numbers(into, dtype, device, 1)
+    src = data.numbers(shape, dtype, device, 2)
+    inner = (*shape[: dim + 1], *(1 for _ in shape[dim + 1 :])) if expanded else shape
+    index = data.indices(inner, values, device).expand(shape)
+    return tuple(
+        nbgather.scatter_reduce(x, dim, index, src, reduce, include_self=own)
+        for reduce, own in (
+            ("sum", False), ("prod", True), ("mean", True), ("mean", False), ("amax", True),
+            ("amin", False),
+        )
+    )  # fmt: skip
+
+
+def _segments(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> Results:
+    """Segments of 0 to 9 rows, by their offsets."""
+    counts = data.indices((rows,), 10, device, seed=4)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    x = data.numbers((int(offsets[-1]), width), dtype, device, 3)
+    return tuple(
+        nbgather.segment_reduce(x, reduce, offsets=offsets) for reduce in ("sum", "amax", "amin")
+    )
+
+
+def _reductions() -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for shape, into, dim, values, rows, tiny in (
+        ((3, 40), (3, 7), 1, 7, False, True), ((40, 3), (7, 3), 0, 7, True, True),
+        ((1 << 20,), (1 << 19,), 0, 1 << 19, False, False),
+        ((100_000, 32), (50_000, 32), 0, 50_000, True, False),
+        ((1024, 1024), (1024, 1024), 0, 1024, False, False),
+    ):  # fmt: skip
+        for dtype in (torch.float32, torch.bfloat16, torch.int32):
+            name = f"reduce {'x'.join(map(str, shape))} dim {dim} to {values} {dtype}"
+            call = functools.partial(_reduced, shape, into, dim, values, dtype, rows)
+            cases[name.replace("torch.", "")] = Case(call, tiny)
+    for count, width in ((5, 3), (100_000, 1), (20_000, 64)):
+        call = functools.partial(_segments, count, width, torch.float32)
+        cases[f"segments {count}x{width} float32"] = Case(call, count == 5)
+    return cases
+
+
 SPECIAL = (0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45, 0.5, 0.5, 1.0, -1.0)
 
 
@@ -139,6 +185,13 @@ def _patches(
     return tuple(results)
 
 
+def _scored(grid: tuple[int, ...], device: torch.device) -> Results:
+    ids = _ids(3, device)
+    names = ("random", "grid", "block", "tube", "time_frequency")
+    results = [getattr(nbgather.strategies, n)(2**63 + 1, ids, grid, epoch=3) for n in names]
+    return (*results, nbgather.strategies.block(1, ids, grid, wrap=True, min_area=1))
+
+
 def _maskings() -> dict[str, Case]:
     call = functools.partial
     cases = {
@@ -162,6 +215,8 @@ def _maskings() -> dict[str, Case]:
         for dtype in (torch.float32, torch.bfloat16, torch.uint8, torch.complex128):
             name = f"masking {sides}x{width} {dtype}".replace("torch.", "")
             cases[name] = Case(call(_masked, samples, tokens, width, dtype), tiny)
+    for grid in ((3, 4), (14, 14), (8, 14, 14), (64, 80), (130, 140)):
+        cases[f"strategies {'x'.join(map(str, grid))}"] = Case(call(_scored, grid), grid == (3, 4))
     for dtype in (torch.uint8, torch.float32, torch.float64):
         for shape, size, tiny in (
             ((1, 3, 4, 4), 2, True), ((4, 3, 64, 96), 16, False),
@@ -172,7 +227,7 @@ def _maskings() -> dict[str, Case]:
     return cases
 
 
-SCATTERS = _scatters()
+SCATTERS = _scatters() | _reductions()
 MASKINGS = _maskings()
 EVERY = SCATTERS | MASKINGS
 

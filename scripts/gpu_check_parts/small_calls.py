@@ -31,6 +31,14 @@ def run(device: Device) -> int:
         nbgather.scatter_add(x.reshape(-1), 0, wide.reshape(-1), x[:, :5].reshape(-1)),
         nbgather.scatter_add(x.bfloat16(), 1, wide, x[:, :5].bfloat16()),
         nbgather.scatter_add(odd, 1, wide[..., :1], odd[:, :5, :1].contiguous()),
+        nbgather.scatter_reduce(x, 1, wide, x[:, :5].contiguous(), "mean"),
+        nbgather.scatter_reduce(
+            x.reshape(-1), 0, wide.reshape(-1), x[:, :5].reshape(-1), "amax", include_self=False
+        ),
+        nbgather.segment_reduce(x[0], "amin", offsets=[0, 1, 1, length]),
+        nbgather.strategies.block(1, ids[:, 0], (4, 5)),
+        nbgather.strategies.time_frequency(1, ids[:, 0], (4, 5)),
+        nbgather.random_masking(x, 0.5)[0],
         nbgather.token_noise(1, ids[:, 0], length),
         *nbgather.random_masking(x, 0.5, noise=x[..., 0].contiguous()),
         *nbgather.rank_tokens(
