@@ -91,6 +91,9 @@ REST = """
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
 - **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
   GatherElements nor ScatterND: it does not load the result.
+- onnxruntime-web's **WebGPU bundle on wasm in Node** gave the same in the 39 usual cases of
+  `mae_masking` and the 21 of `gather_elements_dim0`; a process of it takes a minute and more to
+  compile.
 - **CoreML** and **TensorRT** need a machine of their own.
 
 MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to
