@@ -32,6 +32,7 @@ class Bundle(NamedTuple):
 RUNTIMES = {
     "onnxruntime-node": Bundle("node", "onnxruntime-node", "cpu"),
     "onnxruntime-web wasm, Node": Bundle("node", "ort.wasm.min.mjs", "wasm"),
+    "onnxruntime-web WebGPU bundle on wasm, Node": Bundle("node", "ort.webgpu.min.mjs", "wasm"),
     "onnxruntime-web WebGPU, Node": Bundle("node", "ort.webgpu.min.mjs", "webgpu"),
     "onnxruntime-web wasm, Chromium": Bundle("web", "ort.wasm.min.mjs", "wasm"),
     "onnxruntime-web WebGPU bundle on wasm, Chromium": Bundle("web", "ort.webgpu.min.mjs", "wasm"),
