@@ -2,7 +2,7 @@
 
     python scripts/onnx_conformance.py                  every runtime, every case of the models that
                                                         have changed since; up to an hour
-    python scripts/onnx_conformance.py --every          all cases on the GPU in software too
+    python scripts/onnx_conformance.py --every          all cases, where it is slow too
     python scripts/onnx_conformance.py --only OpenVINO  rows whose name has this, beside those kept
     python scripts/onnx_conformance.py --page           the page alone, from what is kept
     python scripts/onnx_conformance.py --check          fail if the page says something else
@@ -42,8 +42,8 @@ from nbgather.onnx import CATALOG  # noqa: E402
 
 KEPT = SCRIPTS / "onnx_conformance.json"
 ROWS = (*environments.RUNTIMES, *javascript_runs.RUNTIMES)
-#: A GPU in software: fewer cases, unless they are asked for.
-SLOW = ("onnxruntime-web WebGPU, Chromium",)
+#: An evaluator in Python, a GPU in software: fewer cases, unless all are asked for.
+SLOW = ("onnx ReferenceEvaluator", "onnxruntime-web WebGPU, Chromium")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

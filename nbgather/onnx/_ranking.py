@@ -120,7 +120,9 @@ def _float_keys(g: Nodes, scores: str, dtype: str) -> tuple[str, _Last]:
         return ordered, _Last(None, is_nan)
     # Of the added row, since a constant's double is a constant. By Max, whose constants keep their
     # size where a model is converted to float16.
-    row = g.op("GatherND", [below, g.int64([[0]])], "added_row", "[1, L] of 0.")
+    row = g.op(
+        "GatherND", [below, g.constant(np.zeros((1, 1), np.int64))], "added_row", "[1, L] of 0."
+    )
     half = g.op("Max", [row, g.constant(_HALF_KEY)], "half_limit", "Half of the largest key.")
     limit = g.op("Div", [half, g.constant(np.float32(0.5))], "limit", "The largest key.")
     keys = g.op("Min", [ordered, limit], "keys", "Less than what WebGPU fills rows up with.")

@@ -24,7 +24,7 @@ export async function runGolden(ort, load, options, { from = 0, tell = () => {},
     const outcome = refused ? ["refused", refused] : await runCase(ort, session, one, data);
     outcomes.push(outcome);
     await tell(outcome);
-    if (fresh && (one.fails || outcome[0] === "refused")) model = undefined;
+    if (fresh && !refused && (one.fails || outcome[0] === "refused")) model = undefined;
   }
   return { outcomes, cases: cases.map((one) => one.model) };
 }

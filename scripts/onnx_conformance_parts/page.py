@@ -23,8 +23,9 @@ HEAD = """# ONNX on other runtimes
 <!-- Written by scripts/onnx_conformance.py: do not edit. -->
 
 Each published model on each runtime that installs from a package index: all lengths from 1 to 300
-and a few large ones, ties, NaN, -0, the largest numbers, empty batches, all and no tokens kept,
-seeds, ids and epochs of all their bits; every byte of every output is compared with the kernels'.
+(some of them where the column of cases has fewer: an evaluator in Python, a GPU in software) and a
+few large ones, ties, NaN, -0, the largest numbers, empty batches, all and no tokens kept, seeds,
+ids and epochs of all their bits; every byte of every output is compared with the kernels'.
 
 **equal**: every case. **equal but**: every case that the runtime takes; what it refuses, with an
 error of its own, stands below. **refused**: it takes none. Other bytes without an error would
@@ -91,6 +92,9 @@ REST = """
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
 - **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
   GatherElements nor ScatterND: it does not load the result.
+- **IREE** 3.13.0 compiles `mae_restore` and the gathers, whose cases are equal but for an empty
+  batch and indices out of bounds, and no mask, not of fixed sizes either: “'memref.alloca' op stack
+  allocation size overflows 64 bits”, at TopK. `nbgather verify --runtime iree` runs it.
 - **CoreML** and **TensorRT** need a machine of their own.
 
 MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to
