@@ -126,14 +126,14 @@ def _loop(x: np.ndarray, rows: np.ndarray, src: np.ndarray, reduce: str) -> Call
     """What one writes by hand, without checks, on one thread."""
     import numba
 
-    def largest(x, rows, src):
+    def largest(x: Any, rows: Any, src: Any) -> Any:
         result = x.copy()
         for k in range(len(rows)):
             if src[k] > result[rows[k]]:
                 result[rows[k]] = src[k]
         return result
 
-    def mean(x, rows, src):
+    def mean(x: Any, rows: Any, src: Any) -> Any:
         result, count = x.copy(), np.ones(len(x), np.int64)
         for k in range(len(rows)):
             result[rows[k]] += src[k]
