@@ -61,7 +61,11 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
         ("", "f(x, 1, i, x)", (X, INDEX)),
         ("`out`", "f(x, 1, i, x, out=o)", (X, INDEX, np.empty(X.shape))),
     ],
-    "scatter_reduce": [],
+    "scatter_reduce": [
+        ("by a constant", "f(x, 1, i, x, 'mean')", (X, INDEX)),
+        ("`include_self`", "f(x, 1, i, x, 'amax', include_self=False)", (X, INDEX)),
+        ("`out`", "f(x, 1, i, x, 'prod', out=o)", (X, INDEX, np.empty(X.shape))),
+    ],
     "token_noise": [
         ("", "f(1, i, 4)", (MANY,)),
         ("a number as `sample_ids`", "f(1, 3, 4)", ()),

@@ -46,6 +46,7 @@ OWN = {
     ("nbgather.apps.bench.dask_surface", "nbgather.dask"): "loads dask",
     ("nbgather.apps.bench.gather_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.model_rows", "nbgather.onnx"): "loads onnx",
+    ("nbgather.apps.bench.reduce_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.start", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.cli", "nbgather.apps.commands"): "loads typer, or says how to get it",
     ("nbgather.apps.commands.bench", "nbgather.apps.bench"): "one command's: --help stays quick",

@@ -33,6 +33,13 @@ def _gathering(call: Any) -> Any:
     )
 
 
+def _reducing(
+    x: Any, dim: int, index: Any, src: Any, reduce: int, own: int, out: Any = None
+) -> Any:
+    name: Any = REDUCES[reduce]
+    return scattering.scatter_reduce(x, dim, index, src, name, include_self=bool(own), out=out)
+
+
 #: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.
 _CALLS: dict[str, Any] = {
     "gather": _gathering(indexing.gather),
@@ -46,9 +53,7 @@ _CALLS: dict[str, Any] = {
     "scatter_add": indexing.scatter_add,
     "scatter_into": lambda *operands: indexing.scatter(*operands[:4], out=operands[4]),
     "scatter_add_into": lambda *operands: indexing.scatter_add(*operands[:4], out=operands[4]),
-    "scatter_reduce": lambda x, dim, index, src, reduce, own, out=None: scattering.scatter_reduce(
-        x, dim, index, src, REDUCES[reduce], include_self=bool(own), out=out
-    ),
+    "scatter_reduce": _reducing,
     "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
         seed, ids, tokens, epoch=epoch
     ),

@@ -43,7 +43,7 @@ class _Scatter:
         self.result = self.out or self.made
         self.is_refused = arguments.is_refused(name, kinds)
         self.item = dtype_of(x).itemsize
-        self.action = action_of(x.dtype, name == "scatter_add")
+        self.action: Any = action_of(x.dtype, name == "scatter_add")
 
     def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
         if self.is_refused:

@@ -13,7 +13,7 @@ import numpy as np
 
 import nbgather
 from nbgather.apps.bench.contest import Call, Contest, Row
-from nbgather.apps.bench.operands import generator, installed
+from nbgather.apps.bench.operands import generator, installed, onnx_session
 
 __all__ = ["REDUCE_ROWS"]
 
@@ -71,10 +71,10 @@ def _contest(
             peers["jax"] = _jax(x, rows, src, _JAX[reduce])
         if installed("scipy") and reduce == "sum" and x.ndim == 2:
             peers["scipy.sparse"] = _sparse(x, rows, src)
-        if x.ndim == 1:
-            peers["numba's loop"] = _loop(x, rows, src, reduce)
-            if installed("onnxruntime", "onnx"):
-                peers["onnxruntime"] = _model(x, rows, src, reduce)
+    if rows is not None and own and x.ndim == 1:
+        peers["numba's loop"] = _loop(x, rows, src, reduce)
+        if installed("onnxruntime") and installed("onnx"):
+            peers["onnxruntime"] = _model(x, rows, src, reduce)
     read = index.nbytes if rows is None else rows.nbytes
     return Contest(
         lambda: nbgather.scatter_reduce(x, dim, index, src, reduce, include_self=own),
@@ -126,29 +126,31 @@ def _loop(x: np.ndarray, rows: np.ndarray, src: np.ndarray, reduce: str) -> Call
     """What one writes by hand, without checks, on one thread."""
     import numba
 
-    def largest(x, rows, src):
+    def largest(x: Any, rows: Any, src: Any) -> Any:
         result = x.copy()
         for k in range(len(rows)):
             if src[k] > result[rows[k]]:
                 result[rows[k]] = src[k]
         return result
 
-    def total(x, rows, src):
-        result = x.copy()
+    def mean(x: Any, rows: Any, src: Any) -> Any:
+        result, count = x.copy(), np.ones(len(x), np.int64)
         for k in range(len(rows)):
             result[rows[k]] += src[k]
-        return result
+            count[rows[k]] += 1
+        return (result / count).astype(x.dtype)
 
-    function = numba.njit({"amax": largest, "sum": total}[reduce])
+    function = numba.njit({"amax": largest, "mean": mean}[reduce])
     return lambda: function(x, rows, src)
 
 
 def _model(x: np.ndarray, rows: np.ndarray, src: np.ndarray, reduce: str) -> Call:
-    """ScatterElements, with inputs that are bound."""
-    from nbgather.onnx import Session, scatter_reduce_model
+    """ScatterElements."""
+    from nbgather.onnx import scatter_reduce_model
 
-    session = Session(scatter_reduce_model(0, 1, reduce))
-    return lambda: session.run(data=x, indices=rows, updates=src)
+    session = onnx_session(scatter_reduce_model(0, 1, reduce))
+    operands = {"data": x, "indices": rows, "updates": src}
+    return lambda: session.run(None, operands)[0]
 
 
 def _sparse(x: np.ndarray, rows: np.ndarray, src: np.ndarray) -> Call:
