@@ -4,8 +4,9 @@
 
 ``run`` times the bench's rows by asv (airspeed velocity, `pip install asv`) in this environment and
 keeps the results below scripts/asv/results, one file for each commit and machine; commit them.
-``draw`` makes the page scripts/docs/history.md and its picture from these files. Without a word
-both are done: the one command of a maintainer.
+``draw`` makes the page scripts/docs/history.md and its picture from these files, and from what
+`scripts/bench.py` measured in earlier commits (scripts/bench, in git). Without a word it does both:
+the one command of a maintainer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ASV = ROOT / "scripts/asv"
 RESULTS = ASV / "results"
 PAGE = ROOT / "scripts/docs/history.md"
-PICTURE = ROOT / "scripts/docs/history.svg"
+PICTURE = ROOT / "scripts/docs/history.png"
 BENCHMARK = "rows.Rows.time_row"
 
 
@@ -38,15 +39,9 @@ class Point(NamedTuple):
 
 def run(rows: str | None, machine: str | None) -> None:
     """Time the rows of the commit that is checked out, which must be clean."""
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    if changed.strip():
+    if git("status", "--porcelain", "--untracked-files=no").strip():
         sys.exit("error: what is timed is a commit, and files are changed: commit them first")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = git("rev-parse", "HEAD").strip()
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -74,9 +69,36 @@ def tidy() -> None:
         path.rename(path.with_name(f"{held['commit_hash'][:8]}-{version}.json"))
 
 
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def measured() -> list[Point]:
+    """What the bench measured, in every commit that measured it again: medians of our own call."""
+    found = []
+    for path in sorted(ROOT.glob("scripts/bench/*.json")):
+        machine = path.name.partition(".")[0]
+        if path.name != f"{machine}.json":
+            continue  # of calls beside other work, random calls, first calls
+        name = str(path.relative_to(ROOT))
+        for line in git("log", "--format=%H %ct", "--", name).splitlines():
+            commit, seconds = line.split()
+            try:
+                rows = json.loads(git("show", f"{commit}:{name}"))["rows"]
+            except (subprocess.CalledProcessError, KeyError, TypeError):
+                continue  # the file was removed, or had another form
+            for row in rows:
+                own = row["seconds"].get("nbgather")
+                if own:
+                    date = 1000 * int(seconds)
+                    found.append(Point(machine, date, commit, row["name"], own["median"]))
+    return found
+
+
 def points() -> list[Point]:
     """All that is kept, oldest first."""
-    found = []
+    found = measured()
     for path in sorted(RESULTS.glob("*/*.json")):
         if path.name in ("machine.json", "benchmarks.json"):
             continue
@@ -88,7 +110,7 @@ def points() -> list[Point]:
         names = [name.strip("'\"") for name in values["params"][0]]
         for name, seconds in zip(names, values["result"] or [], strict=False):
             if seconds is not None and seconds == seconds:
-                machine = held["params"]["machine"]
+                machine = f"{held['params']['machine']}, asv"
                 found.append(Point(machine, held["date"], held["commit_hash"], name, seconds))
     return sorted(found, key=lambda point: (point.date, point.row))
 
@@ -97,8 +119,7 @@ def draw(found: list[Point]) -> None:
     """The page, and one plot for each row: its time relative to the first that is known."""
     import matplotlib
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "nbgather"
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
     rows = sorted({point.row for point in found})
@@ -118,25 +139,18 @@ def draw(found: list[Point]) -> None:
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=7)
         axes.set_xticks([])
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(PICTURE, dpi=60)
     commits = list(dict.fromkeys(p.commit[:8] for p in found))
     machines = ", ".join(sorted({p.machine for p in found}))
-    last = {p.row: p for p in found}
-    lines = "\n".join(f"| {row} | {1e3 * last[row].seconds:.4g} |" for row in rows)
     PAGE.write_text(f"""# Speed over time
 
-Each plot is a row of `nbgather bench`: what a turn of its calls takes in one commit after the
-other, as a part of what it took in the first. A maintainer adds a commit by
-`python scripts/history.py`.
+Each plot is a row of `nbgather bench`: what its call takes in one commit after the other, as a part
+of what it took in the first that measured it. A maintainer adds a commit by
+`python scripts/history.py`; it needs asv.
 
-Commits: {len(commits)}, from {commits[0] if commits else "none"} to
-{commits[-1] if commits else "none"}. Machines: {machines}.
+Commits: {len(commits)}, from {commits[0]} to {commits[-1]}. Machines: {machines}.
 
-![the rows over the commits](history.svg)
-
-| row | ms, the latest |
-|---|---|
-{lines}
+![the rows over the commits](history.png)
 """)
 
 
@@ -153,7 +167,7 @@ def main() -> int:
     if "draw" in given.what or not given.what:
         found = points()
         if not found:
-            sys.exit("error: no results are kept below scripts/asv/results")
+            sys.exit("error: no results are kept below scripts/asv/results or scripts/bench")
         draw(found)
     return 0
 

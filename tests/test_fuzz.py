@@ -19,7 +19,8 @@ made = compare.made
 {how}
 compare.made = spoiled
 import fuzz
-sys.argv = ["fuzz", "--child", {operation!r}, "--seconds", "1", "--cases", "20", "--last", sys.argv[1]]
+words = ["--child", {operation!r}, "--seconds", "1", "--cases", "20", "--last", sys.argv[1]]
+sys.argv = ["fuzz", *words]
 sys.exit(fuzz.main())
 """
 WRONG_BIT = """
