@@ -87,14 +87,14 @@ def _packed(patches: bool) -> Contest:
     if patches:
         pixels = generator().integers(0, 256, (64, 3, 224, 224)).astype(np.uint8)
 
-        def call(packed: bool) -> Any:
+        def call(packed: Any) -> Any:
             return nbgather.masked_patchify(
                 pixels, 16, seed=1, num_keep=counts, scale=1 / 255, packed=packed
             )[1:3]
     else:
         x = floats((64, 196, 768))
 
-        def call(packed: bool) -> Any:
+        def call(packed: Any) -> Any:
             return nbgather.random_masking(x, seed=1, num_keep=counts, packed=packed)[1:3]
 
     return Contest(
