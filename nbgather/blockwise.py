@@ -238,9 +238,9 @@ def strategy(function: Callable[..., Any] | None = None, *, draws: int = 0) -> C
     ----------
     function : callable
         Called as ``function(noise, drawn, grid, **options)`` with the noise of the tokens `[N, L]`
-        and more numbers in [0, 1), `[N, draws]`, both of the library of the sample ids; it gives
-        scores `[N, L]`, of which the lowest stay. What it does to a sample must depend on that
-        sample's numbers alone.
+        and more numbers in [0, 1), `[N, draws]`, both of the library of the sample ids, and new: it
+        may write to them. It gives scores `[N, L]`, of which the lowest stay. What it does to a
+        sample must depend on that sample's numbers alone.
     draws : int
         How many numbers more it is given for each sample.
 
@@ -262,9 +262,10 @@ def strategy(function: Callable[..., Any] | None = None, *, draws: int = 0) -> C
     >>> from nbgather.strategies import strategy
     >>> @strategy(draws=1)
     ... def halves(noise, drawn, grid):
-    ...     left = noise - 1
-    ...     left[:, noise.shape[1] // 2 :] += 1
-    ...     return (drawn < 0.5) * left + (drawn >= 0.5) * left[:, ::-1]
+    ...     half, left = noise.shape[1] // 2, drawn[:, 0] < 0.5
+    ...     noise[left, :half] -= 1
+    ...     noise[~left, half:] -= 1
+    ...     return noise
     >>> (halves(2, 3, (2, 4)) < 0).astype(int).tolist()
     [[0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]
     """

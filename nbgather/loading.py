@@ -101,6 +101,8 @@ class MaskingCollate:
         self._score = strategy_of(strategy)
         self._affine: dict[str, Any] = {"scale": scale, "mean": mean, "std": std}
         self._epoch = torch.tensor(0).share_memory_()
+        #: Memory that batches are stacked in, which is kept: to get it anew takes longer than that.
+        self._rooms: list[torch.Tensor] = []
 
     @property
     def epoch(self) -> int:
@@ -148,6 +150,9 @@ class MaskingCollate:
             return ids, self._of_sizes(pixels, ids)
         return ids, self._alike(pixels, ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rooms": []}
+
     def _pixels(self, image: Any, n: int) -> torch.Tensor:
         """An image as a tensor, channels first."""
         last = self.channels == "last"
@@ -184,7 +189,7 @@ class MaskingCollate:
         return sizes, patch_rules.image_grid(shape, sizes)
 
     def _alike(self, pixels: list[torch.Tensor], ids: torch.Tensor) -> Any:
-        """Images of one shape, each read where it lies."""
+        """Images of one shape and dtype."""
         samples, first = len(pixels), pixels[0]
         sizes, grid = self._grid(first)
         length, epoch = int(np.prod(grid)), self.epoch
@@ -200,17 +205,34 @@ class MaskingCollate:
         cut, number = CutPatches(sizes, affine), kept.of(length)
         dtype = first.dtype if affine is None else torch.float32
         width = first.shape[0] * int(np.prod(sizes))
-        patches = _empty((samples, number, width), dtype)
-        for n, image in enumerate(pixels):
-            own = slice(n, n + 1)
-            dispatch.execute(
-                cut, image.detach()[None], ids_keep[own], ids_restore[own], out=patches[own]
-            )
+        shared = _shared((samples, number, width), dtype)
+        room = self._rooms.pop() if self._rooms else None
+        batch, room = _stacked(pixels, room)
+        patches = dispatch.execute(cut, batch, ids_keep, ids_restore, out=shared)
+        self._rooms.append(room)
         if not self.packed:
             return MaskedTokens(patches, mask, ids_restore)
         ends = torch.arange(samples + 1, dtype=torch.int32) * number
         rows = patches.reshape(samples * number, width)
         return PackedTokens(rows, mask, ids_restore, ends, number)
+
+
+def _stacked(
+    pixels: list[torch.Tensor], room: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in one array `[N, C, ...]`, in their own order in memory; and the memory it is in."""
+    plain = [p.detach() for p in pixels]
+    last = all(p.stride(0) == 1 and p.movedim(0, -1).is_contiguous() for p in plain)
+    if last and plain[0].shape[0] > 1:
+        plain = [p.movedim(0, -1) for p in plain]
+    else:
+        last = False
+    nbytes = len(plain) * plain[0].numel() * plain[0].itemsize
+    if room is None or room.numel() < nbytes:
+        room = torch.empty(nbytes, dtype=torch.uint8)
+    batch = room[:nbytes].view(plain[0].dtype).reshape(len(plain), *plain[0].shape)
+    torch.stack(plain, out=batch)
+    return (batch.movedim(-1, 1) if last else batch), room
 
 
 def _decoded(data: Any, n: int) -> Any:
@@ -225,10 +247,10 @@ def _decoded(data: Any, n: int) -> Any:
     return picture
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor; in a worker of a loader in the shared memory that it will be sent by."""
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
+    """In a worker of a loader a tensor in the shared memory that it will be sent by."""
     if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
+        return None
     # As torch's own collate function has it.
     nbytes = int(np.prod(shape)) * dtype.itemsize
     storage = torch.UntypedStorage._new_shared(nbytes, device="cpu")
