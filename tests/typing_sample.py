@@ -53,8 +53,8 @@ def tensors(x: torch.Tensor, ids: torch.Tensor) -> None:
     assert_type(made._replace(mask=mask), MaskedTokens[torch.Tensor])
     visible, mask, ranks = RandomMasking(0.5).forward(x, ids)
     assert_type(visible, torch.Tensor)
-    _, (patches, mask, ranks) = MaskingCollate(4)([(0, x)])
-    assert_type(patches, torch.Tensor)
+    ids, _ = MaskingCollate(4)([(0, x)])
+    assert_type(ids, torch.Tensor)
 
 
 def refused(x: torch.Tensor, ids: torch.Tensor) -> None:
