@@ -407,8 +407,9 @@ def slow(block):
 
 if __name__ == "__main__":
     # A worker has less memory than the array: what waits is spilled to disk.
-    dask.config.set({"distributed.worker.memory.target": 0.4, "distributed.worker.memory.spill": 0.5,
-                     "distributed.worker.memory.pause": 0.9, "temporary-directory": sys.argv[1]})
+    memory = {"target": 0.4, "spill": 0.5, "pause": 0.9}
+    dask.config.set({f"distributed.worker.memory.{k}": part for k, part in memory.items()})
+    dask.config.set({"temporary-directory": sys.argv[1]})
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     x = np.random.default_rng(0).random((512, 131072), np.float32)
     index = np.random.default_rng(1).integers(0, 131072, (512, 4096))
