@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 import nbgather
 from nbgather import dask as nd
 from nbgather.apps import cli
+from nbgather.containers.dask import blocks
 
 PLANS = ("concatenate", "list", "tree")
 
@@ -362,10 +363,16 @@ if __name__ == "__main__":
     index = np.random.default_rng(1).integers(0, 40, (16, 30, 6))
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with Client(cluster):
-            for plan in ("list", "tree"):
-                cut = da.from_array(x, (4, 10, 6)), da.from_array(index, (4, 8, 6))
+            cut = da.from_array(x, (4, 10, 6)), da.from_array(index, (4, 8, 6))
+            for plan in ("concatenate", "list", "tree", None):
                 lazy = nd.gather(cut[0], 1, cut[1], plan=plan)
                 assert lazy.compute().tobytes() == nbgather.gather(x, 1, index).tobytes()
+                assert nd.explain(lazy)[0].moved >= 0
+            lazy = nbgather.scatter(cut[0], 1, cut[1], 1.0)
+            assert lazy.compute().tobytes() == nbgather.scatter(x, 1, index, 1.0).tobytes()
+            lazy = nbgather.rank_tokens(cut[0][..., 0], 9).ids_restore
+            want = nbgather.rank_tokens(x[..., 0], 9).ids_restore
+            assert lazy.compute().tobytes() == want.tobytes()
             lazy = nd.random_masking(da.from_array(x, (3, 40, 6)), 0.75, seed=5)
             want = nbgather.random_masking(x, 0.75, seed=5)
             assert lazy.x_masked.compute().tobytes() == want.x_masked.tobytes()
@@ -385,6 +392,78 @@ def test_two_processes_and_a_worker_that_is_killed(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+FAULTS = """
+import sys, time
+import dask, dask.array as da, numpy as np
+from dask.distributed import Client, LocalCluster, wait
+import nbgather
+from nbgather import dask as nd
+
+def slow(block):
+    time.sleep(0.2)
+    return block
+
+if __name__ == "__main__":
+    # A worker has less memory than the array: what waits is spilled to disk.
+    memory = {"target": 0.4, "spill": 0.5, "pause": 0.9}
+    dask.config.set({f"distributed.worker.memory.{k}": part for k, part in memory.items()})
+    dask.config.set({"temporary-directory": sys.argv[1]})
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    x = np.random.default_rng(0).random((512, 131072), np.float32)
+    index = np.random.default_rng(1).integers(0, 131072, (512, 4096))
+    want = nbgather.gather(x, 1, index)
+    with LocalCluster(**options, memory_limit="640 MiB") as cluster, Client(cluster) as client:
+        parts = da.random.default_rng(0).random((512, 131072), np.float32, chunks=(64, 16384))
+        kept = parts.persist()
+        wait(kept)
+        whole = [kept[n : n + 64].compute() for n in range(0, 512, 64)]
+        want_of_parts = nbgather.gather(np.concatenate(whole), 1, index)
+        for plan in ("concatenate", "list", "tree"):
+            got = nd.gather(kept, 1, da.from_array(index, (64, 2048)), plan=plan).compute()
+            assert got.tobytes() == want_of_parts.tobytes(), plan
+        del kept
+        # Workers that come while it is computed take a part of it.
+        made = da.from_array(x[:, :16384], (32, 4096)).map_blocks(slow, meta=x[:0])
+        few = da.from_array(index % 16384, (32, -1))
+        lazy = nd.gather(made.persist(), 1, few, plan="tree")
+        future = client.compute(lazy)
+        cluster.scale(3)
+        got = future.result()
+        assert got.tobytes() == nbgather.gather(x[:, :16384], 1, index % 16384).tobytes()
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 3
+    print("done")
+"""
+
+
+@pytest.mark.large
+def test_a_worker_that_spills_and_workers_that_come_late(tmp_path: Path) -> None:
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=500
+    )
+    assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+def test_a_task_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's threads are as many as there are cores: ours beside them would be too many."""
+    seen = []
+    run = blocks._NUMPY.execute
+
+    def execute(*arguments: Any) -> Any:
+        seen.append(nbgather.get_num_threads())
+        return run(*arguments)
+
+    monkeypatch.setattr(blocks._NUMPY, "execute", execute)
+    x, index = da.zeros((8, 400), chunks=(4, 50)), da.zeros((8, 300), chunks=(4, 100), dtype=int)
+    nd.gather(x, 1, index, plan="concatenate").compute()
+    nbgather.rank_tokens(x, 3).mask.compute()
+    nbgather.scatter(x, 1, index, 1.0).compute()
+    nd.random_masking(x, seed=0).mask.compute()
+    assert len(seen) > 8
+    assert set(seen) == {1}
 
 
 # Larger than memory may be

@@ -18,7 +18,7 @@ from cases import random_bits, rng, same
 import nbgather
 from nbgather import dask as nd
 from nbgather.apps.bench import dask_surface
-from nbgather.containers.dask import gather_blocks, plans
+from nbgather.containers.dask import gather_blocks, gather_graph, plans
 from nbgather.containers.dask.plans import PLANS, Facts, Workers
 
 THREADS = Workers(1, 2, None)
@@ -221,6 +221,29 @@ def test_building_a_graph_takes_no_time(plan: str) -> None:
     assert x.npartitions == 20_000
     assert min(took) < 0.020
     assert len(pickle.dumps(lazy)) < 200_000
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.large)])
+def test_a_million_chunks(plan: str, count: int) -> None:
+    """The tasks of a gather by the number of chunks: how many, what they hold, and how long."""
+    columns = 100
+    rows = count // columns
+    call = gather_blocks.Call(1, False, "raise", None)
+    x = "x", ((10,) * rows, (1000,) * columns), np.dtype("f4")
+    index = "index", ((10,) * rows, (50,))
+    begun = time.process_time()
+    tasks = gather_graph._tasks("name", plan, call, None, index[1], x, index)
+    seconds = time.process_time() - begun
+    assert len(tasks) == rows * (1 if plan != "tree" else 3 + 2 * columns + 4)
+    assert seconds < 60e-6 * count
+    blocks = sum(("name", n, 0) in tasks for n in range(rows))
+    assert blocks == rows
+    # Nothing of a chunk's size is in a task: names, numbers and functions alone.
+    few = {key: tasks[key] for key in list(tasks)[:500]}
+    assert len(pickle.dumps(few)) < 500 * 4000
+    arrays = [part for task in few.values() for part in task if isinstance(part, np.ndarray)]
+    assert arrays == []
 
 
 # The bench

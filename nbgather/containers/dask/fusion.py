@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -15,8 +15,15 @@ from dask.highlevelgraph import HighLevelGraph
 from nbgather.containers.dask.sides import plain_block
 
 
-def reads_of(array: Any) -> Blockwise | None:
-    """The layer whose tasks give the chunks and need no other chunk; None where any of them does.
+class Reads(NamedTuple):
+    """The layer whose tasks give the chunks of an array, and what those need, which is no chunk."""
+
+    layer: Blockwise
+    before: dict[str, Any]
+
+
+def reads_of(array: Any) -> Reads | None:
+    """The tasks that give the chunks and need no other chunk; None where any of them does.
 
     Such chunks come from a file or are made of nothing, and whatever is done to each by itself. A
     task that does this where they are needed keeps them from travelling. Dask does the same between
@@ -27,11 +34,23 @@ def reads_of(array: Any) -> Blockwise | None:
     layer = graph.layers.get(array.name)
     if not isinstance(layer, Blockwise):
         return None
-    for before in graph.dependencies[array.name]:
-        # What is opened once for all chunks, as a file, is no chunk.
-        if graph.dependencies[before] or len(graph.layers[before]) > 1:
-            return None
-    return layer
+    before = {name: graph.layers[name] for name in graph.dependencies[array.name]}
+    # What is opened once for all chunks, as a file, is no chunk.
+    if any(graph.dependencies[name] or len(layer) > 1 for name, layer in before.items()):
+        return None
+    return Reads(layer, before)
+
+
+def graph_with(name: str, layer: Any, arrays: list[Any], reads: Reads | None) -> HighLevelGraph:
+    """The graph of a layer that has reads in its tasks: the array they are of is left out."""
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
+    if reads is None:
+        return graph
+    needed = {name: graph.dependencies[name] | set(reads.before)}
+    before = {one: set() for one in reads.before}  # type: ignore[var-annotated]
+    return HighLevelGraph(
+        {**reads.before, **graph.layers}, {**before, **graph.dependencies, **needed}
+    )
 
 
 def joined(array: Any, dim: int, count: int) -> Any:
@@ -39,8 +58,8 @@ def joined(array: Any, dim: int, count: int) -> Any:
 
     What dask.array's rechunk gives, in one task for each block that reads or makes its pieces.
     """
-    sizes, layer = array.chunks[dim], reads_of(array)
-    reads = {} if layer is None else dict(layer)
+    sizes, given = array.chunks[dim], reads_of(array)
+    reads = {} if given is None else dict(given.layer)
     pieces = [range(len(sizes))[k : k + count] for k in range(0, len(sizes), count)]
     larger = tuple(sum(sizes[k] for k in piece) for piece in pieces)
     chunks = (*array.chunks[:dim], larger, *array.chunks[dim + 1 :])
@@ -49,7 +68,7 @@ def joined(array: Any, dim: int, count: int) -> Any:
     for block in itertools.product(*(range(len(c)) for c in chunks)):
         keys = [(array.name, *block[:dim], k, *block[dim + 1 :]) for k in pieces[block[dim]]]
         graph[(name, *block)] = (_join, [reads.get(key, key) for key in keys], dim)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[array])
+    layers = graph_with(name, graph, [] if given else [array], given)
     return da.Array(layers, name, chunks=chunks, meta=array._meta)
 
 

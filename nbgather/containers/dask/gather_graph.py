@@ -11,10 +11,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.highlevelgraph import Layer
 
 from nbgather.containers.dask import blocks
-from nbgather.containers.dask.fusion import joined, reads_of
+from nbgather.containers.dask.fusion import graph_with, joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
     Call,
     finish_parts,
@@ -191,10 +191,10 @@ def _array(
     name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
     reads = reads if facts.fused(choice.plan) else None
     make = partial(
-        _tasks, name, choice.plan, call, reads, chunks,
+        _tasks, name, choice.plan, call, reads and reads.layer, chunks,
         (x.name, x.chunks, x.dtype), (i.name, i.chunks),
     )  # fmt: skip
-    layers = HighLevelGraph.from_collections(name, GatherLayer(make, choice), dependencies=[x, i])
+    layers = graph_with(name, GatherLayer(make, choice), [i] if reads else [x, i], reads)
     meta = np.empty((0,) * len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 

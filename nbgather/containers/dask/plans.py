@@ -73,8 +73,13 @@ class Facts(NamedTuple):
     panel: int
 
     def fused(self, plan: str) -> bool:
-        """Whether chunks are read or made by what looks at them, each once."""
-        enough = plan == "tree" or self.rows >= workers().threads
+        """Whether chunks are read or made by what looks at them, each once.
+
+        Between processes that pays where half of the threads have something to do.
+        """
+        there = workers()
+        busy = self.rows * min(there.processes, 2)
+        enough = plan == "tree" or busy >= there.threads
         return self.reads and self.pieces == 1 and enough
 
     @property
@@ -181,8 +186,8 @@ def together(facts: Facts, plan: str, budget: int | str | None) -> int:
     """How many pieces of index along the dimension are looked at in one task.
 
     All sources are read for each, so small ones are put together, as far as there is a task for
-    every thread; as many as fit the budget where the sources need then not travel or wait. A tree
-    has its tasks for each chunk.
+    every thread, or for half of them between processes; as many as fit the budget where the
+    sources need then not travel or wait. A tree has its tasks for each chunk.
     """
     there, tree = workers(), plan == "tree"
     room = facts.sources // _PIECES
@@ -191,7 +196,7 @@ def together(facts: Facts, plan: str, budget: int | str | None) -> int:
     elif facts.reads and there.processes > 1:
         room = limit(budget) - facts.sources
     fit = room // max(facts.asked + facts.result, 1)
-    idle = facts.pieces if tree else facts.blocks // max(there.threads, 1)
+    idle = facts.pieces if tree else facts.blocks * min(there.processes, 2) // there.threads
     return max(min(facts.pieces, fit, idle), 1)
 
 
