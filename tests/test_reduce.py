@@ -459,3 +459,17 @@ def test_second_derivatives_of_products_with_zeros(include_self: bool) -> None:
     own = 3.0 if include_self else 1.0
     assert second.isnan().tolist() == [True, True, False, False, False]
     assert second[2:].tolist() == [0, own, own]
+
+
+@pytest.mark.parametrize("dtype, count", [("int8", 256), ("uint8", 512), ("int16", 1 << 16)])
+@pytest.mark.parametrize("columns", [(), (3,), (40,)])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_count_may_come_round_to_zero(
+    dtype: str, count: int, columns: tuple[int, ...], own: bool
+) -> None:
+    """A place with as many values as its type wraps at is none without values."""
+    x = np.full((4, *columns), 9, dtype)
+    index = np.zeros((count, *columns), np.int64)
+    src = numbers(rng(f"wraps {dtype} {columns}"), index.shape, dtype)
+    got = nbgather.scatter_reduce(x, 0, index, src, "mean", include_self=own)
+    same(got, by_torch(x, 0, index, src, "mean", own))

@@ -40,7 +40,7 @@ def tensors(x: torch.Tensor, ids: torch.Tensor) -> None:
     padded = nbgather.random_masking(x, num_keep=[3, 4])
     assert_type(padded, PaddedTokens[torch.Tensor])
     assert_type(padded.valid, torch.Tensor)
-    patches, mask, ranks = nbgather.masked_patchify(x, 4, seed=1)
+    _, mask, ranks = nbgather.masked_patchify(x, 4, seed=1)
     assert_type(ranks, torch.Tensor)
     assert_type(nbgather.masked_patchify(x, 4, num_keep=[1, 2]), PaddedTokens[torch.Tensor])
     packed = nbgather.random_masking(x, [0.5, 0.75], packed=True)

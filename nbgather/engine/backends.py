@@ -17,8 +17,8 @@ views of the host's memory: ``HOST_VIEWS`` says so. What else a backend does it 
 
 ``scatter``
     ``scatter(plan, ...)`` of a :class:`nbgather.kernels.plans.ScatterPlan`.
-``reduce``, ``half means``
-    ``scatter`` by a reduction, and by the mean of floats of 16 bits where its ``reduces`` says so.
+``reduce``, ``means``
+    ``scatter`` by a reduction, and by the means of which its ``reduces`` says so.
 ``checks``
     ``find_outside(index, idx, count, size, below)``: whether an index is good, before a scatter or
     a copy; ``below``: how many negative ones are.

@@ -112,9 +112,9 @@ def has_kernel(backend: Any, plan: ScatterPlan, how: Any) -> bool:
     """Whether a backend reduces so by itself; where not, it is made of other operations."""
     if "reduce" not in backend.DOES:
         return False
-    if how.reduce != "mean" or how.kind not in COMPARED:
-        return True
-    return "half means" in backend.DOES and backend.reduces(plan, how)
+    if "means" in backend.DOES:
+        return bool(backend.reduces(plan, how))
+    return how.reduce != "mean" or how.kind not in COMPARED
 
 
 def combining_on_device(operation: Scatter, dtype: DType) -> Any:

@@ -30,8 +30,8 @@ DOES = frozenset(
         "checks",
         "copy",
         "frames",
-        "half means",
         "masking",
+        "means",
         "moved patches",
         "patches",
         "reduce",
@@ -146,28 +146,6 @@ def gather(plan: GatherPlan, out: Any, src: Any, idx: Any, aux: Any, run: Any = 
         kernel = plan.kernel = _gather_kernel(plan)
     count = plan.count // plan.row_nbytes if _is_by_row(plan) else plan.count
     return run(kernel, out, src, idx, aux, plan.args, count, plan.work)
-
-
-def gather_chunks(
-    itemsize: int,
-    index: str,
-    mode: str,
-    from_end: bool,
-    addresses: tuple[int, int, int, int],
-    args: np.ndarray,
-    rows: int,
-) -> int:
-    """Gather from chunks along the dimension, on the calling thread; not 0 if an index was bad.
-
-    ``addresses`` are those of the result, the first chunk, the index and the fill.
-    """
-    traits = constants.MODES.index(mode), from_end
-    bits = compiler.BITS[itemsize]
-    kernel = compiler.range_kernel(
-        "chunks", "make_gather_chunks", traits, (bits, bits, index, bits)
-    )
-    with limits.limit_threads(1):
-        return threads.run(kernel, *addresses, args, rows, rows * itemsize)
 
 
 #: The makers of the kernels by form, and what they take besides the action and an item's size.

@@ -113,10 +113,17 @@ def _has_halves() -> bool:
 
 
 def reduces(plan: ScatterPlan, how: tuple[str, str, bool]) -> bool:
-    """Whether there is a kernel: rows of 16 bits are not summed in place."""
-    reduce, kind, _ = how
-    if reduce != "mean" or kind not in _HALVES:
+    """Whether there is a kernel for a mean.
+
+    There is not where rows of 16 bits would be summed in place, nor where a count in so few bits
+    may come round to 0, which stands for a place without values.
+    """
+    reduce, kind, include_self = how
+    if reduce != "mean":
         return True
+    if kind not in _HALVES:
+        is_narrow = kind[0] in "iu" and not include_self
+        return not (is_narrow and plan.index_shape[plan.dim] >> 8 * plan.itemsize)
     return not are_rows(plan) and (kind == "brain" or _has_halves())
 
 
