@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PEERS", "Problem", "draw", "problem_lines", "run_dask_surface", "surface_lines"]
+__all__ = ["PEERS", "Problem", "run_dask_surface", "surface_lines"]
 
 SCHEDULERS = ("threads", "processes")
 OURS = "nbgather"
