@@ -328,7 +328,7 @@ def test_a_graph_of_them_leaves_as_onnx() -> None:
     x = torch.rand(5, 9, 4)
     noise = torch.from_numpy(nbgather.token_noise(3, 5, 9))
     program = torch.onnx.export(
-        Model(), (x, noise), dynamo=True, custom_translation_table=torch_translation_table(),
+        Model().eval(), (x, noise), dynamo=True, custom_translation_table=torch_translation_table(),
         verbose=False,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
