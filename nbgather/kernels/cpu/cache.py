@@ -33,7 +33,8 @@ SOURCES = (
     "bounds.py", "build.py", "counting.py", "facts.py", "ffi.py", "ffi_errors.py",
     "floats.py", "folds.py", "gather.py", "gather_rows.py", "gather_staged.py", "halves.py",
     "interleave.py", "intrinsics.py", "masking.py", "objects.py", "pages.py", "patches.py",
-    "phases.py", "philox.py", "probe.py", "ranking.py", "reduce.py", "reduce_wide.py", "repeat.py",
+    "phases.py", "philox.py", "probe.py", "ranking.py", "reduce.py", "reduce_shared.py",
+    "reduce_wide.py", "repeat.py",
     "scatter.py", "scatter_wide.py", "segments.py", "split_sample.py", "strategies.py", "team.py",
     "words.py",
 )  # fmt: skip
