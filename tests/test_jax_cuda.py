@@ -202,9 +202,9 @@ def test_operands_are_waited_for(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -
     launch = Driver.launch
 
     def spying(self: Driver, key: Any, build: Any, grid: Any, block: Any, place: Any,
-               addresses: Any, numbers: Any) -> None:  # fmt: skip
+               addresses: Any, numbers: Any, *shared: Any) -> None:  # fmt: skip
         launched.append(set(waited))
-        launch(self, key, build, grid, block, place, addresses, numbers)
+        launch(self, key, build, grid, block, place, addresses, numbers, *shared)
 
     monkeypatch.setattr(Driver, "launch", spying)
     result = nbgather.gather(x, 1, index)

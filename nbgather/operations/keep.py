@@ -65,7 +65,10 @@ class Keep:
 def keep_of(mask_ratio: Any, num_keep: Any, samples: Any, length: Any) -> Keep:
     """What ``mask_ratio`` and ``num_keep`` of a call say, for `[samples, length]` tokens."""
     if num_keep is None:
-        if isinstance(mask_ratio, (list, tuple)) or getattr(mask_ratio, "shape", ()) != ():
+        # A number may be a symbol of torch's compiler, of which no attribute can be asked.
+        is_number = isinstance(mask_ratio, (int, float))
+        is_list = isinstance(mask_ratio, (list, tuple))
+        if is_list or (not is_number and getattr(mask_ratio, "shape", ()) != ()):
             return Keep(counts=_counts_of(mask_ratio, samples, length)).check(samples, length)
         return Keep(ratio=ratio(mask_ratio))
     counts = _counts(num_keep, samples)
