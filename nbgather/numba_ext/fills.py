@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.np import numpy_support
 
 from nbgather.numba_ext.subroutines import subroutine
 
@@ -62,11 +61,6 @@ def maker(dtype: Any, value: Any) -> Any:
             return False, np.int64(0)
 
     return subroutine(types.Tuple((types.boolean, item_type(dtype)))(value), key)(make)
-
-
-def name_of(dtype: Any) -> str:
-    """The dtype of items as NumPy writes it."""
-    return numpy_support.as_dtype(dtype).str
 
 
 def item_type(dtype: Any) -> Any:

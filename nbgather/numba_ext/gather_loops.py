@@ -57,7 +57,6 @@ def record(kind, words):
 _first_four = loader(types.uint32)
 _byte = loader(types.uint8)
 _HEADS = tuple(int.from_bytes(name[:4].encode(), sys.byteorder) for name in MODES)
-_LENGTHS = tuple(map(len, MODES))
 _LAST = ord(MODES[RAISE][-1])
 #: A mode that puts off on a GPU what is raised at once in compiled code.
 _DEFER, _DEFER_LAST = int.from_bytes(b"defe", sys.byteorder), ord("r")

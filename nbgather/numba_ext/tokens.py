@@ -38,10 +38,6 @@ def _epoch(context: Any, builder: Any, kind: Any, value: Any) -> tuple[Any, Any]
     return builder.icmp_unsigned("<", epoch, I64(_EPOCHS)), epoch
 
 
-def _is_ids(kind: Any) -> bool:
-    return is_array(kind) and kind.ndim == 1 and isinstance(kind.dtype, types.Integer)
-
-
 def _ids(context: Any, builder: Any, kind: Any, value: Any) -> tuple[Any, Any]:
     """New int64 ids, and their words, of an array of ids or of how many there are."""
     if not is_array(kind):

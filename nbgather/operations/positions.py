@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-_INT64_MAX = 2**63 - 1
-
 
 def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool) -> tuple[Any, Any]:
     """Resolve an index into positions along a dimension, and tell which values were in bounds.

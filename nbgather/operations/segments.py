@@ -13,9 +13,6 @@ from nbgather.operations.base import Apply, Operation, Spec, device_of, fresh, k
 from nbgather.operations.indexing import ScatterAdd
 from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce
 
-#: How the segments of rows are told.
-BY = ("ids", "offsets", "counts")
-
 
 @dataclass(frozen=True)
 class SegmentReduce(Operation):
