@@ -613,6 +613,27 @@ def test_what_is_kept_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
             assert all(len(v) <= 10 for v in memo.entries.values() if isinstance(v, tuple))
 
 
+def test_what_is_kept_may_change_while_memory_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection lets other threads run, and they keep calls of their own meanwhile."""
+    monkeypatch.setattr(memo, "MAX_LAYOUTS", 4)
+
+    def keep_another(phase: str, info: dict[str, int]) -> None:
+        memo.entries[object()] = False
+
+    x = np.arange(100.0)
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(keep_another)
+    gc.set_threshold(1)
+    try:
+        for n in range(1, 20):
+            index = np.arange(n)[::-1].copy()
+            for _ in range(3):
+                assert np.array_equal(nbgather.gather(x, 0, index), x[:n][::-1])
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(keep_another)
+
+
 def test_a_call_is_kept_when_it_comes_again() -> None:
     """Not before: what is called once with each shape should not pay for it."""
     x = np.arange(100.0)

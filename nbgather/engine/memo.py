@@ -165,7 +165,8 @@ def keep(
     chain = entries.get(head, (table,))
     if len(chain) > MAX_LAYOUTS:
         chain = (table, *chain[MAX_LAYOUTS // 2 :])
-        for seen, value in list(entries.items()):
+        # One step copies it: while pairs are made, memory may be collected and threads may change.
+        for seen, value in entries.copy().items():
             if value is True:
                 entries[seen] = False
     entries[head] = (*chain, call)
