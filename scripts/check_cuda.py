@@ -1,5 +1,8 @@
 """Compile every CUDA kernel, without a GPU or a driver, and look at the machine code.
 
+    python scripts/check_cuda.py [WORDS]     all, or those whose name holds WORDS
+    python scripts/check_cuda.py --quick     two of each kind
+
 Prints a table of registers, shared memory and wide accesses for sm_80 and sm_90. Exit status 1 if a
 kernel spills, has a stack, touches local memory, calls a division, fuses what is rounded twice,
 copies rows by less than 128 bits at a time, or takes more registers than its bound.
@@ -518,6 +521,14 @@ def all_kernels() -> list[Kernel]:
     ]  # fmt: skip
 
 
+def two_of_each_kind(kernels: list[Kernel]) -> list[Kernel]:
+    """The first and the last of those that are named alike up to a comma."""
+    kinds: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        kinds.setdefault(kernel.name.partition(",")[0], []).append(kernel)
+    return [kernel for kind in kinds.values() for kernel in dict.fromkeys((kind[0], kind[-1]))]
+
+
 def _tool(name: str) -> str:
     """A tool of the CUDA toolkit, from its wheels or the PATH."""
     from cuda import pathfinder
@@ -603,7 +614,11 @@ def _wrong(kernel: Kernel, facts: dict[str, int]) -> list[str]:
 def main() -> int:
     """Check all kernels; the exit code."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    every = [kernel for kernel in all_kernels() if wanted in kernel.name]
+    every = all_kernels()
+    if wanted == "--quick":
+        every = two_of_each_kind(every)
+    else:
+        every = [kernel for kernel in every if wanted in kernel.name]
     header = f"{'kernel':46} {'arch':6} regs shared  code ld128 st128 calls"
     print(header)
     bad = 0
