@@ -21,6 +21,7 @@ try:
 except ImportError:
     raise ImportError('nbgather.dask.dataset needs zarr: pip install "nbgather[dask]"') from None
 
+from nbgather.dask import cluster, sources
 from nbgather.dask.journal import Journal
 
 __all__ = ["Progress", "mask_dataset"]
@@ -52,6 +53,8 @@ def mask_dataset(
     chunk: int = 256,
     scale: float | None = None,
     array: str | None = None,
+    size: int | None = None,
+    client: Any = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Mask every sample of an array on disk into a zarr group of visible tokens.
@@ -66,7 +69,9 @@ def mask_dataset(
     ----------
     source : path
         A ``.npy`` file or a zarr array, `[N, L, ...]`, or images `[N, C, H, W]` or
-        `[N, C, T, H, W]` with ``patch_size``.
+        `[N, C, T, H, W]` with ``patch_size``. Or pictures: a folder of them, which are taken in the
+        order of their names, a tar archive without compression (as webdataset has it), or a folder
+        of archives.
     target : path
         The zarr group to write: ``x_masked``, ``mask`` and ``ids_restore``.
     mask_ratio, seed, epoch, patch_size, scale
@@ -75,6 +80,12 @@ def mask_dataset(
         Samples in a chunk, of which one is in memory at a time.
     array : str, optional
         The array in ``source`` where that is a zarr group.
+    size : int, optional
+        Pixels of each side, to which the middle square of each picture is resized; by default all
+        must be of one size.
+    client : distributed.Client, optional
+        A cluster whose workers mask the chunks, each on one thread. They must see ``source`` and
+        ``target`` under the same paths. How many there are, and whether some die, changes no byte.
     progress : callable
         Called with a :class:`Progress` at the start and after every chunk.
 
@@ -85,7 +96,8 @@ def mask_dataset(
     Raises
     ------
     FileNotFoundError, ValueError
-        No array at ``source``; ``target`` was begun with other settings, or is something else.
+        No array at ``source``; ``target`` was begun with other settings, or is something else; a
+        picture that cannot be read. What was done by then is kept.
 
     Examples
     --------
@@ -100,44 +112,77 @@ def mask_dataset(
     ...     zarr.open_group(masked, mode="r")["x_masked"].shape
     (10, 4, 4)
     """
-    x = _source(Path(source), array)
+    x = sources.opened(Path(source), array, size)
     chunk = checks.count(chunk, "chunk")
     if chunk < 1:
         raise ValueError("chunk is 0: it must be at least 1")
     options = {"seed": checks.bits64(seed, "seed"), "epoch": checks.epoch(epoch)}
     plan = _planned(x, mask_ratio, patch_size, scale)
-    settings = {
+    settings: dict[str, Any] = {
         "source": [list(x.shape), str(x.dtype)], "mask_ratio": float(mask_ratio), "chunk": chunk,
         "patch_size": None if patch_size is None else list(plan.patch), "scale": scale, **options,
     }  # fmt: skip
-    folder = Path(target)
+    if isinstance(x, sources.Pictures):
+        settings |= {"size": size, "pictures": x.digest}
+    folder = Path(target).absolute()
     journal = Journal(folder, settings, ARRAYS)
     chunks = math.ceil(x.shape[0] / chunk)
     if journal.is_complete():
         journal.clear()  # which a kill may have cut short
         progress(Progress(chunks, chunks))
-        return folder
+        return Path(target)
     group = _begun(folder, journal, x.shape[0], plan, chunk)
     done = journal.done()
     progress(Progress(len(done), chunks))
-    for number in range(chunks):
-        if number in done:
-            continue
-        start, stop = number * chunk, min((number + 1) * chunk, x.shape[0])
-        samples = np.ascontiguousarray(x[start:stop])
-        ids = np.arange(start, stop, dtype=np.int64)
-        choice: dict[str, Any] = {**options, "sample_ids": ids, "num_keep": plan.keep}
-        if patch_size is None:
-            results = nbgather.random_masking(samples, **choice)
-        else:
-            results = nbgather.masked_patchify(samples, plan.patch, scale=scale, **choice)
-        for name, part in zip(ARRAYS, results, strict=True):
-            group[name][start:stop] = part
+    job = _Job(x, group, plan, chunk, scale, options)
+    for number in _masked(job, [n for n in range(chunks) if n not in done], client):
         journal.mark(number)  # only now is it done
         done.add(number)
         progress(Progress(len(done), chunks))
     journal.complete(group)
-    return folder
+    return Path(target)
+
+
+def _masked(job: _Job, numbers: list[int], client: Any) -> Iterator[int]:
+    """Mask these chunks, and tell of each when all of it is written."""
+    if client is not None:
+        yield from cluster.in_any_order(client, job.mask_on_one_thread, numbers)
+        return
+    for number in numbers:
+        job.mask(number)
+        yield number
+
+
+class _Job(NamedTuple):
+    """What masks any chunk, here or in another process."""
+
+    source: Any
+    group: Any
+    plan: _Plan
+    chunk: int
+    scale: float | None
+    options: dict[str, Any]
+
+    def mask(self, number: int) -> None:
+        """Read a chunk, mask it, and write it."""
+        start = number * self.chunk
+        stop = min(start + self.chunk, self.source.shape[0])
+        samples = np.ascontiguousarray(self.source[start:stop])
+        ids = np.arange(start, stop, dtype=np.int64)
+        choice: dict[str, Any] = {
+            **self.options, "sample_ids": ids, "num_keep": self.plan.keep
+        }  # fmt: skip
+        if self.plan.patch:
+            results = nbgather.masked_patchify(samples, self.plan.patch, scale=self.scale, **choice)
+        else:
+            results = nbgather.random_masking(samples, **choice)
+        for name, part in zip(ARRAYS, results, strict=True):
+            self.group[name][start:stop] = part
+
+    def mask_on_one_thread(self, number: int) -> None:
+        """The same, where other threads do others."""
+        with nbgather.limit_threads(1):
+            self.mask(number)
 
 
 class _Plan(NamedTuple):
@@ -146,49 +191,6 @@ class _Plan(NamedTuple):
     token: tuple[int, ...]
     dtype: Any
     patch: tuple[int, ...]
-
-
-def _source(path: Path, name: str | None) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}")
-    if path.is_file():
-        try:
-            return _Rows(np.load(path, mmap_mode="r", allow_pickle=False))
-        except ValueError as error:
-            raise ValueError(f"{path} is no array of numbers in a .npy file: {error}") from None
-    try:
-        source = zarr.open(str(path), mode="r")
-    except Exception as error:  # zarr's readers raise what they please
-        raise ValueError(f"{path} is no zarr array: {error}") from None
-    if name is not None and isinstance(source, zarr.Group):
-        if name not in source:
-            raise ValueError(
-                f"{path} has no array {name!r}: there is {sorted(source.array_keys())}"
-            )
-        source = source[name]
-    if isinstance(source, zarr.Group):
-        raise ValueError(
-            f"{path} is a zarr group: name one of its arrays, {sorted(source.array_keys())}"
-        )
-    return source
-
-
-class _Rows:
-    """A mapped file whose rows are read and let go: what was mapped does not stay in memory."""
-
-    def __init__(self, mapped: np.ndarray) -> None:
-        self.shape, self.dtype = mapped.shape, mapped.dtype
-        if not mapped.flags.c_contiguous:
-            raise ValueError("the array is in Fortran order: save it in C order")
-        self.path, self.offset = str(mapped.filename), int(mapped.offset)  # type: ignore[attr-defined]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        count = math.prod(self.shape[1:])
-        shape = (rows.stop - rows.start, *self.shape[1:])
-        with open(self.path, "rb") as file:
-            file.seek(self.offset + rows.start * count * self.dtype.itemsize)
-            data = np.fromfile(file, self.dtype, math.prod(shape))
-        return data.reshape(shape)
 
 
 def _planned(x: Any, mask_ratio: float, patch_size: Any, scale: float | None) -> _Plan:

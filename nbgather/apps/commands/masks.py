@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,7 +76,12 @@ def mask(
 
 
 def mask_dataset(
-    source: Annotated[Path, typer.Argument(help="A .npy file or a zarr array, [N, ...].")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A .npy file or a zarr array, [N, ...]; a folder or a tar archive of pictures."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The zarr group to write.")],
     seed: Annotated[int, typer.Option(help="The seed of the masks.")],
     ratio: Annotated[float, typer.Option(help="The part of the tokens to remove, 0 to 1.")] = 0.75,
@@ -87,9 +94,21 @@ def mask_dataset(
     ] = None,
     chunk: Annotated[int, typer.Option(help="Samples in a chunk.")] = 256,
     array: Annotated[str | None, typer.Option(help="The array in a zarr group.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels of the square that each picture is resized to.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that mask chunks; 0: this one, with all its threads.")
+    ] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(help="The address of a Dask cluster that masks chunks instead.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Mask a dataset larger than memory; run again, it goes on where it was interrupted."""
+    """Mask a dataset larger than memory; run again, it goes on where it was interrupted.
+
+    By this process, by processes of its own, or by a cluster: the bytes are the same.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     from nbgather.dask.dataset import Progress
@@ -104,8 +123,35 @@ def mask_dataset(
         def show(state: Progress) -> None:
             bar.update(task, completed=state.done, total=state.chunks)
 
-        written = run(
-            source, target, ratio, seed=seed, epoch=epoch, patch_size=patch, scale=scale,
-            chunk=chunk, array=array, progress=show,
-        )  # fmt: skip
+        with _client(workers, scheduler) as client:
+            written = run(
+                source, target, ratio, seed=seed, epoch=epoch, patch_size=patch, scale=scale,
+                chunk=chunk, array=array, size=size, client=client, progress=show,
+            )  # fmt: skip
     typer.echo(f"wrote {written}")
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
+    """A client of the cluster that is asked for, or None."""
+    if workers < 0 or (workers and scheduler is not None):
+        raise ValueError(
+            f"--workers is {workers}" + (": it must not be negative" if workers < 0 else
+            f" and --scheduler {scheduler}: one of both is needed")
+        )  # fmt: skip
+    if not workers and scheduler is None:
+        yield None
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ImportError(
+            "--workers and --scheduler need distributed: pip install distributed"
+        ) from None
+    if scheduler is not None:
+        with Client(scheduler, timeout="10s") as client:
+            yield client
+        return
+    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(n_workers=workers, **options) as cluster, Client(cluster) as client:
+        yield client
