@@ -98,6 +98,9 @@ class CudaInterfaceContainer(CudaArrays):
         xp = sys.modules.get(library)
         return xp if hasattr(xp, "where") else _Casts(type(array).__module__)
 
+    def computes(self, array: Any) -> bool:
+        return not isinstance(self.namespace(array), _Casts)
+
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed and not hasattr(operands[0], "reshape"):
             raise TypeError(
