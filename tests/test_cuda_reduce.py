@@ -164,11 +164,38 @@ def test_out_and_an_empty_index(gpu: Driver) -> None:
     assert got.array.tolist() == [0] * 4
 
 
-def test_more_than_32_bits_count_is_refused(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy as a tensor, of bfloat16 too."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(dtype_of("bfloat16"))
+    return tensor.numpy()
+
+
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_where_32_bits_do_not_reach_lines_are_walked(
+    monkeypatch: pytest.MonkeyPatch, reduce: str
+) -> None:
+    """Means, products of halves, and what the input does not count in are made of such."""
     monkeypatch.setattr(scatter_paths, "MAX_COUNT", 2)
-    x, dim, index, src = case(LAYOUTS[1], "float32", "wide")
-    with pytest.raises(NotImplementedError, match=r"by 'amax' of an index of \(5, 50\) into"):
-        nbgather.scatter_reduce(to_device(x), dim, to_device(index), to_device(src), "amax")
+    for name, own in itertools.product(NAMES, (True, False)):
+        if not possible(name, reduce) or (reduce, name[:4]) == ("mean", "uint"):
+            continue  # which torch does not divide
+        x, dim, index, src = case(LAYOUTS[1], name, "wide")
+        args = as_tensor(x), dim, as_tensor(index), as_tensor(src)
+        with np.errstate(all="ignore"):
+            want = nbgather.scatter_reduce(
+                x, dim, index, src, reduce, include_self=own, backend="reference"
+            )
+        with pretending(32) as driver:
+            got = nbgather.scatter_reduce(*args, reduce, include_self=own)
+            assert "lines" in kernels(driver)
+        equal(as_numpy(got), want)
 
 
 def test_what_reductions_begin_with() -> None:

@@ -37,6 +37,8 @@ def integers(container: Any, array: Any) -> np.ndarray:
 
 def _device_integers(container: Any, array: Any, spec: Spec, code: str) -> np.ndarray:
     """A copy on the host, strides kept, after what the stream has still to do."""
+    if 0 in spec.shape:
+        return np.empty(spec.shape, code)
     reach = [s * (n - 1) for n, s in zip(spec.shape, spec.strides, strict=True)]
     low = sum(min(r, 0) for r in reach)
     nbytes = sum(max(r, 0) for r in reach) + spec.dtype.itemsize - low

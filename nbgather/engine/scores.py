@@ -15,8 +15,7 @@ from nbgather.engine.masking import key_of
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Options, contiguous_strides
 from nbgather.operations.blocks import MultiBlock, MultiBlockIds
-from nbgather.operations.on_device import OnDevice
-from nbgather.operations.scores import OwnScores, Score, ScoresOfIds, Stripes, Tube, check_frame
+from nbgather.operations.scores import OwnScores, Score, Stripes, Tube, check_frame
 from nbgather.operations.tokens import TokenNoise
 
 #: Aspect ratios that blocks are drawn from.
@@ -92,7 +91,7 @@ def _by_kernels(options: Options) -> bool:
 
 def _launched(
     container: Any,
-    operation: ScoresOfIds,
+    operation: Score | Stripes | MultiBlock,
     ids: Any,
     options: Options,
     launch: Callable[..., None],
@@ -130,9 +129,7 @@ def _on_host(container: Any, operation: Any, ids: Any, options: Options) -> Any:
     return container.from_numpy(results, ids)
 
 
-def stripes(
-    container: Any, operation: Stripes, operands: tuple[Any, ...], options: Options
-) -> Any:
+def stripes(container: Any, operation: Stripes, operands: tuple[Any, ...], options: Options) -> Any:
     """On a GPU by kernels; elsewhere by what they are made of."""
     (ids,) = operands
     if container.home == "cpu":

@@ -156,8 +156,9 @@ def _lines(call: _Call) -> None:
     wide = plan.count >= launch.WIDE_ELEMENTS
     count, numbers = _numbered(axes, wide=wide)
     threads = launch.THREADS_PER_BLOCK
+    how = (call.how,) if facts.operation == kernels.REDUCE else ()
     call.run(
-        ("lines", count, facts.operation, facts.kind, item, plan.index, wide),
+        ("lines", count, facts.operation, facts.kind, item, plan.index, wide, *how),
         kernels.make_scatter_lines, (launch._divide_up(plan.count, threads), 1), (threads, 1),
         (call.out, call.src, call.idx, call.flag),
         (plan.count, layout.size, layout.along.x, layout.along.n, layout.along.i, layout.along.s,
