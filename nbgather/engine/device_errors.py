@@ -39,6 +39,8 @@ class Kind(NamedTuple):
         Of the index, whose dimensions of 1 may be more of the shape's; and its dtype's code.
     dim, size : int
         The dimension, and the limit that an index must be below.
+    what : str
+        Of what is no index: ``offsets`` or ``counts`` of segments, whose rows ``size`` are.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Kind(NamedTuple):
     dtype: str
     dim: int
     size: int
+    what: str = ""
 
 
 #: The kinds of calls that did not wait, for as long as a CUDA graph may replay one of them; the
@@ -56,18 +59,38 @@ _kinds: list[Kind] = [Kind("call", (), 1, (), "i8", 0, 0)]
 _numbers: dict[Kind, int] = {}
 
 
+def kind_of_segments(by: str, count: int, rows: int, dtype: str) -> Kind:
+    """The kind of a call whose segments are told by so many offsets or counts."""
+    return Kind("segment_reduce", (count,), 1, (count,), dtype, 0, rows, by)
+
+
+def _signed(kind: Kind, value: int) -> int:
+    return value - (1 << 64) if kind.dtype.startswith("i") and value >= 1 << 63 else value
+
+
+def _text_of_segments(kind: Kind, report: Report) -> str:
+    what, rows, k = kind.what, kind.size, report.position
+    if k is None or report.value is None:
+        return f"some {what} are bad: segments of N = {rows} rows are needed"
+    value = _signed(kind, report.value)
+    if what == "counts" and k == kind.shape[0]:
+        return f"counts sum to {value}: N = {rows} is needed"
+    if not 0 <= value <= rows:
+        return f"{what}[{k}] is {value}: it must be between 0 and N = {rows}"
+    return f"offsets[{k}] is {value}: they must not fall, and go from 0 to N = {rows}"
+
+
 def text(kind: Kind, report: Report) -> str:
     """What is said of a report."""
+    if kind.what:
+        return _text_of_segments(kind, report)
     if report.position is None or report.value is None or kind is _kinds[0]:
         return unseen(kind.dim, kind.size)
     position = report.position * kind.step
     place = np.unravel_index(position, kind.shape) if kind.shape else ()
     of_index = zip(place, kind.index_shape, strict=False)
     where = tuple(0 if n == 1 else int(p) for p, n in of_index)
-    value = report.value
-    if kind.dtype.startswith("i") and value >= 1 << 63:
-        value -= 1 << 64
-    return message(value, str(where), kind.dim, kind.size)
+    return message(_signed(kind, report.value), str(where), kind.dim, kind.size)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -165,7 +188,7 @@ def may_wait(backend: Any, place: Place, mode: str, needed: bool = True) -> bool
     if needed:
         raise ValueError(
             "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
-            " mode defer, clip, wrap or fill"
+            " mode defer, clip, wrap or fill, or capture in a block of nbgather.cuda.deferred()"
         )
     return False
 
@@ -187,7 +210,7 @@ def _raise(record: Record, device: int) -> None:
             return
         record.clear()
     kind = _kinds[report.call & (1 << KIND_BITS) - 1]
-    raise IndexError(
+    raise (ValueError if kind.what else IndexError)(
         f"{text(kind, report)}: found by an earlier {kind.name} on cuda:{device}, which did not"
         " wait"
     )

@@ -7,7 +7,7 @@ from typing import Any
 from nbgather.kernels.cuda import launch
 from nbgather.kernels.cuda.launch import copy, find_bad, gather, patches, use, write
 from nbgather.kernels.cuda.launch_masking import masking, masks_in_one, token_noise
-from nbgather.kernels.cuda.launch_scatter import scatter, segment_reduce
+from nbgather.kernels.cuda.launch_scatter import scatter, segment_bounds, segment_reduce
 from nbgather.kernels.cuda.launch_strategies import (
     axes_here,
     multiblock,
@@ -31,6 +31,7 @@ __all__ = [
     "patches",
     "scatter",
     "scores_here",
+    "segment_bounds",
     "segment_reduce",
     "strategy",
     "stripes",

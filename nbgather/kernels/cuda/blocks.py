@@ -45,6 +45,8 @@ SCORE_NUMBERS, IDS_NUMBERS = MOST, MOST + 2
 #: its height and its width.
 MAX_BLOCKS = 257
 SPANS = 4 * MAX_BLOCKS
+#: Tokens of a context are counted by the target that covers them, from 1 on, or by none.
+COUNTS = MAX_BLOCKS + 1
 #: Aspect ratios are in these parts.
 ASPECT_PARTS = 256
 #: Threads of a block that lists ids, at most.
@@ -194,7 +196,7 @@ def _make_count(memory: Any) -> Any:
         width, targets = u64(numbers[WIDTH]), u64(numbers[TARGETS])
         frame = u64(numbers[HEIGHT]) * width
         k = t
-        while k < u64(MAX_BLOCKS + 1):
+        while k < u64(COUNTS):
             counts[k] = u32(0)
             k += threads
         cuda.syncthreads()
@@ -227,7 +229,7 @@ def make_block_scores(memory: Any) -> Any:
 
     def block_scores(out, ids, numbers):
         spans = cuda.shared.array(SPANS, types.uint32)
-        counts = cuda.shared.array(MAX_BLOCKS + 1, types.uint32)
+        counts = cuda.shared.array(COUNTS, types.uint32)
         fits = cuda.shared.array(1, types.uint32)
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)
         n, tokens = u64(cuda.blockIdx.x), u64(numbers[0])
@@ -264,7 +266,7 @@ def make_block_ids(memory: Any) -> Any:
 
     def block_ids(context, targets_out, context_counts, target_counts, ids, numbers):
         spans = cuda.shared.array(SPANS, types.uint32)
-        counts = cuda.shared.array(MAX_BLOCKS + 1, types.uint32)
+        counts = cuda.shared.array(COUNTS, types.uint32)
         fits = cuda.shared.array(1, types.uint32)
         sums = cuda.shared.array(LIST_THREADS, types.uint32)
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)

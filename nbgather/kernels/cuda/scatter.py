@@ -32,7 +32,7 @@ PICK_FIRST_AXIS = 3
 
 
 def make_combine(memory: Any, operation: int, kind: str, item: int, how: How) -> Any:
-    """Set, add to or reduce an item; ``kind`` is what the bits of a value, two halves, stand for."""
+    """Set, add to or reduce an item; the bits of a value, two halves, are taken for a ``kind``."""
     if operation == REDUCE:
         return _make_reduce(memory, item, how)
     if operation == SET:
