@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,8 +23,13 @@ from nbgather.kernels import forks
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.kernels.cuda.errors import KIND_BITS, OWN_CALL, Record, Report
 
-#: Whether calls of the mode ``raise`` do not wait in this thread, or task.
-_deferring: contextvars.ContextVar[bool] = contextvars.ContextVar("deferring", default=False)
+#: Where calls were made in a block of this thread, or task, in which none of them waits; None
+#: outside of such a block.
+_deferring: contextvars.ContextVar[set[Place] | None] = contextvars.ContextVar(
+    "deferring", default=None
+)
+#: Kinds of calls that are told apart; what is said of a bad index of others is less.
+MAX_KINDS = 1 << 16
 
 
 class Kind(NamedTuple):
@@ -84,9 +90,13 @@ def text(kind: Kind, report: Report) -> str:
     """What is said of a report."""
     if kind.what:
         return _text_of_segments(kind, report)
-    if report.position is None or report.value is None or kind is _kinds[0]:
+    if kind is _kinds[0]:
+        return "an index was out of bounds"
+    if report.position is None or report.value is None:
         return unseen(kind.dim, kind.size)
     position = report.position * kind.step
+    if position >= math.prod(kind.shape):  # of another call, which reported meanwhile
+        return unseen(kind.dim, kind.size)
     place = np.unravel_index(position, kind.shape) if kind.shape else ()
     of_index = zip(place, kind.index_shape, strict=False)
     where = tuple(0 if n == 1 else int(p) for p, n in of_index)
@@ -99,10 +109,27 @@ def _number(make: Callable[..., Kind], *known: Any) -> int:
     kind = make(*known)
     with forks.lock:
         number = _numbers.get(kind)
-        if number is None and len(_kinds) < 1 << KIND_BITS:
+        if number is None and len(_kinds) < MAX_KINDS:
             number = _numbers[kind] = len(_kinds)
             _kinds.append(kind)
     return number or 0
+
+
+@contextlib.contextmanager
+def _own_record(backend: Any, place: Place) -> Iterator[Record]:
+    """A record for one call, which is given back when no kernel can write to it any more.
+
+    Where waiting was interrupted one may: then it is not.
+    """
+    records = backend.driver.records
+    record = records.take(place.device)
+    try:
+        yield record
+    except Exception:  # of a launch behind others, or of the first
+        backend.driver.synchronize(place)
+        records.give(record)
+        raise
+    records.give(record)
 
 
 def run(
@@ -123,12 +150,10 @@ def run(
         number = records.number(_number(make, *known))
         launch(records.of(place.device).address, number)
         return
-    record = records.take(place.device)
-    launch(record.address, OWN_CALL)
-    backend.driver.synchronize(place)
-    report = record.read()
-    # Where waiting was interrupted a kernel may still write to the record: it is not given back.
-    records.give(record)
+    with _own_record(backend, place) as record:
+        launch(record.address, OWN_CALL)
+        backend.driver.synchronize(place)
+        report = record.read()
     if report is not None:
         raise IndexError(text(make(*known), report))
 
@@ -156,13 +181,11 @@ def run_flagged(
         if not told:
             run(backend, place, False, find, make, *known)
         return True
-    record = records.take(place.device)
-    if not launch(record.address):
-        records.give(record)
-        return False
-    backend.driver.synchronize(place)
-    is_bad = record.read() is not None
-    records.give(record)
+    with _own_record(backend, place) as record:
+        if not launch(record.address):
+            return False
+        backend.driver.synchronize(place)
+        is_bad = record.read() is not None
     if is_bad:
         run(backend, place, True, find, make, *known)
         kind = make(*known)
@@ -181,7 +204,7 @@ def may_wait(backend: Any, place: Place, mode: str, needed: bool = True) -> bool
     Those of the mode ``raise`` do, outside of a block of :func:`deferred`. While the stream is
     captured into a CUDA graph none can: where it is ``needed``, that is refused.
     """
-    if mode != "raise" or _deferring.get():
+    if mode != "raise" or _deferring.get() is not None:
         return False
     if not backend.driver.capturing(place):
         return True
@@ -195,6 +218,9 @@ def may_wait(backend: Any, place: Place, mode: str, needed: bool = True) -> bool
 
 def poll(backend: Any, place: Place) -> None:
     """Raise what a call has reported that did not wait; a look at the host's memory if none has."""
+    used = _deferring.get()
+    if used is not None:
+        used.add(place)
     record = backend.driver.records.shared.get(place.device)
     if record is not None and record.words[0] and not backend.driver.capturing(place):
         # Until the first position is known. Not for all of the device: where another thread
@@ -233,10 +259,16 @@ def check(device: int | None = None, stream: int | None = None) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """A block in which no call waits, and at whose end all are waited for."""
-    before = _deferring.set(True)
+    """A block in which no call waits, and at whose end all are waited for.
+
+    Within a capture that goes on nothing can be waited for: what the replays meet is told of later.
+    """
+    used: set[Place] = set()
+    before = _deferring.set(used)
     try:
         yield
     finally:
         _deferring.reset(before)
-    check()
+    backend = backends.loaded("cuda")
+    if backend is None or not any(map(backend.driver.capturing, used)):
+        check()
