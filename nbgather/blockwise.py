@@ -239,8 +239,9 @@ def strategy(function: Callable[..., Any] | None = None, *, draws: int = 0) -> C
     function : callable
         Called as ``function(noise, drawn, grid, **options)`` with the noise of the tokens `[N, L]`
         and more numbers in [0, 1), `[N, draws]`, both of the library of the sample ids, and new: it
-        may write to them. It gives scores `[N, L]`, of which the lowest stay. What it does to a
-        sample must depend on that sample's numbers alone.
+        may write to them. (Of arrays on a GPU that cannot compute, such as numba's, they are
+        NumPy's, and the scores are copied to the GPU.) It gives scores `[N, L]`, of which the
+        lowest stay. What it does to a sample must depend on that sample's numbers alone.
     draws : int
         How many numbers more it is given for each sample.
 

@@ -16,6 +16,7 @@ them, and its older exporter (``dynamo=False``) knows none.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from nbgather.loading import MaskingCollate, Strategy, require_same_masks, strat
 from nbgather.masking import MaskedTokens, random_masking
 from nbgather.operations import checks, keep
 from nbgather.operations import scores as score_rules
+from nbgather.operations.on_device import OnDevice
 
 __all__ = ["MaskingCollate", "RandomMasking", "require_same_masks"]
 
@@ -36,8 +38,16 @@ _CONTAINER: Any = registry.load(registry.MODULES["torch"])
 
 
 def _scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
-    score = strategy_of(strategy) or strategies.random
+    score: Any = strategy_of(strategy) or strategies.random
+    if seed.is_cuda and seed.device == epoch.device == sample_ids.device:  # the kernels read them
+        seed, epoch = OnDevice(seed.to(torch.int64)), OnDevice(epoch.to(torch.int64))
+        return score(seed, sample_ids, tuple(grid), epoch=epoch)
     return score(int(seed), sample_ids, tuple(grid), epoch=int(epoch))
+
+
+def _scores_beside(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Any) -> Any:
+    torch_operators.require_one_device(seed, epoch, sample_ids)
+    return _scores(seed, epoch, sample_ids, strategy, grid)
 
 
 def _fake_scores(seed: Any, epoch: Any, sample_ids: Any, strategy: str, grid: Sequence[int]) -> Any:
@@ -50,9 +60,35 @@ _seeded_strategy = torch_operators.define(
     "(Tensor seed, Tensor epoch, Tensor sample_ids, str strategy, SymInt[] grid) -> Tensor",
     _scores,
     _fake_scores,
-    waits=True,  # the seed is read on the host
+    waits=True,  # the seed may be read on the host
 )
 torch_operators.batch_one_by_one(_seeded_strategy)
+
+#: The same of a seed and an epoch on the device of the ids, for which nothing waits.
+_strategy_beside = torch_operators.define(
+    f"seeded_strategy{torch_operators.NOWAIT}",
+    "(Tensor seed, Tensor epoch, Tensor sample_ids, str strategy, SymInt[] grid) -> Tensor",
+    _scores_beside,
+    _fake_scores,
+)
+torch_operators.batch_one_by_one(_strategy_beside)
+
+
+def _takes_seeds_there(score: Strategy | None) -> bool:
+    """Whether a strategy takes a seed that only a device knows: those of this package do."""
+    if isinstance(score, functools.partial):
+        return "spatial" not in score.keywords and _takes_seeds_there(score.func)
+    name = getattr(score, "__name__", "")
+    return score is None or (name in strategies.__all__ and score is getattr(strategies, name))
+
+
+def _ids_beside(sample_ids: Any, x: torch.Tensor) -> torch.Tensor:
+    """Sample ids as a tensor, where tokens are; one that is elsewhere is left there."""
+    if isinstance(sample_ids, torch.Tensor):
+        return sample_ids
+    if isinstance(sample_ids, int):
+        return torch.arange(checks.count(sample_ids, "sample_ids"), device=x.device)
+    return torch.as_tensor(sample_ids, device=x.device)
 
 
 def _name(strategy: str | Strategy) -> str:
@@ -98,8 +134,10 @@ class RandomMasking(torch.nn.Module):
 
     Notes
     -----
-    On a GPU the seed and the epoch are read again only after they were written to, since reading
-    waits for the device.
+    Where the module is on the GPU of the tokens, the kernels of masking and of the strategies of
+    this package read the seed and the epoch there: nothing waits, and a CUDA graph heeds what was
+    written before a replay. For a strategy of somebody's own they are read on the host, which waits
+    for the device, and again only after they were written to.
 
     Examples
     --------
@@ -178,7 +216,14 @@ class RandomMasking(torch.nn.Module):
             return self._drawn(x)
         if self._is_traced() and (self._score is None or isinstance(self.strategy, str)):
             return self._traced(x, sample_ids)
-        seed, epoch = self._seed_and_epoch()
+        seed: Any
+        epoch: Any
+        if self._lies_beside(x):
+            # Read by the kernels: nothing waits, and a CUDA graph sees each epoch that is set.
+            seed, epoch = OnDevice(self.seed), OnDevice(self.epoch)
+            sample_ids = _ids_beside(sample_ids, x)
+        else:
+            seed, epoch = self._seed_and_epoch()
         if self._score is None:
             choice: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "epoch": epoch}
         else:
@@ -187,10 +232,7 @@ class RandomMasking(torch.nn.Module):
 
     def _traced(self, x: torch.Tensor, sample_ids: Any) -> MaskedTokens[torch.Tensor]:
         """Mask by a seed and an epoch that stay tensors."""
-        if isinstance(sample_ids, int):
-            sample_ids = torch.arange(checks.count(sample_ids, "sample_ids"), device=x.device)
-        elif not isinstance(sample_ids, torch.Tensor):
-            sample_ids = torch.as_tensor(sample_ids, device=x.device)
+        sample_ids = _ids_beside(sample_ids, x)
         if self._score is None:
             return MaskedTokens(
                 *torch_calls.seeded_masking(
@@ -200,27 +242,35 @@ class RandomMasking(torch.nn.Module):
         scores = self._traced_scores(self.seed, self.epoch, sample_ids)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
 
-    def _is_traced(self) -> bool:
-        """Whether the seed and the epoch have no values that Python can know."""
+    def _is_traced(self, *others: torch.Tensor) -> bool:
+        """Whether the seed and the epoch, or others, have no values that Python can know."""
         container = _CONTAINER.locate(self.seed, "seed")
-        return bool(container.traces((self.seed, self.epoch)))
+        return bool(container.traces((self.seed, self.epoch, *others)))
 
     def _drawn(self, x: torch.Tensor) -> MaskedTokens[torch.Tensor]:
         """Mask by a seed from torch's generator."""
         if self._score is None:
             return random_masking(x, self.mask_ratio, num_keep=self.num_keep)
-        seed = torch_calls.drawn_seed()
         ids = torch.arange(x.shape[0], device=x.device)
         if self._is_traced() and isinstance(self.strategy, str):
+            seed = torch_calls.seed_beside(x)
             scores = self._traced_scores(seed, torch.zeros_like(seed), ids)
+        elif x.is_cuda and _takes_seeds_there(self._score) and not self._is_traced(x):
+            scores = self._score(OnDevice(torch_calls.seed_beside(x)), ids, self.grid)
         else:
-            scores = self._score(int(seed), ids, self.grid)
+            scores = self._score(int(torch_calls.drawn_seed()), ids, self.grid)
         return random_masking(x, self.mask_ratio, noise=scores, num_keep=self.num_keep)
 
     def _traced_scores(self, seed: Any, epoch: Any, sample_ids: torch.Tensor) -> Any:
         dtype = str(sample_ids.dtype).removeprefix("torch.")
         checks.sample_ids(tuple(sample_ids.shape), dtype)
-        return _seeded_strategy(seed, epoch, sample_ids, self.strategy, self.grid)
+        op = _strategy_beside if seed.is_cuda and epoch.is_cuda else _seeded_strategy
+        return op(seed, epoch, sample_ids, self.strategy, self.grid)
+
+    def _lies_beside(self, x: torch.Tensor) -> bool:
+        """Whether the seed and the epoch are on the GPU of some tokens, for kernels to read."""
+        there = self.seed.is_cuda and self.seed.device == self.epoch.device == x.device
+        return there and _takes_seeds_there(self._score) and not self._is_traced(x)
 
     def _seed_and_epoch(self) -> tuple[int, int]:
         """The seed and the epoch as Python numbers."""

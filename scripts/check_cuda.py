@@ -28,6 +28,7 @@ from numba import cuda, types  # noqa: E402
 from nbgather.cuda import device  # noqa: E402
 from nbgather.kernels.constants import MODES  # noqa: E402
 from nbgather.kernels.cuda import (  # noqa: E402
+    blocks,
     compiler,
     folds,
     gather,
@@ -176,6 +177,27 @@ def _scatters() -> list[Kernel]:
                 48,
             )
         )
+    for kind, item in (("f4", 4), ("half", 2)):
+        reduced = (2, scatter.REDUCE, kind, item, "i8", True, ("amax", kind, True))
+        kernels.append(
+            Kernel(
+                f"scatter lines, {_told(reduced[-1])}, 64-bit",
+                lambda memory, key=reduced: scatter.make_scatter_lines(memory, *key),
+                4,
+                scatter.LINES_FIRST_AXIS + 2 * per_axis,
+                64,
+            )
+        )
+    kernels += [
+        Kernel(
+            f"segment bounds of {by}, {index}",
+            lambda memory, b=by, i=index: scatter_rows.make_segment_bounds(memory, b, i),
+            4,
+            3,
+            40,
+        )
+        for by, index in (("offsets", "i8"), ("counts", "i4"), ("sums", "u4"))
+    ]
     for how, item in ((scatter.ADD, 4), (scatter.ADD, 8), (scatter.ANY, 1)):
         atomic = (2, how, item, "i8", False)
         kernels.append(
@@ -377,15 +399,26 @@ def _strategies() -> list[Kernel]:
             ("block", 4, 3, strategies.make_block_keys),
         )
     ]
+    for name, make, addresses, numbers in (
+        ("stripes", lambda m: blocks.make_stripes(m, 2), 3, strategies.FIRST_SIZE + 4),
+        ("scores of blocks", blocks.make_block_scores, 2, blocks.SCORE_NUMBERS),
+        ("ids of blocks", blocks.make_block_ids, 5, blocks.IDS_NUMBERS),
+    ):
+        # A product is rounded before its whole part is taken; what adds to noise loses nothing.
+        kernels.append(Kernel(name, make, addresses, numbers, 64, divides=True))
 
     def line_sources(memory: Any) -> Any:
         return (strategies.make_line_source(memory),)
+
+    def word_sources(memory: Any) -> Any:
+        return (blocks.make_word_source(memory),)
 
     def key_sources(memory: Any) -> Any:
         return tuple(strategies.make_key_source(memory, shift, False) for shift in (0, 32))
 
     for name, sources, numbers in (
         ("lines", line_sources, strategies.LINE_NUMBERS),
+        ("words", word_sources, blocks.WORD_NUMBERS),
         ("keys", key_sources, radix.SOURCE_NUMBERS),
     ):
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cuda_stub import STREAM, StubArray, empty, spread
 
-import nbgather
+import nbgather.cuda
 from nbgather.kernels.cuda import launch_scatter
 from nbgather.kernels.cuda.contexts import Place
 
@@ -103,6 +103,10 @@ def reductions() -> None:
             x, src = empty(into, "f4"), empty(shape, "f4")
             i = empty(shape, "i8") if part is None else spread(part, *shape)
             nbgather.scatter_reduce(x, dim, i, src, reduce, include_self=own)
+    with nbgather.cuda.deferred():
+        for by, index in itertools.product(("offsets", "counts"), INDICES):
+            given: dict[str, Any] = {by: empty((9,), index)}
+            nbgather.segment_reduce(empty((64, 4), "f4"), "sum", **given)
     for reduce, kind in itertools.product(("sum", "mean", "amax", "amin"), ("f4", "f2", "b2")):
         if kind != "f4" and reduce in ("amax", "amin"):
             kind = {"f2": "half", "b2": "brain"}[kind]
@@ -145,8 +149,10 @@ def strategies() -> None:
     """Grids of images, videos and spectrograms."""
     ids = empty((8,), "i8")
     for grid in ((14, 14), (8, 14, 14), (64, 64), (128, 128)):
-        for name in ("random", "grid", "block", "tube", "time_frequency"):
+        for name in ("random", "grid", "block", "tube", "time_frequency", "multiblock"):
             getattr(nbgather.strategies, name)(1, ids, grid)
+        nbgather.strategies.stripes(1, ids, grid, ratios=(0.7, 0.3, 0.5)[: len(grid)])
+        nbgather.strategies.multiblock_ids(1, ids, grid)
 
 
 def patches() -> None:

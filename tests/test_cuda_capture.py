@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import nbgather.cuda
 import nbgather.torch
+from nbgather import strategies
 from nbgather.containers import cuda_arrays, torch_calls, torch_operators
 
 UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
@@ -276,22 +278,84 @@ def test_a_drawn_mask_is_anew_at_each_replay(tensors: Driver, length: int) -> No
         assert torch.equal(mask, masked(x, seed=drawn & 2**64 - 1).mask)
 
 
-@pytest.mark.parametrize("what", ["tokens", "patches", "module", "epoch"])
+PARTIAL = functools.partial(strategies.block, wrap=True, min_area=2)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["random", "grid", "block", "stripes", "multiblock", "tube", PARTIAL], ids=str
+)
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_module_on_the_device_is_captured(
+    tensors: Driver, monkeypatch: pytest.MonkeyPatch, strategy: Any, drawn: bool
+) -> None:
+    """Its seed and epoch are read where they are: at each replay, what has been written there."""
+    x, ids = torch.randn(2, 12, 4), torch.tensor([7, 2**40])
+    module = nbgather.torch.RandomMasking(0.5, strategy=strategy, grid=(3, 4))
+    held = torch.tensor(5)
+    monkeypatch.setattr(torch_calls, "drawn_seed", lambda device: held)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    launches: list[Any] = []
+    launch = tensors.launch
+    tensors.launch = lambda *a: (launches.append(a), launch(*a))  # type: ignore[method-assign]
+    tensors.captured = True
+    found = module(x) if drawn else module(x, ids)
+    assert not tensors.waits
+    tensors.launch = launch  # type: ignore[method-assign]
+    for seed, epoch in ((11, 0), (-12, 2**32 - 1)):
+        held.fill_(seed)
+        module.seed.fill_(seed)
+        module.epoch.fill_(epoch)
+        for arguments in launches:
+            launch(*arguments)
+        given = (torch.arange(2), 0) if drawn else (ids, epoch)
+        score = strategy if callable(strategy) else getattr(strategies, strategy)
+        scores = score(seed, given[0], (3, 4), epoch=given[1])
+        want = nbgather.random_masking(x, 0.5, noise=scores)
+        for got, other in zip(found, want, strict=True):
+            assert torch.equal(got, other)
+
+
+def test_a_strategy_of_ones_own_is_given_a_number(
+    tensors: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[Any] = []
+
+    def own(seed: int, ids: Any, grid: Any, epoch: int = 0, **backend: Any) -> Any:
+        seeds.append((seed, epoch))
+        return strategies.random(seed, ids, grid, epoch=epoch)
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for score in (own, functools.partial(strategies.tube, spatial=own)):
+        module = nbgather.torch.RandomMasking(0.5, strategy=score, grid=(3, 4), seed=9)
+        module(torch.zeros(2, 12, 1), torch.arange(2))
+        module(torch.zeros(2, 12, 1))
+    assert [type(number) for pair in seeds for number in pair] == [int] * 8
+
+
+@pytest.mark.parametrize(
+    "what", ["tokens", "patches", "module", "epoch", "strategy", "strategy with ids"]
+)
 def test_a_drawn_masking_is_traced_for_a_graph(what: str) -> None:
     """On CUDA tensors, of which the trace needs none: no operator waits, no seed is on the host."""
     with FakeTensorMode():
         x = torch.empty(2, 16, 8, device="cuda")
-        if what == "module":
-            module = nbgather.torch.RandomMasking(0.5)
+        by = {"strategy": "block", "grid": (4, 4)} if what.startswith("strategy") else {}
+        module = nbgather.torch.RandomMasking(0.5, **by)
+        number = {"dtype": torch.int64, "device": "cuda"}
+        module.seed, module.epoch = torch.empty((), **number), torch.empty((), **number)
+        ids = torch.empty(2, **number)
         calls = {
             "tokens": lambda a: nbgather.random_masking(a, 0.5)[0],
             "epoch": lambda a: nbgather.random_masking(a, 0.5, epoch=3)[0],
             "module": lambda a: module(a)[0],
+            "strategy": lambda a: module(a)[0],
+            "strategy with ids": lambda a: module(a, ids)[0],
             "patches": lambda a: nbgather.masked_patchify(a.reshape(2, 1, 16, 8), 4, 0.5)[0],
         }
         traced = make_fx(calls[what])(x)
     nodes = [n for n in traced.graph.nodes if n.op == "call_function"]
-    assert any(n.target is torch.ops.nbgather.seeded_noise.nowait for n in nodes)
+    name = "seeded_strategy" if what.startswith("strategy") else "seeded_noise"
+    assert any(n.target is getattr(torch.ops.nbgather, name).nowait for n in nodes)
     for node in nodes:
         assert UNSAFE not in getattr(node.target, "tags", ()), node
         assert node.target is not torch.ops.aten._local_scalar_dense.default

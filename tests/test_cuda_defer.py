@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import types
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from simulated_device import KERNEL_MEMORY, memory
 from simulator import DeviceArray, Driver, simulated, to_device
 
 import nbgather.cuda
+from nbgather.containers import cuda_interface
 from nbgather.engine import device_errors
 from nbgather.kernels.cuda import launch as cuda
-from nbgather.kernels.cuda.errors import NO_POSITION, RING_SLOTS, Record
+from nbgather.kernels.cuda import scatter_paths
+from nbgather.kernels.cuda.errors import MAX_CALLS, NO_POSITION, RING_SLOTS, Record, Report
 from nbgather.kernels.cuda.reports import make_report
 
 
@@ -261,6 +264,83 @@ def test_capture_and_replay(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> Non
         same(host(result), filled)
 
 
+def test_a_graph_has_its_memory(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a captured call made for itself is still there when the graph is replayed."""
+    launches: list[tuple[Any, ...]] = []
+    launch = gpu.launch
+    monkeypatch.setattr(gpu, "launch", lambda *a: (launches.append(a), launch(*a)))
+    monkeypatch.setattr(cuda_interface, "_of_graphs", [])
+    x, i = to_device(np.zeros((9, 8), "f4")), to_device(rng("graph").integers(0, 9, (40, 1)))
+    index = i.view_of(np.broadcast_to(i.array, (40, 8)))
+    src = to_device(np.ones((40, 8), "f4"))
+    monkeypatch.setattr(scatter_paths, "MAX_LOOKS", 0)  # so that indices are sorted
+    gpu.captured = True
+    got = nbgather.scatter_add(x, 0, index, src, mode="defer")
+    gpu.captured = False
+    gc.collect()
+    want = got.array.copy()
+    assert want.sum() == 320
+    got.array[...] = 0
+    for arguments in launches:
+        launch(*arguments)
+    same(got.array, want)
+    assert cuda_interface._of_graphs
+    cuda_interface._of_graphs.clear()
+    nbgather.scatter_add(x, 0, index, src)
+    assert not cuda_interface._of_graphs
+
+
+def test_a_block_may_end_within_a_capture(gpu: Driver) -> None:
+    """Where nothing can be waited for: what is bad is told of after the capture."""
+    gpu.captured = True
+    with nbgather.cuda.deferred():
+        nbgather.gather(to_device(X), 1, to_device(BAD))
+    gpu.captured = False
+    with pytest.raises(IndexError, match=r"index 7 at \(1, 0, 2\)"):
+        nbgather.cuda.check()
+
+
+def test_a_launch_that_fails_gives_its_record_back(
+    gpu: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once what was launched before it is done."""
+    x, src = to_device(np.zeros((4, 6), "f4")), to_device(np.ones((4, 6), "f4"))
+    index = to_device(np.zeros((4, 6), int))
+    nbgather.gather(x, 0, index)
+    taken, gpu.waits = len(gpu.pinned), []
+    monkeypatch.setattr(gpu, "launch", lambda *a: 1 / 0)
+    for call in (
+        lambda: nbgather.gather(x, 0, index),
+        lambda: nbgather.scatter_add(x, 0, index, src),
+    ):
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                call()
+    assert len(gpu.pinned) == taken
+    assert gpu.waits == ["stream"] * 6
+
+
+def test_very_many_calls_and_kinds_of_calls(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = device_errors.backends.get("cuda").driver.records
+    monkeypatch.setattr(numbers, "_calls", itertools.count(MAX_CALLS - 1))
+    for _ in range(3):
+        nbgather.gather(to_device(X), 1, to_device(BAD), mode="defer")
+        with pytest.raises(IndexError, match="index 7"):
+            nbgather.cuda.check()
+    monkeypatch.setattr(device_errors, "MAX_KINDS", len(device_errors._kinds))
+    nbgather.gather(to_device(X[:, :, :3]), 1, to_device(BAD[:, :, :3]), mode="defer")
+    with pytest.raises(IndexError, match="^an index was out of bounds: found by"):
+        nbgather.cuda.check()
+
+
+def test_a_position_of_another_call_is_not_told() -> None:
+    """Which another stream reported while the record was read."""
+    kind = device_errors.Kind("gather", (2, 3), 1, (2, 3), "i8", 1, 3)
+    text = device_errors.text(kind, Report(1, 6, 9))
+    assert text == "an index was out of bounds for dimension 1 with size 3"
+    assert device_errors.text(kind, Report(1, 5, 9)).startswith("index 9 at (1, 2)")
+
+
 def test_an_error_waits_for_the_end_of_a_capture(gpu: Driver) -> None:
     dx, bad = to_device(X), to_device(BAD)
     nbgather.gather(dx, 1, bad, mode="defer")
@@ -297,6 +377,13 @@ def test_check_takes_streams_of_any_library(gpu: Driver) -> None:
         with pytest.raises(IndexError, match=r"7 at \(1, 0, 2\)"):
             nbgather.cuda.check(stream=stream)
         assert gpu.waits.pop() == "stream"
+    Torchs.device = types.SimpleNamespace(index=1)  # type: ignore[attr-defined]
+    Cupys.device_id = 1  # type: ignore[attr-defined]
+    nbgather.gather(to_device(X), 1, to_device(BAD), mode="defer")
+    for stream in (Torchs(), Cupys()):  # of another device, on which nothing was put off
+        nbgather.cuda.check(stream=stream)
+    with pytest.raises(IndexError, match=r"7 at \(1, 0, 2\)"):
+        nbgather.cuda.check(0)
     with pytest.raises(TypeError, match="stream is 'x'"):
         nbgather.cuda.check(stream="x")
     with pytest.raises(ValueError, match="device is -1"):

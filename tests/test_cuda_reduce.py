@@ -19,7 +19,7 @@ from test_cuda_scatter import LAYOUTS, ROWS, force, kernels
 from test_reduce import DTYPES, REDUCES, dtype_of, equal, special
 from test_scatter import numbers
 
-import nbgather
+import nbgather.cuda
 from nbgather.kernels.cuda import folds, scatter_paths, scatter_shared
 from nbgather.kernels.cuda import launch as cuda
 
@@ -164,11 +164,38 @@ def test_out_and_an_empty_index(gpu: Driver) -> None:
     assert got.array.tolist() == [0] * 4
 
 
-def test_more_than_32_bits_count_is_refused(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy as a tensor, of bfloat16 too."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(dtype_of("bfloat16"))
+    return tensor.numpy()
+
+
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_where_32_bits_do_not_reach_lines_are_walked(
+    monkeypatch: pytest.MonkeyPatch, reduce: str
+) -> None:
+    """Means, products of halves, and what the input does not count in are made of such."""
     monkeypatch.setattr(scatter_paths, "MAX_COUNT", 2)
-    x, dim, index, src = case(LAYOUTS[1], "float32", "wide")
-    with pytest.raises(NotImplementedError, match=r"by 'amax' of an index of \(5, 50\) into"):
-        nbgather.scatter_reduce(to_device(x), dim, to_device(index), to_device(src), "amax")
+    for name, own in itertools.product(NAMES, (True, False)):
+        if not possible(name, reduce) or (reduce, name[:4]) == ("mean", "uint"):
+            continue  # which torch does not divide
+        x, dim, index, src = case(LAYOUTS[1], name, "wide")
+        args = as_tensor(x), dim, as_tensor(index), as_tensor(src)
+        with np.errstate(all="ignore"):
+            want = nbgather.scatter_reduce(
+                x, dim, index, src, reduce, include_self=own, backend="reference"
+            )
+        with pretending(32) as driver:
+            got = nbgather.scatter_reduce(*args, reduce, include_self=own)
+            assert "lines" in kernels(driver)
+        equal(as_numpy(got), want)
 
 
 def test_what_reductions_begin_with() -> None:
@@ -247,10 +274,54 @@ def test_bad_segments_are_the_same_error(gpu: Driver) -> None:
 
 
 def test_offsets_are_not_read_under_capture(gpu: Driver) -> None:
-    x, offsets = to_device(np.zeros((4, 2), "f4")), to_device(np.array([0, 4]))
-    gpu.captured = True
-    with pytest.raises(ValueError, match="under capture"):
-        nbgather.segment_reduce(x, "sum", offsets=offsets)
+    """But in a block whose errors come later: what is bad is found where it is."""
+    x = np.arange(24, dtype=np.float32).reshape(12, 2)
+    segments = {
+        "offsets": np.array([0, 3, 3, 12, 12], np.int32),
+        "counts": np.array([5, 0, 9, 7], np.uint8)[::2] - np.array([0, 2], np.uint8),
+    }
+    for by, where in segments.items():
+        gpu.captured = True
+        given = {by: to_device(where)}
+        with pytest.raises(ValueError, match=r"capture in a block of nbgather.cuda.deferred\(\)"):
+            nbgather.segment_reduce(to_device(x), "mean", **given)
+        with nbgather.cuda.deferred():
+            got = nbgather.segment_reduce(to_device(x), "mean", **given)
+            assert not gpu.waits
+            gpu.captured = False
+        same(np.array(got.array), nbgather.segment_reduce(x, "mean", **{by: where}))
+        gpu.waits.clear()
+
+
+BAD_SEGMENTS: tuple[tuple[str, list[int], str], ...] = (
+    ("offsets", [0, 3, 2, 4], "offsets[2] is 2: they must not fall, and go from 0 to N = 4"),
+    ("offsets", [0, 5], "offsets[1] is 5: it must be between 0 and N = 4"),
+    ("offsets", [0, 9, 2**40, -3], "offsets[1] is 9: it must be between 0 and N = 4"),
+    ("offsets", [-1, 4], "offsets[0] is -1: it must be between 0 and N = 4"),
+    ("offsets", [1, 4], "offsets[0] is 1: they must not fall, and go from 0 to N = 4"),
+    ("offsets", [0, 3], "offsets[1] is 3: they must not fall, and go from 0 to N = 4"),
+    ("counts", [1, 2], "counts sum to 3: N = 4 is needed"),
+    ("counts", [4, 4, 4], "counts sum to 12: N = 4 is needed"),
+    ("counts", [-1, 5], "counts[0] is -1: it must be between 0 and N = 4"),
+    ("counts", [0, 5], "counts[1] is 5: it must be between 0 and N = 4"),
+    ("counts", [], "counts sum to 0: N = 4 is needed"),
+)
+
+
+@pytest.mark.parametrize(("by", "where", "text"), BAD_SEGMENTS)
+def test_bad_segments_are_told_of_later(gpu: Driver, by: str, where: list[int], text: str) -> None:
+    """Nothing outside of the rows is read, whatever they say."""
+    x, given = to_device(np.zeros((4, 2), "f4")), {by: to_device(np.array(where, np.int64))}
+
+    def call() -> None:
+        with nbgather.cuda.deferred():
+            nbgather.segment_reduce(x, "mean", **given)
+            assert not gpu.waits
+
+    with pytest.raises(ValueError) as raised:
+        call()
+    told = f"{text}: found by an earlier segment_reduce on cuda:0, which did not wait"
+    assert str(raised.value) == told
 
 
 def test_torch_and_its_gradients() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from cases import same
 from pretender import pretending
 from simulator import DeviceArray, Driver, simulated, to_device
-from test_strategies import CASES, IDS, Case, name
+from test_strategies import CASES, IDS, Case, lattice, name
 
 import nbgather
 from nbgather import strategies
@@ -36,16 +37,15 @@ def check(gpu: Driver, case: Case, ids: np.ndarray, epoch: int = 3) -> None:
     got = strategy(2**63 + 5, to_device(ids), grid, epoch=epoch, **options)
     assert isinstance(got, DeviceArray)
     same(np.array(got.array), want)
+    if strategy is lattice:  # a function of NumPy's arrays, of ids that are read
+        assert gpu.waits == ["copy"]
+        gpu.waits.clear()
+        return
     assert gpu.launches
     assert not gpu.waits
 
 
-#: What is made of array operations of a library is scored by it, and device arrays have none.
-HAVE_KERNELS = strategies.random, strategies.grid, strategies.block, strategies.time_frequency
-OWN = [case for case in CASES if case[0] in (*HAVE_KERNELS, strategies.tube)]
-
-
-@pytest.mark.parametrize("case", OWN, ids=name)
+@pytest.mark.parametrize("case", CASES, ids=name)
 def test_scores_are_those_of_the_reference(gpu: Driver, case: Case) -> None:
     check(gpu, case, IDS[-2:] if case[0] is strategies.block else IDS)
 
@@ -57,6 +57,7 @@ def test_scores_are_those_of_the_reference(gpu: Driver, case: Case) -> None:
         (strategies.block, (9, 11), {"min_area": 2}),
         (strategies.time_frequency, (40, 3), {}),
         (strategies.time_frequency, (90,), {}),
+        (strategies.stripes, (2, 90), {"ratios": (0.5, 0.4)}),
     ],
     ids=name,
 )
@@ -103,7 +104,8 @@ def test_torch_tensors_and_frames_of_other_dtypes() -> None:
 
     calls = [
         *(functools.partial(getattr(strategies, s), 1, ids, (3, 4)) for s in
-          ("random", "grid", "block", "tube", "time_frequency")),
+          ("random", "grid", "block", "tube", "time_frequency", "stripes", "multiblock")),
+        functools.partial(lattice, 1, ids, (3, 4), part=0.5),
         functools.partial(strategies.tube, 1, ids, (3, 2, 2), spatial=double),
     ]  # fmt: skip
     wants = [call() for call in calls]
@@ -113,3 +115,59 @@ def test_torch_tensors_and_frames_of_other_dtypes() -> None:
     for got, want in zip(gots, wants, strict=True):
         assert got.dtype is want.dtype
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((5, 7), {"targets": 2}),
+        ((2, 4, 3), {"targets": 1, "overlap": True}),
+        ((6, 6), {"targets": 3, "min_keep": 20, "target_scale": (0.3, 0.6)}),
+        ((6, 6), {"targets": 2, "min_keep": 25, "target_scale": (0.9, 1.0)}),
+        ((6, 6), {"targets": 2, "target_scale": (0.25, 0.25), "target_aspect": (0.25, 0.25)}),
+        ((1, 40), {"target_aspect": (0.1, 9.0), "context_aspect": (0.07, 15.0), "min_keep": 0}),
+    ],
+)
+def test_blocks_as_ids_and_as_scores(
+    gpu: Driver, grid: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    want = strategies.multiblock_ids(2**64 - 7, IDS, grid, epoch=5, **options)
+    got = strategies.multiblock_ids(2**64 - 7, to_device(IDS), grid, epoch=5, **options)
+    for one, other in zip(got, want, strict=True):
+        same(np.array(one.array), other)
+    assert [key for key, _, _ in gpu.launches] == ["block ids"]
+    check(gpu, (strategies.multiblock, grid, options), IDS)
+
+
+def test_more_blocks_than_threads_and_no_samples(gpu: Driver) -> None:
+    many = {"targets": 40, "target_scale": (0.01, 0.05), "context_scale": (0.7, 1.0)}
+    check(gpu, (strategies.multiblock, (9, 9), many), IDS[:2])
+    none = strategies.multiblock_ids(1, to_device(np.zeros(0, int)), (4, 4))
+    assert [array.array.shape[0] for array in none] == [0] * 4
+    for strategy in (strategies.stripes, strategies.multiblock, lattice):
+        options = {"part": 0.5} if strategy is lattice else {}
+        assert strategy(1, to_device(np.zeros(0, int)), (4, 4), **options).array.shape == (0, 16)
+
+
+def test_packed_ids_need_arrays_that_compute(gpu: Driver) -> None:
+    with pytest.raises(TypeError, match="simulator has no function 'reshape' for its arrays"):
+        strategies.multiblock_ids(1, to_device(IDS), (4, 4), packed=True)
+
+
+def test_grids_of_very_many_axes_and_other_backends(gpu: Driver) -> None:
+    many = (*(1,) * 60, 3)
+    for grid, ratios in (((2, *many), (0.5, *(0.0,) * 60, 0.4)), ((2, 3), (0.5, 0.4))):
+        got = strategies.stripes(1, to_device(IDS), grid, ratios=ratios)
+        same(np.array(got.array), strategies.stripes(1, IDS, grid, ratios=ratios))
+    for strategy in (strategies.stripes, strategies.multiblock):
+        got = strategy(1, to_device(IDS), (4, 4), backend="reference")
+        same(np.array(got.array), strategy(1, IDS, (4, 4)))
+
+
+def test_a_function_of_ones_own_reads_the_ids_on_the_host(gpu: Driver) -> None:
+    gpu.captured = True
+    with pytest.raises(ValueError, match="which a CUDA graph under capture cannot give"):
+        lattice(1, to_device(IDS), (4, 4), part=0.5)
+    strategies.multiblock(1, to_device(IDS), (4, 4))
+    strategies.stripes(1, to_device(IDS), (4, 4))
+    assert not gpu.waits

@@ -114,6 +114,10 @@ class Container:
         """The array namespace of an array, as array-api-compat completes it."""
         raise NotImplementedError
 
+    def computes(self, array: Any) -> bool:
+        """Whether the library has such functions for the array."""
+        return True
+
     # How a call is executed
 
     def side(self, array: np.ndarray, like: Any) -> Any:

@@ -21,6 +21,9 @@ from nbgather.operations.base import DType, Operation, Options, Spec, contiguous
 
 #: What the driver calls the legacy default stream, where an array is of no stream.
 NO_STREAM = 0
+#: Arrays that were made under capture into a CUDA graph. It has their addresses, and neither numba
+#: nor CuPy knows how long it lives, so they are kept as long as the process does.
+_of_graphs: list[Any] = []
 
 
 class CudaInterfaceContainer(CudaArrays):
@@ -58,10 +61,14 @@ class CudaInterfaceContainer(CudaArrays):
 
     def empty(self, shape: tuple[int, ...], like: Any, dtype: DType | None = None) -> Any:
         kind = self._described(like)[1] if dtype is None else np.dtype(dtype.name)
-        library = _library(like)
+        library, driver = _library(like), backends.get("cuda").driver
+        place = library.place(like)
         # Under capture into a CUDA graph as well, which allocations are no part of.
-        with library.context(like), backends.get("cuda").driver.relaxed():
-            return library.empty(shape, kind, library.place(like))
+        with library.context(like), driver.relaxed():
+            result = library.empty(shape, kind, place)
+        if driver.capturing(place):
+            _of_graphs.append(result)
+        return result
 
     def upload(self, array: np.ndarray, like: Any) -> Any:
         library = _library(like)
@@ -97,6 +104,9 @@ class CudaInterfaceContainer(CudaArrays):
             return importlib.import_module("array_api_compat.cupy")
         xp = sys.modules.get(library)
         return xp if hasattr(xp, "where") else _Casts(type(array).__module__)
+
+    def computes(self, array: Any) -> bool:
+        return not isinstance(self.namespace(array), _Casts)
 
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed and not hasattr(operands[0], "reshape"):

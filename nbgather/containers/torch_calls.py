@@ -38,7 +38,7 @@ def drawn_seed(device: Any = "cpu") -> Any:
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
 
 
-def _seed_beside(x: Any) -> Any:
+def seed_beside(x: Any) -> Any:
     """A seed drawn for tokens; none is drawn where nothing is computed."""
     if x.is_meta:
         return torch.empty((), dtype=torch.int64, device="meta")
@@ -109,7 +109,7 @@ def _call_random_masking(container: Any, operation: Any, operands: tuple[Any, ..
         if ids is None:
             ids = torch.arange(x.shape[0], device=x.device)
         if operation.seed is None:
-            seed = _seed_beside(x)
+            seed = seed_beside(x)
             zero = torch.zeros((), dtype=torch.int64, device=seed.device if x.is_cuda else "cpu")
             noise = _noise(seed, zero + operation.epoch, ids, length)
         else:

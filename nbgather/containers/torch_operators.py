@@ -320,11 +320,16 @@ seeded_noise = define(
 batch_one_by_one(seeded_noise)
 
 
-def _noise_beside_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
+def require_one_device(seed: Any, epoch: Any, sample_ids: Any) -> None:
+    """Refuse a seed and an epoch that are not where their noise is made."""
     devices = {tensor.device for tensor in (seed, epoch, sample_ids)}
     if len(devices) > 1:
         where = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"seed, epoch and sample_ids are on {where}: one device is needed")
+
+
+def _noise_beside_kernel(seed: Any, epoch: Any, sample_ids: Any, num_tokens: int) -> Any:
+    require_one_device(seed, epoch, sample_ids)
     return _seeded_noise_kernel(seed, epoch, sample_ids, num_tokens)
 
 

@@ -27,7 +27,7 @@ def check(device: int | None = None, *, stream: Any = None) -> None:
     Parameters
     ----------
     device : int, optional
-        The number of the device; all on which calls were put off by default.
+        The number of the device; by default the stream's, or all on which calls were put off.
     stream : int or stream, optional
         Wait for this stream only, by its handle or as an object of torch, CuPy or whoever has
         ``__cuda_stream__``. By default for all that the device has still to do.
@@ -53,8 +53,15 @@ def check(device: int | None = None, *, stream: Any = None) -> None:
         ...
         nbgather.cuda.check()
     """
-    number = None if device is None else checks.count(device, "device")
+    number = _device_of(stream) if device is None else checks.count(device, "device")
     device_errors.check(number, None if stream is None else _handle(stream))
+
+
+def _device_of(stream: Any) -> int | None:
+    """The device of a stream that tells of it, as torch's and CuPy's do."""
+    index = getattr(getattr(stream, "device", None), "index", None)
+    number = getattr(stream, "device_id", index)
+    return number if isinstance(number, int) and number >= 0 else None
 
 
 def _handle(stream: Any) -> int:

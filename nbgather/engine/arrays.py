@@ -15,6 +15,7 @@ import numpy as np
 from nbgather.engine import backends
 from nbgather.kernels.memory import bits_dtype, view_memory
 from nbgather.operations.base import INT64, Spec, is_contiguous
+from nbgather.operations.on_device import OnDevice
 
 
 def bits(container: Any, array: Any) -> np.ndarray:
@@ -36,6 +37,8 @@ def integers(container: Any, array: Any) -> np.ndarray:
 
 def _device_integers(container: Any, array: Any, spec: Spec, code: str) -> np.ndarray:
     """A copy on the host, strides kept, after what the stream has still to do."""
+    if 0 in spec.shape:
+        return np.empty(spec.shape, code)
     reach = [s * (n - 1) for n, s in zip(spec.shape, spec.strides, strict=True)]
     low = sum(min(r, 0) for r in reach)
     nbytes = sum(max(r, 0) for r in reach) + spec.dtype.itemsize - low
@@ -48,6 +51,13 @@ def _device_integers(container: Any, array: Any, spec: Spec, code: str) -> np.nd
         )
     memory = cuda.driver.read(container.address(array) + low, nbytes, place)
     return np.ndarray(spec.shape, code, memory.data, -low, spec.strides)
+
+
+def number_on_host(container: Any, value: Any) -> Any:
+    """A seed or an epoch as a number of Python, also where only a device knows it."""
+    if type(value) is not OnDevice:
+        return value
+    return int(integers(container, value.array)) & (2**64 - 1)
 
 
 def copy_on_device(container: Any, target: Any, source: Any) -> None:

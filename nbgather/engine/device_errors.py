@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,8 +23,13 @@ from nbgather.kernels import forks
 from nbgather.kernels.cuda.contexts import Place
 from nbgather.kernels.cuda.errors import KIND_BITS, OWN_CALL, Record, Report
 
-#: Whether calls of the mode ``raise`` do not wait in this thread, or task.
-_deferring: contextvars.ContextVar[bool] = contextvars.ContextVar("deferring", default=False)
+#: Where calls were made in a block of this thread, or task, in which none of them waits; None
+#: outside of such a block.
+_deferring: contextvars.ContextVar[set[Place] | None] = contextvars.ContextVar(
+    "deferring", default=None
+)
+#: Kinds of calls that are told apart; what is said of a bad index of others is less.
+MAX_KINDS = 1 << 16
 
 
 class Kind(NamedTuple):
@@ -39,6 +45,8 @@ class Kind(NamedTuple):
         Of the index, whose dimensions of 1 may be more of the shape's; and its dtype's code.
     dim, size : int
         The dimension, and the limit that an index must be below.
+    what : str
+        Of what is no index: ``offsets`` or ``counts`` of segments, whose rows ``size`` are.
     """
 
     name: str
@@ -48,6 +56,7 @@ class Kind(NamedTuple):
     dtype: str
     dim: int
     size: int
+    what: str = ""
 
 
 #: The kinds of calls that did not wait, for as long as a CUDA graph may replay one of them; the
@@ -56,18 +65,42 @@ _kinds: list[Kind] = [Kind("call", (), 1, (), "i8", 0, 0)]
 _numbers: dict[Kind, int] = {}
 
 
+def kind_of_segments(by: str, count: int, rows: int, dtype: str) -> Kind:
+    """The kind of a call whose segments are told by so many offsets or counts."""
+    return Kind("segment_reduce", (count,), 1, (count,), dtype, 0, rows, by)
+
+
+def _signed(kind: Kind, value: int) -> int:
+    return value - (1 << 64) if kind.dtype.startswith("i") and value >= 1 << 63 else value
+
+
+def _text_of_segments(kind: Kind, report: Report) -> str:
+    what, rows, k = kind.what, kind.size, report.position
+    if k is None or report.value is None:
+        return f"some {what} are bad: segments of N = {rows} rows are needed"
+    value = _signed(kind, report.value)
+    if what == "counts" and k == kind.shape[0]:
+        return f"counts sum to {value}: N = {rows} is needed"
+    if not 0 <= value <= rows:
+        return f"{what}[{k}] is {value}: it must be between 0 and N = {rows}"
+    return f"offsets[{k}] is {value}: they must not fall, and go from 0 to N = {rows}"
+
+
 def text(kind: Kind, report: Report) -> str:
     """What is said of a report."""
-    if report.position is None or report.value is None or kind is _kinds[0]:
+    if kind.what:
+        return _text_of_segments(kind, report)
+    if kind is _kinds[0]:
+        return "an index was out of bounds"
+    if report.position is None or report.value is None:
         return unseen(kind.dim, kind.size)
     position = report.position * kind.step
+    if position >= math.prod(kind.shape):  # of another call, which reported meanwhile
+        return unseen(kind.dim, kind.size)
     place = np.unravel_index(position, kind.shape) if kind.shape else ()
     of_index = zip(place, kind.index_shape, strict=False)
     where = tuple(0 if n == 1 else int(p) for p, n in of_index)
-    value = report.value
-    if kind.dtype.startswith("i") and value >= 1 << 63:
-        value -= 1 << 64
-    return message(value, str(where), kind.dim, kind.size)
+    return message(_signed(kind, report.value), str(where), kind.dim, kind.size)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,10 +109,27 @@ def _number(make: Callable[..., Kind], *known: Any) -> int:
     kind = make(*known)
     with forks.lock:
         number = _numbers.get(kind)
-        if number is None and len(_kinds) < 1 << KIND_BITS:
+        if number is None and len(_kinds) < MAX_KINDS:
             number = _numbers[kind] = len(_kinds)
             _kinds.append(kind)
     return number or 0
+
+
+@contextlib.contextmanager
+def _own_record(backend: Any, place: Place) -> Iterator[Record]:
+    """A record for one call, which is given back when no kernel can write to it any more.
+
+    Where waiting was interrupted one may: then it is not.
+    """
+    records = backend.driver.records
+    record = records.take(place.device)
+    try:
+        yield record
+    except Exception:  # of a launch behind others, or of the first
+        backend.driver.synchronize(place)
+        records.give(record)
+        raise
+    records.give(record)
 
 
 def run(
@@ -100,12 +150,10 @@ def run(
         number = records.number(_number(make, *known))
         launch(records.of(place.device).address, number)
         return
-    record = records.take(place.device)
-    launch(record.address, OWN_CALL)
-    backend.driver.synchronize(place)
-    report = record.read()
-    # Where waiting was interrupted a kernel may still write to the record: it is not given back.
-    records.give(record)
+    with _own_record(backend, place) as record:
+        launch(record.address, OWN_CALL)
+        backend.driver.synchronize(place)
+        report = record.read()
     if report is not None:
         raise IndexError(text(make(*known), report))
 
@@ -133,13 +181,11 @@ def run_flagged(
         if not told:
             run(backend, place, False, find, make, *known)
         return True
-    record = records.take(place.device)
-    if not launch(record.address):
-        records.give(record)
-        return False
-    backend.driver.synchronize(place)
-    is_bad = record.read() is not None
-    records.give(record)
+    with _own_record(backend, place) as record:
+        if not launch(record.address):
+            return False
+        backend.driver.synchronize(place)
+        is_bad = record.read() is not None
     if is_bad:
         run(backend, place, True, find, make, *known)
         kind = make(*known)
@@ -158,20 +204,23 @@ def may_wait(backend: Any, place: Place, mode: str, needed: bool = True) -> bool
     Those of the mode ``raise`` do, outside of a block of :func:`deferred`. While the stream is
     captured into a CUDA graph none can: where it is ``needed``, that is refused.
     """
-    if mode != "raise" or _deferring.get():
+    if mode != "raise" or _deferring.get() is not None:
         return False
     if not backend.driver.capturing(place):
         return True
     if needed:
         raise ValueError(
             "mode 'raise' waits for the device, which a CUDA graph under capture cannot: use the"
-            " mode defer, clip, wrap or fill"
+            " mode defer, clip, wrap or fill, or capture in a block of nbgather.cuda.deferred()"
         )
     return False
 
 
 def poll(backend: Any, place: Place) -> None:
     """Raise what a call has reported that did not wait; a look at the host's memory if none has."""
+    used = _deferring.get()
+    if used is not None:
+        used.add(place)
     record = backend.driver.records.shared.get(place.device)
     if record is not None and record.words[0] and not backend.driver.capturing(place):
         # Until the first position is known. Not for all of the device: where another thread
@@ -187,7 +236,7 @@ def _raise(record: Record, device: int) -> None:
             return
         record.clear()
     kind = _kinds[report.call & (1 << KIND_BITS) - 1]
-    raise IndexError(
+    raise (ValueError if kind.what else IndexError)(
         f"{text(kind, report)}: found by an earlier {kind.name} on cuda:{device}, which did not"
         " wait"
     )
@@ -210,10 +259,16 @@ def check(device: int | None = None, stream: int | None = None) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """A block in which no call waits, and at whose end all are waited for."""
-    before = _deferring.set(True)
+    """A block in which no call waits, and at whose end all are waited for.
+
+    Within a capture that goes on nothing can be waited for: what the replays meet is told of later.
+    """
+    used: set[Place] = set()
+    before = _deferring.set(used)
     try:
         yield
     finally:
         _deferring.reset(before)
-    check()
+    backend = backends.loaded("cuda")
+    if backend is None or not any(map(backend.driver.capturing, used)):
+        check()

@@ -42,14 +42,14 @@ def token_noise(
     backend = backends.serving(options.backend, container.home, spec.device)
     if not samples or not tokens:
         return noise
-    key, place = _key(container, operation.seed, operation.epoch), container.place(ids)
-    args = key["epoch"], key["key_low"], key["key_high"]
+    *args, told = key_of(container, operation.seed, operation.epoch)
+    place = container.place(ids)
     if place:
         device_errors.poll(backend, *place)
         addresses = container.address(ids), container.address(noise)
-        backend.token_noise(args, samples, tokens, *addresses, *place, key.get("told", 0))
+        backend.token_noise(tuple(args), samples, tokens, *addresses, *place, told)
     else:
-        backend.token_noise(args, *arrays.views(container, ids, noise))
+        backend.token_noise(tuple(args), *arrays.views(container, ids, noise))
         if options.backend is None and ids is operands[0]:
             head, pair = memo.head(TokenNoise, tokens), (samples, tokens)
             step = functools.partial(backend.noise_by_address, pair)
@@ -202,18 +202,20 @@ class _Call:
         place = container.place(like)
         if place:
             device_errors.poll(self.backend, *place)
-        source, aux, owner, key, ids = "seed", 0, None, _key(container, 0, 0), None
+        source, aux, owner, key, ids = "seed", 0, None, (0, 0, 0, 0), None
         if scores is not None:
             source, aux, owner = scores.place()
         elif draw is not None:
             seed, epoch, ids = draw
-            key = _key(container, seed or 0, epoch)
+            key = key_of(container, seed or 0, epoch)
         counts: Any = _counts(self.keep)
         if place and counts is not None:
             counts = container.from_numpy(counts, like)
         address = container.address if place else memory_address
         target, first, row, x_n, x_l = tokens
-        memory = {"scratch": arrays.scratch_beside(container, like)} if place else {}
+        on_device: dict[str, Any] = {}
+        if place:
+            on_device = {"told": key[3], "scratch": arrays.scratch_beside(container, like)}
         self.backend.masking(
             source,
             samples,
@@ -232,25 +234,27 @@ class _Call:
             mask=container.address(mask),
             counts=0 if counts is None else address(counts),
             implied=int(ids is None),
-            **key,
-            **memory,
+            epoch=key[0],
+            key_low=key[1],
+            key_high=key[2],
+            **on_device,
         )
         del owner  # of the scores' memory, until here
         return mask, ids_restore
 
 
-def _key(container: Any, seed: Any, epoch: Any) -> dict[str, int]:
-    """Seed and epoch as a kernel takes them; ``told`` says what are addresses on a device."""
+def key_of(container: Any, seed: Any, epoch: Any) -> tuple[int, int, int, int]:
+    """Epoch, key (low, high), and what is told of these: which are addresses on a device."""
     if type(seed) is int and type(epoch) is int:
-        return {"epoch": epoch, "key_low": seed & _LOW32, "key_high": seed >> 32}
+        return epoch, seed & _LOW32, seed >> 32, 0
     there = isinstance(seed, OnDevice), isinstance(epoch, OnDevice)
     low = container.address(seed.array) if there[0] else seed & _LOW32
-    return {
-        "epoch": container.address(epoch.array) if there[1] else epoch,
-        "key_low": low,
-        "key_high": 0 if there[0] else seed >> 32,
-        "told": SEED_THERE * there[0] | EPOCH_THERE * there[1],
-    }
+    return (
+        container.address(epoch.array) if there[1] else epoch,
+        low,
+        0 if there[0] else seed >> 32,
+        SEED_THERE * there[0] | EPOCH_THERE * there[1],
+    )
 
 
 def _ready_scores(container: Any, scores: Any, spec: Spec) -> Any:

@@ -33,6 +33,10 @@ EXECUTORS = {
     "Unpatchify": "patches.unpatchify",
     "Score": "scores.score",
     "Tube": "scores.tube",
+    "Stripes": "scores.stripes",
+    "MultiBlock": "scores.multiblock",
+    "MultiBlockIds": "scores.multiblock_ids",
+    "OwnScores": "scores.own_scores",
     "InferGather": "infer.infer_gather",
 }
 

@@ -1,17 +1,21 @@
-"""The scores of masking strategies: the places of tokens in an order."""
+"""The scores of masking strategies: the places of tokens in an order, and what is made of noise."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nbgather.engine import arrays, backends, device_errors, small_masking
+from nbgather.engine.masking import key_of
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Options, contiguous_strides
-from nbgather.operations.scores import Score, Tube, check_frame
+from nbgather.operations.blocks import MultiBlock, MultiBlockIds
+from nbgather.operations.scores import OwnScores, Score, Stripes, Tube, check_frame
 from nbgather.operations.tokens import TokenNoise
 
 #: Aspect ratios that blocks are drawn from.
@@ -64,28 +68,135 @@ def score(container: Any, operation: Score, operands: tuple[Any, ...], options: 
 
 def _score_on_device(container: Any, operation: Score, ids: Any, options: Options) -> Any:
     """By its own kernels, or where that takes too long on the host."""
-    spec, order = container.spec(ids), operation.order
-    is_own = options.backend in (None, "cuda")
-    if not is_own or not backends.get("cuda").scores_here(*order[:3]):
-        host = arrays.integers(container, ids)
-        return container.from_numpy(container.host.execute(operation, (host,), options), ids)
+    order = operation.order
+    if not _by_kernels(options) or not backends.get("cuda").scores_here(*order[:3]):
+        return _on_host(container, operation, ids, options)
+
+    def launch(backend: Any, args: Any, ids: Any, out: int, samples: int, place: Any) -> None:
+        aspects = None
+        if order.strategy == "block":
+            aspects = container.constant(_aspects(operation.min_aspect), ids)
+        backend.strategy(
+            *order[:3], 0 if aspects is None else container.address(aspects), args,
+            container.address(ids), out, samples, place, arrays.scratch_beside(container, ids),
+        )  # fmt: skip
+
+    return _launched(container, operation, ids, options, launch)
+
+
+def _by_kernels(options: Options) -> bool:
+    """Whether a call is for the kernels of a GPU, where the ids are on one."""
+    return options.backend in (None, "cuda")
+
+
+def _launched(
+    container: Any,
+    operation: Score | Stripes | MultiBlock,
+    ids: Any,
+    options: Options,
+    launch: Callable[..., None],
+) -> Any:
+    """Scores float32 `[N, L]` that a launch fills where there are some.
+
+    It is given the backend, (epoch, key low, key high, what is told of these), ids, the address of
+    the scores, the number of samples, and the place.
+    """
+    spec = container.spec(ids)
+    checks.sample_ids(spec.shape, spec.dtype.name)
     backend = backends.serving(options.backend, container.home, spec.device)
     (place,) = container.place(ids)
     device_errors.poll(backend, place)
     ids = arrays.int64_ids(container, ids)
     scores = container.empty((spec.shape[0], operation.num_tokens), ids, FLOAT32)
-    if not spec.shape[0] or not operation.num_tokens:
-        return scores
-    args = operation.epoch, operation.seed & _LOW32, operation.seed >> 32
-    aspects = None
-    if order.strategy == "block":
-        aspects = container.constant(_aspects(operation.min_aspect), ids)
-    backend.strategy(
-        *order[:3], 0 if aspects is None else container.address(aspects), args,
-        container.address(ids), container.address(scores), spec.shape[0], place,
-        arrays.scratch_beside(container, ids),
-    )  # fmt: skip
+    if spec.shape[0] and operation.num_tokens:
+        args = key_of(container, operation.seed, operation.epoch)
+        launch(backend, args, ids, container.address(scores), spec.shape[0], place)
     return scores
+
+
+def _on_host(container: Any, operation: Any, ids: Any, options: Options) -> Any:
+    """Scored on the host, which waits for the ids; the scores are copied to where these are."""
+    on_host = Options(backend=None if _by_kernels(options) else options.backend)
+    host = arrays.integers(container, ids)
+    known = {
+        name: arrays.number_on_host(container, getattr(operation, name))
+        for name in ("seed", "epoch")
+    }
+    operation = replace(operation, **known)
+    results = container.host.execute(operation, (host,), on_host)
+    if isinstance(results, tuple):
+        return tuple(container.from_numpy(result, ids) for result in results)
+    return container.from_numpy(results, ids)
+
+
+def stripes(container: Any, operation: Stripes, operands: tuple[Any, ...], options: Options) -> Any:
+    """On a GPU by kernels; elsewhere by what they are made of."""
+    (ids,) = operands
+    if container.home == "cpu":
+        return NotImplemented
+    if not _by_kernels(options) or not backends.get("cuda").axes_here(operation.grid):
+        return _on_host(container, operation, ids, options)
+
+    def launch(backend: Any, args: Any, ids: Any, out: int, samples: int, place: Any) -> None:
+        backend.stripes(
+            operation.grid, operation.kept, args, container.address(ids), out, samples, place,
+            arrays.scratch_beside(container, ids),
+        )  # fmt: skip
+
+    return _launched(container, operation, ids, options, launch)
+
+
+def multiblock(
+    container: Any, operation: MultiBlock, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """The same of several blocks."""
+    (ids,) = operands
+    if container.home == "cpu":
+        return NotImplemented
+    if not _by_kernels(options):
+        return _on_host(container, operation, ids, options)
+
+    def launch(backend: Any, args: Any, ids: Any, out: int, samples: int, place: Any) -> None:
+        drawn = operation.blocks.numbers
+        backend.multiblock(drawn, args, container.address(ids), out, samples, place)
+
+    return _launched(container, operation, ids, options, launch)
+
+
+def multiblock_ids(
+    container: Any, operation: MultiBlockIds, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """The ids of these blocks, and how many each has."""
+    (ids,) = operands
+    if container.home == "cpu":
+        return NotImplemented
+    if not _by_kernels(options):
+        return _on_host(container, operation, ids, options)
+    specs = operation.result(container.spec(ids))
+    backend = backends.serving(options.backend, container.home, container.spec(ids).device)
+    (place,) = container.place(ids)
+    device_errors.poll(backend, place)
+    ids = arrays.int64_ids(container, ids)
+    results = tuple(container.empty(spec.shape, ids, spec.dtype) for spec in specs)
+    (samples, most), (_, _, each) = specs[0].shape, specs[1].shape
+    if samples:
+        context, targets, kept, numbers = map(container.address, results)
+        backend.multiblock_ids(
+            operation.blocks.numbers, (most, each),
+            key_of(container, operation.seed, operation.epoch), container.address(ids),
+            (context, targets, kept, numbers), samples, place,
+        )  # fmt: skip
+    return results
+
+
+def own_scores(
+    container: Any, operation: OwnScores, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """By somebody's function of the ids' own arrays; of NumPy's, where these compute nothing."""
+    (ids,) = operands
+    if container.home == "cpu" or container.computes(ids):
+        return NotImplemented
+    return _on_host(container, operation, ids, options)
 
 
 def _tube_on_device(

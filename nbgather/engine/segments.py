@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, bad_index
+from nbgather.engine import arrays, backends, bad_index, device_errors
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
@@ -71,13 +71,18 @@ def _on_device(
         as_scatter if by_ids else replace(as_scatter, include_self=False), spec.dtype
     )
     backend = backends.serving(options.backend, container.home, spec.device)
-    if how is NotImplemented or math.prod(spec.shape) >= MAX_ON_DEVICE:
-        return NotImplemented
     offsets = None
     if not by_ids:
-        # Which are told of as on the CPU: the host has to see them.
-        offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
+        device_errors.poll(backend, place)
+        if device_errors.may_wait(backend, place, "raise"):
+            # What is bad is told of as on the CPU, so that the host has to see them.
+            offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
+    if how is NotImplemented or math.prod(spec.shape) >= MAX_ON_DEVICE:
+        return NotImplemented
     result = container.empty(result_spec.shape, x)
+    scratch, at = arrays.scratch_beside(container, x), 0
+    if not by_ids and offsets is None:
+        at = _bounds_on_device(container, backend, operation, where, spec.shape[0], place, scratch)
     if not math.prod(result_spec.shape):
         return result
     item = spec.dtype.itemsize
@@ -91,7 +96,7 @@ def _on_device(
     if container.address(x) % item or not (by_ids or is_contiguous(spec)):
         x = container.copy(x)
         spec = container.spec(x)
-    if offsets is None:
+    if by_ids:
         strides = where_spec.strides + (0,) * (len(spec.shape) - 1)
         index = where_spec._replace(shape=spec.shape, strides=strides)
         plan = plan_scatter(as_scatter, result_spec, index, spec)
@@ -99,11 +104,39 @@ def _on_device(
         return scatter_on_device(
             container, backend, as_scatter, plan, given, (result_spec, spec), how
         )
-    bounds = container.from_numpy(offsets.astype(np.uint32), x)
-    addresses = container.address(result), container.address(x), container.address(bounds)
-    sizes = len(offsets) - 1, spec.shape[0], math.prod(spec.shape[1:]) * item
+    bounds = None
+    if offsets is not None:
+        bounds = container.from_numpy(offsets.astype(np.uint32), x)
+        at = container.address(bounds)
+    addresses = container.address(result), container.address(x), at
+    sizes = result_spec.shape[0], spec.shape[0], math.prod(spec.shape[1:]) * item
     backend.segment_reduce(how, *addresses, sizes, place)
+    del bounds  # of which the kernel has the address, until here
     return result
+
+
+def _bounds_on_device(
+    container: Any, backend: Any, operation: SegmentReduce, where: Any, rows: int, place: Any,
+    scratch: Any,
+) -> int:  # fmt: skip
+    """The address of offsets that no host has seen: what is bad is told of by a later call."""
+    spec = container.spec(where)
+    (count,), (step,), code = spec.shape, spec.strides, spec.dtype.integer
+    if not spec.dtype.native or container.address(where) % spec.dtype.itemsize:
+        where = arrays.native_index(container, where)
+        step = spec.dtype.itemsize
+    at: int = scratch(4 * (count + (operation.by == "counts")))
+
+    def launch(record: int, call: int) -> None:
+        sizes = count, step, rows
+        address = container.address(where)
+        backend.segment_bounds(operation.by, code, address, at, sizes, place, record, call)
+
+    device_errors.run(
+        backend, place, False, launch, device_errors.kind_of_segments, operation.by, count, rows,
+        code,
+    )  # fmt: skip
+    return at
 
 
 def _offsets(operation: SegmentReduce, given: np.ndarray, rows: int) -> np.ndarray:

@@ -57,6 +57,12 @@ class Blocks:
         """T."""
         return math.prod(self.grid[:-2])
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All of it as whole numbers: H, W, T, targets, their sizes and a context's, the rest."""
+        sizes = *self.frame, self.frames, self.targets, *self.target, *self.context
+        return (*sizes, self.min_keep, int(self.overlap))
+
     def most(self, sizes: Sizes) -> int:
         """How many tokens a block has at the most, or a few more: its sides are rounded."""
         ends = (aspect / ASPECT_PARTS for aspect in (sizes.low, sizes.high))

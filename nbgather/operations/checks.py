@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.operations.base import DType, Spec
+from nbgather.operations.on_device import OnDevice
 
 #: What to do with an index that is out of bounds.
 MODES = ("raise", "clip", "wrap", "fill", "defer")
@@ -84,8 +85,13 @@ def index_dtype(dtype: DType, what: str, error: type[Exception] = TypeError) -> 
     return dtype.integer
 
 
-def bits64(value: Any, what: str) -> int:
-    """A 64-bit integer, signed or unsigned, as the unsigned number of the same bits."""
+def bits64(value: Any, what: str) -> Any:
+    """A 64-bit integer, signed or unsigned, as the unsigned number of the same bits.
+
+    One that only a device knows stays what it is.
+    """
+    if type(value) is OnDevice:
+        return value
     number = operator.index(integer(value, what))
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{what} is {number}: it must fit in 64 bits")
@@ -97,7 +103,10 @@ def signed64(key: int) -> int:
     return key - 2**64 if key >= 2**63 else key
 
 
-def epoch(value: Any) -> int:
+def epoch(value: Any) -> Any:
+    """A 32-bit number; one that only a device knows stays what it is."""
+    if type(value) is OnDevice:
+        return value
     number = integer(value, "epoch")
     if not 0 <= number < 2**32:
         raise ValueError(f"epoch is {number}: it must be between 0 and 2**32 - 1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from nbgather.operations.base import Apply, DType, Spec, Tuple, device_of, known
 from nbgather.operations.indexing import ADDED, WIDENED, Gather, Scatter, ScatterAdd
 
@@ -33,6 +35,19 @@ def checked_reduce(value: Any) -> Any:
     if not isinstance(value, str) or value not in REDUCES:
         raise ValueError(f"reduce is {value!r}: it must be one of {', '.join(map(repr, REDUCES))}")
     return REDUCES[REDUCES.index(value)]
+
+
+def neutral(reduce: str, dtype: Any) -> Any:
+    """The number that a sum, a product or an extreme begins with, which changes none."""
+    if reduce in ("sum", "prod"):
+        return int(reduce == "prod")
+    name, smallest = str(dtype), reduce == "amin"
+    if "bool" in name:
+        return smallest
+    if "float" in name:
+        return float("inf") if smallest else float("-inf")
+    limits = np.iinfo(name.rpartition(".")[2])
+    return int(limits.max if smallest else limits.min)
 
 
 def check_numbers(dtype: DType, reduce: str, name: str = "scatter_reduce") -> None:
@@ -111,13 +126,17 @@ class ScatterReduce(Scatter):
             if not self.include_self:
                 x = do.run(Scatter(self.dim), x, index, 0)
             return do.run(ScatterAdd(self.dim), x, index, src)
-        if str(x.dtype).rpartition(".")[2] in WIDENED:
+        is_half = str(x.dtype).rpartition(".")[2] in WIDENED
+        if not self.include_self and (self.reduce in _EXTREMES or not is_half):
+            # Into what the kernels begin with, too, at the places that have values.
+            x = do.run(Scatter(self.dim), x, index, neutral(self.reduce, x.dtype))
+            return do.run(replace(self, include_self=True), x, index, src)
+        if is_half:
             wide = do.run(self, xp.astype(x, xp.float32), index, xp.astype(src, xp.float32))
             return xp.astype(wide, x.dtype)
         raise NotImplementedError(
-            f"scatter_reduce by {self.reduce!r} of an index of {tuple(index.shape)} into"
-            f" {tuple(x.shape)} has no kernel here: on a GPU both must have fewer than 2**32 - 1"
-            " items, and the backend must be its own"
+            f"scatter_reduce by {self.reduce!r} of dtype {x.dtype} has no kernel of the backend"
+            " asked for: without backend= there is one"
         )
 
     # How the result depends on what is reduced: it is (mx * x + scatter_add(ms * src)) / n, with

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from nbgather.operations import checks
 from nbgather.operations.base import Apply, Operation, Spec, device_of, fresh, known
 from nbgather.operations.indexing import ScatterAdd
-from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce
+from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce, neutral
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,9 @@ class SegmentReduce(Operation):
 
     def empty(self, dtype: Any) -> Any:
         """What stands for a segment of no rows."""
-        name = str(dtype)
-        if self.reduce in ("sum", "prod"):
-            return int(self.reduce == "prod")
         if self.reduce == "mean":
-            return 0 if "int" in name else float("nan")
-        largest = self.reduce == "amin"
-        if "bool" in name:
-            return largest
-        if "float" in name:
-            return float("inf") if largest else float("-inf")
-        limits = np.iinfo(name.rpartition(".")[2])
-        return int(limits.max if largest else limits.min)
+            return 0 if "int" in str(dtype) else float("nan")
+        return neutral(self.reduce, dtype)
 
     def lower(self, do: Apply, *operands: Any) -> Any:
         """A scatter of the rows to their segments."""

@@ -192,6 +192,15 @@ def _scored(grid: tuple[int, ...], device: torch.device) -> Results:
     return (*results, nbgather.strategies.block(1, ids, grid, wrap=True, min_area=1))
 
 
+def _of_noise(grid: tuple[int, ...], device: torch.device) -> Results:
+    """Stripes, and several blocks as scores and as ids."""
+    ids, by = _ids(3, device), {"min_keep": 1, "epoch": 3}
+    parts = (0.7, 0.3, 0.5)[: len(grid)]
+    stripes = nbgather.strategies.stripes(2**63 + 1, ids, grid, ratios=parts)
+    blocks = nbgather.strategies.multiblock(7, ids, grid, **by)
+    return (stripes, blocks, *nbgather.strategies.multiblock_ids(7, ids, grid, targets=2, **by))
+
+
 def _maskings() -> dict[str, Case]:
     call = functools.partial
     cases = {
@@ -216,7 +225,9 @@ def _maskings() -> dict[str, Case]:
             name = f"masking {sides}x{width} {dtype}".replace("torch.", "")
             cases[name] = Case(call(_masked, samples, tokens, width, dtype), tiny)
     for grid in ((3, 4), (14, 14), (8, 14, 14), (64, 80), (130, 140)):
-        cases[f"strategies {'x'.join(map(str, grid))}"] = Case(call(_scored, grid), grid == (3, 4))
+        name = "x".join(map(str, grid))
+        cases[f"strategies {name}"] = Case(call(_scored, grid), grid == (3, 4))
+        cases[f"strategies of noise {name}"] = Case(call(_of_noise, grid), grid == (3, 4))
     for dtype in (torch.uint8, torch.float32, torch.float64):
         for shape, size, tiny in (
             ((1, 3, 4, 4), 2, True), ((4, 3, 64, 96), 16, False),

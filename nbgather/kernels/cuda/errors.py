@@ -31,6 +31,8 @@ NO_POSITION = (1 << 64) - 1
 OWN_CALL = 1
 #: The lower bits of another call's number say what kind of call it is.
 KIND_BITS = 24
+#: Numbers of calls begin again behind so many.
+MAX_CALLS = (1 << 64 - KIND_BITS) - 1
 
 
 class Report(NamedTuple):
@@ -115,4 +117,4 @@ class Records:
 
     def number(self, kind: int) -> int:
         """A number for a call of a kind, which no other call has."""
-        return next(self._calls) << KIND_BITS | kind
+        return next(self._calls) % MAX_CALLS + 1 << KIND_BITS | kind

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from nbgather.kernels.cuda import launch, launch_radix, scatter_rows, scatter_shared
+from nbgather.kernels.cuda import launch, launch_radix, radix, scatter_rows, scatter_shared
 from nbgather.kernels.cuda import scatter as kernels
 from nbgather.kernels.cuda.driver import Place
 from nbgather.kernels.cuda.folds import ITEM_BYTES, How, is_counted, sum_of
@@ -156,8 +156,9 @@ def _lines(call: _Call) -> None:
     wide = plan.count >= launch.WIDE_ELEMENTS
     count, numbers = _numbered(axes, wide=wide)
     threads = launch.THREADS_PER_BLOCK
+    how = (call.how,) if facts.operation == kernels.REDUCE else ()
     call.run(
-        ("lines", count, facts.operation, facts.kind, item, plan.index, wide),
+        ("lines", count, facts.operation, facts.kind, item, plan.index, wide, *how),
         kernels.make_scatter_lines, (launch._divide_up(plan.count, threads), 1), (threads, 1),
         (call.out, call.src, call.idx, call.flag),
         (plan.count, layout.size, layout.along.x, layout.along.n, layout.along.i, layout.along.s,
@@ -311,6 +312,41 @@ def _buckets(call: _Call) -> None:
         (call.out, call.x, call.src, keys, tokens, starts, ends),
         (layout.places, places, item, patience_of(places), *numbers),
     )  # fmt: skip
+
+
+def segment_bounds(
+    by: str,
+    index: str,
+    given: int,
+    out: int,
+    sizes: tuple[int, int, int],
+    place: Place,
+    record: int,
+    call: int,
+) -> None:
+    """Make the offsets of :func:`segment_reduce` of offsets or counts on the device.
+
+    ``sizes``: how many there are, the bytes from one to the next, the rows. What is bad is reported
+    to a record, as that of a call; no offset is beyond the rows.
+    """
+    threads, (count, step, rows) = launch.THREADS_PER_BLOCK, sizes
+
+    def bounds(by: str, index: str, given: int, count: int, step: int) -> None:
+        launch.driver.launch(
+            ("segment bounds", by, index),
+            lambda memory: scatter_rows.make_segment_bounds(memory, by, index),
+            (launch._divide_up(count, threads), 1), (threads, 1), place,
+            (out, given, record, call), (count, step & launch._64_BITS, rows),
+        )  # fmt: skip
+
+    if count:
+        bounds(by, index, given, count, step)
+    if by == "counts":
+        launch.driver.launch(
+            "radix scan", radix.make_radix_scan, (1, 1), (launch_radix.RADIX_THREADS, 1), place,
+            (out, out + 4 * count), (count,),
+        )  # fmt: skip
+        bounds("sums", "u4", out, count + 1, 4)
 
 
 def segment_reduce(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbgather.kernels.cuda.deferred import cuda
+from nbgather.kernels.cuda.folds import How, make_fold
 from nbgather.kernels.cuda.positions import make_offsets, u32, u64
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
 
@@ -30,8 +31,10 @@ ELEMENTS_FIRST_AXIS = 3
 PICK_FIRST_AXIS = 3
 
 
-def make_combine(memory: Any, operation: int, kind: str) -> Any:
-    """Set or add to an item; ``kind`` is what the bits of a value, two halves, are taken for."""
+def make_combine(memory: Any, operation: int, kind: str, item: int, how: How) -> Any:
+    """Set, add to or reduce an item; the bits of a value, two halves, are taken for a ``kind``."""
+    if operation == REDUCE:
+        return _make_reduce(memory, item, how)
     if operation == SET:
         store = memory.STORE[kind]
         if kind == "u16":
@@ -91,13 +94,35 @@ def make_combine(memory: Any, operation: int, kind: str) -> Any:
     return combine
 
 
+def _make_reduce(memory: Any, item: int, how: How) -> Any:
+    """What an item becomes by a value, of a reduction in which the input counts."""
+    read_bits, store_bits = make_read_bits(memory, item), make_store_bits(memory, item)
+    fold = make_fold(memory, how)
+
+    @memory.INLINE
+    def combine(address, low, high):
+        own, own_high = read_bits(address)
+        own, own_high = fold(own, own_high, low, high)
+        store_bits(address, own, own_high)
+
+    return combine
+
+
 def make_scatter_lines(
-    memory: Any, axes: int, operation: int, kind: str, item: int, index: str, wide: bool
+    memory: Any,
+    axes: int,
+    operation: int,
+    kind: str,
+    item: int,
+    index: str,
+    wide: bool,
+    how: How = ("sum", "", True),
 ) -> Any:
     """A thread walks a line, its items in order. For lines side by side loads are together."""
     load_index, raise_flag = memory.LOAD[index], memory.STORE["u4"]
     offsets = make_offsets(memory, axes, LINES_FIRST_AXIS, wide)
-    combine, bits = make_combine(memory, operation, kind), make_bits(memory, item)
+    combine = make_combine(memory, operation, kind, item, how)
+    bits = make_bits(memory, item)
 
     def scatter_lines(out, src, idx, flag, numbers):
         size, stride, steps = u64(numbers[1]), u64(numbers[2]), u64(numbers[3])

@@ -196,8 +196,8 @@ PATHS = (
     ),
     Path(
         "lowered",
-        lambda f: _is_huge(f) and (f.kind in HALVES or f.operation == scatter.REDUCE),
-        "what walks lines adds in the result itself, where there is no room for float32 or a count",
+        lambda f: _is_huge(f) and (f.kind in HALVES or f.counted),
+        "what walks lines reduces in the result itself: no room for float32, or how many there are",
     ),
     Path("lines", _is_huge, "positions of 32 bits do not reach; so many lines are never few"),
     Path(

@@ -14,6 +14,7 @@ from nbgather.kernels.cuda import radix
 from nbgather.kernels.cuda.deferred import cuda
 from nbgather.kernels.cuda.folds import How
 from nbgather.kernels.cuda.positions import divide_narrow, make_offsets, u32, u64
+from nbgather.kernels.cuda.reports import make_report
 from nbgather.kernels.cuda.sums import make_bits, make_read_bits, make_store_bits
 from nbgather.kernels.cuda.words import make_vector
 
@@ -88,6 +89,41 @@ def make_bounds(memory: Any) -> Any:
             store(u64(ends + u64(place) * u64(4)), u32(p + u64(1)))
 
     return bounds
+
+
+def make_segment_bounds(memory: Any, by: str, index: str) -> Any:
+    """Where segments begin and end, as uint32 that are no larger than the number of rows.
+
+    ``by``: *offsets* are copied, *counts* too, for a scan to make offsets of them, and *sums* are
+    what that has left, in place. The first that is bad is reported; of sums, behind all counts,
+    what they amount to. ``numbers``: how many there are, the bytes from one to the next, the rows.
+    """
+    read, store, report = memory.READ[index], memory.STORE["u4"], make_report(memory)
+    is_counts, is_sums = by == "counts", by == "sums"
+
+    def segment_bounds(out, given, record, call, numbers):
+        k = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        last, step, rows = u64(numbers[0]) - u64(1), u64(numbers[1]), u64(numbers[2])
+        if k > last:
+            return
+        value = read(u64(given + k * step))
+        bad = u64(value) > rows
+        if not is_counts:
+            if k == u64(0):
+                bad = bad or u64(value) != u64(0)
+            else:
+                bad = bad or u64(read(u64(given + (k - u64(1)) * step))) > u64(value)
+            if k == last:
+                bad = bad or u64(value) != rows
+        if bad:
+            if is_sums:
+                report(record, call, last, read(u64(given + last * step)))
+            else:
+                report(record, call, k, value)
+        if bad or not is_sums:
+            store(u64(out + k * u64(4)), u32(min(u64(value), rows)))
+
+    return segment_bounds
 
 
 def make_row_sums(memory: Any, axes: int, how: How, width: int, sorted_rows: bool) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nbgather.kernels.cuda import radix
 from nbgather.kernels.cuda.deferred import cuda, scalar, types
+from nbgather.kernels.cuda.masking import make_key
 from nbgather.kernels.cuda.positions import divide_narrow, u32, u64
 
 philox4x32 = scalar.philox4x32
@@ -31,14 +32,16 @@ BOX_ENTRIES = BLOCK_AXES * BOXES
 #: The table of aspect ratios has 2**10 entries.
 ASPECT_BITS = 10
 
-#: ``numbers`` of a kernel of keys: tokens, epoch, key (low, high), blocks of a sample, and four
-#: more; then the sizes of the axes. Of a grid: the stride. Of lines: a bit for each axis that takes
-#: part, and how many lines there are. Of blocks: the least and the largest area, the limit of
-#: boxes, and three bytes: the bits of a step, the axes, whether boxes wrap around.
-FIRST_SIZE = 9
+#: ``numbers`` of a kernel of keys: tokens, epoch, key (low, high), what is told of these
+#: (:mod:`nbgather.kernels.cuda.masking`), blocks of a sample, and four more; then the sizes of the
+#: axes. Of a grid: the stride. Of lines: a bit for each axis that takes part, and how many lines
+#: there are. Of blocks: the least and the largest area, the limit of boxes, and three bytes: the
+#: bits of a step, the axes, whether boxes wrap around.
+OWN, FIRST_SIZE = 6, 10
 
-#: ``numbers`` of the sort of lines: behind those of all sources epoch and key (low, high).
-LINE_NUMBERS = radix.SOURCE_NUMBERS + 3
+#: ``numbers`` of the sort of lines: behind those of all sources epoch, key (low, high), and what is
+#: told of these.
+LINE_NUMBERS = radix.SOURCE_NUMBERS + 4
 
 
 def make_words(memory: Any) -> Any:
@@ -53,7 +56,7 @@ def make_words(memory: Any) -> Any:
     return words
 
 
-def _make_word(memory: Any) -> Any:
+def make_word(memory: Any) -> Any:
     """One of them by its number; ``four`` are those of its counter."""
 
     @memory.INLINE
@@ -68,16 +71,17 @@ def _make_word(memory: Any) -> Any:
 
 def make_line_source(memory: Any) -> SimpleNamespace:
     """The words of lines, four at once, by which they are ranked; ``a`` are the sample ids."""
-    load_id, words = memory.LOAD["i8"], make_words(memory)
+    load_id, words, key_of = memory.LOAD["i8"], make_words(memory), make_key(memory)
     first = radix.SOURCE_NUMBERS
 
     @memory.INLINE
     def four_keys(keys, tokens, a, flag, n, q, numbers):
         sample = u64(load_id(u64(a + n * u64(8))))
-        w0, w1, w2, w3 = words(
-            u64(STREAM_LINES) + q, sample, u64(numbers[first]), u64(numbers[first + 1]),
-            u64(numbers[first + 2]),
+        epoch, low, high = key_of(
+            u64(numbers[first]), u64(numbers[first + 1]), u64(numbers[first + 2]),
+            u64(numbers[first + 3]),
         )  # fmt: skip
+        w0, w1, w2, w3 = words(u64(STREAM_LINES) + q, sample, epoch, low, high)
         return u32(w0), u32(w1), u32(w2), u32(w3)
 
     @memory.INLINE
@@ -122,16 +126,27 @@ def make_place_sink(memory: Any, as_score: bool) -> Any:
     return place_of
 
 
-def _make_begin(memory: Any) -> Any:
-    """A thread's token, its sample, the sample's number in the batch, and the token's noise."""
-    load_id, words, word = memory.LOAD["i8"], make_words(memory), _make_word(memory)
+def make_philox(memory: Any) -> Any:
+    """Epoch and key (low, high) of a kernel, among whose ``numbers`` they begin at 1."""
+    key_of = make_key(memory)
 
     @memory.INLINE
-    def begin(ids, block, thread, threads, numbers):
-        n, part = divide_narrow(block, u64(numbers[4]))
+    def philox(numbers):
+        return key_of(u64(numbers[1]), u64(numbers[2]), u64(numbers[3]), u64(numbers[4]))
+
+    return philox
+
+
+def make_begin(memory: Any) -> Any:
+    """A thread's token, its sample, the sample's number in the batch, and the token's noise."""
+    load_id, words, word = memory.LOAD["i8"], make_words(memory), make_word(memory)
+
+    @memory.INLINE
+    def begin(ids, block, thread, threads, philox, numbers):
+        n, part = divide_narrow(block, u64(numbers[5]))
         token = part * threads + thread
         sample = u64(load_id(u64(ids + n * u64(8))))
-        epoch, low, high = u64(numbers[1]), u64(numbers[2]), u64(numbers[3])
+        epoch, low, high = philox
         four = words(token >> u64(2), sample, epoch, low, high)
         return token, sample, n, word(four, token) >> u64(32 - NOISE_BITS)
 
@@ -140,15 +155,17 @@ def _make_begin(memory: Any) -> Any:
 
 def make_grid_keys(memory: Any, axes: int) -> Any:
     """A lattice of one token in ``stride`` along each axis goes first; each sample has a phase."""
-    store, begin = memory.STORE["u8"], _make_begin(memory)
-    words, word = make_words(memory), _make_word(memory)
+    store, begin, philox = memory.STORE["u8"], make_begin(memory), make_philox(memory)
+    words, word = make_words(memory), make_word(memory)
 
     def grid_keys(out, ids, numbers):
         phases = cuda.shared.array(MAX_AXES, types.uint32)
         t = u64(cuda.threadIdx.x)
-        token, sample, n, noise = begin(ids, u64(cuda.blockIdx.x), t, u64(cuda.blockDim.x), numbers)
-        stride = u64(numbers[5])
-        epoch, low, high = u64(numbers[1]), u64(numbers[2]), u64(numbers[3])
+        epoch, low, high = philox(numbers)
+        token, sample, n, noise = begin(
+            ids, u64(cuda.blockIdx.x), t, u64(cuda.blockDim.x), (epoch, low, high), numbers
+        )
+        stride = u64(numbers[OWN])
         d = t
         while d < u64(axes):
             four = words(u64(STREAM_GRID) + (d >> u64(2)), sample, epoch, low, high)
@@ -175,19 +192,21 @@ def make_grid_keys(memory: Any, axes: int) -> Any:
 
 def make_line_keys(memory: Any, axes: int) -> Any:
     """Whole rows, columns, ...: a token goes with the last of its lines, which have ``ranks``."""
-    store, read, begin = memory.STORE["u8"], memory.LOAD["u4"], _make_begin(memory)
+    store, read, begin = memory.STORE["u8"], memory.LOAD["u4"], make_begin(memory)
+    philox = make_philox(memory)
 
     def line_keys(out, ids, ranks, numbers):
         token, _, n, noise = begin(
-            ids, u64(cuda.blockIdx.x), u64(cuda.threadIdx.x), u64(cuda.blockDim.x), numbers
-        )
+            ids, u64(cuda.blockIdx.x), u64(cuda.threadIdx.x), u64(cuda.blockDim.x),
+            philox(numbers), numbers,
+        )  # fmt: skip
         if token < u64(numbers[0]):
             rest, last = token, u64(0)
-            end = (n + u64(1)) * u64(numbers[6])
+            end = (n + u64(1)) * u64(numbers[OWN + 1])
             for back in range(axes):
                 size = u64(numbers[FIRST_SIZE + axes - 1 - back])
                 rest, at = divide_narrow(rest, size)
-                if (u64(numbers[5]) >> u64(axes - 1 - back)) & u64(1):
+                if (u64(numbers[OWN]) >> u64(axes - 1 - back)) & u64(1):
                     end -= size
                     last = max(last, u64(read(u64(ranks + (end + at) * u64(4)))))
             key = u64((last << u64(NOISE_BITS)) | noise)
@@ -226,7 +245,7 @@ def make_block_keys(memory: Any) -> Any:
     Its threads draw a block's boxes, as many at once, and each looks which of them covers its
     token. Where boxes wrap around, and where they do not, a token is within by the same comparison.
     """
-    store, begin = memory.STORE["u8"], _make_begin(memory)
+    store, begin, philox = memory.STORE["u8"], make_begin(memory), make_philox(memory)
     words, sides, load_f8 = make_words(memory), _make_sides(memory), memory.LOAD["f8"]
     first = FIRST_SIZE
 
@@ -244,13 +263,15 @@ def make_block_keys(memory: Any) -> Any:
         edges = cuda.shared.array(BOXES, types.uint32)
         left = cuda.shared.array(2, types.uint32)
         t, threads = u64(cuda.threadIdx.x), u64(cuda.blockDim.x)
-        token, sample, n, noise = begin(ids, u64(cuda.blockIdx.x), t, threads, numbers)
-        epoch, low, high = u64(numbers[1]), u64(numbers[2]), u64(numbers[3])
-        least, most, limit = u64(numbers[5]), u64(numbers[6]), u64(numbers[7])
+        epoch, low, high = philox(numbers)
+        token, sample, n, noise = begin(
+            ids, u64(cuda.blockIdx.x), t, threads, (epoch, low, high), numbers
+        )
+        least, most, limit = u64(numbers[OWN]), u64(numbers[OWN + 1]), u64(numbers[OWN + 2])
         # p2 and the axes, beside the bits of a step.
-        step_bits = u64(numbers[8]) & u64(255)
-        axes = (u64(numbers[8]) >> u64(8)) & u64(255)
-        wraps = (u64(numbers[8]) >> u64(16)) != u64(0)
+        told = u64(numbers[OWN + 3])
+        step_bits, axes = told & u64(255), (told >> u64(8)) & u64(255)
+        wraps = (told >> u64(16)) != u64(0)
         n0, n1 = u64(numbers[first]), u64(numbers[first + 1])
         n2, n3 = u64(numbers[first + 2]), u64(numbers[first + 3])
         rest, c3 = divide_narrow(token, n3)
