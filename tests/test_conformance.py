@@ -74,6 +74,7 @@ TAKEN = {
     "onnxruntime-web WebGPU, Node": [],
     "tract": ["mae_restore.onnx", *GATHERS],
     "MNN": ["mae_restore.onnx", *GATHERS],
+    "IREE": ["mae_restore.onnx", *GATHERS],
     "TVM": GATHERS,
 }
 
@@ -89,7 +90,7 @@ def test_what_the_others_take(row: str) -> None:
 def test_who_takes_functions() -> None:
     """What the graphs are flat for; onnxruntime and onnx's own evaluator take functions."""
     taken = {row for row, made in KEPT["rows"].items() if made["functions"] == "taken"}
-    others = {"OpenVINO", "OpenCV", "tract", "MNN", "TVM", "onnxruntime-web WebGPU, Node"}
+    others = {"OpenVINO", "OpenCV", "tract", "MNN", "IREE", "TVM", "onnxruntime-web WebGPU, Node"}
     assert set(KEPT["rows"]) - taken == others
     functions = conformance.functions
     assert functions.run("onnx", {}, Path(sys.executable)) == "taken"

@@ -211,7 +211,7 @@ The last column is the call in `nbgather.onnx` that makes the file. Every size i
 `mask` 0 is keep, 1 is remove; `x_masked` is what stays visible. The column onnxruntime gives the
 oldest version on which the file was run.
 
-Nothing is float64, and no integer reaches 2**31 in size, so that runtimes without 64-bit numbers
+Nothing is float64, and no integer leaves 32 bits, so that runtimes without 64-bit numbers
 give the same masks. A sample with L or a seed that is too large for that fails in the graph, at a
 node whose name ends in `_checked`, as sizes do that do not fit.
 

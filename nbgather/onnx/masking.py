@@ -119,7 +119,7 @@ def masking_model(
     Notes
     -----
     No tensor is float64 but those that were asked for (``dtype``, ``noise_dtype``,
-    ``ratio_input``), and no integer reaches 2**31 in size, so that runtimes without 64-bit numbers
+    ``ratio_input``), and no integer leaves 32 bits, so that runtimes without 64-bit numbers
     give the same. For that L is limited: to what the metadata call ``longest``, which is at least
     48,000 for any ratio, and 2**31 - 1 over the numerator for a simple fraction. A longer sample
     fails in the graph.
@@ -213,7 +213,7 @@ def seed_inputs(g: GraphBuilder, words: bool, with_x: bool, optional_epoch: bool
 
 
 def seed_source(g: GraphBuilder, words: bool) -> Source:
-    """The limbs of what was declared."""
+    """The words of what was declared."""
     return word_source(g) if words else checked_source(g)
 
 
@@ -228,7 +228,7 @@ def mask_nodes(
     ids_keep: bool,
 ) -> None:
     """The nodes of a masking, from ``x``, ``noise`` or what it is drawn by, and the ratio."""
-    given = "noise" if source is None else source.ids[0].low
+    given = "noise" if source is None else source.ids[0]
     grid, length, differ = _token_grid(g, given, with_x=with_x, seeded=source is not None)
     scores = "noise" if source is None else seeded_bits(g, length, source)
     count, faults = _keep_count(g, length, ratio)

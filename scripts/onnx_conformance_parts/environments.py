@@ -49,6 +49,9 @@ RUNTIMES: dict[str, Runtime] = {
     "OpenCV": Runtime("opencv", {}, ("opencv-python-headless==5.0.0.93",)),
     "tract": Runtime("tract", {}, ("tract==0.23.9",)),
     "MNN": Runtime("mnn", {}, ("mnn==3.6.1",)),
+    "IREE": Runtime(
+        "iree", {}, ("iree-base-compiler==3.13.0", "iree-base-runtime==3.13.0", "onnx")
+    ),
     "TVM": Runtime("tvm", {}, ("apache-tvm==0.27.0.post1", "onnx")),
 }
 

@@ -79,6 +79,7 @@ REST = """
   make a new one.
 - MNN computes as if there were no NaN and no infinity. It refuses IsNaN, which every model that
   takes scores has; do not put another test in its place.
+- IREE compiles no TopK of sizes that are not fixed, and none of the masks if they are.
 - OpenVINO makes constants fit for bfloat16 on a CPU that has it. The models hold none that is
   larger than that, nor any that would be folded into one.
 - WebGPU promises eight tensors for a shader: no node of the models has more. onnxruntime's TopK
@@ -92,9 +93,6 @@ REST = """
 - **tinygrad** 0.14.0 compiles by a clang of the machine's, which no package of it brings.
 - **ncnn** 1.0.20261020 takes what pnnx converts, with sizes that are fixed, and has neither
   GatherElements nor ScatterND: it does not load the result.
-- **IREE** 3.13.0 compiles `mae_restore` and the gathers, whose cases are equal but for an empty
-  batch and indices out of bounds, and no mask, not of fixed sizes either: “'memref.alloca' op stack
-  allocation size overflows 64 bits”, at TopK. `nbgather verify --runtime iree` runs it.
 - **CoreML** and **TensorRT** need a machine of their own.
 
 MNN's command `mnnconvert` installs a package with the `pip` it finds, to report conversions to

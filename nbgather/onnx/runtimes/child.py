@@ -221,8 +221,9 @@ def _iree(model: Model) -> Run:
 def _command(arguments: list[str]) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error:" in line]
-        raise RuntimeError((errors or done.stderr.splitlines() or [f"exit {done.returncode}"])[0])
+        lines = done.stderr.splitlines()
+        errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+        raise RuntimeError((errors or lines or [f"exit {done.returncode}"])[0])
 
 
 def _tvm(model: Model) -> Run:
