@@ -45,6 +45,7 @@ OWN = {
     ("nbgather.apps.bench.beside", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.dask_surface", "nbgather.dask"): "loads dask",
     ("nbgather.apps.bench.gather_rows", "nbgather.onnx"): "loads onnx",
+    ("nbgather.apps.bench.loader_rows", "nbgather.torch"): "loads torch",
     ("nbgather.apps.bench.model_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.reduce_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.start", "nbgather.onnx"): "loads onnx",
