@@ -60,6 +60,7 @@ OWN = {
     ("nbgather.apps.commands.machine", "nbgather.apps.info"): "the same",
     ("nbgather.apps.commands.machine", "nbgather.kernels.cpu.cache"): "loads llvmlite",
     ("nbgather.apps.commands.machine", "nbgather.apps.warmup"): "loads llvmlite",
+    ("nbgather.apps.commands.masks", "nbgather.apps.albums"): "loads NumPy",
     ("nbgather.apps.commands.masks", "nbgather.apps.photos"): "one command's: --help stays quick",
     ("nbgather.apps.commands.masks", "nbgather.dask.dataset"): "loads dask",
     ("nbgather.apps.commands.masks", "nbgather.figures"): "one command's: --help stays quick",
