@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nbgather.patches import patchify, unpatchify
 from nbgather.plotting import png_bytes
 
 __all__ = [
+    "contact_sheet",
     "explain_gather",
     "explain_inverse",
     "masking_figure",
@@ -28,6 +29,8 @@ REMOVED_GREY = 0.86
 GAP_GREY = 1.0
 #: Frames of a video that are drawn.
 MAX_FRAMES = 8
+#: Pictures side by side on a contact sheet, and letters of their names.
+SHEET_COLUMNS, NAME_LETTERS = 4, 36
 
 
 def masking_figure(
@@ -204,6 +207,58 @@ def strategies_figure(
         axes.set_xlabel(removed, fontsize=plotting.SMALL_POINTS)
         plotting.hide_frame(axes)
     return figure
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Any]], *, title: str = "") -> Any:
+    """Draw many pictures, each beside what a mask leaves of it; of a video the first frame.
+
+    Parameters
+    ----------
+    pictures : sequence of (str, picture)
+        What each is called, and it itself: ``frames`` `[C, T, H, W]` of values 0 to 1, ``mask``
+        `[L]` and ``patch_size``, as :class:`nbgather.apps.albums.MaskedPicture` has them.
+    title : str
+        What the sheet is called.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ModuleNotFoundError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbgather.apps.albums import mask_picture
+    >>> from nbgather.figures import contact_sheet
+    >>> frames = np.zeros((1, 3, 1, 32, 32), np.float32)
+    >>> picture = mask_picture(frames, 0, strategy="block", ratio=0.5, patch=8)
+    >>> contact_sheet([("a.png", picture)]).axes[0].get_title()
+    'a.png'
+    """
+    columns = min(len(pictures), SHEET_COLUMNS)
+    rows = -(-len(pictures) // columns)
+    figure = plotting.new_figure(3 * max(columns, 2), 1.75 * rows + 0.5)
+    if title:
+        figure.suptitle(title, fontsize=plotting.HEADING_POINTS)
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in every:
+        axes.set_axis_off()
+    for axes, (name, picture) in zip(every, pictures, strict=False):
+        size = picture.patch_size if len(picture.patch_size) == 3 else (1, *picture.patch_size)
+        frames, masked = picture.frames, _masked(picture.frames, picture.mask, size)
+        gap = np.full((*frames.shape[:1], frames.shape[2], frames.shape[3] // 28 + 1), GAP_GREY)
+        plotting.show_pixels(axes, np.concatenate([frames[:, 0], gap, masked[:, 0]], axis=2))
+        axes.set_title(_shortened(name), fontsize=plotting.LABEL_POINTS)
+    return figure
+
+
+def _shortened(name: str) -> str:
+    """The end of a long name, which tells it from others."""
+    return name if len(name) <= NAME_LETTERS else f"…{name[1 - NAME_LETTERS :]}"
 
 
 def _masked(image: np.ndarray, mask: np.ndarray, patch_size: int | tuple[int, ...]) -> np.ndarray:

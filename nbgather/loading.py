@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from nbgather import dispatch, strategies
+from nbgather import dispatch, sending, strategies
 from nbgather.operations import checks, keep
 from nbgather.operations import patches as patch_rules
+from nbgather.operations.base import FLOAT32
 from nbgather.operations.patches import CutPatches
 from nbgather.operations.tokens import ChooseTokens, RankTokens
 from nbgather.patches import masked_patchify
@@ -36,10 +39,15 @@ def strategy_of(name: str | Strategy) -> Strategy | None:
     return None if name == "random" else getattr(strategies, name)
 
 
+#: Bytes of images that are brought together at a time: they stay in a cache until they are cut.
+PART_BYTES = 5 << 19
+
+
 class MaskingCollate:
     """A ``collate_fn`` that turns images into visible patches, in the loader's workers.
 
-    In a worker the patches are written into the shared memory that they are sent by.
+    In a worker the patches are written into the shared memory that they are sent by, which on Linux
+    is used again when the batch is no longer referenced.
 
     Parameters
     ----------
@@ -101,7 +109,10 @@ class MaskingCollate:
         self._score = strategy_of(strategy)
         self._affine: dict[str, Any] = {"scale": scale, "mean": mean, "std": std}
         self._epoch = torch.tensor(0).share_memory_()
-        #: Memory that batches are stacked in, which is kept: to get it anew takes longer than that.
+        self._name = uuid.uuid4().hex
+        self._inbox = sending.Inbox.named(self._name)
+        self._sender: sending.Sender | None = None
+        #: Memory that images are stacked in, which is kept: to get it anew takes longer than that.
         self._rooms: list[torch.Tensor] = []
 
     @property
@@ -147,11 +158,29 @@ class MaskingCollate:
                 " is needed, or packed=True"
             )
         if len(shapes) > 1 or len({p.dtype for p in pixels}) > 1:
-            return ids, self._of_sizes(pixels, ids)
-        return ids, self._alike(pixels, ids)
+            return self._posted(ids, self._of_sizes(pixels, ids))
+        return self._alike(pixels, ids)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rooms": []}
+        return {**self.__dict__, "_rooms": [], "_sender": None, "_inbox": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _inbox=sending.Inbox.named(state["_name"]))
+
+    def _parcel(self, *tensors: tuple[tuple[int, ...], torch.dtype]) -> sending.Parcel | None:
+        """In a worker of a loader, shared memory for tensors of these shapes and dtypes."""
+        if torch.utils.data.get_worker_info() is None:
+            return None
+        if self._sender is None or self._sender.pid != os.getpid():
+            self._sender = sending.Sender(self._name)
+            self._inbox.blocks.clear()  # of the process that this one was forked from
+        return self._sender.parcel(sending.size_of(*tensors))
+
+    def _posted(self, ids: torch.Tensor, result: Any) -> tuple[torch.Tensor, Any]:
+        """Ids and result, in shared memory where they are to be sent."""
+        tensors = [t for t in (ids, *result) if isinstance(t, torch.Tensor)]
+        parcel = self._parcel(*((tuple(t.shape), t.dtype) for t in tensors))
+        return (ids, result) if parcel is None else parcel.pair(ids, result)
 
     def _pixels(self, image: Any, n: int) -> torch.Tensor:
         """An image as a tensor, channels first."""
@@ -188,7 +217,7 @@ class MaskingCollate:
         sizes = patch_rules.patch_size(self.patch_size, shape)
         return sizes, patch_rules.image_grid(shape, sizes)
 
-    def _alike(self, pixels: list[torch.Tensor], ids: torch.Tensor) -> Any:
+    def _alike(self, pixels: list[torch.Tensor], ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Images of one shape and dtype."""
         samples, first = len(pixels), pixels[0]
         sizes, grid = self._grid(first)
@@ -205,16 +234,26 @@ class MaskingCollate:
         cut, number = CutPatches(sizes, affine), kept.of(length)
         dtype = first.dtype if affine is None else torch.float32
         width = first.shape[0] * int(np.prod(sizes))
-        shared = _shared((samples, number, width), dtype)
-        room = self._rooms.pop() if self._rooms else None
-        batch, room = _stacked(pixels, room)
-        patches = dispatch.execute(cut, batch, ids_keep, ids_restore, out=shared)
-        self._rooms.append(room)
-        if not self.packed:
-            return MaskedTokens(patches, mask, ids_restore)
+        shape = samples, number, width
         ends = torch.arange(samples + 1, dtype=torch.int32) * number
-        rows = patches.reshape(samples * number, width)
-        return PackedTokens(rows, mask, ids_restore, ends, number)
+        small = ids, mask, ids_restore, *((ends,) if self.packed else ())
+        parcel = self._parcel((shape, dtype), *((tuple(t.shape), t.dtype) for t in small))
+        out = _shared(shape, dtype) if parcel is None else parcel.empty(shape, dtype)
+        if out is None:
+            kind = None if affine is None else FLOAT32
+            out = dispatch.container_of(first, "samples[0]").empty(shape, first, kind)
+        room = self._rooms.pop() if self._rooms else None
+        part = max(PART_BYTES // max(first.nbytes, 1), 1)
+        for n in range(0, samples, part):
+            some = slice(n, n + part)
+            batch, room = _stacked(pixels[some], room)
+            dispatch.execute(cut, batch, ids_keep[some], ids_restore[some], out=out[some])
+        self._rooms.append(room)
+        result: Any = MaskedTokens(out, mask, ids_restore)
+        if self.packed:
+            rows = out.reshape(samples * number, width)
+            result = PackedTokens(rows, mask, ids_restore, ends, number)
+        return (ids, result) if parcel is None else parcel.pair(ids, result)
 
 
 def _stacked(
@@ -231,7 +270,11 @@ def _stacked(
     if room is None or room.numel() < nbytes:
         room = torch.empty(nbytes, dtype=torch.uint8)
     batch = room[:nbytes].view(plain[0].dtype).reshape(len(plain), *plain[0].shape)
-    torch.stack(plain, out=batch)
+    # Not by torch, whose threads would be those of OpenMP, and ours wait for their cores.
+    try:
+        np.stack([p.numpy() for p in plain], out=batch.numpy())
+    except (RuntimeError, TypeError):  # a dtype or a view that NumPy does not have
+        torch.stack(plain, out=batch)
     return (batch.movedim(-1, 1) if last else batch), room
 
 
@@ -248,7 +291,7 @@ def _decoded(data: Any, n: int) -> Any:
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
-    """In a worker of a loader a tensor in the shared memory that it will be sent by."""
+    """In a worker of a loader a tensor in the shared memory that torch will send it by."""
     if torch.utils.data.get_worker_info() is None:
         return None
     # As torch's own collate function has it.

@@ -147,7 +147,7 @@ cli.main()
         (("mask", "x.png", "--patch", 500), "each must divide"),
         (("mask", "x.png", "--seed", 10**30), "it must fit in 64 bits"),
         (("mask", "cut.png"), "cut.png cannot be read as an image"),
-        (("mask", "."), ". cannot be read as an image"),
+        (("mask", "."), "error: cut.png cannot be read as an image"),
         (("bench", "--rows", "tiny, NumPy", "--threads", "-3"), "--threads is -3"),
         (("bench", "--rows", "tiny, NumPy", "--threads", "0"), "--threads is 0"),
         (("mask-dataset", "text.npy", "z", "--seed", 0), "x has dtype <U3 of 12 bytes"),

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 import nbgather
 from nbgather import strategies
+from nbgather.sending import SentPair
 from nbgather.torch import MaskingCollate, RandomMasking, require_same_masks
 
 OWN: dict[str, Any] = {"scale": 1 / 255, "mean": (0.1, 0.2, 0.3), "std": 0.5}
@@ -52,8 +53,8 @@ class SharedOrNot(MaskingCollate):
     """Tells beside the batch whether its patches were made in shared memory."""
 
     def __call__(self, samples: Any) -> Any:
-        ids, made = super().__call__(samples)
-        return ids, made, made.x_masked.is_shared()
+        pair = super().__call__(samples)
+        return *pair, isinstance(pair, SentPair) or pair[1].x_masked.is_shared()
 
 
 def expected(numbers: Any, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -67,13 +68,20 @@ def load_photo(path: str | os.PathLike[str] | None = None, size: int = SIDE_PIXE
     return load_frames(path, size)[:, :, 0]
 
 
-def load_frames(path: str | os.PathLike[str] | None = None, size: int = SIDE_PIXELS) -> np.ndarray:
+def load_frames(
+    path: str | os.PathLike[str] | BinaryIO | None = None,
+    size: int = SIDE_PIXELS,
+    *,
+    name: str | None = None,
+) -> np.ndarray:
     """Read all the frames of a picture: one of a photo, several of an animated GIF.
 
     Parameters
     ----------
     path, size
-        As in :func:`load_photo`.
+        As in :func:`load_photo`; an open file, too.
+    name : str, optional
+        What an error calls the picture, if not by its path.
 
     Returns
     -------
@@ -93,9 +101,11 @@ def load_frames(path: str | os.PathLike[str] | None = None, size: int = SIDE_PIX
     """
     from PIL import Image, ImageOps, ImageSequence
 
-    source = sample_photo() if path is None else Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"there is no file {source}")
+    source: Any = path
+    if not hasattr(path, "read"):
+        source = sample_photo() if path is None else Path(path)
+        if not source.exists():
+            raise FileNotFoundError(f"there is no file {source}")
     frames = []
     try:
         with Image.open(source) as opened:
@@ -104,5 +114,6 @@ def load_frames(path: str | os.PathLike[str] | None = None, size: int = SIDE_PIX
                 square = ImageOps.fit(photo, (size, size), Image.Resampling.BICUBIC)
                 frames.append(np.asarray(square, np.float32) / np.float32(255))
     except Exception as error:  # a broken file: Pillow's readers raise exceptions of many kinds
-        raise ValueError(f"{source} cannot be read as an image: {error}") from error
+        what = source if name is None else name
+        raise ValueError(f"{what} cannot be read as an image: {error}") from error
     return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))[None]

@@ -43,6 +43,8 @@ class Contest:
         Every contestant draws its own noise, so only shapes can be compared.
     scales : bool
         Whether nbgather's own threads do the work.
+    turns : int, optional
+        At most so many turns of each, where a call takes seconds.
     """
 
     ours: Call
@@ -55,6 +57,7 @@ class Contest:
     copied: Call | None = None
     random: bool = False
     scales: bool = True
+    turns: int | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _timed(row: Row, contest: Contest, rounds: int, copy_bandwidth: float) -> di
         calls["nbgather out="] = contest.into
         calls.update({f"{name} out=": call for name, call in contest.peers_into.items()})
     calls |= contest.narrow
-    times = interleave(calls, rounds, batch=contest.batch)
+    times = interleave(calls, min(rounds, contest.turns or rounds), batch=contest.batch)
     result: dict[str, Any] = {
         "name": row.name,
         "group": row.group,

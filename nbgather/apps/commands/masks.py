@@ -1,21 +1,26 @@
-"""The commands ``mask`` and ``mask-dataset``: what a mask leaves of a photo, and of a dataset."""
+"""The commands ``mask`` and ``mask-dataset``: what a mask leaves of photos, and of a dataset."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import nbgather
 from nbgather import files
 from nbgather.apps.commands.terminal import Debug, progress_bar
 
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
 #: The largest side of a picture that is drawn, in a gigabyte or two of memory.
 MAX_SIDE_PIXELS = 4096
+#: The most pictures of a contact sheet.
+MAX_PREVIEW = 96
 
 
 class Strategy(str, enum.Enum):
@@ -31,7 +36,13 @@ class Strategy(str, enum.Enum):
 
 
 def mask(
-    image: Annotated[Path, typer.Argument(help="A photo, or an animated GIF for a video.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A photo, an animated GIF for a video, a folder of such, or a tar archive of a"
+            " webdataset."
+        ),
+    ],
     strategy: Annotated[Strategy, typer.Option(help="Which patches go.")] = Strategy.random,
     ratio: Annotated[float, typer.Option(help="The part of the patches to remove, 0 to 1.")] = 0.75,
     seed: Annotated[int, typer.Option(help="The seed of the mask.")] = 0,
@@ -40,39 +51,78 @@ def mask(
     size: Annotated[
         int, typer.Option(help="Pixels of the side of the square that is cut from the middle.")
     ] = 224,
+    preview: Annotated[
+        int, typer.Option(help="Of a folder or an archive, pictures on the contact sheet.")
+    ] = 24,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on where a picture cannot be read, and say so.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the mask of every picture, for a program.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
         "masked.png"
     ),
     debug: Debug = False,
 ) -> None:
-    """Draw what a masking strategy leaves of a photo or video.
+    """Draw what a masking strategy leaves of a photo or video, or of many on a contact sheet.
 
-    Of a photo, the tube strategy has one frame, whose mask is that of the random strategy.
+    The sample id of a picture is its place in the folder, by name, or in the archive; those that
+    are skipped keep theirs. Of a photo, the tube strategy has one frame, whose mask is that of the
+    random strategy.
     """
-    import numpy as np
-
     from nbgather import figures
+    from nbgather.apps import albums
     from nbgather.apps.photos import load_frames
 
-    if size < 1:
-        raise ValueError(f"--size is {size}: it must be at least 1")
-    if size > MAX_SIDE_PIXELS:
-        raise ValueError(f"--size is {size}: it must be at most {MAX_SIDE_PIXELS}")
-    video = load_frames(image, size)
-    photo = video.shape[2] == 1
-    pixels, sizes = (video[:, :, 0], (patch, patch)) if photo else (video, (1, patch, patch))
-    tokens = nbgather.patchify(pixels, sizes).shape[1]
-    grid: tuple[int, ...] = (size // patch, size // patch)
-    if not photo or strategy == Strategy.tube:
-        grid = (video.shape[2], *grid)
-    scores = getattr(nbgather.strategies, strategy.value)(seed, 1, grid, epoch=epoch)
-    # Only the mask is drawn: the tokens have no width.
-    masked = nbgather.random_masking(np.empty((1, tokens, 0), np.uint8), ratio, noise=scores)
+    _check_between("--size", size, MAX_SIDE_PIXELS)
+    _check_between("--preview", preview, MAX_PREVIEW)
+    options: dict[str, Any] = {
+        "strategy": strategy.value, "ratio": ratio, "seed": seed, "epoch": epoch, "patch": patch,
+    }  # fmt: skip
     title = f"{strategy.value}, ratio {ratio:g}, seed {seed}" + (
         f", epoch {epoch}" if epoch else ""
     )
-    figure = figures.show_masking(pixels[0], masked.mask[0], sizes, title=title)
-    typer.echo(f"wrote {files.write(out, figures.png_bytes(figure))}")
+    if albums.is_album(source):
+        with progress_bar(*_counting()) as bar:
+            task = bar.add_task("pictures", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            album = albums.mask_album(source, size, preview, show, **options)
+        for line in album.bad:
+            typer.echo(f"{'skipped' if skip_bad else 'error'}: {line}", err=True)
+        if album.bad and not skip_bad:
+            raise typer.Exit(2)
+        title += f": {len(album.shown)} of {len(album.masks)} pictures"
+        figure, masks, bad = figures.contact_sheet(album.shown, title=title), album.masks, album.bad
+    else:
+        masked = albums.mask_picture(load_frames(source, size), 0, **options)
+        pixels = masked.frames[:, 0] if len(masked.patch_size) == 2 else masked.frames
+        figure = figures.show_masking(pixels, masked.mask, masked.patch_size, title=title)
+        masks, bad = [masked.described(0, source.name)], []
+    written = files.write(out, figures.png_bytes(figure))
+    if as_json:
+        head = {"source": str(source), **options, "size": size, "out": str(written)}
+        typer.echo(json.dumps({**head, "pictures": masks, "skipped": bad}))
+    else:
+        typer.echo(f"wrote {written}")
+
+
+def _check_between(name: str, value: int, most: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}: it must be at least 1")
+    if value > most:
+        raise ValueError(f"{name} is {value}: it must be at most {most}")
+
+
+def _counting() -> tuple[ProgressColumn, ...]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    return (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
 
 
 def mask_dataset(
@@ -109,15 +159,10 @@ def mask_dataset(
 
     By this process, by processes of its own, or by a cluster: the bytes are the same.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
     from nbgather.dask.dataset import Progress
     from nbgather.dask.dataset import mask_dataset as run
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with progress_bar(*columns) as bar:
+    with progress_bar(*_counting()) as bar:
         task = bar.add_task("chunks")
 
         def show(state: Progress) -> None:
