@@ -71,7 +71,7 @@ def gather(
         For the modes ``"fill"`` and ``"defer"``; it must fit the input's dtype.
     out : array, optional
         Where to write: the result's shape and dtype, writable, overlapping no operand. When an
-        IndexError is raised, its contents are unspecified.
+        IndexError is raised, or an interrupt ends the call, its contents are unspecified.
     backend : str, optional
         A name from :func:`nbgather.backends.available`; by default the one that serves the input.
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import export
 
 import nbgather.dispatch  # which hands the engine to containers
 from nbgather.containers import jax_calls, jax_ffi, registry
@@ -32,6 +31,10 @@ __all__ = ["seeded_noise", "why_not"]
 #: The container of JAX's arrays, whose module gives JAX its rules, with the engine behind them.
 _CONTAINER = registry.load(registry.MODULES["jax"])
 
+try:
+    from jax import export
+except ModuleNotFoundError:  # 0.4.31 needs absl-py for it, and does not say so
+    export = None
 _register = getattr(export, "register_namedtuple_serialization", None)  # not in the oldest
 if _register is not None:
     for _kind in (MaskedTokens, PackedTokens, PaddedTokens, TokenMask):

@@ -48,7 +48,8 @@ def scatter(
         :mod:`nbgather.cuda`. Elsewhere ``"defer"`` is ``"raise"``.
     out : array, optional
         Where to write: input's shape and dtype, writable, overlapping no operand. Nothing is
-        written there when an error is raised at once.
+        written there when an error is raised at once; when an interrupt ends the call, its
+        contents are unspecified.
     backend : str, optional
         ``cpu``, ``reference`` or ``torch``.
 

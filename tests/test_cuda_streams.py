@@ -112,7 +112,37 @@ class Foreign:
     """An array of a library that nothing is known of."""
 
     def __init__(self, **interface: Any) -> None:
-        self.__cuda_array_interface__ = {"data": (4096, False), **interface}
+        said = {"data": (4096, False), "shape": (3,), "typestr": "<f4"}
+        self.__cuda_array_interface__ = {**said, **interface}
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ({"shape": (-4,)}, r"shape \(-4,\) .*: a tuple of whole numbers from 0 up is needed"),
+        ({"shape": (1 << 64,)}, "shape .* a tuple of whole numbers"),
+        ({"shape": None}, "shape None .* a tuple of whole numbers"),
+        ({"strides": (4, 4)}, r"strides \(4, 4\) .*: None or a number of bytes for each"),
+        ({"data": None}, r"data None .*: \(an address, whether it is read-only\) is needed"),
+        ({"data": (0, False)}, r"data \(0, False\) .*: an address of memory is needed"),
+        ({"typestr": "|O8"}, "typestr '|O8' .*: that of a dtype without Python's objects"),
+        ({"typestr": "<q9"}, "typestr '<q9' .*: that of a dtype"),
+        ({"mask": 3}, "mask 3 .*: None is needed"),
+    ],
+)
+def test_an_interface_that_cannot_be_meant(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^a test_cuda_streams\.Foreign says {message}"):
+        nbgather.rank_tokens(Foreign(**said), 2)
+    array = Foreign()
+    array.__cuda_array_interface__ = None
+    with pytest.raises(TypeError, match="has None as its __cuda_array_interface__: a dict"):
+        nbgather.rank_tokens(array, 2)
+
+
+def test_an_array_of_the_interface_alone_has_a_shape() -> None:
+    container = cuda_interface.CudaInterfaceContainer(lambda *a: None)
+    assert container.shape(Foreign(shape=(5, 3))) == (5, 3)
+    assert container.shape(Foreign(shape=(0, 3), data=(0, False))) == (0, 3)
 
 
 def test_streams_of_the_interface(gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

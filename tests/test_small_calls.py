@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import re
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -642,3 +645,21 @@ def test_a_call_is_kept_when_it_comes_again() -> None:
     assert not any(isinstance(value, tuple) for value in memo.entries.values())
     nbgather.gather(x, 0, np.zeros(3, np.int64))
     assert [len(v) for v in memo.entries.values() if isinstance(v, tuple)] == [2]
+
+
+#: What compiled code calls of Python's library and is in that of 3.10, not in its headers alone as
+#: PyObject_CallOneArg is: to call such a name ends the process.
+IN_PYTHON_3_10 = {
+    "PyErr_CheckSignals", "PyErr_Clear", "PyEval_RestoreThread", "PyEval_SaveThread",
+    "PyLong_AsUnsignedLongLongMask", "PyLong_FromLongLong", "PyObject_CallFunctionObjArgs",
+    "PyObject_CallNoArgs", "PyObject_CallObject", "PyObject_GetAttr", "PyObject_RichCompareBool",
+    "PyTuple_GetItem", "PyTuple_New", "PyTuple_SetItem", "PyTuple_Size", "Py_DecRef", "Py_IncRef",
+}  # fmt: skip
+
+
+def test_every_python_has_the_functions_that_compiled_code_calls() -> None:
+    folder = Path(cpu_limits.__file__).parent
+    texts = [path.read_text() for path in folder.glob("*.py")]
+    named = {name for text in texts for name in re.findall(r'"(Py[A-Z_][A-Za-z]*_?\w*)"', text)}
+    assert named == IN_PYTHON_3_10
+    assert all(hasattr(ctypes.pythonapi, name) for name in named)

@@ -9,7 +9,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,13 +26,55 @@ NO_STREAM = 0
 _of_graphs: list[Any] = []
 
 
+def interface_of(array: Any) -> dict[str, Any]:
+    """What an array says of itself; a TypeError or ValueError where that cannot be meant.
+
+    An array of no library that is known may say anything, and something else at the next look.
+    """
+    said = array.__cuda_array_interface__
+    kind = f"a {type(array).__module__}.{type(array).__qualname__}"
+    if not isinstance(said, dict):
+        raise TypeError(f"{kind} has {said!r} as its __cuda_array_interface__: a dict is needed")
+
+    def refuse(name: str, need: str) -> NoReturn:
+        raise ValueError(
+            f"{kind} says {name} {said.get(name)!r} in its __cuda_array_interface__: {need} is"
+            " needed"
+        )
+
+    shape: Any = said.get("shape")
+    strides, data = said.get("strides"), said.get("data")
+    if not (_are_ints(shape) and all(0 <= n < 1 << 63 for n in shape)):
+        refuse("shape", "a tuple of whole numbers from 0 up")
+    if strides is not None and not (_are_ints(strides) and len(strides) == len(shape)):
+        refuse("strides", "None or a number of bytes for each dimension")
+    if not (isinstance(data, tuple) and len(data) == 2 and _are_ints(data[:1]) and data[0] >= 0):
+        refuse("data", "(an address, whether it is read-only)")
+    if not (data[0] or 0 in shape):
+        refuse("data", "an address of memory")
+    if said.get("mask") is not None:
+        refuse("mask", "None")
+    try:
+        is_plain = not np.dtype(said["typestr"]).hasobject
+    except (KeyError, TypeError, ValueError):
+        is_plain = False
+    if not is_plain:
+        refuse("typestr", "that of a dtype without Python's objects")
+    return said
+
+
+def _are_ints(values: Any) -> bool:
+    is_sequence = isinstance(values, (tuple, list))
+    return is_sequence and all(isinstance(v, (int, np.integer)) for v in values)
+
+
 class CudaInterfaceContainer(CudaArrays):
     """Arrays with the interface, of any library."""
 
     name = "CUDA"
 
     def _described(self, array: Any) -> tuple[dict[str, Any], np.dtype[Any]]:
-        interface = array.__cuda_array_interface__
+        interface = interface_of(array)
         dtype = getattr(array, "dtype", None)  # knows bfloat16, which the interface has no word for
         if not isinstance(dtype, np.dtype):
             dtype = np.dtype(interface["typestr"])
@@ -46,14 +88,17 @@ class CudaInterfaceContainer(CudaArrays):
             strides = contiguous_strides(shape, dtype.itemsize)
         return Spec(shape, tuple(strides), describe(dtype), self.device(array))
 
+    def shape(self, array: Any) -> tuple[Any, ...]:
+        return tuple(interface_of(array)["shape"])
+
     def device(self, array: Any) -> str:
         return f"cuda:{self.place(array)[0].device}"
 
     def address(self, array: Any) -> int:
-        return int(array.__cuda_array_interface__["data"][0])
+        return int(interface_of(array)["data"][0])
 
     def is_writable(self, array: Any) -> bool:
-        return not array.__cuda_array_interface__["data"][1]
+        return not interface_of(array)["data"][1]
 
     def place(self, array: Any) -> tuple[Place, ...]:
         backends.get("cuda")  # what can be wrong with the driver is said there
@@ -155,7 +200,7 @@ class _Numba:
     """Arrays of numba, and of libraries that nothing more is known of."""
 
     def place(self, array: Any) -> Place:
-        interface = array.__cuda_array_interface__
+        interface = interface_of(array)
         address, stream = interface["data"][0], interface.get("stream")
         if stream is not None and stream <= 0:
             raise ValueError(

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays
+from nbgather.engine import apart, arrays
 from nbgather.operations.base import Options
 from nbgather.operations.infer import GatherSolution, InferGather
+
+#: What an item costs, in bytes that are moved meanwhile.
+ITEM_BYTES = 1000
 
 
 def infer_gather(
@@ -26,7 +29,9 @@ def infer_gather(
     if container.home != "cpu":
         raise TypeError(f"input is on {spec.device}: infer_gather looks at the host's memory")
     operation.check(spec, container.spec(y))
-    solutions = infer_bits(arrays.bits(container, x), arrays.bits(container, y))
+    bits = arrays.bits(container, x), arrays.bits(container, y)
+    work = sum(a.size for a in bits) * ITEM_BYTES
+    solutions = apart.run(work, operands, infer_bits, *bits)
     return [s._replace(index=container.from_numpy(s.index, y)) for s in solutions]
 
 
@@ -68,7 +73,9 @@ def _ranks(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] |
             halves.append(half)
         (x0, y0, _), (x1, y1, count) = halves
         x, y = x0 * count + x1, y0 * count + y1
+    apart.check()
     values, inverse = np.unique(x, return_inverse=True)
+    apart.check()
     position = np.searchsorted(values, y.reshape(-1))
     position[position == values.size] = 0
     if not np.array_equal(values[position], y.reshape(-1)):
@@ -78,6 +85,7 @@ def _ranks(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] |
 
 def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndarray, bool] | None:
     """The lowest index of ``y`` in ``x`` along ``d`` and whether it is the only one, or None."""
+    apart.check()
     # Only the lanes of the input that the output reaches.
     x = x[tuple(slice(None) if e == d else slice(n) for e, n in enumerate(y.shape))]
     x, y = np.moveaxis(x, d, -1), np.moveaxis(y, d, -1)
@@ -87,6 +95,7 @@ def _along(x: np.ndarray, y: np.ndarray, distinct: int, d: int) -> tuple[np.ndar
     keys = (x.reshape(lanes, size) + lane).reshape(-1)
     sought = (y.reshape(lanes, -1) + lane).reshape(-1)
     order = np.argsort(keys, kind="stable")
+    apart.check()
     keys = keys[order]
     position = np.searchsorted(keys, sought)
     position[position == keys.size] = 0

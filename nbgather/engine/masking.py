@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, device_errors, memo, small_masking
+from nbgather.engine import apart, arrays, backends, device_errors, memo, small_masking
 from nbgather.engine.plan import results_of
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
@@ -25,6 +25,8 @@ from nbgather.operations.on_device import OnDevice
 from nbgather.operations.tokens import ChooseTokens, RandomMasking, RankTokens, TokenNoise
 
 _LOW32 = 0xFFFFFFFF
+#: What drawing a token's noise costs, and ranking it, in bytes that are moved meanwhile.
+NOISE_BYTES, TOKEN_BYTES = 30, 100
 #: What a GPU's kernels are told; see :mod:`nbgather.kernels.cuda.masking`.
 SEED_THERE, EPOCH_THERE = 2, 4
 
@@ -49,7 +51,8 @@ def token_noise(
         addresses = container.address(ids), container.address(noise)
         backend.token_noise(tuple(args), samples, tokens, *addresses, *place, told)
     else:
-        backend.token_noise(tuple(args), *arrays.views(container, ids, noise))
+        views = arrays.views(container, ids, noise)
+        apart.run(tokens * NOISE_BYTES, noise, backend.token_noise, tuple(args), *views)
         if options.backend is None and ids is operands[0]:
             head, pair = memo.head(TokenNoise, tokens), (samples, tokens)
             step = functools.partial(backend.noise_by_address, pair)
@@ -130,7 +133,7 @@ def random_masking(
         draw = operation.seed, operation.epoch, sample_ids
     tokens = container.address(x_masked), container.address(x), row, *spec.strides[:2]
     scores = None if noise is None else _Scores(container, noise, container.spec(noise))
-    mask, ids_restore = call.run(scores=scores, draw=draw, tokens=tokens)
+    mask, ids_restore = call.run(scores=scores, draw=draw, tokens=tokens, x_masked=x_masked)
     if options.backend is None and container.home == "cpu" and (draw is None or draw[2] is ids):
         small_masking.keep_masking(container, backend, operation, operands)
     return with_valid(container, operation, x, (x_masked, mask, ids_restore))
@@ -188,10 +191,11 @@ class _Call:
         draw: tuple[Any, Any, Any] | None = None,
         ids_keep: Any = None,
         tokens: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
+        x_masked: Any = None,
     ) -> tuple[Any, Any]:
         """Mask and ids_restore, by scores or a draw (seed, epoch, int64 ids or None for 0, 1, ...).
 
-        ``tokens`` are the addresses of the kept tokens and of all, a token's bytes, and the
+        ``tokens`` are the addresses of ``x_masked`` and of all tokens, a token's bytes, and the
         strides of N and L.
         """
         container, like, (samples, length) = self.container, self.like, self.pair
@@ -216,7 +220,13 @@ class _Call:
         on_device: dict[str, Any] = {}
         if place:
             on_device = {"told": key[3], "scratch": arrays.scratch_beside(container, like)}
-        self.backend.masking(
+        kept = self.keep.of(length)
+        work = 0 if place else length * TOKEN_BYTES + kept * row
+        owners = like, mask, ids_restore, ids_keep, owner, ids, counts, x_masked
+        apart.run(
+            work,
+            owners,
+            self.backend.masking,
             source,
             samples,
             target,
@@ -225,7 +235,7 @@ class _Call:
             aux,
             *place,
             length=length,
-            kept=self.keep.of(length),
+            kept=kept,
             row=row,
             x_n=x_n,
             x_l=x_l,
@@ -239,7 +249,6 @@ class _Call:
             key_high=key[2],
             **on_device,
         )
-        del owner  # of the scores' memory, until here
         return mask, ids_restore
 
 

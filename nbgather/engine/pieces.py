@@ -37,12 +37,16 @@ def may_cut(how: Any) -> bool:
     return not isinstance(how, tuple) or (how[0] != "mean" and bool(how[2]))
 
 
+def work_of_lane(plan: ScatterPlan) -> int:
+    """The work that no threads can share."""
+    return plan.work // max(plan.count if plan.walk is None else plan.walk_count, 1)
+
+
 @functools.lru_cache(maxsize=64)
 def pieces(plan: ScatterPlan) -> tuple[Piece, ...]:
     """The pieces in their order; the first alone copies the input."""
-    lanes = max(plan.count if plan.walk is None else plan.walk_count, 1)
     length = plan.index_shape[plan.dim]
-    count = min(-(-plan.work // lanes // PIECE_BYTES), length)
+    count = min(-(-work_of_lane(plan) // PIECE_BYTES), length)
     if count <= 1:
         return (Piece(plan, 0, 0),)
     where = _NARROW if plan.form != "wide" else _WIDE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, device_errors, memo, pieces, recycle
+from nbgather.engine import apart, arrays, backends, device_errors, memo, pieces, recycle
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan_scatter import plan_scatter
@@ -63,6 +63,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
             result = _lowered(container, operation, operands, options)
         return _into(container, result, out)
     direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
+    direct = direct and (pieces.may_cut(how) or not apart.is_long(pieces.work_of_lane(plan)))
     if direct and backend.find_outside(*_index_of(plan, container.address(i))):
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if plan.copies and "copy" in backend.DOES:
@@ -81,9 +82,12 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
     else:
         addresses = container.address(result), container.address(i), address
-        is_long = plan.work > pieces.PIECE_BYTES and pieces.may_cut(how)
-        run = functools.partial(pieces.scatter, backend) if is_long else backend.scatter
-        bad = run(plan, *addresses, how, container.address(x))
+        scatter_to = plan, *addresses, how, container.address(x)
+        if plan.work > pieces.PIECE_BYTES and pieces.may_cut(how):
+            bad = pieces.scatter(backend, *scatter_to)
+        else:
+            owners = result, i, src, x
+            bad = apart.run(pieces.work_of_lane(plan), owners, backend.scatter, *scatter_to)
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, device_errors, small_masking
+from nbgather.engine import apart, arrays, backends, device_errors, masking, small_masking
 from nbgather.engine.masking import key_of
 from nbgather.operations import checks
 from nbgather.operations.base import FLOAT32, Options, contiguous_strides
@@ -20,6 +20,8 @@ from nbgather.operations.tokens import TokenNoise
 
 #: Aspect ratios that blocks are drawn from.
 NUM_ASPECTS = 1024
+#: What ordering a token costs, in bytes that are moved meanwhile.
+ORDER_BYTES = 150
 _LOW32 = 0xFFFFFFFF
 
 
@@ -58,7 +60,9 @@ def score(container: Any, operation: Score, operands: tuple[Any, ...], options: 
     if spec.shape[0]:
         args = operation.epoch, operation.seed & _LOW32, operation.seed >> 32
         aspects = _aspects(operation.min_aspect)
-        backend.strategy(*operation.order[:3], aspects, args, *arrays.views(container, ids, scores))
+        views = arrays.views(container, ids, scores)
+        work = operation.num_tokens * ORDER_BYTES
+        apart.run(work, scores, backend.strategy, *operation.order[:3], aspects, args, *views)
         if options.backend is None and ids is operands[0] and operation.num_tokens:
             step, owner = step_maker(backend, operation, spec.shape[0])
             pair, head = (spec.shape[0], operation.num_tokens), operation.order
@@ -243,7 +247,8 @@ def tube(container: Any, operation: Tube, operands: tuple[Any, ...], options: Op
     key = checks.bits64(operation.seed, "seed")
     args = operation.epoch, key & _LOW32, key >> 32
     step = functools.partial(backend.noise_by_address, pair, frames=frames)
-    step(args, container.address(scores), container.address(ids))
+    work = operation.num_tokens * masking.NOISE_BYTES
+    apart.run(work, (scores, ids), step, args, container.address(scores), container.address(ids))
     if options.backend is None and ids is operands[0]:
         head = Tube, operation.grid
         small_masking.keep_scores(container, backend, head, ids, pair, step)

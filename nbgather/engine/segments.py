@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, bad_index, device_errors
+from nbgather.engine import apart, arrays, backends, bad_index, device_errors
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
@@ -50,9 +50,12 @@ def segment_reduce(
         x = container.copy(x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = container.address(result), container.address(x), memory_address(offsets)
-    backend.segment_reduce(
-        how, (*addresses, memory_address(empty)), (segments, rows, columns), spec.dtype.itemsize
-    )
+    # A column of a segment is one thread's.
+    longest = int(np.diff(offsets).max()) * columns * spec.dtype.itemsize
+    apart.run(
+        2 * longest, (result, x, offsets, empty), backend.segment_reduce,
+        how, (*addresses, memory_address(empty)), (segments, rows, columns), spec.dtype.itemsize,
+    )  # fmt: skip
     return result
 
 

@@ -155,6 +155,19 @@ def scatter_reduce(d: Drawn) -> Call:
     return Call(nbgather.scatter_reduce, (*operands, d.of(*REDUCTIONS)), {"include_self": include})
 
 
+def segment_reduce(d: Drawn) -> Call:
+    shape = d.sizes()
+    x, rows = d.some(shape, d.of(*NUMBERS)), shape[0]
+    segments, by = d.number(0, 6), d.of("ids", "offsets", "counts")
+    if by == "ids":
+        options = {by: d.index((rows,), segments, False, d.of(*INDICES)), "num_segments": segments}
+    else:
+        inner = np.sort(d.generator.integers(0, rows + 1, max(segments - 1, 0)))
+        offsets = np.array([0, *inner, rows])
+        options = {by: d.placed(offsets if by == "offsets" else np.diff(offsets))}
+    return Call(nbgather.segment_reduce, (x, d.of(*REDUCTIONS)), options)
+
+
 def token_noise(d: Drawn) -> Call:
     ids = d.placed(d.generator.integers(-(1 << 63), 1 << 63, d.number(0, 9)))
     operands = d.number(0, (1 << 64) - 1), ids, d.number(0, 70)
@@ -175,6 +188,19 @@ def random_masking(d: Drawn) -> Call:
         return Call(nbgather.random_masking, (x, ratio), {"seed": d.number(0, 99)})
     noise = d.some(shape[:2], d.of("f2", "f4", "f8"))
     return Call(nbgather.random_masking, (x, ratio), {"noise": noise})
+
+
+def packed_masking(d: Drawn) -> Call:
+    shape = (d.number(0, 5), d.number(1, 40), *d.sizes(0, 2))
+    x, options = d.bits(shape, d.of(*DTYPES)), {"packed": d.of(True, False)}
+    if d.of(True, False):
+        options["num_keep"] = d.generator.integers(0, shape[1] + 1, shape[0]).tolist()
+    else:
+        options["mask_ratio"] = d.generator.random(shape[0]).tolist()
+    if d.of(True, False):
+        return Call(nbgather.random_masking, (x,), {"seed": d.number(0, 99), **options})
+    noise = d.some(shape[:2], d.of("f2", "f4", "f8"))
+    return Call(nbgather.random_masking, (x,), {"noise": noise, **options})
 
 
 def restore_tokens(d: Drawn) -> Call:
@@ -219,7 +245,8 @@ def unpatchify(d: Drawn) -> Call:
 def masked_patchify(d: Drawn) -> Call:
     images, size = _images(d)
     ratio = d.data.draw(st.floats(0, 1, exclude_max=True))
-    return Call(nbgather.masked_patchify, (images, size, ratio), {"seed": d.number(0, 99)})
+    options = {"seed": d.number(0, 99), "packed": d.of(False, True)}
+    return Call(nbgather.masked_patchify, (images, size, ratio), options)
 
 
 def strategies(d: Drawn) -> Call:
@@ -227,6 +254,18 @@ def strategies(d: Drawn) -> Call:
     grid = d.number(1, 12), d.number(1, 12)
     function = getattr(nbgather.strategies, name)
     return Call(function, (d.number(0, 99), d.number(0, 4), grid), {"epoch": d.number(0, 9)})
+
+
+def frame_strategies(d: Drawn) -> Call:
+    name, options = d.of("tube", "multiblock", "stripes"), {"epoch": d.number(0, 9)}
+    grid = d.number(1, 4), d.number(1, 9), d.number(1, 9)
+    if name == "multiblock":
+        grid, options["targets"] = d.of(grid, grid[1:]), d.number(1, 5)
+        options |= {"overlap": d.of(False, True), "min_keep": d.number(1, math.prod(grid))}
+    if name == "stripes":
+        options["ratios"] = [d.data.draw(st.floats(0, 1)) for _ in grid]
+    function = getattr(nbgather.strategies, name)
+    return Call(function, (d.number(0, 99), d.number(0, 4), grid), options)
 
 
 def infer_gather(d: Drawn) -> Call:
@@ -243,8 +282,8 @@ def infer_gather(d: Drawn) -> Call:
 CASES: dict[str, Callable[[Drawn], Call]] = {
     f.__name__: f
     for f in (
-        gather, take_along_axis, gather_tokens, scatter, scatter_add, scatter_reduce, token_noise,
-        rank_tokens, random_masking, restore_tokens, patchify, unpatchify, masked_patchify,
-        strategies, infer_gather,
+        gather, take_along_axis, gather_tokens, scatter, scatter_add, scatter_reduce,
+        segment_reduce, token_noise, rank_tokens, random_masking, packed_masking, restore_tokens,
+        patchify, unpatchify, masked_patchify, strategies, frame_strategies, infer_gather,
     )
 }  # fmt: skip

@@ -31,9 +31,24 @@ def _of_python(name: str, count: int) -> Any:
     return intrinsic(lambda typingctx, a, b: (signature, codegen))
 
 
-#: Of an object and of another: the attribute of that name; what a callable gives for one argument.
+@intrinsic
+def call_with(typingctx, function, argument):
+    """What a callable gives for one argument.
+
+    By a function of any number of them, since Python 3.10 has no other in its library.
+    """
+
+    def codegen(context, builder, sig, values):
+        kind = ir.FunctionType(_I64, [_I64], var_arg=True)
+        name = "PyObject_CallFunctionObjArgs"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, [*values, _I64(0)])
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+#: Of an object: the attribute of that name; what a callable gives.
 get_attribute = _of_python("PyObject_GetAttr", 2)
-call_with = _of_python("PyObject_CallOneArg", 2)
 call_without = _of_python("PyObject_CallNoArgs", 1)
 #: What a callable gives for a tuple of arguments.
 call_tuple = _of_python("PyObject_CallObject", 2)
