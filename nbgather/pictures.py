@@ -57,6 +57,16 @@ def is_picture(name: str) -> bool:
     return not hidden and path.suffix.lower() in suffixes
 
 
+def _files_below(folder: Path) -> list[tuple[str, Path]]:
+    """All files below a folder by their names there, in the order of these."""
+    return sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
+
+
+def pictures_below(folder: Path) -> list[tuple[str, Path]]:
+    """The pictures below a folder by their names there, in the order of these."""
+    return [(name, path) for name, path in _files_below(folder) if is_picture(name)]
+
+
 def places(source: Path) -> list[Place]:
     """The pictures of a folder, of an archive, or of a folder of archives.
 
@@ -73,10 +83,8 @@ def places(source: Path) -> list[Place]:
     if source.is_file():
         found = list(_members(source))
     else:
-        files = sorted((p for p in source.rglob("*") if p.is_file()), key=Path.as_posix)
-        named = [(path.relative_to(source).as_posix(), path) for path in files]
-        found = [Place(name, os.fspath(path)) for name, path in named if is_picture(name)]
-        archives = [path for path in files if path.suffix == ARCHIVE]
+        found = [Place(name, os.fspath(path)) for name, path in pictures_below(source)]
+        archives = [path for _, path in _files_below(source) if path.suffix == ARCHIVE]
         if found and archives:
             raise ValueError(
                 f"{source} holds pictures, as {found[0].name}, and archives, as"

@@ -6,13 +6,14 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import nbgather
 from nbgather.apps.photos import load_frames
+from nbgather.pictures import is_picture, pictures_below
 
 __all__ = [
     "MaskedAlbum",
@@ -232,7 +233,7 @@ def count_pictures(source: Path) -> int:
     True
     """
     if source.is_dir():
-        count = len(_files(source))
+        count = len(pictures_below(source))
     else:
         with _archive(source) as archive:
             count = len(list(_members(archive, source)))
@@ -271,8 +272,8 @@ def pictures(source: Path, size: int) -> Iterator[tuple[str, Callable[[], np.nda
     True
     """
     if source.is_dir():
-        for path in _files(source):
-            yield path.relative_to(source).as_posix(), partial(load_frames, path, size)
+        for name, path in pictures_below(source):
+            yield name, partial(load_frames, path, size)
         return
     with _archive(source) as archive:
         for member in _members(archive, source):
@@ -300,27 +301,11 @@ def _archive(source: Path) -> tarfile.TarFile:
         raise ValueError(f"{source} cannot be read as a tar archive: {error}") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    """The pictures below a folder, in the order of their names."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    kept = [path for path in found if _is_picture(path.relative_to(folder).as_posix())]
-    return sorted(kept, key=lambda path: path.relative_to(folder).as_posix())
-
-
 def _members(archive: tarfile.TarFile, source: Path) -> Iterator[tarfile.TarInfo]:
     """The pictures of an archive, in its order."""
     try:
         for member in archive:
-            if member.isfile() and _is_picture(member.name):
+            if member.isfile() and is_picture(member.name):
                 yield member
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{source} breaks off: {error}") from error
-
-
-def _is_picture(name: str) -> bool:
-    """By its name: what Pillow reads, and nothing hidden."""
-    from PIL import Image
-
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") and part not in (".", "..") for part in path.parts)
-    return not hidden and path.suffix.lower() in Image.registered_extensions()
