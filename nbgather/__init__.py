@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from nbgather.operations.infer import GatherSolution
     from nbgather.packing import PackedImages
     from nbgather.patches import masked_patchify, patchify, unpatchify
-    from nbgather.scattering import scatter, scatter_add, scatter_reduce, segment_reduce
+    from nbgather.scattering import scatter, scatter_add, scatter_reduce
+    from nbgather.segments import gather_reduce, segment_reduce
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "TokenMask",
     "backends",
     "gather",
+    "gather_reduce",
     "gather_tokens",
     "get_num_threads",
     "infer_gather",
@@ -86,7 +88,8 @@ _HOMES = {
     "operations.infer": ("GatherSolution",),
     "packing": ("PackedImages",),
     "patches": ("masked_patchify", "patchify", "unpatchify"),
-    "scattering": ("scatter", "scatter_add", "scatter_reduce", "segment_reduce"),
+    "scattering": ("scatter", "scatter_add", "scatter_reduce"),
+    "segments": ("gather_reduce", "segment_reduce"),
 }
 
 

@@ -10,10 +10,12 @@ from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
 from nbgather.operations.infer import GatherSolution, InferGather
 from nbgather.operations.shapes import flat_indices
 from nbgather.results import Array, Mode
-from nbgather.scattering import scatter, scatter_add, scatter_reduce, segment_reduce
+from nbgather.scattering import scatter, scatter_add, scatter_reduce
+from nbgather.segments import gather_reduce, segment_reduce
 
 __all__ = [
     "gather",
+    "gather_reduce",
     "gather_tokens",
     "infer_gather",
     "scatter",

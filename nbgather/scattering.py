@@ -8,10 +8,9 @@ from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.indexing import Scatter, ScatterAdd
 from nbgather.operations.reducing import ScatterReduce, checked_reduce
-from nbgather.operations.segments import SegmentReduce
 from nbgather.results import Array, Reduce, WriteMode
 
-__all__ = ["scatter", "scatter_add", "scatter_reduce", "segment_reduce"]
+__all__ = ["scatter", "scatter_add", "scatter_reduce"]
 
 _RAISE = "raise"
 
@@ -233,74 +232,3 @@ def scatter_reduce(
             return result
     operation = ScatterReduce(dim, reduce, include_self)
     return dispatch.execute(operation, input, index, src, out=out, backend=backend)
-
-
-def segment_reduce(
-    x: Array,
-    reduce: Reduce,
-    *,
-    ids: Any = None,
-    num_segments: int | None = None,
-    offsets: Any = None,
-    counts: Any = None,
-    backend: str | None = None,
-) -> Array:
-    """Reduce segments of rows along the first dimension: a row for each segment.
-
-    Parameters
-    ----------
-    x : array, shape [N, ...]
-        The rows: bool, integers, floating or complex numbers.
-    reduce : {"sum", "prod", "mean", "amax", "amin"}
-        What the rows of a segment become, as in :func:`scatter_reduce`; they come in their order.
-    ids : array of int, shape [N], optional
-        The segment of each row, in any order.
-    num_segments : int, optional
-        How many segments there are, with ``ids``; by default as many as the largest of them says.
-    offsets : array of int, shape [S + 1], optional
-        Instead of ids, where segments follow each other: where each begins, and the last ends, N.
-    counts : array of int, shape [S], optional
-        Or how many rows each has, N in all.
-    backend : str, optional
-        ``cpu``, ``reference`` or ``torch``.
-
-    Returns
-    -------
-    array, shape [S, ...]
-        Of x's dtype and container. A segment of no rows is what the reduction begins with: 0, 1,
-        the least or the largest number; its mean is NaN, and 0 of integers.
-
-    Raises
-    ------
-    TypeError
-        A dtype that cannot be reduced so, segments that are not of an integer dtype.
-    ValueError
-        Shapes that do not fit; not one of ids, offsets and counts; offsets that fall or do not go
-        from 0 to N, counts that are not N in all.
-    IndexError
-        An id that is negative or not below ``num_segments``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import nbgather
-    >>> x = np.array([1.0, 2.0, 3.0, 4.0])
-    >>> nbgather.segment_reduce(x, "sum", offsets=[0, 1, 1, 4])
-    array([1., 0., 9.])
-    >>> nbgather.segment_reduce(x, "amax", ids=[1, 0, 1, 0])
-    array([4., 3.])
-    """
-    ways = {"ids": ids, "offsets": offsets, "counts": counts}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
-        came = " and ".join(given) or "none"
-        raise ValueError(f"one of ids, offsets and counts is needed: {came} came")
-    (by,) = given
-    if num_segments is not None:
-        if by != "ids":
-            raise ValueError(f"num_segments was given with {by}, which says how many there are")
-        num_segments = checks.count(num_segments, "num_segments")
-    elif by == "ids":
-        num_segments = dispatch.one_more_than(ids, "ids")
-    operation = SegmentReduce(reduce, by, num_segments)
-    return dispatch.execute(operation, x, ways[by], backend=backend)

@@ -21,6 +21,7 @@ EXECUTORS = {
     "ScatterAdd": "scatter.scatter",
     "ScatterReduce": "scatter.scatter",
     "SegmentReduce": "segments.segment_reduce",
+    "GatherReduce": "segments.gather_reduce",
     "TokenNoise": "masking.token_noise",
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",
@@ -41,8 +42,17 @@ EXECUTORS = {
 }
 
 
+#: What is looked at of the values of operands on the host before an operation is lowered.
+CHECKS = {"SegmentReduce": "segments.check_bounds", "GatherReduce": "segments.check_bounds"}
+
+
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"nbgather.engine.{name}")
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(".")
+    return getattr(_module(module), function)
 
 
 _executors: dict[type[Operation], Any] = {}
@@ -52,8 +62,7 @@ def _executor(kind: type[Operation]) -> Any:
     """What executes operations of a kind, or None."""
     executor = _executors.get(kind)
     if executor is None and kind.__name__ in EXECUTORS:
-        module, _, function = EXECUTORS[kind.__name__].partition(".")
-        executor = _executors[kind] = getattr(_module(module), function)
+        executor = _executors[kind] = _function(EXECUTORS[kind.__name__])
     return executor
 
 
@@ -86,6 +95,8 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
     if result is NotImplemented:
         specs = [container.spec(o) if is_array(o) else None for o in operands]
         operation.check(*specs)
+        if container.home == "cpu" and type(operation).__name__ in CHECKS:
+            _function(CHECKS[type(operation).__name__])(container, operation, operands)
         result = operation.lower(_parts(container, operands[0], options), *operands)
         if operation.may_pad:
             result = _module("masking").with_valid(container, operation, operands[0], result)

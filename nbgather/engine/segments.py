@@ -1,4 +1,4 @@
-"""Reductions of segments that follow each other."""
+"""Reductions of segments that follow each other, and of bags of ids."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import apart, arrays, backends, bad_index, device_errors
+from nbgather.engine import apart, arrays, backends, device_errors
+from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
 from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
-from nbgather.operations.segments import SegmentReduce
+from nbgather.operations.segments import GatherReduce, SegmentReduce, checked_bounds
 
 #: Items from which on positions of 32 bits do not reach.
 MAX_ON_DEVICE = (1 << 32) - 1
@@ -30,12 +31,8 @@ def segment_reduce(
     if container.home != "cpu":
         return _on_device(container, operation, operands, options)
     if operation.by == "ids":
-        # The scatter that it is made of would name a place of the index that it spreads them to.
-        ids = arrays.integers(container, where)
-        if bad_index.first_bad_index(ids, result_spec.shape[0], False) is not None:
-            bad_index.raise_bad_index(ids, result_spec.shape[0], 0, False)
         return NotImplemented
-    offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
+    offsets = checked_bounds(operation, arrays.integers(container, where), spec.shape[0])
     how = reduction(spec.dtype, operation.reduce, False)
     backend = backends.serving(options.backend, container.home, spec.device)
     if how is None or how.kind.startswith("c") or "segments" not in backend.DOES:
@@ -59,6 +56,47 @@ def segment_reduce(
     return result
 
 
+def gather_reduce(
+    container: Any, operation: GatherReduce, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Each bag by itself, its rows read where they are; or these are gathered, to be segments."""
+    x, ids, where = operands
+    spec, ids_spec = container.spec(x), container.spec(ids)
+    where_spec = None if where is None else container.spec(where)
+    (result_spec,) = operation.result(spec, ids_spec, where_spec)
+    how = reduction(spec.dtype, operation.reduce, False)
+    backend = backends.serving(options.backend, container.home, spec.device)
+    if how is None or how.kind.startswith("c") or how.kind in COMPARED:
+        return NotImplemented
+    if "bags" not in backend.DOES:
+        return NotImplemented
+    total, columns = math.prod(ids_spec.shape), math.prod(spec.shape[1:])
+    offsets, each = np.empty(0, np.int64), 0
+    if where is None:
+        each = ids_spec.shape[1]
+    else:
+        offsets = checked_bounds(operation, arrays.integers(container, where), total)
+    bags, item = result_spec.shape[0], spec.dtype.itemsize
+    if not total or not columns:
+        return NotImplemented
+    if not is_contiguous(spec) or container.address(x) % item:
+        x = container.copy(x)
+    numbers = ids
+    is_plain = is_contiguous(ids_spec) and ids_spec.dtype.native
+    if not is_plain or container.address(ids) % ids_spec.dtype.itemsize:
+        numbers = arrays.native_index(container, ids)
+    result = container.empty(result_spec.shape, x)
+    empty = container.item_bits(operation.empty(x.dtype), x, "")
+    addresses = tuple(map(container.address, (result, x, numbers)))
+    bad = backend.bag_reduce(
+        how, (*addresses, memory_address(offsets)), (bags, spec.shape[0], columns, each, total),
+        ids_spec.dtype.integer, memory_address(empty),
+    )  # fmt: skip
+    if bad:
+        raise_bad_index(arrays.integers(container, ids), spec.shape[0], 0, False)
+    return result
+
+
 def _on_device(
     container: Any, operation: SegmentReduce, operands: tuple[Any, ...], options: Options
 ) -> Any:
@@ -79,7 +117,7 @@ def _on_device(
         device_errors.poll(backend, place)
         if device_errors.may_wait(backend, place, "raise"):
             # What is bad is told of as on the CPU, so that the host has to see them.
-            offsets = _offsets(operation, arrays.integers(container, where), spec.shape[0])
+            offsets = checked_bounds(operation, arrays.integers(container, where), spec.shape[0])
     if how is NotImplemented or math.prod(spec.shape) >= MAX_ON_DEVICE:
         return NotImplemented
     result = container.empty(result_spec.shape, x)
@@ -142,32 +180,9 @@ def _bounds_on_device(
     return at
 
 
-def _offsets(operation: SegmentReduce, given: np.ndarray, rows: int) -> np.ndarray:
-    """The offsets as int64, which rise from 0 to the number of rows."""
-    name = operation.by
-    if name == "counts":
-        bad = np.flatnonzero((given < 0) | (given > rows))
-        if bad.size:
-            k = int(bad[0])
-            raise ValueError(f"counts[{k}] is {given[k]}: it must be between 0 and N = {rows}")
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(given, dtype=np.int64)])
-        if offsets[-1] != rows:
-            raise ValueError(f"counts sum to {offsets[-1]}: N = {rows} is needed")
-        return offsets
-    bad = np.flatnonzero((given < 0) | (given > rows))
-    if bad.size:
-        k = int(bad[0])
-        raise ValueError(f"offsets[{k}] is {given[k]}: it must be between 0 and N = {rows}")
-    offsets = np.ascontiguousarray(given, np.int64)
-    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-    if falls.size:
-        k = int(falls[0])
-        raise ValueError(
-            f"offsets[{k + 1}] is {offsets[k + 1]}, less than offsets[{k}], {offsets[k]}: they"
-            " must not fall"
-        )
-    if offsets[0] != 0 or offsets[-1] != rows:
-        raise ValueError(
-            f"offsets go from {offsets[0]} to {offsets[-1]}: 0 to N = {rows} is needed"
-        )
-    return offsets
+def check_bounds(container: Any, operation: SegmentReduce, operands: tuple[Any, ...]) -> None:
+    """Whether segments by offsets or counts are all of the rows, or of the ids of bags."""
+    *_, rows, where = operands
+    if where is not None and operation.by != "ids":
+        total = math.prod(container.shape(rows)) if len(operands) > 2 else container.shape(rows)[0]
+        checked_bounds(operation, arrays.integers(container, where), total)

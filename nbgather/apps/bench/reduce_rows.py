@@ -193,6 +193,58 @@ def _segments(reduce: Any, columns: int = 0) -> Contest:
     return Contest(lambda: nbgather.segment_reduce(x, reduce, offsets=offsets), peers, nbytes)
 
 
+def _bags(reduce: Any, shape: tuple[int, int], bags: int, each: int) -> Contest:
+    """Bags of as many rows each, chosen at random: embeddings, neighbours."""
+    x, ids = _whole(shape), generator().integers(0, shape[0], (bags, each))
+    peers: dict[str, Call] = {
+        "numpy": lambda: _NUMPY[reduce].reduce(x[ids], axis=1),
+        "numba's loop": _loop_of_bags(x, ids, reduce),
+    }
+    if installed("torch"):
+        import torch
+
+        tx, ti = torch.from_numpy(x), torch.from_numpy(ids)
+        mode = {"amax": "max"}.get(reduce, reduce)
+        peers["torch"] = lambda: torch.nn.functional.embedding_bag(ti, tx, mode=mode)
+    if installed("jax"):
+        import jax
+
+        operands = [jax.numpy.asarray(a) for a in (x, ids)]
+        of_jax = {"sum": jax.numpy.sum, "amax": jax.numpy.max}[reduce]
+        function = jax.jit(lambda a, i: of_jax(a.at[i].get(mode="promise_in_bounds"), axis=1))
+        peers["jax"] = lambda: function(*operands).block_until_ready()
+    if installed("scipy") and reduce == "sum":
+        from scipy import sparse
+
+        ends = np.arange(bags + 1) * each
+        matrix = sparse.csr_array((np.ones(ids.size, x.dtype), ids.ravel(), ends))
+        matrix.resize(bags, shape[0])
+        peers["scipy.sparse"] = lambda: matrix @ x
+    nbytes = ids.nbytes + (ids.size + bags) * x[0].nbytes
+    return Contest(lambda: nbgather.gather_reduce(x, ids, reduce), peers, nbytes)
+
+
+def _loop_of_bags(x: np.ndarray, ids: np.ndarray, reduce: str) -> Call:
+    """What one writes by hand, by all threads and without checks."""
+    import numba
+
+    is_sum = reduce == "sum"
+
+    def loop(x: Any, ids: Any) -> Any:
+        result = np.empty((len(ids), x.shape[1]), x.dtype)
+        for bag in numba.prange(len(ids)):
+            for e in range(x.shape[1]):
+                result[bag, e] = x[ids[bag, 0], e]
+            for k in range(1, ids.shape[1]):
+                for e in range(x.shape[1]):
+                    new, old = x[ids[bag, k], e], result[bag, e]
+                    result[bag, e] = old + new if is_sum else max(old, new)
+        return result
+
+    function = numba.njit(parallel=True)(loop)
+    return lambda: function(x, ids)
+
+
 _ISSUE = "[128,64,128] of [128,256,128], dim 1"
 
 REDUCE_ROWS: tuple[Row, ...] = (
@@ -214,4 +266,9 @@ REDUCE_ROWS: tuple[Row, ...] = (
     Row("amax of segments", "reduce", "100,000 of 1 to 39", lambda: _segments("amax")),
     Row("sum of segments of rows", "reduce", "4,000 of 1 to 39 rows of 64",
         lambda: _segments("sum", 64)),
+    *(Row(f"{reduce} of bags", "reduce", f"[{rows},{columns}], {bags} of {each}",
+          partial(_bags, reduce, (rows, columns), bags, each))
+      for reduce, rows, columns, bags, each in (
+          ("sum", 10_000, 64, 10_000, 20), ("sum", 1_000_000, 32, 20_000, 20),
+          ("sum", 10_000, 768, 1_000, 20), ("amax", 100_000, 64, 10_000, 20))),
 )  # fmt: skip

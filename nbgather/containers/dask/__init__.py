@@ -19,6 +19,7 @@ from nbgather.containers.dask import (
     rank_graph,
     restore_graph,
     scatter_graph,
+    segment_graph,
 )
 from nbgather.operations.base import Operation, Options
 from nbgather.operations.blocks import MultiBlock
@@ -27,6 +28,7 @@ from nbgather.operations.packing import PackedMasking, PackedPatchify
 from nbgather.operations.patches import MaskedPatchify, Patchify, Unpatchify
 from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import OwnScores, Score, Stripes, Tube
+from nbgather.operations.segments import GatherReduce, SegmentReduce
 from nbgather.operations.tokens import (
     RandomMasking,
     RankTokens,
@@ -43,6 +45,8 @@ GRAPHS: dict[type[Operation], Any] = {
     Scatter: placing_graph.build,
     ScatterAdd: scatter_graph.build,
     ScatterReduce: scatter_graph.build,
+    SegmentReduce: segment_graph.build,
+    GatherReduce: segment_graph.build,
     TokenNoise: masking_graph.by_id,
     Score: masking_graph.by_id,
     MultiBlock: masking_graph.by_id,
@@ -61,7 +65,6 @@ GRAPHS: dict[type[Operation], Any] = {
 }
 #: What the public functions of the other operations are called.
 _FUNCTIONS = {
-    "SegmentReduce": "segment_reduce",
     "RestorePacked": "restore_tokens",
     "MultiBlockIds": "multiblock_ids",
     "InferGather": "infer_gather",

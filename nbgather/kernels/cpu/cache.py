@@ -29,8 +29,8 @@ from nbgather.kernels.cpu import loader
 
 #: The sources that kernels are compiled from, beside this file.
 SOURCES = (
-    "../constants.py", "../program.py", "../scalar.py", "../small.py", "../split.py", "blocks.py",
-    "bounds.py", "build.py", "counting.py", "facts.py", "ffi.py", "ffi_errors.py",
+    "../constants.py", "../program.py", "../scalar.py", "../small.py", "../split.py", "bags.py",
+    "blocks.py", "bounds.py", "build.py", "counting.py", "facts.py", "ffi.py", "ffi_errors.py",
     "floats.py", "folds.py", "gather.py", "gather_rows.py", "gather_staged.py", "halves.py",
     "interleave.py", "intrinsics.py", "masking.py", "objects.py", "pages.py", "patches.py",
     "phases.py", "philox.py", "probe.py", "ranking.py", "reduce.py", "reduce_shared.py",

@@ -27,6 +27,7 @@ from nbgather.kernels.small import TABLE
 HOST_VIEWS = False
 DOES = frozenset(
     (
+        "bags",
         "checks",
         "copy",
         "frames",
@@ -206,7 +207,8 @@ def scatter(
     return run(kernel, out, src, idx, x, plan.walk, plan.walk_count, plan.work)
 
 
-segment_reduce, reduces = launch_reduce.segment_reduce, launch_reduce.reduces
+segment_reduce, bag_reduce = launch_reduce.segment_reduce, launch_reduce.bag_reduce
+reduces = launch_reduce.reduces
 parts_of_lanes = launch_reduce.parts_of_lanes
 
 

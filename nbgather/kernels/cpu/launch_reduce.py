@@ -177,6 +177,30 @@ def segment_reduce(
     run(kernel, *addresses, args, segments * -(-columns // width), work)
 
 
+def bag_reduce(
+    how: tuple[str, str, bool],
+    addresses: tuple[int, int, int, int],
+    sizes: tuple[int, int, int, int, int],
+    index: str,
+    empty: int,
+    run: Any = threads.run,
+) -> int:
+    """Reduce bags of rows by addresses: of the result, the rows, the ids, and where bags begin.
+
+    ``sizes`` are the bags, all rows, the columns, the ids of each bag or 0, and all ids; ``index``
+    the kind of these; ``empty`` is the address of what stands for no rows. Not 0 if an id was bad.
+    """
+    (reduce, kind, _), (bags, rows, columns, each, total) = how, sizes
+    kernel = compiler.range_kernel(
+        "bags", "make_bag_reduce", (reduce, kind), (kind, kind, index, "i8")
+    )
+    nbytes = columns * np.dtype(kind).itemsize
+    tiles = max(min(nbytes // SHARED_ROW_BYTES, limits.num_threads() // bags), 1)
+    width = -(-columns // tiles)
+    args = np.array([columns, width, rows, each, total, empty], np.int64)
+    return run(kernel, *addresses, args, bags * -(-columns // width), (total + bags) * nbytes)
+
+
 def _tiled(plan: ScatterPlan, width: int) -> tuple[np.ndarray, int]:
     """The integers of a kernel of columns with tiles of about so many, and how many tiles."""
     args = plan.walk.copy()  # type: ignore[union-attr]
