@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from nbgather.operations import checks
 from nbgather.operations.base import Apply, Operation, Spec, Tuple, device_of, fresh, known
 from nbgather.operations.indexing import Gather, ScatterAdd
