@@ -2,7 +2,6 @@
 
     python scripts/onnx_conformance.py                  every runtime, every case of the models that
                                                         have changed since; up to an hour
-    python scripts/onnx_conformance.py --every          all cases, where it is slow too
     python scripts/onnx_conformance.py --only OpenVINO  rows whose name has this, beside those kept
     python scripts/onnx_conformance.py --page           the page alone, from what is kept
     python scripts/onnx_conformance.py --check          fail if the page says something else
@@ -42,8 +41,6 @@ from nbgather.onnx import CATALOG  # noqa: E402
 
 KEPT = SCRIPTS / "onnx_conformance.json"
 ROWS = (*environments.RUNTIMES, *javascript_runs.RUNTIMES)
-#: An evaluator in Python, a GPU in software: fewer cases, unless all are asked for.
-SLOW = ("onnx ReferenceEvaluator", "onnxruntime-web WebGPU, Chromium")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=vectors.SIZES, default="full")
     parser.add_argument("--save", type=Path, help="of a smaller part: a file for what came")
     parser.add_argument("--anew", action="store_true", help="models too that have not changed")
-    parser.add_argument("--every", action="store_true", help="every case where it is slow too")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
@@ -72,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 files.write(options.save, json.dumps(found, ensure_ascii=False).encode())
             return compare(found, kept)
         for row in rows:
-            found = run([row], "full", {} if options.anew else kept["rows"], options.every)
+            found = run([row], "full", {} if options.anew else kept["rows"])
             kept = read()  # another process may have written rows meanwhile
             known = kept["rows"] | found
             kept["rows"] = {row: known[row] for row in ROWS if row in known}
@@ -83,16 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def run(
-    rows: Sequence[str], part: str, kept: Mapping[str, Any], every: bool = False
-) -> dict[str, Any]:
+def run(rows: Sequence[str], part: str, kept: Mapping[str, Any]) -> dict[str, Any]:
     """What comes of some rows now, for the file; models that have not changed are not run."""
     models = vectors.models()
     now = page.digests(models)
     found = {}
     for row in rows:
-        fewer = part == "full" and row in SLOW and not every
-        cases = vectors.vectors("weekly" if fewer else part, models)
+        cases = vectors.vectors(part, models)
         old = kept.get(row, {})
         known = old.get("digests", {})
         mine = [case for case in cases if now[case.entry] != known.get(case.entry)]

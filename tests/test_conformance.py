@@ -32,6 +32,11 @@ def test_the_models_are_those_that_were_run() -> None:
     assert page.stale(KEPT) == [], "scripts/onnx_conformance.py"
 
 
+def test_every_runtime_was_given_every_case() -> None:
+    counts = {row: page._count(made) for row, made in KEPT["rows"].items()}
+    assert len(set(counts.values())) == 1, counts
+
+
 def test_no_runtime_gives_other_bytes_without_an_error() -> None:
     assert page.wrong(KEPT) == []
 

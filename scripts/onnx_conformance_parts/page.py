@@ -23,9 +23,8 @@ HEAD = """# ONNX on other runtimes
 <!-- Written by scripts/onnx_conformance.py: do not edit. -->
 
 Each published model on each runtime that installs from a package index: all lengths from 1 to 300
-(some of them where the column of cases has fewer: an evaluator in Python, a GPU in software) and a
-few large ones, ties, NaN, -0, the largest numbers, empty batches, all and no tokens kept, seeds,
-ids and epochs of all their bits; every byte of every output is compared with the kernels'.
+and a few large ones, ties, NaN, -0, the largest numbers, empty batches, all and no tokens kept,
+seeds, ids and epochs of all their bits; every byte of every output is compared with the kernels'.
 
 **equal**: every case. **equal but**: every case that the runtime takes; what it refuses, with an
 error of its own, stands below. **refused**: it takes none. Other bytes without an error would
