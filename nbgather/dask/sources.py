@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import hashlib
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+import nbgather
 from nbgather import pictures
 from nbgather.operations import checks
 
@@ -119,15 +121,22 @@ class Pictures:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         samples = np.empty((rows.stop - rows.start, *self.shape[1:]), np.uint8)
-        for sample, place in zip(samples, self.places[rows], strict=True):
-            image = pictures.pixels(place.read(), self.size, place.name)
-            if image.shape[:2] != self.sides:
-                raise ValueError(
-                    f"{place.name} has {image.shape[0]} x {image.shape[1]} pixels, and"
-                    f" {self.places[0].name} {self.sides[0]} x {self.sides[1]}: give a size"
-                )
-            sample[...] = image.transpose(2, 0, 1)
+        threads = min(nbgather.get_num_threads(), len(samples))
+        if threads > 1:  # while Pillow decodes, other threads run
+            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                list(pool.map(self._read, samples, self.places[rows]))
+        else:
+            list(map(self._read, samples, self.places[rows]))
         return samples
+
+    def _read(self, sample: np.ndarray, place: pictures.Place) -> None:
+        image = pictures.pixels(place.read(), self.size, place.name)
+        if image.shape[:2] != self.sides:
+            raise ValueError(
+                f"{place.name} has {image.shape[0]} x {image.shape[1]} pixels, and"
+                f" {self.places[0].name} {self.sides[0]} x {self.sides[1]}: give a size"
+            )
+        sample[...] = image.transpose(2, 0, 1)
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import fnmatch
 
 from nbgather.apps.bench.compiled_rows import COMPILED_ROWS
 from nbgather.apps.bench.contest import Row
+from nbgather.apps.bench.dataset_rows import DATASET_ROWS
 from nbgather.apps.bench.gather_rows import GATHER_ROWS, SCATTER_ROWS
 from nbgather.apps.bench.jax_rows import JAX_ROWS
 from nbgather.apps.bench.loader_rows import LOADER_ROWS
@@ -19,7 +20,7 @@ __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = (
     *GATHER_ROWS, *SMALL_ROWS, *SCATTER_ROWS, *REDUCE_ROWS, *MASKING_ROWS, *PATCH_ROWS,
-    *LOADER_ROWS, *MODEL_ROWS, *JAX_ROWS, *COMPILED_ROWS,
+    *LOADER_ROWS, *DATASET_ROWS, *MODEL_ROWS, *JAX_ROWS, *COMPILED_ROWS,
 )  # fmt: skip
 
 
