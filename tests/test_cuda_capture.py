@@ -436,6 +436,28 @@ def test_the_gradient_of_a_restoring_makes_nothing_of_its_size(
     assert allocated(lambda: step(cotangent)) <= whole + 2 * rows + 4096
 
 
+@pytest.mark.parametrize("mode", ["raise", "clip", "wrap", "fill", "defer"])
+def test_a_narrow_index_stays_narrow(tensors: Driver, mode: str) -> None:
+    """Forward and backward: memory is asked for the result and the gradient, and no wider index."""
+    x, cotangent = torch.randn(2, 64, 32, requires_grad=True), torch.randn(2, 64, 32)
+    index = torch.randint(0, 64, (2, 64, 32), dtype=torch.int16)
+    want = torch.zeros(2, 64, 32).scatter_add_(1, index.long(), cotangent)
+
+    def forward() -> torch.Tensor:
+        return nbgather.gather(x, 1, index, mode=mode)
+
+    def both_ways() -> torch.Tensor:
+        return torch.autograd.grad(forward(), x, cotangent)[0]
+
+    torch.testing.assert_close(both_ways(), want)
+    result, bools = cotangent.nbytes, index.numel()
+    assert allocated(forward) <= result + 4096
+    # The gradient, and the zeros that it is added to; of what was filled a cotangent without it.
+    more = {"raise": 0, "clip": index.nbytes, "wrap": index.nbytes}
+    most = more.get(mode, result + 2 * index.nbytes + 3 * bools)
+    assert allocated(both_ways) <= 3 * result + most + 4096
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
 @pytest.mark.parametrize("name", ["masking", "masking of a number", "padded"])
 def test_the_gradient_of_a_masking_expands_nothing(
