@@ -330,6 +330,10 @@ def test_a_strategy_of_ones_own_is_given_a_number(
         module(torch.zeros(2, 12, 1), torch.arange(2))
         module(torch.zeros(2, 12, 1))
     assert [type(number) for pair in seeds for number in pair] == [int] * 8
+    there = nbgather.torch.RandomMasking(0.5)
+    assert there._lies_beside(torch.zeros(2, 12, 1), torch.arange(2))
+    assert there._lies_beside(torch.zeros(2, 12, 1), 2)
+    assert not there._lies_beside(torch.zeros(2, 12, 1), torch.empty(2, device="meta"))
 
 
 @pytest.mark.parametrize(
