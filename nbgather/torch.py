@@ -218,7 +218,7 @@ class RandomMasking(torch.nn.Module):
             return self._traced(x, sample_ids)
         seed: Any
         epoch: Any
-        if self._lies_beside(x):
+        if self._lies_beside(x, sample_ids):
             # Read by the kernels: nothing waits, and a CUDA graph sees each epoch that is set.
             seed, epoch = OnDevice(self.seed), OnDevice(self.epoch)
             sample_ids = _ids_beside(sample_ids, x)
@@ -267,9 +267,11 @@ class RandomMasking(torch.nn.Module):
         op = _strategy_beside if seed.is_cuda and epoch.is_cuda else _seeded_strategy
         return op(seed, epoch, sample_ids, self.strategy, self.grid)
 
-    def _lies_beside(self, x: torch.Tensor) -> bool:
-        """Whether the seed and the epoch are on the GPU of some tokens, for kernels to read."""
+    def _lies_beside(self, x: torch.Tensor, sample_ids: Any) -> bool:
+        """Whether seed and epoch are on the GPU of tokens and ids, for kernels to read."""
         there = self.seed.is_cuda and self.seed.device == self.epoch.device == x.device
+        if isinstance(sample_ids, torch.Tensor) and sample_ids.device != x.device:
+            return False  # which is refused by name
         return there and _takes_seeds_there(self._score) and not self._is_traced(x)
 
     def _seed_and_epoch(self) -> tuple[int, int]:

@@ -282,9 +282,11 @@ PARTIAL = functools.partial(strategies.block, wrap=True, min_area=2)
 
 
 @pytest.mark.parametrize(
-    "strategy", ["random", "grid", "block", "stripes", "multiblock", "tube", PARTIAL], ids=str
-)
-@pytest.mark.parametrize("drawn", [False, True])
+    ("strategy", "drawn"),
+    [("random", False), ("grid", False), ("time_frequency", True), ("stripes", False),
+     ("multiblock", True), ("tube", False), (PARTIAL, True), (PARTIAL, False)],
+    ids=str,
+)  # fmt: skip
 def test_a_module_on_the_device_is_captured(
     tensors: Driver, monkeypatch: pytest.MonkeyPatch, strategy: Any, drawn: bool
 ) -> None:
@@ -330,6 +332,10 @@ def test_a_strategy_of_ones_own_is_given_a_number(
         module(torch.zeros(2, 12, 1), torch.arange(2))
         module(torch.zeros(2, 12, 1))
     assert [type(number) for pair in seeds for number in pair] == [int] * 8
+    there = nbgather.torch.RandomMasking(0.5)
+    assert there._lies_beside(torch.zeros(2, 12, 1), torch.arange(2))
+    assert there._lies_beside(torch.zeros(2, 12, 1), 2)
+    assert not there._lies_beside(torch.zeros(2, 12, 1), torch.empty(2, device="meta"))
 
 
 @pytest.mark.parametrize(
@@ -434,6 +440,27 @@ def test_the_gradient_of_a_restoring_makes_nothing_of_its_size(
     whole = cotangent.nbytes  # of the result
     rows = 2 * 7 * 1024  # zeros, and what they become
     assert allocated(lambda: step(cotangent)) <= whole + 2 * rows + 4096
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "fill"])
+def test_a_narrow_index_stays_narrow(tensors: Driver, mode: str) -> None:
+    """Forward and backward: memory is asked for the result and the gradient, and no wider index."""
+    x, cotangent = torch.randn(2, 64, 32, requires_grad=True), torch.randn(2, 64, 32)
+    index = torch.randint(0, 64, (2, 64, 32), dtype=torch.int16)
+    want = torch.zeros(2, 64, 32).scatter_add_(1, index.long(), cotangent)
+
+    def forward() -> torch.Tensor:
+        return nbgather.gather(x, 1, index, mode=mode)
+
+    def both_ways() -> torch.Tensor:
+        return torch.autograd.grad(forward(), x, cotangent)[0]
+
+    torch.testing.assert_close(both_ways(), want)
+    result, bools = cotangent.nbytes, index.numel()
+    assert allocated(forward) <= result + 4096
+    # The gradient, and the zeros that it is added to; of what was filled a cotangent without it.
+    more = {"raise": 0, "clip": index.nbytes, "fill": result + 2 * index.nbytes + 3 * bools}
+    assert allocated(both_ways) <= 3 * result + more[mode] + 4096
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])

@@ -329,7 +329,7 @@ def test_very_many_calls_and_kinds_of_calls(gpu: Driver, monkeypatch: pytest.Mon
             nbgather.cuda.check()
     monkeypatch.setattr(device_errors, "MAX_KINDS", len(device_errors._kinds))
     nbgather.gather(to_device(X[:, :, :3]), 1, to_device(BAD[:, :, :3]), mode="defer")
-    with pytest.raises(IndexError, match="^an index was out of bounds: found by"):
+    with pytest.raises(IndexError, match=r"^an index was out of bounds: found by"):
         nbgather.cuda.check()
 
 

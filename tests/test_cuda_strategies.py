@@ -92,8 +92,12 @@ def test_very_many_boxes_are_drawn_on_the_host(
 def test_no_samples_and_narrow_ids(gpu: Driver) -> None:
     for strategy in (strategies.grid, strategies.block, strategies.time_frequency, strategies.tube):
         assert strategy(1, to_device(np.zeros(0, int)), (4, 4)).array.shape == (0, 16)
-    with pytest.raises(TypeError, match="sample_ids"):
-        strategies.grid(1, to_device(np.zeros(2)), (4, 4))
+    for strategy in (strategies.grid, strategies.stripes, strategies.multiblock, lattice):
+        by = {"part": 0.5} if strategy is lattice else {}
+        with pytest.raises(TypeError, match="sample_ids has dtype float64"):
+            strategy(1, to_device(np.zeros(2)), (4, 4), **by)
+    with pytest.raises(TypeError, match="sample_ids has dtype float64"):
+        strategies.multiblock_ids(1, to_device(np.zeros(2)), (4, 4))
 
 
 def test_torch_tensors_and_frames_of_other_dtypes() -> None:

@@ -30,7 +30,7 @@ SCRIPT = ROOT / "scripts" / "gpu_check.py"
 #: All that there is where a GPU is, besides what these need; CuPy as well, which is not here.
 INSTALLED = ("torch", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "numpy")
 #: What a dry run cannot do.
-SKIPPED = {"cupy_arrays", "numba_arrays"}
+SKIPPED = {"cupy_arrays", "numba_arrays", "compiled_into_a_graph"}
 
 
 def part(name: str) -> ModuleType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import array_api_compat.numpy as namespace
 import array_api_compat.torch
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from nbgather.kernels.views.reference import position
-from nbgather.operations.positions import resolve_positions
+from nbgather.operations.positions import narrow_positions, resolve_positions
 
 DTYPES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 SIZES = (1, 2, 3, 127, 128, 300, 2**31, 2**40 + 1, 2**63 - 1)
@@ -67,3 +69,20 @@ def test_shapes_stay_and_the_index_is_not_written(shape: tuple[int, ...]) -> Non
             assert isinstance(positions, np.ndarray)
             assert isinstance(inside, np.ndarray)
             assert positions.shape == inside.shape == shape
+
+
+@pytest.mark.parametrize("mode", ["clip", "wrap", "fill", "defer"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_narrow_index_has_the_same_positions(dtype: str, mode: str) -> None:
+    """In its own dtype where that holds them; nothing tells what is inside where all is."""
+    for size, xp in itertools.product((0, *SIZES), (namespace, array_api_compat.torch)):
+        index = values(dtype, size)
+        given = index if xp is namespace else torch.from_numpy(index)
+        for from_end in (False, True):
+            want, told = resolve_positions(namespace, index, size, mode, from_end)
+            positions, inside = narrow_positions(xp, given, size, mode, from_end)
+            stays = dtype in ("i1", "i2", "i4", "u1") and size <= np.iinfo(dtype).max
+            assert np.asarray(positions).dtype == (dtype if stays else np.int64)
+            assert np.asarray(positions).tolist() == want.tolist()
+            assert (inside is None) == (mode in ("clip", "wrap") and size != 0)
+            assert told.all() if inside is None else np.asarray(inside).tolist() == told.tolist()

@@ -115,21 +115,10 @@ def _number(make: Callable[..., Kind], *known: Any) -> int:
     return number or 0
 
 
-@contextlib.contextmanager
-def _own_record(backend: Any, place: Place) -> Iterator[Record]:
-    """A record for one call, which is given back when no kernel can write to it any more.
-
-    Where waiting was interrupted one may: then it is not.
-    """
-    records = backend.driver.records
-    record = records.take(place.device)
-    try:
-        yield record
-    except Exception:  # of a launch behind others, or of the first
-        backend.driver.synchronize(place)
-        records.give(record)
-        raise
-    records.give(record)
+def _give_after_failure(backend: Any, place: Place, record: Record) -> None:
+    """Give back the record of a call that failed, once what it had launched before is done."""
+    backend.driver.synchronize(place)
+    backend.driver.records.give(record)
 
 
 def run(
@@ -150,10 +139,16 @@ def run(
         number = records.number(_number(make, *known))
         launch(records.of(place.device).address, number)
         return
-    with _own_record(backend, place) as record:
+    record = records.take(place.device)
+    try:
         launch(record.address, OWN_CALL)
-        backend.driver.synchronize(place)
-        report = record.read()
+    except Exception:
+        _give_after_failure(backend, place, record)
+        raise
+    backend.driver.synchronize(place)
+    report = record.read()
+    # Where waiting was interrupted a kernel may still write to the record: it is not given back.
+    records.give(record)
     if report is not None:
         raise IndexError(text(make(*known), report))
 
@@ -181,11 +176,18 @@ def run_flagged(
         if not told:
             run(backend, place, False, find, make, *known)
         return True
-    with _own_record(backend, place) as record:
-        if not launch(record.address):
-            return False
-        backend.driver.synchronize(place)
-        is_bad = record.read() is not None
+    record = records.take(place.device)
+    try:
+        launched = launch(record.address)
+    except Exception:
+        _give_after_failure(backend, place, record)
+        raise
+    if not launched:
+        records.give(record)
+        return False
+    backend.driver.synchronize(place)
+    is_bad = record.read() is not None
+    records.give(record)
     if is_bad:
         run(backend, place, True, find, make, *known)
         kind = make(*known)

@@ -120,6 +120,8 @@ def _launched(
 
 def _on_host(container: Any, operation: Any, ids: Any, options: Options) -> Any:
     """Scored on the host, which waits for the ids; the scores are copied to where these are."""
+    spec = container.spec(ids)
+    checks.sample_ids(spec.shape, spec.dtype.name)
     on_host = Options(backend=None if _by_kernels(options) else options.backend)
     host = arrays.integers(container, ids)
     known = {

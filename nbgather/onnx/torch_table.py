@@ -269,6 +269,7 @@ def torch_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.scatter_add.default: _scatter("add"),
         ops.token_noise.default: _token_noise,
         ops.seeded_noise.default: _seeded_noise,
+        ops.seeded_noise.nowait: _seeded_noise,
         ops.rank_tokens.default: _rank_tokens,
         ops.keep_tokens.default: _keep_tokens,
         ops.score.default: _score,

@@ -18,7 +18,7 @@ from nbgather.operations.base import (
     known,
     to_front,
 )
-from nbgather.operations.positions import resolve_positions
+from nbgather.operations.positions import narrow_positions
 from nbgather.operations.shapes import (
     Shape,
     along_shape,
@@ -123,7 +123,7 @@ class Gather(Operation):
             return zeros
         size = shape[dim] if shape else 1
         if self.mode_at_once != "raise" or self.from_end:  # else a bad index has been told of
-            index, inside = resolve_positions(xp, index, size, self.mode, self.from_end)
+            index, inside = narrow_positions(xp, index, size, self.mode, self.from_end)
             if self.mode == "fill":
                 cotangent = xp.where(inside, cotangent, 0)
             elif self.mode == "defer":  # what is out of bounds stays so, and is left out

@@ -5,6 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 
+def narrow_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool) -> tuple[Any, Any]:
+    """As :func:`resolve_positions`, in the dtype of the index where it holds every position.
+
+    ``inside`` is None where all values are, as those of ``clip`` and ``wrap``.
+    """
+    everywhere = mode in ("clip", "wrap") and size != 0
+    # torch computes with no other integers that are narrow.
+    narrow = index.dtype in (xp.int8, xp.int16, xp.int32, xp.uint8)
+    if not narrow or not isinstance(size, int) or size > xp.iinfo(index.dtype).max:
+        positions, inside = resolve_positions(xp, index, size, mode, from_end)
+        return positions, None if everywhere else inside
+    values = xp.where(index < 0, index + size, index) if from_end else index
+    if everywhere:
+        return xp.remainder(values, size) if mode == "wrap" else xp.clip(values, 0, size - 1), None
+    inside = xp.asarray((values >= 0) & (values < size))
+    return xp.where(inside, values, 0), inside
+
+
 def resolve_positions(xp: Any, index: Any, size: Any, mode: str, from_end: bool) -> tuple[Any, Any]:
     """Resolve an index into positions along a dimension, and tell which values were in bounds.
 

@@ -13,6 +13,7 @@ import torch
 
 import nbgather
 import nbgather.cuda
+import nbgather.torch
 from gpu_check_parts import data
 from gpu_check_parts.checks import Checks
 from gpu_check_parts.data import same
@@ -193,18 +194,80 @@ def graphs(device: Device) -> None:
 
 @check
 def graph_of_a_scatter(device: Device) -> None:
-    """scatter_add in a graph, where it can be."""
+    """Sums and reductions in a graph, and segments whose offsets no host reads."""
     shape = device.pick((300, 64), (6, 3))
     x, src = (data.floats(shape, torch.float32, device.torch, k) for k in (1, 2))
     index = data.indices(shape, shape[0], device.torch)
-    try:
-        results, replay = device.capture(lambda: (nbgather.scatter_add(x, 0, index, src),))
-    except ValueError as error:
-        raise Skip(f"refused: {error}") from None
-    src.mul_(3)
-    replay()
-    device.synchronize()
-    same(results, (nbgather.scatter_add(x, 0, index, src),))
+    counts = torch.tensor([shape[0] - 2, 0, 2], device=device.torch)
+    offsets = torch.tensor([0, 1, 1, shape[0]], device=device.torch)
+
+    def work() -> tuple[torch.Tensor, ...]:
+        return (
+            nbgather.scatter_add(x, 0, index, src, mode="defer"),
+            nbgather.scatter(x, 0, index, src, mode="defer"),
+            nbgather.scatter_reduce(x, 0, index, src, "mean"),
+            nbgather.segment_reduce(src, "amax", offsets=offsets),
+            nbgather.segment_reduce(src, "mean", counts=counts),
+        )
+
+    with nbgather.cuda.deferred():
+        results, replay = device.capture(work)
+        src.mul_(3)
+        replay()
+        same(results, work())
+
+
+@check
+def strategies_in_a_graph(device: Device) -> None:
+    """A module's masks: by the epoch that was set before a replay, or by a seed drawn anew."""
+    n, grid = device.pick((64, (14, 14)), (2, (3, 4)))
+    x = data.floats((n, grid[0] * grid[1], 4), torch.float32, device.torch)
+    ids = data.bits((n,), torch.int64, device.torch)
+    several = ("random", "grid", "block", "stripes", "multiblock", "time_frequency")
+    for strategy in device.pick(several, ("stripes", "multiblock")):
+        module = nbgather.torch.RandomMasking(0.5, strategy=strategy, grid=grid, seed=3)
+        module.to(device.torch)
+        results, replay = device.capture(lambda m=module: (m(x, ids).mask,))
+        for epoch in (1, 2**32 - 1):
+            module.set_epoch(epoch)
+            replay()
+            score = getattr(nbgather.strategies, strategy)
+            scores = score(3, ids, grid, epoch=epoch)
+            same(results[0], nbgather.random_masking(x, 0.5, noise=scores).mask)
+        drawn, replay = device.capture(lambda m=module: (m(x).mask,))
+        seen = set()
+        for _ in range(3):
+            replay()
+            seen.add(data.digest(drawn[0]))
+        assert len(seen) == 3 or device.tiny, f"{strategy}: replays have the same mask"
+
+
+@check
+def compiled_into_a_graph(device: Device) -> None:
+    """torch.compile with reduce-overhead: no break, and no operator is left out of the graphs."""
+    if device.tiny:
+        raise Skip("torch's own compiler needs a device")
+    from torch._dynamo.utils import counters
+
+    x = data.floats((64, 196, 256), torch.float32, device.torch).requires_grad_()
+    ids = data.indices((64, 49), 196, device.torch)
+    noise = data.indices((64, 196), 50, device.torch).float()
+
+    def step(a: torch.Tensor, scores: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        masked = nbgather.random_masking(a, 0.75, noise=scores)
+        whole = nbgather.restore_tokens(masked.x_masked, masked.ids_restore, 0.0, mode="defer")
+        return whole.sum(1) + nbgather.gather_tokens(a, where, mode="clip").sum(1)
+
+    quick = torch.compile(step, fullgraph=True, mode="reduce-overhead")
+    want = step(x, noise, ids)
+    (gradient,) = torch.autograd.grad(want.sum(), x)
+    skipped = counters["inductor"]["cudagraph_skips"]
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        got = quick(x, noise, ids)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got.sum(), x)[0], gradient)
+    assert counters["inductor"]["cudagraph_skips"] == skipped, "torch made no CUDA graph of it"
 
 
 @check

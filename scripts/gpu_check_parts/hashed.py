@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,30 @@ def _scatters() -> dict[str, Case]:
             key = f"{name} {sides} dim {dim} to {values}{' rows' if rows else ''} {dtype}"
             call = functools.partial(_scattered, name, shape, into, dim, values, dtype, rows)
             cases[key.replace("torch.", "")] = Case(call, tiny)
+    for first in range(0, 1000, 250):
+        few = functools.partial(_random_scatters, first, first + 250)
+        cases[f"random scatters from {first}"] = Case(few)
+    cases["random scatters, twelve"] = Case(functools.partial(_random_scatters, 0, 12), True)
     return cases
+
+
+def _random_scatters(first: int, last: int, device: torch.device) -> Results:
+    """Random sums and moves, each twenty times: again and again the same bits."""
+    results: list[torch.Tensor] = []
+    for number in range(first, last):
+        draw = random.Random(number).randrange
+        into = tuple(1 + draw(40) for _ in range(1 + number % 3))
+        dim = draw(len(into))
+        shape = tuple(1 + draw(60 if d == dim else n) for d, n in enumerate(into))
+        dtype = torch.bfloat16 if draw(4) == 0 else torch.float32
+        call = functools.partial(
+            _scattered, "scatter" if draw(4) == 0 else "scatter_add", shape, into, dim,
+            1 + draw(into[dim]), dtype, draw(2) == 0, device,
+        )  # fmt: skip
+        results += call()
+        for _ in range(0 if device.type == "cpu" else 19):
+            data.same(call()[0], results[-1])
+    return tuple(results)
 
 
 def _reduced(

@@ -6,13 +6,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from nbgather.kernels.cuda.contexts import Place, api, checked, entered, relaxed
+from nbgather.kernels.cuda.contexts import Place, api, checked, enter, entered, leave, relaxed
 
 
 def synchronize(place: Place) -> None:
     """Wait for what the stream has still to do."""
-    with entered(place.device):
-        checked(api().cuStreamSynchronize(place.stream))
+    pushed, _ = enter(place.device)  # as all that every call does, by no context manager
+    try:
+        result = api().cuStreamSynchronize(place.stream)
+    finally:
+        if pushed:
+            leave()
+    checked(result)
 
 
 def synchronize_device(device: int) -> None:
@@ -24,8 +29,12 @@ def synchronize_device(device: int) -> None:
 def capturing(place: Place) -> bool:
     """Whether what is launched goes into a CUDA graph instead of running."""
     driver = api()
-    with entered(place.device):
+    pushed, _ = enter(place.device)
+    try:
         status, state = driver.cuStreamIsCapturing(place.stream)
+    finally:
+        if pushed:
+            leave()
     none = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
     return status == driver.CUresult.CUDA_SUCCESS and state != none
 
