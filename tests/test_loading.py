@@ -162,7 +162,16 @@ def test_packed_batches(strategy: str) -> None:
         ([(0, b"no picture")], ValueError, "the bytes of samples[0] are no picture"),
         ([(0, np.zeros((4, 4)))], ValueError, "the image of samples[0] has shape (4, 4)"),
         ([(0, np.zeros((3, 9, 8), np.uint8))], ValueError, "sides (9, 8) cannot be cut"),
-        ([], TypeError, "samples must be pairs"),
+        ([], ValueError, "samples is empty: at least one sample is needed"),
+        ([(0, np.zeros((3, 8, 8))), (1,)], TypeError, "samples must be pairs"),
+        ([("a", np.zeros((3, 8, 8)))], TypeError, "the id of samples[0] is 'a' of type str"),
+        ([(1.5, np.zeros((3, 8, 8)))], TypeError, "the id of samples[0] is 1.5 of type float"),
+        ([(2**63, np.zeros((3, 8, 8)))], ValueError, "the id of samples[0] is 9223372036854775808"),
+        (
+            [(0, np.zeros((3, 8, 8))), (1, np.zeros((3, 8, 8), np.uint8))],
+            TypeError,
+            "images[1] has dtype torch.uint8 and images[0] torch.float64: one is needed",
+        ),
         ([5], TypeError, "samples must be pairs"),
     ],
 )
@@ -170,6 +179,19 @@ def test_refusals(samples: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as raised:
         MaskingCollate(8, 0.5)(samples)
     assert text in str(raised.value)
+
+
+def test_ids_may_repeat_and_be_of_any_kind_of_number() -> None:
+    """As a sampler has it that fills up the last batch: the same id, the same mask."""
+    image = pixels(3)
+    numbers = (4, np.uint16(4), torch.tensor(4), 9)
+    collate = MaskingCollate(8, 0.5, seed=3, channels="last")
+    ids, made = collate([(number, image) for number in numbers])
+    assert ids.tolist() == [4, 4, 4, 9]
+    for part in made:
+        assert torch.equal(part[0], part[1])
+        assert torch.equal(part[0], part[2])
+    assert not torch.equal(made.ids_restore[0], made.ids_restore[3])
 
 
 # Ranks
