@@ -145,11 +145,13 @@ class MaskingCollate:
         TypeError, ValueError
             As :func:`nbgather.masked_patchify`; samples that are no such pairs, or none.
         """
+        if not len(samples):
+            raise ValueError("samples is empty: at least one sample is needed")
         try:
             numbers, images = zip(*samples, strict=True)
-            ids = torch.tensor([int(n) for n in numbers])
         except (TypeError, ValueError):
             raise TypeError("samples must be pairs of a sample id and an image") from None
+        ids = _ids(numbers)
         pixels = [self._pixels(image, n) for n, image in enumerate(images)]
         shapes = {tuple(p.shape) for p in pixels}
         if len(shapes) > 1 and not self.packed:
@@ -276,6 +278,15 @@ def _stacked(
     except (RuntimeError, TypeError):  # a dtype or a view that NumPy does not have
         torch.stack(plain, out=batch)
     return (batch.movedim(-1, 1) if last else batch), room
+
+
+def _ids(numbers: Sequence[Any]) -> torch.Tensor:
+    """Sample ids, each a whole number of 64 bits."""
+    ids = [checks.integer(number, f"the id of samples[{n}]") for n, number in enumerate(numbers)]
+    for n, number in enumerate(ids):
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(f"the id of samples[{n}] is {number}: it must fit in 64 bits")
+    return torch.tensor(ids)
 
 
 def _decoded(data: Any, n: int) -> Any:

@@ -21,7 +21,7 @@ def moving_picture() -> np.ndarray:
 
 
 def melody() -> np.ndarray:
-    """The spectrogram `[1, 128, 256]` of four tones with vibrato, high frequencies above, 0 to 1."""
+    """The spectrogram `[1, 128, 256]` of four tones, high frequencies above; 0 to 1."""
     rate, step, window = 8000, 64, 256
     time = np.arange(step * 255 + window) / rate
     tones = np.array([440.0, 660.0, 550.0, 880.0])[(time * 2).astype(int) % 4]

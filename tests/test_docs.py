@@ -80,22 +80,6 @@ def test_what_the_readme_says_of_its_first_block():
     ]
 
 
-def test_the_webdataset_recipe():
-    """What the recipe defines, fed with what WebDataset's pipeline hands it."""
-    text = (README.parent / "scripts" / "docs" / "pipelines.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "webdataset" in b)
-    code = block.replace("import webdataset as wds\n", "").partition("\nloader =")[0]
-    scope = {"epoch": 3}
-    exec(code, scope)
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
-    got = scope["mask"](([*images], [f"train/img_{k:05}" for k in (7, 3, 0, 9, 4)]))
-    expected = nbgather.masked_patchify(
-        images.transpose(0, 3, 1, 2), 16, seed=0, epoch=3, sample_ids=np.array([7, 3, 0, 9, 4])
-    )
-    assert all(np.array_equal(a, b) for a, b in zip(got, expected))
-    assert got.x_masked.shape == (5, 1, 768)
-
-
 def test_the_readmes_error_is_the_error():
     (block,) = blocks("pycon")
     call, said = block.strip().split("\n")

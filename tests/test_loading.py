@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -157,65 +156,22 @@ def test_packed_batches(strategy: str) -> None:
         MaskingCollate(8, 0.5, seed=3)(several)
 
 
-def test_a_webdataset_gives_the_same(tmp_path: Path) -> None:
-    """As the page on pipelines has it."""
-    wds = pytest.importorskip("webdataset", reason="webdataset is not installed")
-    with wds.TarWriter(str(tmp_path / "images.tar")) as sink:
-        for number in range(6):
-            sink.write({"__key__": f"image_{number:06d}", "png": pixels(number)})
-
-    def mask(samples: Any) -> Any:
-        images, keys = samples
-        ids = [int(key.rpartition("_")[2]) for key in keys]
-        return ids, nbgather.masked_patchify(
-            np.stack(images), 8, 0.5, seed=0, epoch=2, sample_ids=ids, channels="last", **OWN
-        )
-
-    urls = str(tmp_path / "images.tar")
-    loader = wds.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("png", "__key__")
-    seen = []
-    for ids, made in loader.batched(4).map(mask):
-        check(made, expected(ids, seed=0, epoch=2))
-        seen += ids
-    assert seen == list(range(6))
-
-
-def test_the_recipes_of_the_documentation_run() -> None:
-    page = Path(__file__).resolve().parents[1] / "scripts" / "docs" / "pipelines.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    x = torch.rand(3, 6, 48)
-    scope: dict[str, Any] = {
-        "nbgather": nbgather, "torch": torch, "DataLoader": DataLoader, "MaskingCollate": None,
-        "dataset": [(n, torch.zeros(3, 32, 32, dtype=torch.uint8)) for n in range(3)],
-        "epochs": 1, "mean": 0.5, "std": 0.5,
-        "x": x, "ratios": [0.5, 0.2, 0.7], "heads": 2, "mask_token": torch.zeros(16),
-        "counts": [4, 3, 2], "load": lambda n: np.zeros((3, 32, 16 * (n + 1)), np.uint8),
-        "seed": 0, "epoch": 0, "sample_ids": torch.arange(3),
-    }  # fmt: skip
-    run = [b for b in blocks if not re.search("webdataset|xarray|nd.explain", b)]
-    assert len(run) == 5
-    for block in run:
-        code = block.replace("num_workers=4, persistent_workers=True", "num_workers=0")
-        if "(14, 14)" in code:
-            scope["x"] = torch.rand(3, 196, 4)
-        exec(code, scope)
-    assert scope["whole"].shape == (3, 6, 16)
-    assert scope["packed"].grids
-    assert scope["context"].shape[0] == 3
-    patches, mask = scope["patches"], scope["mask"]
-    assert (patches.shape, mask.shape) == ((3, 1, 768), (3, 4))
-    _, made = scope["collate"]([(n, torch.zeros(3, 32, 32)) for n in range(3)])
-    halves = made.mask[:, :2].sum(1).tolist()
-    assert set(halves) <= {0.0, 2.0}
-
-
 @pytest.mark.parametrize(
     ("samples", "kind", "text"),
     [
         ([(0, b"no picture")], ValueError, "the bytes of samples[0] are no picture"),
         ([(0, np.zeros((4, 4)))], ValueError, "the image of samples[0] has shape (4, 4)"),
         ([(0, np.zeros((3, 9, 8), np.uint8))], ValueError, "sides (9, 8) cannot be cut"),
-        ([], TypeError, "samples must be pairs"),
+        ([], ValueError, "samples is empty: at least one sample is needed"),
+        ([(0, np.zeros((3, 8, 8))), (1,)], TypeError, "samples must be pairs"),
+        ([("a", np.zeros((3, 8, 8)))], TypeError, "the id of samples[0] is 'a' of type str"),
+        ([(1.5, np.zeros((3, 8, 8)))], TypeError, "the id of samples[0] is 1.5 of type float"),
+        ([(2**63, np.zeros((3, 8, 8)))], ValueError, "the id of samples[0] is 9223372036854775808"),
+        (
+            [(0, np.zeros((3, 8, 8))), (1, np.zeros((3, 8, 8), np.uint8))],
+            TypeError,
+            "images[1] has dtype torch.uint8 and images[0] torch.float64: one is needed",
+        ),
         ([5], TypeError, "samples must be pairs"),
     ],
 )
@@ -223,6 +179,19 @@ def test_refusals(samples: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as raised:
         MaskingCollate(8, 0.5)(samples)
     assert text in str(raised.value)
+
+
+def test_ids_may_repeat_and_be_of_any_kind_of_number() -> None:
+    """As a sampler has it that fills up the last batch: the same id, the same mask."""
+    image = pixels(3)
+    numbers = (4, np.uint16(4), torch.tensor(4), 9)
+    collate = MaskingCollate(8, 0.5, seed=3, channels="last")
+    ids, made = collate([(number, image) for number in numbers])
+    assert ids.tolist() == [4, 4, 4, 9]
+    for part in made:
+        assert torch.equal(part[0], part[1])
+        assert torch.equal(part[0], part[2])
+    assert not torch.equal(made.ids_restore[0], made.ids_restore[3])
 
 
 # Ranks

@@ -48,8 +48,10 @@ class Keep:
         if self.counts is not None:
             if known(samples) and len(self.counts) != samples:
                 _one_for_each((len(self.counts),), samples)
-            for n, number in enumerate(self.counts):
-                between(number, length, f"num_keep[{n}]")
+            low, high = min(self.counts, default=0), max(self.counts, default=0)
+            if low < 0 or (known(length) and high > length):
+                for n, number in enumerate(self.counts):
+                    between(number, length, f"num_keep[{n}]")  # the first of them is told of
         return self
 
     def repeated(self, times: int) -> Keep:
