@@ -41,6 +41,11 @@ class Row(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+#: Where an interpreter was looked for that distributions do not have.
+ELSEWHERE = {
+    "3.14t": "; Debian has no package of it, and the builds of uv and conda, and its source, could"
+    " not be fetched there: $NBGATHER_PYTHONS names one that is somewhere else",
+}
 LOWEST = ("-c", "constraints-lowest.txt")
 
 ROWS = (
@@ -195,10 +200,11 @@ def main() -> int:
             results[row.name] = tried(row, pythons[row.python], wheel, length)
         else:
             machine = f"{platform.system()} {platform.machine()}"
+            where = ELSEWHERE.get(row.python, "")
             results[row.name] = {
                 "python": row.python,
                 "versions": "",
-                "result": f"not tried: no interpreter of it on this machine ({machine})",
+                "result": f"not tried: no interpreter of it on this machine ({machine}){where}",
             }
         # What cannot be had here is told, and is no failure of ours.
         said = results[row.name]["result"]

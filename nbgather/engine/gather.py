@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import arrays, backends, device_errors, memo
+from nbgather.engine import apart, arrays, backends, device_errors, memo
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_out
 from nbgather.engine.plan import plan_gather, results_of
@@ -197,7 +197,7 @@ def _gather_copies(
     container: Any, operation: Gather, operands: tuple[Any, ...], row: Any, options: Options
 ) -> Any:
     """For strides or addresses that no kernel can walk: gather between plain copies."""
-    x, i = container.copy(operands[0]), arrays.native_index(container, operands[1])
+    x, i = apart.copy(container, operands[0]), arrays.native_index(container, operands[1])
     result = _gather(container, operation, (x, i), row, options._replace(out=None))
     if options.out is None:
         return result

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbgather.engine import backends, device_errors, masking, memo, small_masking
+from nbgather.engine import apart, backends, device_errors, masking, memo, small_masking
 from nbgather.engine.out import check_match, check_out
 from nbgather.kernels import small
 from nbgather.kernels.plans import PatchPlan
@@ -64,7 +64,7 @@ def _move(container: Any, operation: Patchify | Unpatchify, array: Any, options:
     shape, plan = _plan_all(operation, spec)
     address = container.address(array)
     if plan is None or (plan.patches and address % plan.itemsize):
-        array = container.copy(array)
+        array = apart.copy(container, array)
         shape, plan = _plan_all(operation, container.spec(array))
         address = container.address(array)
     assert plan is not None
@@ -196,7 +196,7 @@ def _table_of(operation: CutPatches) -> np.ndarray | None:
 
 def _plain_images(container: Any, images: Any, in_native_order: bool) -> Any:
     """A contiguous copy, in this machine's byte order where pixels are computed with."""
-    images = container.copy(images)
+    images = apart.copy(container, images)
     if in_native_order and not container.spec(images).dtype.native:
         xp = container.namespace(images)
         images = xp.astype(images, images.dtype.newbyteorder("="))

@@ -52,7 +52,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         return _into(container, _lowered(container, operation, operands, options), out)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
-        src = operands[2] if src_spec is None else container.copy(src)
+        src = operands[2] if src_spec is None else apart.copy(container, src)
         return scatter(container, operation, (x, i, src), options)
     if place:
         specs_given = x_spec, src_spec

@@ -44,7 +44,7 @@ def segment_reduce(
     if not segments or not columns:
         return result
     if not is_contiguous(spec) or container.address(x) % spec.dtype.itemsize:
-        x = container.copy(x)
+        x = apart.copy(container, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = container.address(result), container.address(x), memory_address(offsets)
     # A column of a segment is one thread's.
