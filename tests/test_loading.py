@@ -181,6 +181,31 @@ def test_refusals(samples: Any, kind: type[Exception], text: str) -> None:
     assert text in str(raised.value)
 
 
+@pytest.mark.parametrize("part", [1, 2500, 1 << 20])
+def test_images_are_brought_together_in_parts(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbgather.loading.PART_BYTES", part)
+    numbers = [4, 7, 2, 9, 1]
+    collate = MaskingCollate(8, 0.5, seed=3, channels="last", **OWN)
+    _, made = collate([(n, pixels(n)) for n in numbers])
+    check(made, expected(numbers, seed=3))
+    clips = [torch.from_numpy(np.stack([pixels(n), pixels(n + 50)])) for n in numbers]
+    _, made = MaskingCollate((1, 8, 8), 0.5, seed=3, channels="last")(list(zip(numbers, clips)))
+    want = nbgather.masked_patchify(
+        torch.stack(clips), (1, 8, 8), 0.5, seed=3, sample_ids=numbers, channels="last"
+    )
+    check(made, want)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "conjugate"])
+def test_images_that_numpy_does_not_have(kind: str) -> None:
+    whole = torch.arange(384.0).reshape(2, 3, 8, 8)
+    images = whole.bfloat16() if kind == "bfloat16" else torch.complex(whole, whole).conj()
+    _, made = MaskingCollate(4, 0.5, seed=3)(list(enumerate(images)))
+    want = nbgather.masked_patchify(images.resolve_conj(), 4, 0.5, seed=3)
+    assert made.x_masked.dtype == images.dtype
+    assert all(map(torch.equal, made, want))
+
+
 def test_ids_may_repeat_and_be_of_any_kind_of_number() -> None:
     """As a sampler has it that fills up the last batch: the same id, the same mask."""
     image = pixels(3)
