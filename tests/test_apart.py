@@ -75,6 +75,16 @@ def test_infer_gather(threads: list[Any]) -> None:
     assert len(threads) == 1
 
 
+def test_copies_of_what_no_kernel_can_walk(threads: list[Any]) -> None:
+    """Of an input that is not aligned; they are not the result."""
+    odd = np.ndarray(X.shape, "f4", np.zeros(X.nbytes + 1, "u1"), 1)
+    odd[...] = X
+    index = rng("odd").integers(0, 40, (3, 7, 2))
+    same(nbgather.gather(odd, 1, index, **CPU), np.take_along_axis(X, index, 1))
+    same(nbgather.scatter(X, 1, index, odd, **CPU), nbgather.scatter(X, 1, index, X, **CPU))
+    assert len(threads) == 4  # two copies, and two scatters, whose lanes all count as long here
+
+
 def test_errors_and_the_limit_of_threads_go_with_it(threads: list[Any]) -> None:
     with limits.limit_threads(3):
         assert apart.run(1, None, limits.num_threads) == 3
