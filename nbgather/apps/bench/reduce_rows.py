@@ -217,8 +217,8 @@ def _bags(reduce: Any, shape: tuple[int, int], bags: int, each: int) -> Contest:
         from scipy import sparse
 
         ends = np.arange(bags + 1) * each
-        matrix = sparse.csr_array((np.ones(ids.size, x.dtype), ids.ravel(), ends))
-        matrix.resize(bags, shape[0])
+        entries = np.ones(ids.size, x.dtype), ids.ravel(), ends
+        matrix = sparse.csr_array(entries, shape=(bags, shape[0]))
         peers["scipy.sparse"] = lambda: matrix @ x
     nbytes = ids.nbytes + (ids.size + bags) * x[0].nbytes
     return Contest(lambda: nbgather.gather_reduce(x, ids, reduce), peers, nbytes)
