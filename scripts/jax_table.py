@@ -49,6 +49,7 @@ CALLS: dict[str, Call] = {
         lambda x, i: nbgather.segment_reduce(x[0], "sum", ids=i[0], num_segments=4),
         (X, jnp.asarray([[0, 1, 3, 1, 0, 2, 2, 3]] * 2, jnp.int32)),
     ),
+    "gather_reduce": (lambda x, i: nbgather.gather_reduce(x[0], i, "sum"), (X, INDEX[..., 0])),
     "token_noise": (lambda ids: nbgather.token_noise(0, ids, 8), (IDS,)),
     "jax.seeded_noise": (
         lambda ids, seed, epoch: nbgather.jax.seeded_noise(seed, ids, 8, epoch=epoch),

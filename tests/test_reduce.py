@@ -407,6 +407,29 @@ def test_refusals(name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("reduce", ["sum", "amax"])
+def test_a_bad_segment_is_told_of_by_its_own_place_wherever_rows_have_columns(reduce: str) -> None:
+    def call(x: Any, ids: Any) -> Any:
+        return nbgather.segment_reduce(x, reduce, ids=ids, num_segments=3)
+
+    x, ids = torch.ones(2, 4), torch.tensor([0, 7])
+    traced = torch.compile(call, backend="aot_eager")
+    for function, given in ((call, x), (call, x.clone().requires_grad_()), (traced, x)):
+        with pytest.raises(IndexError) as raised:
+            function(given, ids)
+        told = str(raised.value)
+        assert told.startswith("index 7 at (1,) is out of bounds for dimension 0 with size 3")
+
+
+@pytest.mark.parametrize("by, text", [("counts", "counts sum to 1: N = 2"), ("offsets", "0 to 1")])
+def test_bad_segments_of_tensors_with_gradients_are_told_of_in_the_same_words(
+    by: str, text: str
+) -> None:
+    x, values = torch.ones(2, 4, requires_grad=True), [1] if by == "counts" else [0, 1]
+    with pytest.raises(ValueError, match=text):
+        nbgather.segment_reduce(x, "amax", **{by: values})
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean", "amax", "amin"])
 @pytest.mark.parametrize("counts", [[10, 0, 5, 35], [1] * 50, [50], [7, 7, 7, 7, 7, 7, 8, 0]])
 def test_segments_equal_torch(counts: list[int], reduce: str) -> None:

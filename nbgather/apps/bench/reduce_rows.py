@@ -217,8 +217,8 @@ def _bags(reduce: Any, shape: tuple[int, int], bags: int, each: int) -> Contest:
         from scipy import sparse
 
         ends = np.arange(bags + 1) * each
-        matrix = sparse.csr_array((np.ones(ids.size, x.dtype), ids.ravel(), ends))
-        matrix.resize(bags, shape[0])
+        entries = np.ones(ids.size, x.dtype), ids.ravel(), ends
+        matrix = sparse.csr_array(entries, shape=(bags, shape[0]))
         peers["scipy.sparse"] = lambda: matrix @ x
     nbytes = ids.nbytes + (ids.size + bags) * x[0].nbytes
     return Contest(lambda: nbgather.gather_reduce(x, ids, reduce), peers, nbytes)
@@ -266,9 +266,11 @@ REDUCE_ROWS: tuple[Row, ...] = (
     Row("amax of segments", "reduce", "100,000 of 1 to 39", lambda: _segments("amax")),
     Row("sum of segments of rows", "reduce", "4,000 of 1 to 39 rows of 64",
         lambda: _segments("sum", 64)),
-    *(Row(f"{reduce} of bags", "reduce", f"[{rows},{columns}], {bags} of {each}",
-          partial(_bags, reduce, (rows, columns), bags, each))
-      for reduce, rows, columns, bags, each in (
-          ("sum", 10_000, 64, 10_000, 20), ("sum", 1_000_000, 32, 20_000, 20),
-          ("sum", 10_000, 768, 1_000, 20), ("amax", 100_000, 64, 10_000, 20))),
+    *(Row(name, "reduce", f"[{rows},{columns}], {bags} of {each}",
+          partial(_bags, name.partition(" ")[0], (rows, columns), bags, each))
+      for name, rows, columns, bags, each in (
+          ("sum of bags", 10_000, 64, 10_000, 20),
+          ("sum of bags, far rows", 1_000_000, 32, 20_000, 20),
+          ("sum of bags, wide rows", 10_000, 768, 1_000, 20),
+          ("amax of bags", 100_000, 64, 10_000, 20))),
 )  # fmt: skip

@@ -31,7 +31,8 @@ def build(operation: SegmentReduce, x: Any, *sides: Any) -> Any:
         if array is not None and not all(map(is_known, array.shape)):
             raise ValueError(f"chunk sizes of {name} are unknown: call compute_chunk_sizes() first")
     arrays = [x, *given]
-    operation.result(*(None if a is None else Spec(a.shape, (), describe(a.dtype)) for a in arrays))
+    specs: list[Any] = [None if a is None else Spec(a.shape, (), describe(a.dtype)) for a in arrays]
+    operation.check(*specs)
     *rows, where = arrays
     if is_bags or operation.by == "ids":
         _refuse_bad(given[0], x.shape[0] if is_bags else operation.num_segments)

@@ -22,10 +22,11 @@ from nbgather.kernels.cpu.reduce import LAST_COUNT, STEP, fill
 U = np.uint64
 _I32, _BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 
-#: How many rows ahead of the one that is reduced are prefetched, also of the bags behind.
-FETCHED_ROWS = 32
+#: How many rows ahead of the one that is reduced are prefetched: of these columns, then of the next
+#: ones, and behind the last of the next bag.
+FETCHED_ROWS, FETCHED_WIDE_ROWS = 32, 16
 #: Bytes of a row that registers hold, and of a vector of them.
-BLOCKS = ((256, 64), (64, 64), (16, 16))
+BLOCKS = ((512, 64), (256, 64), (128, 64), (64, 64), (16, 16))
 
 
 def _prefetch(builder: Any, pointer: Any) -> None:
@@ -36,45 +37,49 @@ def _prefetch(builder: Any, pointer: Any) -> None:
 
 @functools.cache
 def block_loop(reduce: str, kind: str, nbytes: int, vector: int) -> Any:
-    """``block(out, o, src, b, idx, k, end, total, columns, fetched)``: some columns of one bag.
+    """``block(out, o, src, b, idx, k, end, total, columns, back, after)``: columns of one bag.
 
-    Its ids, from ``k`` to ``end``, were checked, and are not none. Of the rows ahead, by ids before
-    ``total`` that may be bad, so many items are prefetched.
+    They begin with ``b``. Its ids, from ``k`` to ``end``, were checked, and are not none. Of the
+    rows ahead as many columns are prefetched; beyond ``end`` those from ``after`` on, of the rows
+    whose ids are so many ``back``, unless these are not before ``total``. They may be bad.
     """
     of = number_type(kind)
     itemsize = np.dtype(of).itemsize
-    lanes, line = vector // itemsize, LINE_BYTES // itemsize
+    lanes = vector // itemsize
+    fetched_rows = FETCHED_WIDE_ROWS if nbytes == BLOCKS[0][0] else FETCHED_ROWS
 
     @intrinsic
-    def block(typingctx, out, o, src, b, idx, k, end, total, columns, fetched):
+    def block(typingctx, out, o, src, b, idx, k, end, total, columns, back, after):
         u = types.uint64
-        signature = types.void(out, u, src, u, idx, u, u, u, u, u)
+        signature = types.void(out, u, src, u, idx, u, u, u, u, u, u)
 
         def codegen(context, builder, sig, values):
-            out, o, src, b, idx, k, end, total, columns, fetched = values
+            out, o, src, b, idx, k, end, total, columns, back, after = values
             number, id_type = sig.args[2].dtype, sig.args[4].dtype
             wide = ir.VectorType(context.get_value_type(number), lanes)
             first = [context.get_constant(number, identity(reduce, kind))] * lanes
             before = builder.block
-            loop, after = (builder.append_basic_block(name) for name in ("row", "rows"))
+            loop, behind = (builder.append_basic_block(name) for name in ("row", "rows"))
             builder.branch(loop)
             builder.position_at_end(loop)
             row = builder.phi(k.type)
             held = [builder.phi(wide) for _ in range(nbytes // vector)]
 
-            def start_of(row):
+            def start_of(row, b):
                 place = context.cast(builder, builder.load(builder.gep(idx, [row])), id_type, u)
                 return builder.add(builder.mul(place, columns), b)
 
-            start = start_of(row)
-            later = builder.add(row, row.type(FETCHED_ROWS))
+            start = start_of(row, b)
+            later = builder.add(row, row.type(fetched_rows))
+            is_within = builder.icmp_unsigned("<", later, end)
+            later = builder.select(is_within, later, builder.sub(later, back))
             is_there = builder.icmp_unsigned("<", later, total)
-            later = start_of(builder.select(is_there, later, row))
-            with cgutils.for_range_slice(
-                builder, fetched.type(0), fetched, fetched.type(line), fetched.type
-            ) as (item, _):
-                _prefetch(builder, builder.gep(src, [builder.add(later, item)]))
-            last = builder.block
+            later = builder.select(is_there, later, row)
+            later = start_of(later, builder.select(is_within, b, after))
+            # The last item too: rows of NumPy's begin anywhere in a cache line.
+            for ahead in (*range(0, nbytes, LINE_BYTES), nbytes - itemsize):
+                item = builder.add(later, later.type(ahead // itemsize))
+                _prefetch(builder, builder.gep(src, [item]))
             results = []
             for v, old in enumerate(held):
                 item = builder.add(start, start.type(v * lanes))
@@ -82,12 +87,12 @@ def block_loop(reduce: str, kind: str, nbytes: int, vector: int) -> Any:
                 new.align = itemsize
                 results.append(folded(builder, old, new, reduce, kind))
                 old.add_incoming(ir.Constant(wide, first), before)
-                old.add_incoming(results[-1], last)
+                old.add_incoming(results[-1], loop)
             following = builder.add(row, row.type(1))
             row.add_incoming(k, before)
-            row.add_incoming(following, last)
-            builder.cbranch(builder.icmp_unsigned("<", following, end), loop, after)
-            builder.position_at_end(after)
+            row.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_unsigned("<", following, end), loop, behind)
+            builder.position_at_end(behind)
             for v, value in enumerate(results):
                 item = builder.add(o, o.type(v * lanes))
                 builder.store(value, at(builder, out, item, wide)).align = itemsize
@@ -121,22 +126,39 @@ def make_bag_reduce(reduce, kind):
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of = divider(kind), number_type(kind)
     mean, last = reduce == "mean", U(LAST_COUNT.get(kind, 1 << 63))
-    big, middle, small = (block_loop(reduce, kind, *sizes) for sizes in BLOCKS)
-    BIG, MIDDLE, SMALL = (U(nbytes // np.dtype(of).itemsize) for nbytes, _ in BLOCKS)
+    ITEM = np.dtype(of).itemsize
+    (N0, put0), (N1, put1), (N2, put2), (N3, put3), (N4, put4) = [
+        (U(nbytes // ITEM), block_loop(reduce, kind, nbytes, vector)) for nbytes, vector in BLOCKS
+    ]
+
+    @njit(inline="always")
+    def ahead_of(e, n, b, count):
+        # Of which rows, and from which column on, is prefetched beyond the bag's end.
+        return (U(0), b) if e == n else (count, b + e)
 
     @njit(inline="always")
     def put(out, o, n, src, b, idx, k, end, total, columns):
-        # Whole rows are prefetched with their first columns.
-        e, fetched = U(0), n
-        while e + BIG <= n:
-            big(out, o + e, src, b + e, idx, k, end, total, columns, fetched)
-            e, fetched = e + BIG, U(0)
-        while e + MIDDLE <= n:
-            middle(out, o + e, src, b + e, idx, k, end, total, columns, fetched)
-            e, fetched = e + MIDDLE, U(0)
-        while e + SMALL <= n:
-            small(out, o + e, src, b + e, idx, k, end, total, columns, fetched)
-            e, fetched = e + SMALL, U(0)
+        e, count = U(0), end - k
+        while e + N0 <= n:
+            back, after = ahead_of(e + N0, n, b, count)
+            put0(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
+            e += N0
+        if e + N1 <= n:
+            back, after = ahead_of(e + N1, n, b, count)
+            put1(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
+            e += N1
+        if e + N2 <= n:
+            back, after = ahead_of(e + N2, n, b, count)
+            put2(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
+            e += N2
+        if e + N3 <= n:
+            back, after = ahead_of(e + N3, n, b, count)
+            put3(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
+            e += N3
+        while e + N4 <= n:
+            back, after = ahead_of(e + N4, n, b, count)
+            put4(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
+            e += N4
         while e < n:
             value = first
             for r in range(k, end):
