@@ -35,6 +35,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "mean": lambda: nbgather.scatter_reduce(*LANE, "mean", **CPU),
     "without input": lambda: nbgather.scatter_reduce(*LANE, "sum", include_self=False, **CPU),
     "segments": lambda: nbgather.segment_reduce(X, "mean", offsets=[0, 1, 3], **CPU),
+    "bags": lambda: nbgather.gather_reduce(X, [[0, 1, 0]], "sum", **CPU),
 }
 
 

@@ -88,7 +88,10 @@ def gather_reduce(
     result = container.empty(result_spec.shape, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = tuple(map(container.address, (result, x, numbers)))
-    bad = backend.bag_reduce(
+    # A column of a bag is one thread's.
+    longest = each if where is None else int(np.diff(offsets).max())
+    bad = apart.run(
+        2 * longest * columns * item, (result, x, numbers, offsets, empty), backend.bag_reduce,
         how, (*addresses, memory_address(offsets)), (bags, spec.shape[0], columns, each, total),
         ids_spec.dtype.integer, memory_address(empty),
     )  # fmt: skip
