@@ -285,7 +285,7 @@ PARTIAL = functools.partial(strategies.block, wrap=True, min_area=2)
     ("strategy", "drawn"),
     [("random", False), ("grid", False), ("time_frequency", True), ("stripes", False),
      ("multiblock", True), ("tube", False), (PARTIAL, True), (PARTIAL, False)],
-    ids=str,
+    ids=lambda value: "partial" if value is PARTIAL else str(value),
 )  # fmt: skip
 def test_a_module_on_the_device_is_captured(
     tensors: Driver, monkeypatch: pytest.MonkeyPatch, strategy: Any, drawn: bool
