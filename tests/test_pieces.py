@@ -149,3 +149,10 @@ def test_an_interrupt_between_pieces_leaves_out_as_it_was(
     same(
         nbgather.scatter_add(x, dim, index, src), nbgather.scatter_add(x, dim, index, src, out=out)
     )
+
+
+def test_nothing_to_scatter_is_not_cut() -> None:
+    empty, out = np.zeros((0, 3), "i1"), np.zeros((0, 3), "i1")
+    for options in ({"include_self": False}, {}):
+        got = nbgather.scatter_reduce(empty, 0, empty, empty, "mean", out=out, **options)
+        assert got is out

@@ -39,6 +39,8 @@ def may_cut(how: Any) -> bool:
 
 def work_of_lane(plan: ScatterPlan) -> int:
     """The work that no threads can share."""
+    if not plan.count:
+        return 0
     return plan.work // max(plan.count if plan.walk is None else plan.walk_count, 1)
 
 
