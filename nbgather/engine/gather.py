@@ -90,7 +90,10 @@ def _gather(
         return _gather_copies(container, operation, operands, row, options)
     needs_position(plan.shape, plan.size, plan.dim, plan.mode)
     fill = None
-    if operation.mode in ("fill", "defer") and row is None:
+    told = operation.fill_value
+    # Nothing is put off on the host; a zero that is not asked for need not fit, as in structs.
+    unused = operation.mode == "defer" and not place and type(told) is int and told == 0
+    if operation.mode in ("fill", "defer") and row is None and not unused:
         fill = container.item_bits(operation.fill_value, x, "fill_value")
         fill = fill if place or operation.mode == "fill" else None
     bad = 0
