@@ -229,11 +229,10 @@ def _begun(folder: Path, journal: Journal, samples: int, plan: _Plan, chunk: int
             ("ids_restore", (plan.tokens,), np.dtype(np.int64)),
         )
     )
+    # zarr 2 has no other name for it, and zarr 3 will lose that name.
+    make = getattr(group, "create_array", None) or group.create_dataset
     for name, inner, dtype in shapes:
         sides = (min(chunk, max(samples, 1)), *(max(n, 1) for n in inner))
-        group.create_array(
-            name, shape=(samples, *inner), chunks=sides,
-            dtype=dtype, overwrite=True,
-        )  # fmt: skip
+        make(name, shape=(samples, *inner), chunks=sides, dtype=dtype, overwrite=True)
     journal.begin()
     return group

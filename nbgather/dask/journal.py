@@ -22,6 +22,9 @@ ATTRIBUTE = "nbgather"
 #: The files of zarr's that describe a group or an array, in its formats 3 and 2.
 METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
+#: Metadata that was consolidated earlier may be older than the attribute; zarr 2 does not read it.
+AS_IT_IS: dict[str, Any] = {} if zarr.__version__.startswith("2.") else {"use_consolidated": False}
+
 
 class Journal:
     """The journal of one dataset.
@@ -99,8 +102,7 @@ class Journal:
         if not any((self.group / name).is_file() for name in METADATA):
             return None
         try:
-            # Metadata that was consolidated earlier may be older than the attribute.
-            group = zarr.open_group(str(self.group), mode="r", use_consolidated=False)
+            group = zarr.open_group(str(self.group), mode="r", **AS_IT_IS)
             held = group.attrs.get(ATTRIBUTE)
         except Exception:  # zarr's readers raise what they please; no group of ours
             return None
