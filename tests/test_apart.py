@@ -51,7 +51,10 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(apart, "PIECE_BYTES", -1)
     monkeypatch.setattr(threading.Thread, "start", start)
+    # A job in the background may have been started with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield started
+    signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     for thread in started:
         thread.join()
