@@ -901,7 +901,7 @@ def test_rows_of_segments(by: str, reduce: str, dtype: str) -> None:
         ids = ids.reshape(4, 3)
     shifted, mixed = where - 1, where[::-1].copy()
     given = [
-        (ids, where, number), (ids, where, 0), (ids, where, -2), (ids, where, 1 << 61),
+        (ids, where, number), (ids, where, 0), (ids, where, -2), (ids, where, 1 << 62),
         (ids[1:], where, number), (ids + 1, where, number), (ids - 11, where, number),
         (ids, where + 1, number), (ids, shifted, number), (ids, mixed, number),
         (ids, where[:-1], number), (ids, where[:0], number),
@@ -923,11 +923,13 @@ def test_segments_of_other_shapes_and_dtypes(by: str) -> None:
     where = counts if "count" in by else np.concatenate([[0], np.cumsum(counts)])
     if by == "even bags":
         ids = ids.reshape(3, 3).T
-    for x in (rows_of("f4", 9), rows_of("f8", 9, 2, 3).transpose(0, 2, 1), rows_of("i4", 9, 2)):
-        for kind in ("u8", "i1", "u2"):
-            agree(compiled, plain, x, ids.astype(kind), where.astype(kind), 9)
-            agree(compiled, plain, x, ids.astype(kind), where.astype(kind) - 1, 9)
-            agree(compiled, plain, x, ids.astype(kind) - 1, where.astype(kind), 9)
+    for x, kind in (
+        (rows_of("f4", 9), "u8"), (rows_of("f8", 9, 2, 3).transpose(0, 2, 1), "i1"),
+        (rows_of("i4", 9, 2), "u2"),
+    ):  # fmt: skip
+        i, w = ids.astype(kind), where.astype(kind)
+        for given in ((i, w, 9), (i, w - 1, 9), (i - 1, w, 9)):
+            agree(compiled, plain, x, *given)
     none, nowhere = ids[:0], where[:0] if "count" in by else where[:1]
     agree(compiled, plain, x[:0], none, nowhere, 3)
     agree(compiled, plain, x[:, :0], ids, where, 9)

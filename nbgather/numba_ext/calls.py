@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_new_ref
@@ -44,7 +46,7 @@ class Call:
     #: Whether it refuses the arguments for their types alone.
     is_refused: bool
     #: Arguments that are constant texts.
-    texts: ClassVar[dict[str, str]] = {}
+    texts: Mapping[str, str] = MappingProxyType({})
     result: Any
     #: The types of the result's arrays.
     arrays: tuple[Any, ...]

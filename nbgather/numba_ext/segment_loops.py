@@ -116,14 +116,14 @@ def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
             move(rw[ADDRESS] + k * itemsize, number)
         to, left = np.int64(-1), np.int64(0)
         for k in range(rows):
-            row = k
+            row = np.int64(k)
             if says != NOTHING:
                 position = U(load(i + k // i_size * i_row + k % i_size * i_step))
                 if position >= U(size):
                     return find(index, 0, size, 0)
                 row = np.int64(position)
             if says == SEGMENTS:
-                to, row = row, k
+                to, row = row, np.int64(k)
                 count[to] += 1
             else:
                 while left == 0:
@@ -131,7 +131,7 @@ def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
                     left = count[to]
                 left -= 1
             o, start = rw[ADDRESS] + to * width, xw[ADDRESS] + row * xw[SIZES + nd]
-            for run in range(columns // max(n, 1)):
+            for run in range(columns // n if n != 0 else 0):
                 s, rest = start, run
                 for d in range(nd - 2, 0, -1):
                     s += rest % xw[SIZES + d] * xw[SIZES + nd + d]

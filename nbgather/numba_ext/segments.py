@@ -151,7 +151,7 @@ class _SegmentReduce(_RowReduce):
             return False
         if was_given(self.kinds["num_segments"]) != (self.index is not None):
             return False
-        return bool(self.kinds[self.index or self.where].ndim == 1)
+        return all(self.kinds[one].ndim == 1 for one in (self.index, self.where) if one)
 
     def _size(self, builder: Any, number: Any) -> tuple[Any, Any]:
         if self.index is not None:
