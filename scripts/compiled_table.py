@@ -29,7 +29,7 @@ IDS = np.array([[1, 0], [3, 3]])
 SCORES = np.array([[0.5, 0.1, 0.4, 0.2]] * 2)
 IMAGES = np.arange(96, dtype=np.uint8).reshape(1, 6, 4, 4)
 VISIBLE, _, RESTORE = nbgather.random_masking(X, noise=SCORES)
-MANY = np.array([1, 2])
+MANY, OFFSETS = np.array([1, 2]), np.array([0, 2])
 FEW = nbgather.random_masking(X, seed=1, num_keep=MANY)
 
 #: Each function, and what it is tried with: a name, the call, its operands.
@@ -65,6 +65,17 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
         ("by a constant", "f(x, 1, i, x, 'mean')", (X, INDEX)),
         ("`include_self`", "f(x, 1, i, x, 'amax', include_self=False)", (X, INDEX)),
         ("`out`", "f(x, 1, i, x, 'prod', out=o)", (X, INDEX, np.empty(X.shape))),
+    ],
+    "segment_reduce": [
+        ("by `ids` with `num_segments`", "f(x, 'sum', ids=i, num_segments=4)", (X, MANY)),
+        ("by `offsets`", "f(x, 'mean', offsets=i)", (X, OFFSETS)),
+        ("by `counts`", "f(x, 'amax', counts=i)", (X, OFFSETS)),
+        ("by `ids` alone", "f(x, 'sum', ids=i)", (X, MANY)),
+    ],
+    "gather_reduce": [
+        ("", "f(x, i, 'mean')", (X, IDS % 2)),
+        ("`offsets`", "f(x, i, 'sum', offsets=o)", (X, MANY - 1, OFFSETS)),
+        ("`counts`", "f(x, i, 'amin', counts=o)", (X, MANY - 1, OFFSETS)),
     ],
     "token_noise": [
         ("", "f(1, i, 4)", (MANY,)),

@@ -193,6 +193,63 @@ def test_a_bad_index_is_told_in_the_same_words(call: Any, operands: Any) -> None
     assert "index" in str(plain.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "reduce", "by", "bounds"),
+    [
+        (4, "sum", "offsets", [0, 3, 2, 4]),
+        (4, "amax", "counts", [1, 1]),
+        (4, "sum", "offsets", [0, 5]),  # of one segment, whose rows are all there are
+        (0, "sum", "counts", [0, 1]),
+        (0, "amin", "offsets", [0, 1]),
+    ],
+)
+def test_bad_segments_are_told_in_the_same_words(
+    rows: int, reduce: Any, by: str, bounds: list[int]
+) -> None:
+    """When the bounds are known: while it is traced, or where it runs."""
+
+    def segments(x: Any, where: Any) -> Any:
+        return nbgather.segment_reduce(x, reduce, **{by: where})
+
+    def bags(x: Any, where: Any) -> Any:
+        return nbgather.gather_reduce(x, jnp.arange(rows), reduce, **{by: where})
+
+    x, where = jnp.ones((rows, 2)), jnp.asarray(bounds)
+    for call in (segments, bags):
+        with pytest.raises(ValueError) as plain:
+            call(x, where)
+        with pytest.raises(Exception) as raised:
+            jax.block_until_ready(jax.jit(call)(x, where))
+        assert str(raised.value).endswith(str(plain.value))
+        assert by in str(plain.value)
+        for known in (where, np.asarray(where), bounds):
+            with pytest.raises(ValueError) as at_once:
+                jax.make_jaxpr(lambda x, c=call, k=known: c(x, k))(x)
+            assert str(at_once.value) == str(plain.value)
+    with pytest.raises(ValueError, match=by):
+        jax.grad(lambda x: segments(x, where).sum())(x)
+    with pytest.raises(Exception, match=by):
+        jax.block_until_ready(jax.vmap(segments, (None, 0))(x, where[None]))
+
+
+def test_segments_whose_bounds_are_traced() -> None:
+    x, offsets = (
+        np.arange(24, dtype=np.float32).reshape(8, 3),
+        np.array([[0, 3, 3, 8], [0, 0, 1, 8]]),
+    )
+
+    def call(x: Any, where: Any) -> Any:
+        return nbgather.segment_reduce(x, "sum", offsets=where)
+
+    want = [call(x, one) for one in offsets]
+    same(jax.jit(call)(x, offsets[0]), want[0])
+    same(jax.jit(jax.vmap(call, (None, 0)))(x, offsets), np.stack(want))
+    same(jax.jit(jax.grad(lambda x, w: call(x, w)[2].sum()))(x, offsets[1]), (x > 2).astype("f4"))
+    # One segment, and no rows: see above.
+    same(jax.jit(call)(x, np.array([0, 8])), x.sum(0)[None])
+    same(jax.jit(call)(x[:0], np.array([0, 0])), x[:1] * 0)
+
+
 def test_what_a_trace_can_know_is_raised_at_once() -> None:
     x, i = as_jax((X, INDEX))
     refusals: tuple[tuple[Callable[[Any, Any], Any], type[Exception], str], ...] = (

@@ -6,6 +6,7 @@ Functions without the GIL never ask Python, so that they run the loops of `nbgat
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -848,3 +849,132 @@ def test_what_no_reduction_in_compiled_code_takes() -> None:
         ("scatter_reduce(a, 1, b, a, c)", (X, INDEX, "sum"), "takes reduce= as a constant"),
     ):
         assert text in refusal(call, *arguments)
+
+
+# Segments and bags of rows
+
+_BY = {
+    "ids": "lambda x, i, w, n: nbgather.segment_reduce(x, '{}', ids=i, num_segments=n)",
+    "offsets": "lambda x, i, w, n: nbgather.segment_reduce(x, '{}', offsets=w)",
+    "counts": "lambda x, i, w, n: nbgather.segment_reduce(x, '{}', counts=w)",
+    "bags": "lambda x, i, w, n: nbgather.gather_reduce(x, i, '{}', offsets=w)",
+    "counted bags": "lambda x, i, w, n: nbgather.gather_reduce(x, i, '{}', counts=w)",
+    "even bags": "lambda x, i, w, n: nbgather.gather_reduce(x, i, '{}')",
+}
+_ALWAYS = [
+    ("ids", "mean", "f4"), ("offsets", "amax", "f8"), ("counts", "sum", "i4"),
+    ("bags", "amax", "f8"), ("even bags", "mean", "f4"),
+]  # fmt: skip
+
+
+def rows_of(dtype: str, *shape: int) -> np.ndarray:
+    """Rows with NaNs, zeros of both signs and infinities, or the extremes of integers."""
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        few = [0, 1] if kind.kind == "b" else [np.iinfo(kind).min, np.iinfo(kind).max, 7, -3]
+        return rng("rows").choice(np.array(few, kind), shape)
+    x = rng("rows").standard_normal(shape).astype(kind)
+    x[rng("special").random(shape) < 0.2] = rng("special").choice(
+        np.array([np.nan, 0.0, -0.0, np.inf], kind)
+    )
+    x.reshape(-1)[:4] = 0.0, -0.0, np.nan, -np.inf
+    return x
+
+
+@pytest.mark.parametrize(
+    ("by", "reduce", "dtype"),
+    [
+        pytest.param(*case, marks=[] if case in _ALWAYS else pytest.mark.large)
+        for case in itertools.product(
+            _BY, ("sum", "prod", "mean", "amax", "amin"), ("f4", "f8", "i4", "?")
+        )
+    ],
+)
+def test_rows_of_segments(by: str, reduce: str, dtype: str) -> None:
+    """With the bits and the errors of Python's call, segments of no rows among them."""
+    plain = eval(_BY[by].format(reduce), {"nbgather": nbgather})
+    compiled = free(plain)
+    x = rows_of(dtype, 24, 6)[::-2, 1::2]
+    ids, counts, number = rng("ids").integers(0, 12, 12), np.array([3, 0, 1, 8, 0]), 14
+    where = counts if "count" in by else np.concatenate([[0], np.cumsum(counts)])
+    if by == "even bags":
+        ids = ids.reshape(4, 3)
+    shifted, mixed = where - 1, where[::-1].copy()
+    given = [
+        (ids, where, number), (ids, where, 0), (ids, where, -2), (ids, where, 1 << 62),
+        (ids[1:], where, number), (ids + 1, where, number), (ids - 11, where, number),
+        (ids, where + 1, number), (ids, shifted, number), (ids, mixed, number),
+        (ids, where[:-1], number), (ids, where[:0], number),
+    ]  # fmt: skip
+    for one in given:
+        agree(compiled, plain, x, *one)
+    # Its compiled code would be another, of contiguous arrays.
+    (signature,) = compiled.signatures
+    assert signature[0].layout == "A"
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("by", _BY)
+def test_segments_of_other_shapes_and_dtypes(by: str) -> None:
+    """Rows that are numbers or of two axes, ids and bounds of any width and stride."""
+    plain = eval(_BY[by].format("mean"), {"nbgather": nbgather})
+    compiled = free(plain)
+    ids, counts = rng("ids").integers(0, 9, 9), np.array([3, 0, 6])
+    where = counts if "count" in by else np.concatenate([[0], np.cumsum(counts)])
+    if by == "even bags":
+        ids = ids.reshape(3, 3).T
+    for x, kind in (
+        (rows_of("f4", 9), "u8"), (rows_of("f8", 9, 2, 3).transpose(0, 2, 1), "i1"),
+        (rows_of("i4", 9, 2), "u2"),
+    ):  # fmt: skip
+        i, w = ids.astype(kind), where.astype(kind)
+        for given in ((i, w, 9), (i, w - 1, 9), (i - 1, w, 9)):
+            agree(compiled, plain, x, *given)
+    none, nowhere = ids[:0], where[:0] if "count" in by else where[:1]
+    agree(compiled, plain, x[:0], none, nowhere, 3)
+    agree(compiled, plain, x[:, :0], ids, where, 9)
+    agree(compiled, plain, x[:, :0], ids + 1, where, 9)
+    # Dimensions and dtypes that do not fit.
+    agree(compiled, plain, np.array(1.0), ids, where, 9)
+    agree(compiled, plain, x, ids.astype(float), where.astype(float), 9)
+    agree(compiled, plain, x, ids[None, None], where[None], 9)
+
+
+@njit
+def large_segments(x, offsets, ids):
+    first = nbgather.segment_reduce(x, "mean", offsets=offsets)
+    return first + nbgather.gather_reduce(x, ids, "mean", offsets=offsets)
+
+
+def test_large_segments_are_pythons(asked: list[str]) -> None:
+    x, offsets = rows_of("f4", 4000, 9), np.array([0, 1000, 1000, 4000])
+    ids = rng("bags").integers(0, 4000, 4000)
+    with np.errstate(invalid="ignore"):
+        agree(large_segments, large_segments.py_func, x, offsets, ids)
+    assert asked == ["segment_reduce", "gather_reduce"]
+    agree(large_segments, large_segments.py_func, x, offsets + 1, ids)
+    agree(large_segments, large_segments.py_func, x, offsets, ids + 1)
+
+
+def test_what_no_segments_in_compiled_code_take() -> None:
+    offsets = np.array([0, 3])
+    for call, arguments, text in (
+        ("segment_reduce(a, 'sum', ids=b)", (X, offsets), "takes num_segments=: give it, or call"),
+        ("segment_reduce(a, 'sum', offsets=(0, 3))", (X,), "offsets is a"),
+        ("segment_reduce(a, 'sum', offsets=b)", (X + 0j, offsets), "of complex128 cannot be"),
+        ("segment_reduce(a, c, offsets=b)", (X, offsets, "sum"), "takes reduce= as a constant"),
+        ("gather_reduce(a, 2, 'sum')", (X,), "ids is a"),
+    ):
+        assert text in refusal(call, *arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["segment_reduce(x, 'sum')", "segment_reduce(x, 'sum', offsets=i, counts=i)",
+     "segment_reduce(x, 'sum', counts=i, num_segments=2)", "segment_reduce(x, 'most', counts=i)",
+     "segment_reduce(x, 'sum', ids=i, num_segments=True)",
+     "gather_reduce(x, x, 'sum', counts=i)", "gather_reduce(x, i, 'sum', counts=i, offsets=i)"],
+)  # fmt: skip
+def test_segments_that_are_never_right(call: str) -> None:
+    plain = eval(f"lambda x, i: nbgather.{call}", {"nbgather": nbgather})
+    agree(free(plain), plain, X, np.array([0, 1, 2]))

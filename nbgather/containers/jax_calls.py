@@ -11,6 +11,12 @@ from nbgather.containers import jax_rules
 from nbgather.containers.numpy import item_bits
 from nbgather.operations.base import Operation, Options, Spec, is_array
 from nbgather.operations.infer import InferGather
+from nbgather.operations.segments import (
+    CheckedBounds,
+    GatherReduce,
+    SegmentReduce,
+    checked_bounds,
+)
 from nbgather.operations.tokens import RandomMasking, RestoreTokens, castable_token, one_token
 
 
@@ -37,7 +43,42 @@ def call(container: Any, operation: Operation, operands: tuple[Any, ...], option
         as_jax(o, name) if is_array(o) else o
         for o, name in zip(operands, operation.names, strict=True)
     )
+    if isinstance(operation, SegmentReduce) and operation.by != "ids" and operands[-1] is not None:
+        return _of_segments(container, operation, arrays, operands[-1])
     return run(container, operation, arrays)
+
+
+def _of_segments(
+    container: Any, operation: SegmentReduce, arrays: tuple[Any, ...], given: Any
+) -> Any:
+    """Segments by offsets or counts, which are looked at now, or else where they are known."""
+    _check(operation, arrays)
+    *_, rows, bounds = arrays
+    total = rows.size if isinstance(operation, GatherReduce) else rows.shape[0]
+    if container.is_plain(given) or not isinstance(given, jax.Array):
+        checked_bounds(operation, np.asarray(given), total)
+        return run(container, operation, arrays)
+    segments = bounds.shape[0] - (operation.by == "offsets")
+    if not segments:
+        # Of nothing that comes out: the rows alone say whether there is any that fit.
+        checked_bounds(operation, np.zeros(bounds.shape, np.int64), total)
+    bounds = run(container, CheckedBounds(operation, total), (bounds,))
+    result = run(container, operation, (*arrays[:-1], bounds))
+    if total and segments > 1:
+        return result
+    # Here the result is the same whatever they are, and XLA leaves out what nothing depends on.
+    other = int(operation.reduce not in ("prod", "amin"))  # than that of no rows
+    xp = jax.numpy
+    return xp.where((bounds < 0).any(), xp.full_like(result, other), result)
+
+
+def _check(operation: Operation, arrays: tuple[Any, ...]) -> None:
+    """What can be known of the operands while they are traced."""
+    specs = tuple(map(jax_rules.spec_of, arrays))
+    operation.check(*specs)
+    for spec, name in zip(specs, operation.names, strict=True):
+        if spec is not None:
+            _require_sizes(spec, name)
 
 
 def run(
@@ -46,13 +87,10 @@ def run(
     """An operation on arrays of JAX: bound as one where it has a program, else made of others."""
     if isinstance(operation, RestoreTokens):
         arrays = _with_token(operation, arrays)
-    specs = tuple(map(jax_rules.spec_of, arrays))
-    operation.check(*specs)
-    for spec, name in zip(specs, operation.names, strict=True):
-        if spec is not None:
-            _require_sizes(spec, name)
+    _check(operation, arrays)
     pads = operation.may_pad and operation.keep.counts is not None  # type: ignore[attr-defined]
-    if not pads and jax_rules.has_program(operation, arrays):
+    is_call = isinstance(operation, CheckedBounds) or jax_rules.has_program(operation, arrays)
+    if not pads and is_call:
         return jax_rules.bind(operation, arrays, in_place)
     arrays = tuple(
         jax.numpy.broadcast_to(a.array, a.shape) if jax_rules.is_spread(a) else a for a in arrays

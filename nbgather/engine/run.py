@@ -22,6 +22,7 @@ EXECUTORS = {
     "ScatterReduce": "scatter.scatter",
     "SegmentReduce": "segments.segment_reduce",
     "GatherReduce": "segments.gather_reduce",
+    "CheckedBounds": "segments.checked",
     "TokenNoise": "masking.token_noise",
     "RankTokens": "masking.rank_tokens",
     "ChooseTokens": "masking.choose_tokens",

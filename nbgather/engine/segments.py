@@ -15,7 +15,12 @@ from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
 from nbgather.operations.base import Options, is_contiguous
 from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
-from nbgather.operations.segments import GatherReduce, SegmentReduce, checked_bounds
+from nbgather.operations.segments import (
+    CheckedBounds,
+    GatherReduce,
+    SegmentReduce,
+    checked_bounds,
+)
 
 #: Items from which on positions of 32 bits do not reach.
 MAX_ON_DEVICE = (1 << 32) - 1
@@ -189,3 +194,14 @@ def check_bounds(container: Any, operation: SegmentReduce, operands: tuple[Any, 
     if where is not None and operation.by != "ids":
         total = math.prod(container.shape(rows)) if len(operands) > 2 else container.shape(rows)[0]
         checked_bounds(operation, arrays.integers(container, where), total)
+
+
+def checked(
+    container: Any, operation: CheckedBounds, operands: tuple[Any, ...], options: Options
+) -> Any:
+    """Offsets or counts as they came, each of a batch looked at by itself."""
+    (bounds,) = operands
+    given = arrays.integers(container, bounds)
+    for one in given.reshape(math.prod(given.shape[:-1]), given.shape[-1]):
+        checked_bounds(operation.reduction, one, operation.rows)
+    return container.copy(bounds)

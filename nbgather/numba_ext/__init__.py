@@ -14,6 +14,7 @@ from typing import Any
 _HOMES = {
     "nbgather.indexing": ("gathers",),
     "nbgather.scattering": ("scatters",),
+    "nbgather.segments": ("segments",),
     "nbgather.masking": ("tokens", "restoring"),
     "nbgather.patches": ("patching",),
     "nbgather.strategies": (),

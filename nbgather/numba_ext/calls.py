@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from numba.core import cgutils
@@ -43,6 +45,8 @@ class Call:
     asked_name: str | None = None
     #: Whether it refuses the arguments for their types alone.
     is_refused: bool
+    #: Arguments that are constant texts.
+    texts: Mapping[str, str] = MappingProxyType({})
     result: Any
     #: The types of the result's arrays.
     arrays: tuple[Any, ...]
@@ -50,10 +54,10 @@ class Call:
     def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
         fits = None if self.is_refused else self.check(context, builder, kinds, values)
         if fits is None:
-            emit.refuse_call(context, builder, self.name, kinds, values)
+            emit.refuse_call(context, builder, self.name, kinds, values, **self.texts)
             return context.get_constant_null(self.result)
         with emit.unless(builder, fits):
-            emit.refuse_call(context, builder, self.name, kinds, values)
+            emit.refuse_call(context, builder, self.name, kinds, values, **self.texts)
         slots = [
             cgutils.alloca_once_value(builder, context.get_constant_null(kind))
             for kind in self.arrays

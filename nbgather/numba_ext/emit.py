@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -98,6 +99,14 @@ def stored(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """The address of a plain value on the stack."""
     data = context.data_model_manager[kind].as_data(builder, value)
     return builder.ptrtoint(cgutils.alloca_once_value(builder, data), I64)
+
+
+def numbers(builder: Any, dtype: Any, *values: Any) -> Any:
+    """The address of some constant numbers of one of NumPy's dtypes."""
+    kind = ir.IntType(8 * np.dtype(dtype).itemsize)
+    bits = [int.from_bytes(np.array(value, dtype).tobytes(), "little") for value in values]
+    constant = ir.Constant(ir.ArrayType(kind, len(bits)), bits)
+    return builder.ptrtoint(cgutils.alloca_once_value(builder, constant), I64)
 
 
 # Errors

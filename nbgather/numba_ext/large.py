@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbgather import indexing, masking, patches, scattering
+from nbgather import indexing, masking, patches, scattering, segments
 from nbgather.kernels.constants import MODES
+from nbgather.numba_ext.records import IDS, WAYS
 from nbgather.operations.reducing import REDUCES
 
 #: Calls that move so many bytes are made here: for less, the way here takes longer.
@@ -40,6 +41,17 @@ def _reducing(
     return scattering.scatter_reduce(x, dim, index, src, name, include_self=bool(own), out=out)
 
 
+def _segments(reduce: int, by: int, size: int, x: Any, where: Any) -> Any:
+    number = size if by == IDS else None
+    name: Any = REDUCES[reduce]
+    return segments.segment_reduce(x, name, num_segments=number, **{WAYS[by]: where})
+
+
+def _bags(reduce: int, by: int, size: int, x: Any, ids: Any, where: Any = None) -> Any:
+    name: Any = REDUCES[reduce]
+    return segments.gather_reduce(x, ids, name, **({} if by == IDS else {WAYS[by]: where}))
+
+
 #: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.
 _CALLS: dict[str, Any] = {
     "gather": _gathering(indexing.gather),
@@ -54,6 +66,8 @@ _CALLS: dict[str, Any] = {
     "scatter_into": lambda *operands: indexing.scatter(*operands[:4], out=operands[4]),
     "scatter_add_into": lambda *operands: indexing.scatter_add(*operands[:4], out=operands[4]),
     "scatter_reduce": _reducing,
+    "segment_reduce": _segments,
+    "gather_reduce": _bags,
     "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
         seed, ids, tokens, epoch=epoch
     ),

@@ -28,11 +28,13 @@ from nbgather.kernels.constants import MODES
 from nbgather.kernels.memory import view_memory
 from nbgather.operations import checks, keep
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
+from nbgather.operations.segments import GatherReduce, SegmentReduce, checked_bounds
 from nbgather.operations.shapes import needs_position
 
 #: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
-#: was, a scatter with an ``out``, a sample's number of tokens, a reduction with an ``out``.
-CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT, REDUCE_OUT = range(8)
+#: was, a scatter with an ``out``, a sample's number of tokens, a reduction with an ``out``, bad
+#: offsets or counts of segments.
+CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT, REDUCE_OUT, BAD_SEGMENTS = range(9)
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
@@ -43,9 +45,13 @@ INTEGER, UNSIGNED, REAL, BOOLEAN, COMPLEX = range(5)
 FUNCTIONS = (
     "gather", "take_along_axis", "gather_tokens", "scatter", "scatter_add", "token_noise",
     "rank_tokens", "random_masking", "restore_tokens", "patchify", "unpatchify", "scatter_reduce",
+    "segment_reduce", "gather_reduce",
 )  # fmt: skip
 #: The kinds of gathers.
 GATHER, ALONG, TOKENS, RESTORE = range(4)
+#: The ways to say where segments are.
+WAYS = ("ids", "offsets", "counts")
+IDS, OFFSETS, COUNTS = range(3)
 
 _OPERATIONS: dict[str, Any] = {
     "gather": Gather,
@@ -210,6 +216,14 @@ def _bad_count(words: _Words) -> None:
     keep.between(number, length, f"num_keep[{sample}]")
 
 
+def _bad_segments(words: _Words) -> None:
+    name, by, rows, unsigned, count = words.many(5)
+    values = np.array(words.many(count), np.int64)
+    kind: Any = GatherReduce if FUNCTIONS[name] == "gather_reduce" else SegmentReduce
+    given = values.view(np.uint64) if unsigned else values
+    checked_bounds(kind("sum", WAYS[by]), given, rows)
+
+
 _READERS = {
     CALL: _call,
     OUT: _out,
@@ -219,6 +233,7 @@ _READERS = {
     SCATTER_OUT: _scatter_out,
     BAD_COUNT: _bad_count,
     REDUCE_OUT: _reduce_out,
+    BAD_SEGMENTS: _bad_segments,
 }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_new_ref
@@ -19,7 +17,6 @@ from nbgather.numba_ext.emit import I1, I64
 from nbgather.numba_ext.large import LARGE_BYTES
 from nbgather.numba_ext.moving import action_of, copier, fits_scatter, scatterer
 from nbgather.numba_ext.reducing import filler, mean_maker
-from nbgather.operations.base import DType
 from nbgather.operations.reducing import (
     COMPARED,
     REDUCES,
@@ -167,7 +164,7 @@ class _ScatterReduce(_Scatter):
         dtype, index = self.kinds[0].dtype, self.kinds[2].dtype
         own = builder.icmp_signed("!=", self.counts_own, I64(0))
         with emit.unless(builder, own):
-            first = self._number(builder, self.begins)
+            first = emit.numbers(builder, self.kind, self.begins)
             begin = scatterer(self.item, dtype, SET, index)
             bad = begin.emit(context, builder, d, rw, iw, I64(0), first)
             emit.refuse_result(context, builder, self.made, array, bad)
@@ -178,19 +175,13 @@ class _ScatterReduce(_Scatter):
             cw = emit.result_words(builder, self.made.ndim)
             emit.copy_sizes(builder, self.made.ndim, rw, cw)
             counts = emit.new_array(context, builder, self.made, cw)
-            one, none = self._number(builder, 1), self._number(builder, 0)
+            one, none = emit.numbers(builder, self.kind, 1), emit.numbers(builder, self.kind, 0)
             start = builder.select(own, one, none)
             filler(self.item).emit(context, builder, cw, start)
             count = scatterer(self.item, dtype, ADD, index)
             count.emit(context, builder, d, cw, iw, I64(0), one)
             mean_maker(self.kind).emit(context, builder, rw, cw)
             context.nrt.decref(builder, self.made, counts)
-
-    def _number(self, builder: Any, value: Any) -> Any:
-        """The address of a number of the kind."""
-        bits = int.from_bytes(np.array(value, self.kind).tobytes(), "little")
-        kind = ir.IntType(8 * self.item)
-        return builder.ptrtoint(cgutils.alloca_once_value(builder, kind(bits)), I64)
 
     def _refuse(self, context, builder, values) -> None:
         kinds = (*self.kinds, types.unicode_type, self.own)
@@ -230,28 +221,32 @@ def scatter_reduce(input, dim, index, src, reduce, include_self=True, out=None, 
     reason = arguments.why_not(name, arrays, kinds, backend)
     if reason is not None:
         return reason
-    text = getattr(reduce, "literal_value", None)
-    if not isinstance(text, str):
-        return f"{name} in compiled code takes reduce= as a constant: {arguments.OUTSIDE}"
-    how = None
-    if text in REDUCES:
-        how = _kernel_of(describe(dtype_of(input)), text)
-        if isinstance(how, str):
-            return how
+    how = kernel_of(name, input, reduce)
+    if isinstance(how, str):
+        return how
     made = _ScatterReduce(kinds, out, how)
     return made.result, made.write
 
 
-def _kernel_of(dtype: DType, reduce: str) -> Reduction | str | None:
-    """How numbers are reduced; None where they never are, a text where it is not compiled."""
+def kernel_of(name: str, x: Any, reduce: Any) -> Reduction | str | None:
+    """How numbers are reduced; None where they never are, a text where it is not compiled.
+
+    ``x`` is numba's type of the array that has them, and ``reduce`` that of the text.
+    """
+    text = getattr(reduce, "literal_value", None)
+    if not isinstance(text, str):
+        return f"{name} in compiled code takes reduce= as a constant: {arguments.OUTSIDE}"
+    if text not in REDUCES:
+        return None
+    dtype = describe(dtype_of(x))
     try:
-        check_numbers(dtype, reduce)
+        check_numbers(dtype, text, name)
     except TypeError:
         return None
-    how = reduction(dtype, reduce, True)
+    how = reduction(dtype, text, True)
     if how is None or how.kind in COMPARED or how.kind.startswith("c"):
         return (
-            f"scatter_reduce by {reduce!r} of {dtype.name} cannot be called in compiled code:"
+            f"{name} by {text!r} of {dtype.name} cannot be called in compiled code:"
             f" {arguments.OUTSIDE}"
         )
     return how

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nbgather.operations import checks
-from nbgather.operations.base import Apply, Operation, Spec, Tuple, device_of, fresh, known
+from nbgather.operations.base import (
+    Apply,
+    Operation,
+    Spec,
+    Tuple,
+    device_of,
+    fresh,
+    known,
+    to_front,
+)
 from nbgather.operations.indexing import Gather, ScatterAdd
 from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce, neutral
 
@@ -211,6 +220,25 @@ def checked_bounds(operation: SegmentReduce, given: np.ndarray, rows: int) -> np
             f"offsets go from {offsets[0]} to {offsets[-1]}: 0 to {total} = {rows} is needed"
         )
     return offsets
+
+
+@dataclass(frozen=True)
+class CheckedBounds(Operation):
+    """Operand offsets or counts, `[..., S]`: the same, once they are seen to fit so many rows.
+
+    For a library that knows their values only where the segments are reduced.
+    """
+
+    reduction: SegmentReduce
+    rows: int
+
+    names: ClassVar[tuple[str, ...]] = ("bounds",)
+
+    def result(self, bounds: Spec) -> tuple[Spec, ...]:
+        return (fresh(bounds.shape, bounds.dtype, bounds),)
+
+    def batch(self, do: Apply, size: int, operands: Tuple, axes: Tuple) -> Any:
+        return do.run(self, to_front(do, operands[0], axes[0], size))
 
 
 def _counts(by: str, where: Any) -> Any:
