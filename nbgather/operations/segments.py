@@ -176,7 +176,7 @@ def _num_segments(by: str, where: Spec) -> Any:
     if by == "offsets":
         if known(size) and size < 1:
             raise ValueError("offsets is empty: where each segment begins and the last ends")
-        return size - 1
+        return size - 1 if known(size) or checks.is_open(size) else None
     return size
 
 
