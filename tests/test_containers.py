@@ -49,7 +49,7 @@ from nbgather.operations.patches import CutPatches, MaskedPatchify, Patchify, Un
 from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.reducing import ScatterReduce
 from nbgather.operations.scores import OwnScores, Score, Stripes, Tube
-from nbgather.operations.segments import GatherReduce, SegmentReduce
+from nbgather.operations.segments import CheckedBounds, GatherReduce, SegmentReduce
 from nbgather.operations.tokens import (
     ChooseTokens,
     KeepTokens,
@@ -405,6 +405,7 @@ SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (ScatterReduce(0, reduce="amax"), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (SegmentReduce("sum", "ids", 5), (("N", "L"), F, ("M",), INT)),
     (GatherReduce("sum", "offsets"), (("N", "L"), F, ("T",), INT, ("M",), INT)),
+    (CheckedBounds(SegmentReduce("sum", "counts"), 9), (("M",), INT)),
     (Cleared((3, 4)), (("N", "L"), F)),
     (TokenNoise(2**64 - 1, 3, 7), (("N",), INT)),
     (SeededNoise(7), (("N",), INT, (), INT, (), INT)),
