@@ -32,7 +32,7 @@ UNLOADED = {
     "onnxruntime": "an extra, and slow to load",
     "onnxscript": "never a dependency of what is installed; torch.onnx.export brings it",
     "resource": "not on Windows",
-    "distributed": "an extra; asked only where a program has loaded it",
+    "distributed": "not for each program that has Dask; asked for a cluster, or where it is loaded",
     "scipy": "never a dependency; the bench has it beside us where it is there",
     "rich": "an extra; progress bars alone need it",
     "torch": "an extra, and slow to load",
@@ -44,6 +44,7 @@ UNLOADED = {
 OWN = {
     ("nbgather.apps.bench.beside", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.dask_surface", "nbgather.dask"): "loads dask",
+    ("nbgather.apps.bench.dataset_rows", "nbgather.dask.dataset"): "loads dask and zarr",
     ("nbgather.apps.bench.gather_rows", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.bench.loader_rows", "nbgather.torch"): "loads torch",
     ("nbgather.apps.bench.model_rows", "nbgather.onnx"): "loads onnx",
