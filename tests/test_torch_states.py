@@ -6,6 +6,7 @@ The worlds and how they are tried are those of ``scripts/torch_worlds.py``, whic
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from torch_cases import INDEX, Case, X
 
 TABLE = torch_worlds.TABLE.read_text(encoding="utf-8")
 WEEKLY = [title for title, world in torch_worlds.WORLDS.items() if world.weekly]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_group_is_left() -> Iterator[None]:
+    """The distributed world makes a group of the process; other tests make their own."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def cold(case: Case) -> None:
