@@ -107,6 +107,9 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     names = names_in(folder)
     refused(ValueError, "holds pictures: array='x'", folder, array="x")
     refused(ValueError, "size is 0", folder, size=0)
+    refused(ValueError, "it must be between 1 and 8192", folder, size=10**7)
+    with pytest.raises(ValueError, match="holds pictures: patch_size is needed"):
+        mask_dataset(folder, tmp_path / "no.zarr", seed=0)
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), "u1"))
     refused(ValueError, "size=8 goes with pictures", tmp_path / "x.npy", size=8)
     (tmp_path / "empty").mkdir()

@@ -113,6 +113,8 @@ def mask_dataset(
     (10, 4, 4)
     """
     x = sources.opened(Path(source), array, size)
+    if patch_size is None and isinstance(x, sources.Pictures):
+        raise ValueError(f"{source} holds pictures: patch_size is needed, by which they are cut")
     chunk = checks.count(chunk, "chunk")
     if chunk < 1:
         raise ValueError("chunk is 0: it must be at least 1")

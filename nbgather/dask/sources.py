@@ -18,6 +18,9 @@ import nbgather
 from nbgather import pictures
 from nbgather.operations import checks
 
+#: A side of pictures, each of which takes a fifth of a gigabyte then.
+MAX_SIDE_PIXELS = 8192
+
 
 def opened(path: Path, array: str | None, size: int | None) -> Any:
     """What is read from: it has a shape and a dtype, is sliced by samples, and can be pickled.
@@ -29,8 +32,8 @@ def opened(path: Path, array: str | None, size: int | None) -> Any:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    if size is not None and checks.count(size, "size") < 1:
-        raise ValueError(f"size is {size}: it must be at least 1")
+    if size is not None and not 1 <= checks.count(size, "size") <= MAX_SIDE_PIXELS:
+        raise ValueError(f"size is {size}: it must be between 1 and {MAX_SIDE_PIXELS}")
     source = _opened(path, array, size)
     if isinstance(source, Pictures):
         if array is not None:
