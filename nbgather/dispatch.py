@@ -46,6 +46,7 @@ def recall(head: Any, *operands: Any) -> Any:
         return None  # a head that cannot be hashed
 
 
+
 head, gather_head = memo.head, memo.gather_head
 
 
@@ -53,6 +54,16 @@ def may_repeat(array: Any) -> bool:
     """Whether small calls of an array are repeated now."""
     container = _exact_get(type(array))
     return container is not None and container.may_repeat()
+
+
+def _nothing(*_: Any) -> None:
+    """Nothing is repeated while a graph is made."""
+
+
+# torch.compile follows this instead, by the mark of torch.jit.script_if_tracing: a graph that looked
+# into the containers met so far would be made anew as soon as another one is.
+for _function in (recall, may_repeat):
+    _function._torchdynamo_inline = _nothing  # type: ignore[attr-defined]
 
 
 def is_plain_draw(seed: Any, epoch: Any) -> bool:

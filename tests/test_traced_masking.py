@@ -11,6 +11,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import nbgather
+from nbgather.containers import registry
 
 X = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
 NOISE = torch.tensor([[0.5, 0.1, 0.9, 0.1], [0.2, 0.8, 0.3, 0.0]])
@@ -173,11 +174,15 @@ OPEN_NUMBERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "epoch": (lambda x, k: mask(x, 0.5, seed=1, epoch=k), (5, 6, 2**32 - 1)),
     "num_tokens": (lambda x, k: noise(3, IDS, k), (5, 6, 7)),
     "default ratio": (lambda x, k: mask(x * k, noise=NOISE), (3, 2, 4)),
+    "patches": (lambda x, k: patch(IMAGES, 2, noise=NOISE, num_keep=k), (3, 2, 4)),
+    "strategy": (lambda x, k: nbgather.strategies.grid(3, IDS, (2, k)), (3, 2, 4)),
 }
 
 
 @pytest.mark.parametrize("name", OPEN_NUMBERS)
 def test_numbers_stay_open(name: str) -> None:
+    # As in a process that has seen no tensor yet: the eager calls between are its first.
+    registry.exact.clear()
     torch._dynamo.reset()
     call, numbers = OPEN_NUMBERS[name]
     counter = CompileCounterWithBackend("aot_eager")

@@ -63,19 +63,13 @@ def hand_down(run: Run) -> None:
 
 def find(array: Any, what: str) -> Container:
     """The container of an array; a TypeError that names the argument where none serves it."""
-    kind = type(array)
-    container = exact.get(kind)
-    if container is None:
-        module = _module_of(kind)
-        if module is None:
-            if not hasattr(array, "__cuda_array_interface__"):
-                _refuse(array, what)
-            load(CUDA_INTERFACE)
-            module = CUDA_INTERFACE
-        container = _containers[module]
-        if kind in container.exact_types:
-            exact[kind] = container
-    return container.locate(array, what)
+    module = _module_of(type(array))
+    if module is None:
+        if not hasattr(array, "__cuda_array_interface__"):
+            _refuse(array, what)
+        load(CUDA_INTERFACE)
+        module = CUDA_INTERFACE
+    return _containers[module].locate(array, what)
 
 
 def load(module: str) -> Container:
@@ -88,15 +82,23 @@ def load(module: str) -> Container:
 
 def _module_of(kind: type) -> str | None:
     """The module with the container of a type, by the library that it comes from; it is loaded."""
+    met = exact.get(kind)
+    if met is not None:
+        return type(met).__module__
     for root in _roots(kind):
         module = MODULES.get(root)
-        if module is not None and root in sys.modules and load(module).serves(kind):
-            return module
+        if module is not None and root in sys.modules:
+            container = load(module)
+            if container.serves(kind):
+                if kind in container.exact_types:
+                    exact[kind] = container
+                return module
     return None
 
 
 # torch.compile, which cannot import a module, runs this while it traces and takes the name for a
-# constant. The mark is what torch.compiler.assume_constant_result sets, without a need of torch.
+# constant: nor must a graph see which types were met before, or it is made anew when others come.
+# The mark is what torch.compiler.assume_constant_result sets, without a need of torch.
 _module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
