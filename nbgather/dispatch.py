@@ -60,10 +60,10 @@ def _nothing(*_: Any) -> None:
     """Nothing is repeated while a graph is made."""
 
 
-# torch.compile follows this instead, by the mark of torch.jit.script_if_tracing: a graph that looked
-# into the containers met so far would be made anew as soon as another one is.
-for _function in (recall, may_repeat):
-    _function._torchdynamo_inline = _nothing  # type: ignore[attr-defined]
+# torch.compile follows this instead, by the mark of torch.jit.script_if_tracing: a graph that saw
+# the containers met so far would be made anew as soon as another one is.
+recall._torchdynamo_inline = _nothing  # type: ignore[attr-defined]
+may_repeat._torchdynamo_inline = _nothing  # type: ignore[attr-defined]
 
 
 def is_plain_draw(seed: Any, epoch: Any) -> bool:
