@@ -46,7 +46,6 @@ def recall(head: Any, *operands: Any) -> Any:
         return None  # a head that cannot be hashed
 
 
-
 head, gather_head = memo.head, memo.gather_head
 
 
