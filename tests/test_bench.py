@@ -155,12 +155,19 @@ def test_each_kind_has_a_column_and_old_files_lack_rows(tmp_path: Path) -> None:
     loaded = kinds.load_kinds(tmp_path)
     assert [kind.title for kind in loaded] == ["An new (new)", "An old (old)"]
     lines = kinds.kinds_markdown(loaded).splitlines()
-    assert lines[0] == "|  |  | An new (new) | An old (old) |"
-    assert lines[2:4] == [
+    assert lines[0] == "|  | rows | An new (new): mean, least | An old (old): mean, least |"
+    assert lines[2] == "| gather | 2 | **3.00**, 3.00 (s) | **2.00**, 2.00 (r) |"
+    assert lines[4:8] == [
+        "<details>",
+        "<summary>Each of the 2 rows</summary>",
+        "",
+        "|  |  | An new (new) | An old (old) |",
+    ]
+    assert lines[9:11] == [
         "| s | x | **3.00** torch |  |",
         "| r | x | **3.00** torch | **2.00** jax |",
     ]
-    assert lines[-1] == "On An old (old) JAX's index was int32 in every row."
+    assert lines[12::2] == ["On An old (old) JAX's index was int32 in every row.", "</details>"]
     assert kinds.surface_markdown(loaded) == ""
     assert bench.picture({kind.title: kind.rows for kind in loaded}).startswith(b"\x89PNG")
 

@@ -65,7 +65,9 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
 
 
 def kinds_markdown(kinds: list[Kind]) -> str:
-    """The rows' ratios, a column for each kind; a row that a kind's file lacks stays empty.
+    """What the rows' ratios come to, then folded each of them; a column for each kind.
+
+    A row that a kind's file lacks stays empty.
 
     Parameters
     ----------
@@ -81,25 +83,36 @@ def kinds_markdown(kinds: list[Kind]) -> str:
     >>> row = {"name": "r", "group": "gather", "about": "x[2]",
     ...        "seconds": {"nbgather": {"min": 1e-3}, "torch": {"min": 3e-3}}}
     >>> runs = [Kind("k", {"facts": {"CPU": "a CPU"}, "rows": [row]}, None)]
-    >>> print(kinds_markdown(runs).splitlines()[-1])
-    | **geometric mean** | gather | **3.00** |
+    >>> print(kinds_markdown(runs).splitlines()[2])
+    | gather | 1 | **3.00**, 3.00 (r) |
     """
     measured = {kind.title: kind.rows for kind in kinds if kind.rows is not None}
     rows = {title: {row["name"]: row for row in run["rows"]} for title, run in measured.items()}
     every = {row["name"]: row for run in measured.values() for row in run["rows"]}
+    groups = []
+    for group in dict.fromkeys(row["group"] for row in every.values()):
+        parts = ([row for row in run["rows"] if row["group"] == group] for run in measured.values())
+        count = sum(row["group"] == group for row in every.values())
+        groups.append([group, str(count), *map(_mean_and_least, parts)])
     lines = [
         [name, row["about"], *(_cell(of_kind.get(name)) for of_kind in rows.values())]
         for name, row in every.items()
     ]
-    for group in dict.fromkeys(row["group"] for row in every.values()):
-        means = ([row for row in run["rows"] if row["group"] == group] for run in measured.values())
-        cells = [f"**{geometric_mean(part):.2f}**" if part else "" for part in means]
-        lines.append(["**geometric mean**", group, *cells])
+    summary = _table(["", "rows", *(f"{title}: mean, least" for title in measured)], groups)
     table = _table(["", "", *measured], lines)
     older = [title for title, run in measured.items() if _jax_is_narrow(run)]
     if older:
         table += f"\n\nOn {', '.join(older)} JAX's index was int32 in every row."
-    return table
+    head = f"<details>\n<summary>Each of the {len(every)} rows</summary>"
+    return f"{summary}\n\n{head}\n\n{table}\n\n</details>"
+
+
+def _mean_and_least(rows: list[dict[str, Any]]) -> str:
+    """The geometric mean of a group's rows, and the row that is the slowest against its peers."""
+    if not rows:
+        return ""
+    least = min(rows, key=lambda row: ratio(row) or 1.0)
+    return f"**{geometric_mean(rows):.2f}**, {ratio(least) or 1.0:.2f} ({least['name']})"
 
 
 def _jax_is_narrow(run: dict[str, Any]) -> bool:
