@@ -64,7 +64,7 @@ class _Sent:
     def __init__(self, delay: float) -> None:
         self.at, self._ended = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._send, args=(delay,))
-        self._thread.start()
+        self.start = self._thread.start  # which may meet the interrupt itself
 
     def _send(self, delay: float) -> None:
         if not self._ended.wait(delay):
@@ -91,6 +91,7 @@ def main(seconds: float, seed: int) -> None:
         name = list(table)[met % len(table)] if met < len(table) else random.choice(list(table))
         sent, ended = _Sent(random.random() * lasts[name]), 0.0
         try:
+            sent.start()
             while True:
                 table[name]()
         except KeyboardInterrupt:
