@@ -70,7 +70,8 @@ def gather(
         ``"defer"`` gives ``fill_value`` on a GPU and raises the IndexError later, without waiting
         for the device: see :mod:`nbgather.cuda`. Elsewhere it is ``"raise"``.
     fill_value : scalar
-        For the modes ``"fill"`` and ``"defer"``; it must fit the input's dtype.
+        For the modes ``"fill"`` and ``"defer"``; it must fit the input's dtype. 0 is
+        what `numpy.zeros` holds, in dtypes of text and of bytes as well.
     out : array, optional
         Where to write: the result's shape and dtype, writable, overlapping no operand. When an
         IndexError is raised, or an interrupt ends the call, its contents are unspecified.

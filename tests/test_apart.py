@@ -16,7 +16,7 @@ import pytest
 from cases import rng, same
 
 import nbgather
-from nbgather.engine import apart, infer
+from nbgather.engine import apart, infer, memo
 from nbgather.kernels.cpu import launch, limits
 
 X = rng("apart").standard_normal((3, 40, 2)).astype("f4")
@@ -69,6 +69,18 @@ def test_the_same_bits(name: str, threads: list[Any], monkeypatch: pytest.Monkey
     assert len(threads) == 1
     for one, other in zip(*(r if isinstance(r, tuple) else (r,) for r in (got, want)), strict=True):
         same(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("parts", ["long", "short"])
+def test_a_call_with_long_parts_is_not_repeated_by_the_memo(
+    parts: str, threads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is repeated sees no signal within a part: here a sample of 37 or 39 tokens.
+    monkeypatch.setattr(memo, "PIECE_BYTES", 3800)
+    scores = np.zeros((3, 39 if parts == "long" else 37), "f4")
+    for _ in range(4):
+        nbgather.rank_tokens(scores, 5)
+    assert len(threads) == (4 if parts == "long" else 2)
 
 
 def test_infer_gather(threads: list[Any]) -> None:

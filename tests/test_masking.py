@@ -661,6 +661,18 @@ def test_ranks_of_a_number_for_each_sample(backend: str) -> None:
     assert (mask == 0).sum(1).tolist() == [2, 0, 3]
 
 
+@pytest.mark.parametrize("dtype", ["V16", "S4", "U1", "M8[s]"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_slots_without_a_token_are_zeros_in_every_dtype(dtype: str, step: int) -> None:
+    # With a step the kernel that does all in one does not serve: two gathers do.
+    x = random_bits(rng(dtype), (2, 3, 4 * step), "u4").astype("S4").astype(dtype)
+    x = x[..., ::step]
+    for options in ({}, {"backend": "reference"}):
+        got = nbgather.random_masking(x, seed=0, num_keep=[1, 3], **options).x_masked
+        assert got[0, 1:].tobytes() == bytes(2 * 4 * x.itemsize)
+        assert got[1].any()
+
+
 @pytest.mark.parametrize("tensors", [False, True])
 def test_padded_tokens_are_restored(tensors: bool, backend: str) -> None:
     x = random_bits(rng("pad"), (5, 9, 4), "int32")

@@ -161,8 +161,8 @@ def test_the_best_kind_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
                 loader, "_features", lambda kind=kind: dict.fromkeys(kind.has, True)
             )
             assert shipped.kind() == kind
-        monkeypatch.setattr(loader, "_features", dict)
-        assert shipped.kind() is None
+        monkeypatch.setattr(loader, "_features", dict)  # as LLVM has it under an emulator
+        assert shipped.kind() == (kinds[-1] if machine == "aarch64" else None)
     monkeypatch.setattr(os, "uname", lambda: UName("riscv64"))
     assert shipped.kind() is None
     monkeypatch.setattr(sys, "platform", "darwin")

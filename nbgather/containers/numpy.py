@@ -32,7 +32,12 @@ def describe(dtype: np.dtype[Any]) -> DType:
 
 
 def item_bits(dtype: np.dtype[Any], value: Any, what: str) -> np.ndarray:
-    """A number in a NumPy dtype, as an array of one item's bits."""
+    """A number in a NumPy dtype, as an array of one item's bits; 0 is what `numpy.zeros` holds.
+
+    So padding is the same for bytes, text and void, where an assigned 0 is a digit or an error.
+    """
+    if type(value) is int and not value:
+        return np.zeros(1, bits_dtype(dtype.itemsize))
     message = f"{what} {value!r} cannot be held in dtype {dtype}"
     try:
         item = np.empty(1, dtype)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbgather.engine.pieces import PIECE_BYTES
 from nbgather.kernels import small
 from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
 from nbgather.operations.base import is_array
@@ -138,7 +139,8 @@ def keep(
     results, hidden : sequence of Result
         What the caller gets, and what one step leaves for the next, numbered in this order.
     steps : sequence of Step or None
-        None for what cannot be repeated: then nothing is kept.
+        None for what cannot be repeated: then nothing is kept. Nor is it where a part of a step
+        would take long, in which no interrupt is met.
     out : int
         The operand that is the one result, instead of ``results``.
     owner : object
@@ -147,6 +149,8 @@ def keep(
         For some operands, the bits that must be 0 in their addresses, beside those of their items.
     """
     global repeat
+    if any(step is not None and _has_long_parts(step) for step in steps):
+        return
     function = backend.repeating(table)
     layouts = [_layout(container, o, k == out, masks.get(k, 0)) for k, o in enumerate(operands)]
     if function is None or None in layouts or None in steps:
@@ -170,6 +174,10 @@ def keep(
             if value is True:
                 entries[seen] = False
     entries[head] = (*chain, call)
+
+
+def _has_long_parts(step: Step) -> bool:
+    return step.work > PIECE_BYTES * max(min(step.positions, step.most), 1)
 
 
 def _layout(container: Any, operand: Any, is_out: bool, mask: int) -> Layout | None:

@@ -12,7 +12,23 @@ from hypothesis import strategies as st
 
 import nbgather
 
-DTYPES = ("?", "i1", "u2", "f2", "i4", "f4", "i8", "f8", "c8", "c16", "S3", "M8[s]", ">f4", "V16")
+DTYPES = (
+    "?",
+    "i1",
+    "u2",
+    "f2",
+    "i4",
+    "f4",
+    "i8",
+    "f8",
+    "c8",
+    "c16",
+    "S3",
+    "S4",
+    "M8[s]",
+    ">f4",
+    "V16",
+)
 NUMBERS = ("i1", "u1", "i2", "i4", "i8", "u4", "f4", "f8")
 INDICES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i4")
 MODES = ("raise", "clip", "wrap", "fill")
@@ -42,12 +58,20 @@ def _shown(value: Any) -> str:
 class Drawn:
     """What one case is drawn from."""
 
-    def __init__(self, data: st.DataObject, arena: Arena) -> None:
-        self.data, self.arena = data, arena
+    def __init__(self, data: st.DataObject, arena: Arena, seed: int) -> None:
+        self.data, self.arena, self.seed = data, arena, seed
         self.generator = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
 
     def of(self, *choices: Any) -> Any:
         return self.data.draw(st.sampled_from(choices))
+
+    def one_of(self, choices: tuple[Any, ...], *beside: int) -> Any:
+        """The choice that goes with positions of other choices: a Latin square, by the seed.
+
+        Every choice meets every other, and not every two others: where each combination is a kernel
+        to compile, a campaign would compile for most of its time. Other seeds give other squares.
+        """
+        return choices[(sum(beside) + self.seed) % len(choices)]
 
     def number(self, low: int, high: int) -> int:
         return self.data.draw(st.integers(low, high))
@@ -151,8 +175,9 @@ def scatter_add(d: Drawn) -> Call:
 def scatter_reduce(d: Drawn) -> Call:
     x, dim, index, shape = _scattered(d, NUMBERS)
     operands = d.some(x.shape, x.dtype.str), dim, index, d.some(shape, x.dtype.str)
-    include = d.of(True, False)
-    return Call(nbgather.scatter_reduce, (*operands, d.of(*REDUCTIONS)), {"include_self": include})
+    dtypes = NUMBERS.index(x.dtype.str.lstrip("<>|")), INDICES.index(index.dtype.str.lstrip("<|"))
+    options = {"include_self": d.of(True, False)}
+    return Call(nbgather.scatter_reduce, (*operands, d.one_of(REDUCTIONS, *dtypes)), options)
 
 
 def segment_reduce(d: Drawn) -> Call:

@@ -29,12 +29,14 @@ def calls() -> dict[str, Callable[[], Any]]:
     ones = np.broadcast_to(np.float32(1), places.shape)
     images = generator.integers(0, 256, (64, 3, 256, 256)).astype("u1")
     one, out = generator.random((1, 10_000_000), "f4"), np.empty(index.shape, "f4")
+    few = generator.random((4, 2_000_000), "f4")  # not fewer than threads, so nobody shares one
     picked = np.take_along_axis(x[:8], index[:8], 1)
     return {
         "rank_tokens": lambda: nbgather.rank_tokens(scores, 50_000),
         "gather": lambda: nbgather.gather(x, 1, index),
         "gather to out": lambda: nbgather.gather(x, 1, index, out=out),
         "one sample": lambda: nbgather.rank_tokens(one, 50_000),
+        "few samples": lambda: nbgather.rank_tokens(few, 50_000),
         "one masking": lambda: nbgather.random_masking(one, 0.5, seed=1),
         "mean": lambda: nbgather.scatter_reduce(lane, 1, places[:, ::4], ones[:, ::4], "mean"),
         "segment": lambda: nbgather.segment_reduce(ones[0], "sum", counts=[0, ones.shape[1]]),
@@ -62,7 +64,7 @@ class _Sent:
     def __init__(self, delay: float) -> None:
         self.at, self._ended = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._send, args=(delay,))
-        self._thread.start()
+        self.start = self._thread.start  # which may meet the interrupt itself
 
     def _send(self, delay: float) -> None:
         if not self._ended.wait(delay):
@@ -89,6 +91,7 @@ def main(seconds: float, seed: int) -> None:
         name = list(table)[met % len(table)] if met < len(table) else random.choice(list(table))
         sent, ended = _Sent(random.random() * lasts[name]), 0.0
         try:
+            sent.start()
             while True:
                 table[name]()
         except KeyboardInterrupt:
