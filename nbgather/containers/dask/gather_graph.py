@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import Layer
 
 from nbgather.containers.dask import blocks
+from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.fusion import graph_with, joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
-    Call,
     finish_parts,
     gather_concatenated,
     gather_list,
@@ -27,7 +26,14 @@ from nbgather.containers.dask.gather_blocks import (
     take_part,
 )
 from nbgather.containers.dask.plans import Choice, Facts, choose, expected, facts_of, together
-from nbgather.containers.dask.sides import chunked, index_beside, is_known, start_of
+from nbgather.containers.dask.sides import (
+    chunked,
+    index_beside,
+    is_known,
+    meta_of,
+    rechunked,
+    start_of,
+)
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
@@ -76,7 +82,8 @@ def build(
 ) -> Any:
     """The graph of a gather; ``plan`` and ``budget`` as in :func:`nbgather.dask.gather`."""
     x_name, i_name = operation.names[:2]
-    x, i = chunked(x, x_name), index_beside(index, i_name)
+    x = chunked(x, x_name)
+    i = index_beside(index, i_name, x, x_name)
     if x.ndim == i.ndim == 0 and not isinstance(operation, GatherTokens):
         # As an array of one item.
         return build(operation, x.reshape(1), i.reshape(1), plan, budget).reshape(())
@@ -85,7 +92,7 @@ def build(
     if isinstance(operation, GatherTokens):
         operation.result(x_spec, i_spec)
         if _differ(x, i, 0):
-            i = i.rechunk({0: x.chunks[0]})
+            i = rechunked(i, {0: x.chunks[0]})
         return _graph(operation, 1, x, i, (*i.chunks, *x.chunks[2:]), plan, budget)
     axis = operation.axis(x.ndim)
     if isinstance(operation, TakeAlongAxis):
@@ -95,7 +102,7 @@ def build(
         operation.result(x_spec, i_spec)
         cut = tuple(slice(None) if d == axis else _crop(x, i, d) for d in range(x.ndim))
         x = x[cut]
-    i = i.rechunk({d: x.chunks[d] for d in range(x.ndim) if d != axis and _differ(x, i, d)})
+    i = rechunked(i, {d: x.chunks[d] for d in range(x.ndim) if d != axis and _differ(x, i, d)})
     return _graph(operation, axis, x, i, i.chunks, plan, budget)
 
 
@@ -179,7 +186,7 @@ def _graph(
         wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
         facts = facts_of(x, i, dim, wide, tokens, reads is not None)
         choice = expected(facts, chosen, reason)
-        return _array(call, x, i, wide, choice, reads, facts).rechunk({dim: pieces})
+        return rechunked(_array(call, x, i, wide, choice, reads, facts), {dim: pieces})
     return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
 
 
@@ -195,7 +202,7 @@ def _array(
         (x.name, x.chunks, x.dtype), (i.name, i.chunks),
     )  # fmt: skip
     layers = graph_with(name, GatherLayer(make, choice), [i] if reads else [x, i], reads)
-    meta = np.empty((0,) * len(chunks), x.dtype)
+    meta = meta_of(x, len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dask import config
 from dask.utils import parse_bytes
 
+from nbgather.containers.dask import blocks
 from nbgather.containers.dask.gather_blocks import panel_bytes
 from nbgather.containers.dask.sides import is_known
 
@@ -162,7 +163,6 @@ def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: boo
         return int(max((c for c in sizes if is_known(c)), default=1))
 
     sides = [largest(c) for c in x.chunks]
-    width = math.prod(sides[dim + 1 :])
     item = x.dtype.itemsize
     chunk = math.prod(sides) * item
     sides[dim] = sum(int(c) for c in x.chunks[dim] if is_known(c))
@@ -178,8 +178,15 @@ def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: boo
         known=all(map(is_known, x.chunks[dim])),
         reads=reads,
         pieces=index.numblocks[dim],
-        panel=panel_bytes(sides[dim], width, item, tokens) if len(x.chunks[dim]) > 1 else 0,
+        panel=_panel(x, sides, dim, tokens) if len(x.chunks[dim]) > 1 else 0,
     )
+
+
+def _panel(x: Any, sides: list[int], dim: int, tokens: bool) -> int:
+    """The bytes of a block's sources that are brought together at once: elsewhere, all."""
+    if not blocks.is_numpy(x._meta):
+        return math.prod(sides) * x.dtype.itemsize
+    return panel_bytes(sides[dim], math.prod(sides[dim + 1 :]), x.dtype.itemsize, tokens)
 
 
 def together(facts: Facts, plan: str, budget: int | str | None) -> int:
