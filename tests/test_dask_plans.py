@@ -79,7 +79,7 @@ def test_explain_tells_of_every_gather_in_an_expression() -> None:
     assert one.tasks == 4
     assert one.read == 64 * 1000 * 4
     assert one.moved == 0
-    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * 12)
+    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * (12 + plans._SORT_BYTES))
     assert nd.explain(x) == []
     with pytest.raises(TypeError, match="array is of type ndarray: a Dask array is needed"):
         nd.explain(np.zeros(3))
@@ -94,7 +94,7 @@ def test_what_is_done_a_part_at_a_time(
     """A few rows, columns or indices at once, where usually one part is all."""
     monkeypatch.setattr(gather_blocks, "PANEL_BYTES", 150)
     monkeypatch.setattr(gather_blocks, "_LINE_BYTES", 8)
-    monkeypatch.setattr(gather_blocks, "_SORTED_AT_ONCE", 17)
+    monkeypatch.setattr(gather_blocks, "SORTED_AT_ONCE", 17)
     generator = rng(f"{plan}{dim}{call}")
     x, cuts = random_bits(generator, (7, 9, 10), "f4"), ((4, 3), (3, 3, 2, 1), (4, 4, 2))
     shape = [7, 9, 10]

@@ -33,7 +33,7 @@ PANEL_BYTES = 1 << 20
 #: Bytes of neighbours that are copied together in any case: what a cache line holds.
 _LINE_BYTES = 64
 #: Indices that are sorted by chunk at once: what that needs stays in a cache.
-_SORTED_AT_ONCE = 1 << 16
+SORTED_AT_ONCE = 1 << 16
 
 
 def refuse_bad(index: Any, size: int, call: Call, starts: tuple[int | None, ...]) -> None:
@@ -186,9 +186,9 @@ def by_chunk(
         return
     flat, kind = index.reshape(-1), np.min_scalar_type(len(lengths))
     even = len(set(lengths[:-1])) <= 1 and 0 < lengths[-1] <= lengths[0]
-    for begin in range(0, flat.size, _SORTED_AT_ONCE):
+    for begin in range(0, flat.size, SORTED_AT_ONCE):
         position, inside = resolve_positions(
-            namespace, flat[begin : begin + _SORTED_AT_ONCE], size, call.mode, call.from_end
+            namespace, flat[begin : begin + SORTED_AT_ONCE], size, call.mode, call.from_end
         )
         # Most chunks are of one length: a division by a constant is faster than a search.
         which = position // lengths[0] if even else np.searchsorted(ends, position, "right")

@@ -25,7 +25,17 @@ from nbgather.containers.dask.gather_blocks import (
     split_index,
     take_part,
 )
-from nbgather.containers.dask.plans import Choice, Facts, choose, expected, facts_of, together
+from nbgather.containers.dask.plans import (
+    Choice,
+    Facts,
+    cheaper,
+    choose,
+    expected,
+    facts_of,
+    limit,
+    read_apart,
+    together,
+)
 from nbgather.containers.dask.sides import (
     chunked,
     index_beside,
@@ -185,6 +195,8 @@ def _graph(
         i = joined(i, dim, count)
         wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
         facts = facts_of(x, i, dim, wide, tokens, reads is not None)
+        if plan is None and chosen != "tree" and facts.sources <= limit(budget):
+            chosen = cheaper(facts)  # for what is together it may be the other one
         choice = expected(facts, chosen, reason)
         return rechunked(_array(call, x, i, wide, choice, reads, facts), {dim: pieces})
     return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
@@ -197,25 +209,30 @@ def _array(
     logger.info("gather by plan %r: %s", choice.plan, choice.reason)
     name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
     reads = reads if facts.fused(choice.plan) else None
+    apart = 0 if reads is None or choice.plan == "tree" else read_apart(facts)
     make = partial(
         _tasks, name, choice.plan, call, reads and reads.layer, chunks,
-        (x.name, x.chunks, x.dtype), (i.name, i.chunks),
+        (x.name, x.chunks, x.dtype), (i.name, i.chunks), apart,
     )  # fmt: skip
-    layers = graph_with(name, GatherLayer(make, choice), [i] if reads else [x, i], reads)
+    needed = [i] if reads and not apart else [x, i]
+    layers = graph_with(name, GatherLayer(make, choice), needed, reads)
     meta = meta_of(x, len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
 def _tasks(
-    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any
+    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any, apart: int = 0
 ) -> dict[Any, Any]:
-    """All tasks of a gather."""
+    """All tasks of a gather, of which the last ``apart`` do not read their sources themselves."""
     (x_name, x_chunks, dtype), (i_name, i_chunks) = x, index
     dim = call.dim
     starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
     found = {} if reads is None else dict(reads)
     graph: dict[Any, Any] = {}
-    for block in itertools.product(*(range(len(c)) for c in chunks)):
+    every = list(itertools.product(*(range(len(c)) for c in chunks)))
+    for number, block in enumerate(every):
+        if number == len(every) - apart:
+            found = {}
         keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
         sources = [found.get(key, key) for key in keys]
         of_index = (i_name, *block[: len(i_chunks)])
