@@ -278,7 +278,7 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
         return local, within
     if times["tree"] < times[local]:
         return "tree", "it is cheaper to move the index to the data"
-    held = _held(facts, "tree") / _held(facts, local)
+    held = _held(facts, "tree") / max(_held(facts, local), 1)
     if held < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
         return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in good time"
     return local, within
