@@ -30,6 +30,7 @@ _SCALARS = (str, bytes, tuple, np.generic, datetime.date, datetime.timedelta)
 MAX_KEPT_IDS = 4096
 
 _exact_get = registry.exact.get
+require_same = registry.require_same
 
 
 def recall(head: Any, *operands: Any) -> Any:
@@ -137,23 +138,6 @@ def _require_same_library(container: Container, out: Any) -> None:
         raise TypeError(f"out is a {other.name} array and the operands are {container.name} ones")
     if other is not container:
         raise TypeError(f"out is on {other.device(out)} and the operands on {container.home}")
-
-
-def require_same(container: Container, array: Any, what: str, other: Any, other_what: str) -> None:
-    """Refuse an operand with values that is of another library or device: both are named."""
-    second = registry.find(other, other_what)
-    if container is second and container.home == "cpu":
-        return
-    if container.name != second.name:
-        raise TypeError(
-            f"{what} is a {container.name} array and {other_what} a {second.name} one:"
-            " both must be of one library"
-        )
-    places = container.device(array), second.device(other)
-    if places[0] != places[1]:
-        raise TypeError(
-            f"{what} is on {places[0]} and {other_what} on {places[1]}: both must be on one device"
-        )
 
 
 def _beside(container: Container, array: Any, what: str, other: Any, other_what: str) -> Any:

@@ -164,7 +164,7 @@ def _dask(options: argparse.Namespace) -> None:
     """Time nbgather.dask over random problems; a table of its own."""
     count, seed = (*options.dask, *(DASK_COUNT, 0)[len(options.dask) :])
     results = run_dask_surface(
-        count, seed, 1 if options.quick else min(options.rounds, 3),
+        count, seed, 1 if options.quick else min(options.rounds, 5),
         lambda name: print(name, file=sys.stderr, flush=True),
     )  # fmt: skip
     if options.json or options.keep:

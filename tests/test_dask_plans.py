@@ -79,7 +79,7 @@ def test_explain_tells_of_every_gather_in_an_expression() -> None:
     assert one.tasks == 4
     assert one.read == 64 * 1000 * 4
     assert one.moved == 0
-    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * 12)
+    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * (12 + plans._SORT_BYTES))
     assert nd.explain(x) == []
     with pytest.raises(TypeError, match="array is of type ndarray: a Dask array is needed"):
         nd.explain(np.zeros(3))
@@ -94,7 +94,7 @@ def test_what_is_done_a_part_at_a_time(
     """A few rows, columns or indices at once, where usually one part is all."""
     monkeypatch.setattr(gather_blocks, "PANEL_BYTES", 150)
     monkeypatch.setattr(gather_blocks, "_LINE_BYTES", 8)
-    monkeypatch.setattr(gather_blocks, "_SORTED_AT_ONCE", 17)
+    monkeypatch.setattr(gather_blocks, "SORTED_AT_ONCE", 17)
     generator = rng(f"{plan}{dim}{call}")
     x, cuts = random_bits(generator, (7, 9, 10), "f4"), ((4, 3), (3, 3, 2, 1), (4, 4, 2))
     shape = [7, 9, 10]
@@ -121,9 +121,9 @@ def test_no_dimensions_at_all(plan: str) -> None:
         nd.gather(da.from_array(x, ()), 0, da.from_array(index + 1, ()), plan=plan).compute()
 
 
-def counted(path: Path, block_info: Any = None) -> np.ndarray:
-    """A chunk of numbers that leaves a mark each time that it is made."""
-    place = block_info[None]["array-location"]
+def counted(path: Path, block_id: Any = None) -> np.ndarray:
+    """A chunk `[5, 10]` of numbers that leaves a mark each time that it is made."""
+    place = [(n * k, n * k + n) for n, k in zip((5, 10), block_id, strict=True)]
     with (path / "made").open("a") as file:
         file.write(f"{place}\n")
     return np.add.outer(*(np.arange(*ends, dtype="f8") * k for ends, k in zip(place, (100, 1))))
@@ -146,6 +146,43 @@ def test_chunks_are_read_where_they_are_needed_and_once(
     kept = nd.gather(x.persist(), 1, index, plan="concatenate")
     same(kept.compute(), nbgather.gather(whole, 1, index))
     assert len((tmp_path / "made").read_text().splitlines()) == 12
+
+
+def test_what_is_persisted_takes_no_memory_and_is_not_bound_by_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Chunks that lie in this process are no part of what a gather holds; elsewhere they travel."""
+    x = random_bits(rng("kept"), (8, 4000), "f4")
+    index = rng("kept").integers(0, 4000, (8, 400))
+    lazy, asked = da.from_array(x, (4, 500)).map_blocks(np.copy), da.from_array(index, (4, 400))
+    kept = lazy.persist()
+    [cold], [warm] = (nd.explain(nd.gather(a, 1, asked, plan="list")) for a in (lazy, kept))
+    assert cold.memory - warm.memory == x.nbytes
+    assert nd.explain(nd.gather(lazy, 1, asked, budget="20 kB"))[0].plan == "tree"
+    got = nd.gather(kept, 1, asked, budget="20 kB")
+    assert nd.explain(got)[0].plan != "tree"
+    same(got.compute(), nbgather.gather(x, 1, index))
+    # On a cluster half of a row lies on the other worker, and travels: that half is held twice.
+    monkeypatch.setattr(plans, "workers", lambda: CLUSTER)
+    far = facts(64 << 20, 1 << 20, kept=True)
+    near = far._replace(kept=False)
+    ours, theirs = (plans.expected(f, "concatenate", "") for f in (far, near))
+    assert ours.moved == theirs.moved == 8 * (64 << 20) // 2
+    assert theirs.memory - ours.memory == 64 << 20
+
+
+def test_the_last_rows_are_read_by_every_thread(tmp_path: Path) -> None:
+    """Three rows on two threads: the last one is not read by the task that gathers from it."""
+    x = da.map_blocks(
+        counted, tmp_path, chunks=((5,) * 3, (10,) * 3), dtype="f8", meta=np.empty((0, 0))
+    )
+    index = da.from_array(np.random.default_rng(0).integers(0, 30, (15, 32)), (5, -1))
+    lazy = nd.gather(x, 1, index, plan="concatenate")
+    keys = {key for key in dict(dask.optimize(lazy)[0].__dask_graph__()) if key[0] == x.name}
+    assert keys == {(x.name, 2, k) for k in range(3)}
+    whole = np.add.outer(np.arange(15.0) * 100, np.arange(30.0))
+    same(lazy.compute(), nbgather.gather(whole, 1, index.compute()))
+    assert len((tmp_path / "made").read_text().splitlines()) == 9
 
 
 def test_small_pieces_of_index_are_looked_at_together() -> None:

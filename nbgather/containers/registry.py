@@ -72,6 +72,23 @@ def find(array: Any, what: str) -> Container:
     return _containers[module].locate(array, what)
 
 
+def require_same(container: Container, array: Any, what: str, other: Any, other_what: str) -> None:
+    """Refuse an operand with values that is of another library or device: both are named."""
+    second = find(other, other_what)
+    if container is second and container.home == "cpu":
+        return
+    if container.name != second.name:
+        raise TypeError(
+            f"{what} is a {container.name} array and {other_what} a {second.name} one:"
+            " both must be of one library"
+        )
+    places = container.device(array), second.device(other)
+    if places[0] != places[1]:
+        raise TypeError(
+            f"{what} is on {places[0]} and {other_what} on {places[1]}: both must be on one device"
+        )
+
+
 def load(module: str) -> Container:
     """The one container of a module, made with the engine that it hands operations to."""
     container = _containers.get(module)

@@ -89,6 +89,9 @@ class DaskContainer(Container):
     def side(self, array: Any, like: Any) -> Any:
         return array
 
+    def side_sequence(self, values: Any, array: Any, like: Any) -> Any:
+        return values  # whose array is made beside the chunks
+
     def execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         graph = GRAPHS.get(type(operation))
         if graph is None:

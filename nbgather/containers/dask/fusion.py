@@ -6,12 +6,12 @@ import itertools
 from typing import Any, NamedTuple
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
+from nbgather.containers.dask import blocks
 from nbgather.containers.dask.sides import plain_block
 
 
@@ -72,5 +72,6 @@ def joined(array: Any, dim: int, count: int) -> Any:
     return da.Array(layers, name, chunks=chunks, meta=array._meta)
 
 
-def _join(pieces: list[Any], dim: int) -> np.ndarray:
-    return np.concatenate([plain_block(piece, "a chunk of index") for piece in pieces], axis=dim)
+def _join(pieces: list[Any], dim: int) -> Any:
+    pieces = [plain_block(piece, "a chunk of index") for piece in pieces]
+    return blocks.namespace(pieces[0]).concat(pieces, axis=dim)

@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import Layer
 
 from nbgather.containers.dask import blocks
+from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.fusion import graph_with, joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
-    Call,
     finish_parts,
     gather_concatenated,
     gather_list,
@@ -26,8 +25,25 @@ from nbgather.containers.dask.gather_blocks import (
     split_index,
     take_part,
 )
-from nbgather.containers.dask.plans import Choice, Facts, choose, expected, facts_of, together
-from nbgather.containers.dask.sides import chunked, index_beside, is_known, start_of
+from nbgather.containers.dask.plans import (
+    Choice,
+    Facts,
+    cheaper,
+    choose,
+    expected,
+    facts_of,
+    limit,
+    read_apart,
+    together,
+)
+from nbgather.containers.dask.sides import (
+    chunked,
+    index_beside,
+    is_known,
+    meta_of,
+    rechunked,
+    start_of,
+)
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.indexing import Gather, GatherTokens, TakeAlongAxis
@@ -76,7 +92,8 @@ def build(
 ) -> Any:
     """The graph of a gather; ``plan`` and ``budget`` as in :func:`nbgather.dask.gather`."""
     x_name, i_name = operation.names[:2]
-    x, i = chunked(x, x_name), index_beside(index, i_name)
+    x = chunked(x, x_name)
+    i = index_beside(index, i_name, x, x_name)
     if x.ndim == i.ndim == 0 and not isinstance(operation, GatherTokens):
         # As an array of one item.
         return build(operation, x.reshape(1), i.reshape(1), plan, budget).reshape(())
@@ -85,7 +102,7 @@ def build(
     if isinstance(operation, GatherTokens):
         operation.result(x_spec, i_spec)
         if _differ(x, i, 0):
-            i = i.rechunk({0: x.chunks[0]})
+            i = rechunked(i, {0: x.chunks[0]})
         return _graph(operation, 1, x, i, (*i.chunks, *x.chunks[2:]), plan, budget)
     axis = operation.axis(x.ndim)
     if isinstance(operation, TakeAlongAxis):
@@ -95,7 +112,7 @@ def build(
         operation.result(x_spec, i_spec)
         cut = tuple(slice(None) if d == axis else _crop(x, i, d) for d in range(x.ndim))
         x = x[cut]
-    i = i.rechunk({d: x.chunks[d] for d in range(x.ndim) if d != axis and _differ(x, i, d)})
+    i = rechunked(i, {d: x.chunks[d] for d in range(x.ndim) if d != axis and _differ(x, i, d)})
     return _graph(operation, axis, x, i, i.chunks, plan, budget)
 
 
@@ -178,8 +195,10 @@ def _graph(
         i = joined(i, dim, count)
         wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
         facts = facts_of(x, i, dim, wide, tokens, reads is not None)
+        if plan is None and chosen != "tree" and facts.sources <= limit(budget):
+            chosen = cheaper(facts)  # for what is together it may be the other one
         choice = expected(facts, chosen, reason)
-        return _array(call, x, i, wide, choice, reads, facts).rechunk({dim: pieces})
+        return rechunked(_array(call, x, i, wide, choice, reads, facts), {dim: pieces})
     return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
 
 
@@ -190,25 +209,30 @@ def _array(
     logger.info("gather by plan %r: %s", choice.plan, choice.reason)
     name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
     reads = reads if facts.fused(choice.plan) else None
+    apart = 0 if reads is None or choice.plan == "tree" else read_apart(facts)
     make = partial(
         _tasks, name, choice.plan, call, reads and reads.layer, chunks,
-        (x.name, x.chunks, x.dtype), (i.name, i.chunks),
+        (x.name, x.chunks, x.dtype), (i.name, i.chunks), apart,
     )  # fmt: skip
-    layers = graph_with(name, GatherLayer(make, choice), [i] if reads else [x, i], reads)
-    meta = np.empty((0,) * len(chunks), x.dtype)
+    needed = [i] if reads and not apart else [x, i]
+    layers = graph_with(name, GatherLayer(make, choice), needed, reads)
+    meta = meta_of(x, len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
 def _tasks(
-    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any
+    name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any, apart: int = 0
 ) -> dict[Any, Any]:
-    """All tasks of a gather."""
+    """All tasks of a gather, of which the last ``apart`` do not read their sources themselves."""
     (x_name, x_chunks, dtype), (i_name, i_chunks) = x, index
     dim = call.dim
     starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
     found = {} if reads is None else dict(reads)
     graph: dict[Any, Any] = {}
-    for block in itertools.product(*(range(len(c)) for c in chunks)):
+    every = list(itertools.product(*(range(len(c)) for c in chunks)))
+    for number, block in enumerate(every):
+        if number == len(every) - apart:
+            found = {}
         keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
         sources = [found.get(key, key) for key in keys]
         of_index = (i_name, *block[: len(i_chunks)])

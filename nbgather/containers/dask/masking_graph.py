@@ -20,7 +20,7 @@ from nbgather.containers.dask import blocks, sides
 from nbgather.containers.dask.sides import is_known, start_of
 from nbgather.containers.numpy import describe
 from nbgather.operations import checks
-from nbgather.operations.base import Spec
+from nbgather.operations.base import Spec, device_of
 from nbgather.operations.keep import Keep, keep_of
 from nbgather.operations.packing import PackedMasking, PackedPatchify, ends
 from nbgather.operations.patches import MaskedPatchify
@@ -48,8 +48,8 @@ def by_id(operation: TokenNoise | Score | Tube, sample_ids: Any) -> Any:
         check_frame(trial, math.prod(operation.grid[1:]))
         dtype = trial.dtype
     return ids.map_blocks(
-        functools.partial(_block_by_id, operation), dtype=dtype,
-        chunks=(ids.chunks[0], (operation.num_tokens,)), new_axis=1, meta=np.empty((0, 0), dtype),
+        functools.partial(_block_by_id, operation), dtype=dtype, meta=sides.meta_of(ids, 2, dtype),
+        chunks=(ids.chunks[0], (operation.num_tokens,)), new_axis=1,
     )  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def _chunked_ids(sample_ids: Any, tokens: int) -> Any:
     return da.from_array(ids, chunks=(chunks[0],))
 
 
-def _block_by_id(operation: TokenNoise | Score | Tube, ids: Any) -> np.ndarray:
-    return np.asarray(blocks.execute(operation, sides.plain_block(ids, "sample_ids")))
+def _block_by_id(operation: TokenNoise | Score | Tube, ids: Any) -> Any:
+    return blocks.execute(operation, sides.plain_block(ids, "sample_ids"))
 
 
 def keep(samples: Any, tokens: int, mask_ratio: Any, num_keep: Any) -> Keep:
@@ -110,9 +110,9 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
     operands = [x] if extra is None else [x, extra]
     base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)
     if places is None:
-        return fields(base, whole, token, chunks, results)
-    packed = fields(base, whole, token, chunks, results[:3], rows)
-    return *packed, da.from_array(np.array(places, np.int32))
+        return fields(base, x, whole, chunks, results)
+    packed = fields(base, x, whole, chunks, results[:3], rows)
+    return *packed, sides.brought(da.from_array(np.array(places, np.int32)), x)
 
 
 def _places(operation: RandomMasking, x: Any, length: int) -> list[int] | None:
@@ -136,18 +136,22 @@ def _results(operation: RandomMasking, x: Any, length: int) -> tuple[Spec, ...]:
 
 
 def fields(
-    base: Any, whole: str, token: str, chunks: Any, results: Any, first: Any = None
+    base: Any, like: Any, whole: str, chunks: Any, results: Any, first: Any = None
 ) -> tuple[Any, ...]:
-    """The results of every task ``whole`` as arrays, chunked over N; or the first as ``first``."""
+    """The results of every task ``whole`` as arrays, chunked over N; or the first as ``first``.
+
+    Blocks are of the library that those of ``like`` are of.
+    """
     first = chunks if first is None else first
     return tuple(
-        _field(base, whole, f"getitem-{k}-{token}", chunks if k else first, k, result)
+        _field(base, like, whole, chunks if k else first, k, result)
         for k, result in enumerate(results)
     )
 
 
-def _field(base: Any, whole: str, name: str, chunks: Any, k: int, result: Spec) -> Any:
+def _field(base: Any, like: Any, whole: str, chunks: Any, k: int, result: Spec) -> Any:
     """One of the results of every task as an array."""
+    name = f"getitem-{k}-{whole}"
     inner = tuple(int(n) for n in result.shape[1:])
     dtype = np.dtype(result.dtype.name)
     layer = {
@@ -156,7 +160,7 @@ def _field(base: Any, whole: str, name: str, chunks: Any, k: int, result: Spec) 
     graph = HighLevelGraph({**base.layers, name: layer}, {**base.dependencies, name: {whole}})
     return da.Array(
         graph, name, chunks=(chunks, *((n,) for n in inner)), dtype=dtype,
-        meta=np.empty((0,) * (1 + len(inner)), dtype),
+        meta=sides.meta_of(like, 1 + len(inner), dtype),
     )  # fmt: skip
 
 
@@ -179,7 +183,7 @@ def _side(
     if noise is not None:
         side = _Side(_scores_beside(noise, x, what, length), "noise")
     elif sample_ids is not None:
-        ids = sides.ids_beside(sample_ids, samples, what)
+        ids = sides.ids_beside(sample_ids, x, what)
         side = None if ids is None else _Side(ids, "sample_ids")
     if side is None:
         if not is_known(samples):
@@ -191,7 +195,7 @@ def _side(
     array, name = side
     if is_known(samples) and is_known(array.shape[0]):
         if array.chunks[0] != x.chunks[0]:
-            array = array.rechunk({0: x.chunks[0]})
+            array = sides.rechunked(array, {0: x.chunks[0]})
     elif array.numblocks[0] != x.numblocks[0]:
         raise ValueError(
             f"chunk sizes along N are unknown, and {what} has {x.numblocks[0]} chunks there where"
@@ -201,17 +205,17 @@ def _side(
 
 
 def _scores_beside(noise: Any, x: Any, what: str, length: int) -> Any:
-    noise = sides.beside(noise, "noise")
+    noise = sides.beside(noise, "noise", x, what)
     noise_shape(tuple(noise.shape), (x.shape[0], length), tuple(x.shape), what)
     checks.scores(Spec(tuple(noise.shape), (), describe(noise.dtype)), "noise")
     if not isinstance(noise, da.Array):
         return da.from_array(noise, chunks=-1)
-    return noise.rechunk({1: -1})
+    return sides.rechunked(noise, {1: -1})
 
 
 def _mask_block(
     operation: RandomMasking, x: Any, extra: Any, name: str, start: int | None
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Any, ...]:
     """Mask a chunk of samples on the calling thread."""
     x = sides.plain_block(x, "a chunk")
     noise = ids = None
@@ -220,7 +224,7 @@ def _mask_block(
     elif name:
         ids = sides.plain_block(extra, name)
     elif start is not None:
-        ids = np.arange(start, start + len(x), dtype=np.int64)
+        ids = blocks.beside(np.arange(start, start + len(x), dtype=np.int64), x)
     counts = operation.keep.counts
     if counts is None or start is None:
         return tuple(blocks.execute(operation, x, noise, ids))
@@ -233,10 +237,11 @@ def _mask_block(
     return widened(x_masked, most), mask, ids_restore, widened(valid, most)
 
 
-def widened(array: np.ndarray, size: int, filler: int = 0) -> np.ndarray:
+def widened(array: Any, size: int, filler: int = 0) -> Any:
     """The array with ``filler`` at the end of dimension 1, up to ``size``."""
     if array.shape[1] == size:
         return array
-    wide = np.full((array.shape[0], size, *array.shape[2:]), filler, array.dtype)
-    wide[:, : array.shape[1]] = array
-    return wide
+    shape = (array.shape[0], size - array.shape[1], *array.shape[2:])
+    xp = blocks.namespace(array)
+    end = xp.full(shape, filler, dtype=array.dtype, device=device_of(array))
+    return xp.concat([array, end], axis=1)

@@ -7,8 +7,6 @@ import logging
 import math
 from typing import Any
 
-import numpy as np
-
 from nbgather.containers.dask import blocks, sides
 from nbgather.operations.base import Operation
 from nbgather.operations.patches import Patchify, Unpatchify, image_grid
@@ -25,7 +23,7 @@ def patchify(operation: Patchify, images: Any) -> Any:
     return images.map_blocks(
         functools.partial(_block, operation, "images"),
         chunks=(images.chunks[0], *((n,) for n in shape)), drop_axis=list(range(3, images.ndim)),
-        dtype=images.dtype, meta=np.empty((0, 0, 0), images.dtype),
+        dtype=images.dtype, meta=sides.meta_of(images, 3, images.dtype),
     )  # fmt: skip
 
 
@@ -38,7 +36,7 @@ def unpatchify(operation: Unpatchify, patches: Any) -> Any:
         functools.partial(_block, operation, "patches"),
         chunks=(patches.chunks[0], *((n,) for n in (channels, *shape))),
         new_axis=list(range(3, 2 + len(shape))),
-        dtype=patches.dtype, meta=np.empty((0,) * (2 + len(shape)), patches.dtype),
+        dtype=patches.dtype, meta=sides.meta_of(patches, 2 + len(shape), patches.dtype),
     )  # fmt: skip
 
 
@@ -46,5 +44,5 @@ def _numbers(shape: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def _block(operation: Operation, what: str, block: Any) -> np.ndarray:
-    return np.asarray(blocks.execute(operation, sides.plain_block(block, what)))
+def _block(operation: Operation, what: str, block: Any) -> Any:
+    return blocks.execute(operation, sides.plain_block(block, what))

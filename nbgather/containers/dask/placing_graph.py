@@ -10,9 +10,19 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks
-from nbgather.containers.dask.gather_blocks import Call, by_chunk, plain_index
-from nbgather.containers.dask.sides import chunked, index_beside, is_known, plain_block, start_of
+from nbgather.containers.dask import blocks, elsewhere
+from nbgather.containers.dask.block_shapes import Call
+from nbgather.containers.dask.gather_blocks import by_chunk, plain_index
+from nbgather.containers.dask.sides import (
+    chunked,
+    index_beside,
+    is_known,
+    meta_of,
+    plain_block,
+    rechunked,
+    require_same,
+    start_of,
+)
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.indexing import Scatter
@@ -24,13 +34,15 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     Index and src are brought together along the dimension, since the last of several values for one
     place in row-major order stays. The input is not.
     """
-    x, index = chunked(x, "input"), index_beside(index, "index")
+    x = chunked(x, "input")
+    index = index_beside(index, "index", x, "input")
     is_number = not hasattr(src, "shape")
     given = [("input", x), ("index", index)]
     if is_number:
         value = blocks.item(x.dtype, src)
     else:
         src = chunked(src, "src")
+        require_same(x, "input", src._meta, "src")
         given.append(("src", src))
     for name, array in given:
         if not all(map(is_known, array.shape)):
@@ -46,10 +58,10 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     # Off the dimension the index may end before the input does, within a chunk of it.
     chunks = [_up_to(x.chunks[d], index.shape[d]) for d in range(x.ndim)]
     chunks[dim] = (index.shape[dim],)
-    index = index.rechunk(tuple(chunks))
+    index = rechunked(index, tuple(chunks))
     operands = [x, index]
     if not is_number:
-        src = src[tuple(map(slice, index.shape))].rechunk(tuple(chunks))
+        src = rechunked(src[tuple(map(slice, index.shape))], tuple(chunks))
         operands.append(src)
     name = "nbgather-set-" + tokenize(operation, *operands, src)
     lengths = tuple(map(int, x.chunks[dim]))
@@ -65,7 +77,7 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
             _set, (x.name, *block), (index.name, *beside), values, dim, block[dim], lengths, starts,
         )  # fmt: skip
     layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
-    meta = np.empty((0,) * x.ndim, x.dtype)
+    meta = meta_of(x, x.ndim, x.dtype)
     return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
 
 
@@ -78,19 +90,20 @@ def _up_to(chunks: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 def _set(
     x: Any, index: Any, src: Any, dim: int, k: int, lengths: tuple[int, ...], starts: Any
-) -> np.ndarray:
+) -> Any:
     """One chunk of input, on the calling thread."""
-    out = np.array(plain_block(x, "a chunk of input"))
+    out = blocks.copy(plain_block(x, "a chunk of input"))
     index, values = plain_index(index), plain_block(src, "a chunk of src")
     part = out[tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(index.shape))]
-    flat = np.ascontiguousarray(part).reshape(-1)
-    each = (
-        values.reshape(-1) if values.shape == index.shape else np.broadcast_to(values, index.size)
-    )
+    flat, values, is_number = part.reshape(-1), values.reshape(-1), values.shape != index.shape
     call = Call(dim, False, "raise", None)
     for chunk, places, rows in by_chunk(index, list(lengths), call, starts):
         if chunk == k:
             # In row-major order, so that the last value for a place stays.
-            flat = blocks.execute(Scatter(0), flat, rows, each[places])
+            if not is_number:
+                each = elsewhere.take(values, places)
+            else:
+                each = np.broadcast_to(values, len(places)) if blocks.is_numpy(x) else values.item()
+            flat = blocks.execute(Scatter(0), flat, rows, each)
     part[...] = flat.reshape(part.shape)
     return out

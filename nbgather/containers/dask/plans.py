@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from dask import config
 from dask.utils import parse_bytes
 
-from nbgather.containers.dask.gather_blocks import panel_bytes
+from nbgather.containers.dask import blocks
+from nbgather.containers.dask.gather_blocks import SORTED_AT_ONCE, panel_bytes
 from nbgather.containers.dask.sides import is_known
 
 PLANS = ("concatenate", "list", "tree")
@@ -36,6 +37,10 @@ _MOVE_BYTE = 0.7
 _TASK, _TASK_OF_CLUSTER = 80_000.0, 2_000_000.0
 #: Pieces of index are put together up to this part of the sources, which would be read for each.
 _PIECES = 4
+#: By how much more than the mean the busiest thread may have to do.
+_UNEVEN = 1.25
+#: What sorting an index by chunk needs beside the result, for each index that is sorted at once.
+_SORT_BYTES = 64
 #: A tree is taken for its memory where it holds this part of what the others hold, at most, ...
 _WORTH = 0.5
 #: ... and takes no more than this times their time, or than bringing the sources together.
@@ -56,7 +61,8 @@ class Facts(NamedTuple):
     ``sources`` are the bytes of the chunks that a block of the result reads, ``indices`` the values
     that its block of index holds, and ``row`` the bytes that one of them picks. ``rows`` counts the
     rows of chunks along the dimension, ``pieces`` those of index; ``reads`` is whether chunks are
-    read or made without others, and ``panel`` the bytes that are brought together at once.
+    read or made without others, ``panel`` the bytes that are brought together at once, and ``kept``
+    whether the chunks lie in memory already.
     """
 
     sources: int
@@ -71,6 +77,7 @@ class Facts(NamedTuple):
     reads: bool
     pieces: int
     panel: int
+    kept: bool = False
 
     def fused(self, plan: str) -> bool:
         """Whether chunks are read or made by what looks at them, each once.
@@ -162,7 +169,6 @@ def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: boo
         return int(max((c for c in sizes if is_known(c)), default=1))
 
     sides = [largest(c) for c in x.chunks]
-    width = math.prod(sides[dim + 1 :])
     item = x.dtype.itemsize
     chunk = math.prod(sides) * item
     sides[dim] = sum(int(c) for c in x.chunks[dim] if is_known(c))
@@ -178,8 +184,16 @@ def facts_of(x: Any, index: Any, dim: int, chunks: Any, tokens: bool, reads: boo
         known=all(map(is_known, x.chunks[dim])),
         reads=reads,
         pieces=index.numblocks[dim],
-        panel=panel_bytes(sides[dim], width, item, tokens) if len(x.chunks[dim]) > 1 else 0,
+        panel=_panel(x, sides, dim, tokens) if len(x.chunks[dim]) > 1 else 0,
+        kept=kept(x.dask.layers.get(x.name)),
     )
+
+
+def _panel(x: Any, sides: list[int], dim: int, tokens: bool) -> int:
+    """The bytes of a block's sources that are brought together at once: elsewhere, all."""
+    if not blocks.is_numpy(x._meta):
+        return math.prod(sides) * x.dtype.itemsize
+    return panel_bytes(sides[dim], math.prod(sides[dim + 1 :]), x.dtype.itemsize, tokens)
 
 
 def together(facts: Facts, plan: str, budget: int | str | None) -> int:
@@ -193,11 +207,34 @@ def together(facts: Facts, plan: str, budget: int | str | None) -> int:
     room = facts.sources // _PIECES
     if tree:
         room = limit(budget)
+    elif facts.reads and facts.pieces * (facts.asked + facts.result) <= facts.sources:
+        room = facts.sources
     elif facts.reads and there.processes > 1:
         room = limit(budget) - facts.sources
+        if _uneven(facts.rows, there) > _UNEVEN:
+            # Who has no row left takes results of others, which travel: large ones stay apart.
+            room = min(room, facts.sources)
     fit = room // max(facts.asked + facts.result, 1)
     idle = facts.pieces if tree else facts.blocks * min(there.processes, 2) // there.threads
     return max(min(facts.pieces, fit, idle), 1)
+
+
+def _uneven(rows: int, there: Workers) -> float:
+    """How much longer the thread with the most rows has to do than if all had as many."""
+    return -(-rows // there.threads) * there.threads / max(rows, 1)
+
+
+def read_apart(facts: Facts) -> int:
+    """How many rows of chunks, the last ones, are read by tasks of their own.
+
+    A task that reads a whole row leaves the threads idle that have none left: these read a part of
+    the last rows. Between processes what they read would have to travel.
+    """
+    there = workers()
+    last = facts.rows % there.threads
+    if there.processes > 1 or facts.chunks == 1 or _uneven(facts.rows, there) <= _UNEVEN:
+        return 0
+    return last if facts.rows > there.threads else 0
 
 
 def choose(facts: Facts, dim: int, plan: str | None, budget: int | str | None) -> tuple[str, str]:
@@ -228,13 +265,12 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
     """A plan and the reason."""
     if not facts.known:
         return "concatenate", "the sizes of chunks are unknown"
-    if facts.sources > limit:
+    if _brought(facts) > limit:
         sources = f"the sources of an output block are {facts.sources} bytes"
         if facts.chunks > 1:
             return "tree", f"{sources}, above the budget of {limit}"
         return "list", f"{sources}, above the budget of {limit}, and one chunk"
-    times = {plan: _nanoseconds(facts, there, plan) for plan in PLANS}
-    local = min(("concatenate", "list"), key=times.__getitem__)
+    times, local = {plan: _nanoseconds(facts, there, plan) for plan in PLANS}, cheaper(facts)
     within = (
         f"the sources of an output block are {facts.sources} bytes, within the budget of {limit}"
     )
@@ -242,10 +278,16 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
         return local, within
     if times["tree"] < times[local]:
         return "tree", "it is cheaper to move the index to the data"
-    held = _held(facts, "tree") / _held(facts, local)
+    held = _held(facts, "tree") / max(_held(facts, local), 1)
     if held < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
         return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in good time"
     return local, within
+
+
+def cheaper(facts: Facts) -> str:
+    """Of the plans whose task has all sources the one that takes less time."""
+    there = workers()
+    return min(("concatenate", "list"), key=lambda plan: _nanoseconds(facts, there, plan))
 
 
 def _nanoseconds(facts: Facts, there: Workers, plan: str) -> float:
@@ -272,28 +314,71 @@ def _tasks(facts: Facts, plan: str) -> int:
 def _held(facts: Facts, plan: str) -> int:
     """Bytes that a thread holds at once for a block of the result."""
     if plan == "list":
-        return facts.sources + facts.asked + facts.result
+        return _brought(facts) + facts.asked + facts.result + _scratch(facts)
     if plan == "concatenate":
-        return facts.sources + facts.asked + facts.result + facts.panel
+        return _brought(facts) + facts.asked + facts.result + facts.panel
     # Places and rows are in four bytes each. First the index is split, then a chunk is looked at
     # while what the others gave waits, then the result is made of that.
-    split = facts.asked + 8 * facts.indices
+    split = facts.asked + 8 * facts.indices + _scratch(facts)
     looking = facts.chunk + 8 * facts.indices + facts.result
     return max(split, looking, 4 * facts.indices + 2 * facts.result)
+
+
+def _brought(facts: Facts) -> int:
+    """Bytes of sources that a task brings into memory: none that lie in this process already."""
+    return 0 if facts.kept and workers().processes == 1 else facts.sources
+
+
+def _scratch(facts: Facts) -> int:
+    return min(facts.indices, SORTED_AT_ONCE) * _SORT_BYTES
 
 
 def expected(facts: Facts, plan: str, reason: str) -> Choice:
     """What a plan is expected to read, move and hold."""
     there = workers()
     away = 1 - 1 / there.processes
-    at_once = min(-(-there.threads // there.processes), facts.blocks)
-    memory = at_once * _held(facts, plan)
     if plan == "tree":
-        moved = facts.blocks * facts.indices * (4 + facts.row)
-    elif facts.fused(plan):
-        moved = 0
+        moved = int(away * facts.blocks * facts.indices * (4 + facts.row))
     else:
-        moved = facts.blocks * facts.sources
-        memory += int(away * facts.sources)  # chunks wait where they were read, too
+        # A row of chunks travels once to each of those that have a block of it.
+        blocks_of_row = facts.blocks / max(facts.rows, 1)
+        times = min(blocks_of_row * away, there.processes - 1)
+        moved = 0 if facts.fused(plan) else int(facts.rows * facts.sources * times)
+    memory = _memory(facts, there, plan)
     read = facts.rows * facts.sources
-    return Choice(plan, reason, _tasks(facts, plan), read, int(away * moved), memory)
+    return Choice(plan, reason, _tasks(facts, plan), read, moved, memory)
+
+
+def _memory(facts: Facts, there: Workers, plan: str) -> int:
+    """Bytes that a worker process holds at once."""
+    threads = -(-there.threads // there.processes)
+    at_once = min(threads, facts.blocks)
+    if plan == "tree":
+        # All threads look at chunks, while what was found waits, of other blocks as well.
+        chunks = 0 if facts.kept else min(threads, facts.blocks * facts.chunks) * facts.chunk
+        waiting = 2 * at_once * (8 * facts.indices + facts.result)
+        return max(at_once * _held(facts, plan), chunks + waiting)
+    # Blocks of one row have their sources together.
+    rows, beside = float(min(at_once, facts.rows)), _held(facts, plan) - _brought(facts)
+    if facts.fused(plan):
+        rows += read_apart(facts) / there.threads
+        return int(rows * facts.sources) + at_once * beside
+    together = there.processes > 1
+    if facts.pieces == 1:
+        rows += 0 if facts.kept else 1 - 1 / there.processes  # they wait where they were read, too
+    else:  # what comes next is read while something is in work
+        rows = float(min(threads + 1 + together, facts.rows))
+        beside += facts.asked if facts.rows > 1 else 0
+    if facts.kept:  # what has to travel is held twice
+        rows *= 1 - 1 / there.processes
+    more = facts.result if together and facts.pieces > 1 and facts.rows > 1 else 0
+    return int(rows * facts.sources) + at_once * beside + more
+
+
+def kept(layer: Any) -> bool:
+    """Whether the chunks of a layer lie in memory, here or on workers, as those of ``persist``."""
+    if layer is None or not layer.is_materialized():
+        return False
+    value = next(iter(layer.values()), None)
+    value = getattr(value, "value", value)  # of a node of data
+    return hasattr(value, "shape") or type(value).__name__ == "Future"

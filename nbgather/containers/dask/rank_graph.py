@@ -38,8 +38,10 @@ def build(operation: RankTokens, scores: Any) -> tuple[Any, ...]:
         )
     samples = max((int(n) for n in scores.chunks[0] if is_known(n)), default=1)
     nbytes = samples * shape[1] * (scores.dtype.itemsize + _BESIDE_SCORE)
-    if scores.numblocks[1] == 1 or nbytes <= plans.limit():
-        scores = scores.rechunk({1: -1})
+    # What sorts chunk by chunk is NumPy's.
+    whole_rows = scores.numblocks[1] == 1 or not blocks.is_numpy(scores._meta)
+    if whole_rows or nbytes <= plans.limit():
+        scores = sides.rechunked(scores, {1: -1})
         token = tokenize(operation, scores)
         whole = f"nbgather-rank-{token}"
         graph = {
@@ -47,7 +49,7 @@ def build(operation: RankTokens, scores: Any) -> tuple[Any, ...]:
             for n in range(scores.numblocks[0])
         }
         base = HighLevelGraph.from_collections(whole, graph, dependencies=[scores])
-        return fields(base, whole, token, scores.chunks[0], results)
+        return fields(base, scores, whole, scores.chunks[0], results)
     return _sorted_by_chunk(operation, scores, results)
 
 
@@ -59,7 +61,7 @@ def _keep_of(operation: RankTokens, start: int | None, samples: int) -> Keep:
     return Keep(counts=counts[start : start + samples])
 
 
-def _rank_block(operation: RankTokens, scores: Any, start: int | None) -> tuple[np.ndarray, ...]:
+def _rank_block(operation: RankTokens, scores: Any, start: int | None) -> tuple[Any, ...]:
     """Rank a chunk of samples on the calling thread."""
     scores = plain_block(scores, "scores")
     chunk = replace(operation, keep=_keep_of(operation, start, len(scores)))

@@ -11,7 +11,8 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, sides
-from nbgather.containers.dask.gather_blocks import Call, refuse_bad
+from nbgather.containers.dask.block_shapes import Call
+from nbgather.containers.dask.gather_blocks import refuse_bad
 from nbgather.containers.dask.sides import is_known, plain_block, start_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -25,8 +26,10 @@ def build(
 ) -> Any:
     """Restored tokens `[N, L, ...]`, chunked over N as ``x`` is."""
     x = sides.samples(x, "x_visible", 2)
-    beside = [sides.index_beside(ids, "ids_restore")]
-    beside += [sides.index_beside(array, "valid") for array in valid]
+    beside = [sides.index_beside(ids, "ids_restore", x, "x_visible")]
+    beside += [sides.index_beside(array, "valid", x, "x_visible") for array in valid]
+    if isinstance(token, da.Array):
+        sides.require_same(x, "x_visible", token._meta, "mask_token")
     fixed = token if not isinstance(token, da.Array) else np.zeros(token.shape, token.dtype)
     specs = [Spec(_shape(a), (), describe(a.dtype)) for a in (x, *beside)]
     token_spec = Spec(fixed.shape, (), describe(fixed.dtype)) if np.ndim(fixed) else None
@@ -41,7 +44,7 @@ def build(
     operands = [x, *beside]
     given = token
     if isinstance(token, da.Array):
-        token = token.rechunk(-1)
+        token = sides.rechunked(token, -1)
         operands.append(token)
         given = (token.name, *(0,) * token.ndim)
     name = "nbgather-restore-" + tokenize(operation, *operands, token)
@@ -54,7 +57,7 @@ def build(
     }  # fmt: skip
     layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
     chunks = (x.chunks[0], (length,), *x.chunks[2:])
-    meta = np.empty((0,) * x.ndim, x.dtype)
+    meta = sides.meta_of(x, x.ndim, x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
 
@@ -66,7 +69,7 @@ def _with_samples(x: Any, array: Any, what: str) -> Any:
     """What says where, in the chunks of samples that ``x`` has."""
     array = sides.whole_samples(array, what, logger)
     if is_known(x.shape[0]) and is_known(array.shape[0]):
-        return array.rechunk({0: x.chunks[0]})
+        return sides.rechunked(array, {0: x.chunks[0]})
     if x.numblocks[0] != array.numblocks[0]:
         raise ValueError(
             f"chunk sizes along N are unknown, and x_visible has {x.numblocks[0]} chunks there"
@@ -75,14 +78,12 @@ def _with_samples(x: Any, array: Any, what: str) -> Any:
     return array
 
 
-def _restore(
-    operation: Any, start: int | None, x: Any, ids: Any, token: Any, *valid: Any
-) -> np.ndarray:
+def _restore(operation: Any, start: int | None, x: Any, ids: Any, token: Any, *valid: Any) -> Any:
     """Restore a chunk of samples on the calling thread."""
     x, ids = plain_block(x, "x_visible"), plain_block(ids, "ids_restore")
     marks = [plain_block(array, "valid") for array in valid]
     try:
-        return np.asarray(blocks.execute(operation, x, ids, token, *marks))
+        return blocks.execute(operation, x, ids, token, *marks)
     except IndexError:
         refuse_bad(ids, ids.shape[1], Call(1, False, "raise", None), (start, 0))
         raise

@@ -7,13 +7,22 @@ import logging
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, scatter_parts
-from nbgather.containers.dask.gather_blocks import Call, refuse_bad
-from nbgather.containers.dask.sides import chunked, index_beside, is_known, plain_block, start_of
+from nbgather.containers.dask.block_shapes import Call
+from nbgather.containers.dask.gather_blocks import refuse_bad
+from nbgather.containers.dask.sides import (
+    chunked,
+    index_beside,
+    is_known,
+    meta_of,
+    plain_block,
+    rechunked,
+    require_same,
+    start_of,
+)
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.indexing import Scatter
@@ -28,7 +37,9 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     :mod:`nbgather.containers.dask.scatter_parts`. The bits are those of one call, whatever the
     chunks.
     """
-    operands = [chunked(x, "input"), index_beside(index, "index"), chunked(src, "src")]
+    x, src = chunked(x, "input"), chunked(src, "src")
+    operands = [x, index_beside(index, "index", x, "input"), src]
+    require_same(x, "input", src._meta, "src")
     for name, array in zip(operation.names, operands, strict=True):
         if not all(map(is_known, array.shape)):
             raise ValueError(f"chunk sizes of {name} are unknown: call compute_chunk_sizes() first")
@@ -46,10 +57,12 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     src = src[tuple(map(slice, index.shape))]
     if x.numblocks[dim] != 1:
         logger.info("input is rechunked: all along dimension %d is needed", dim)
-    x = x.rechunk({dim: -1})
+    x = rechunked(x, {dim: -1})
+    if not blocks.is_numpy(x._meta):
+        index = rechunked(index, {dim: -1})  # what puts the parts of one together is NumPy's
     along = index.chunks[dim]
     cut = {dim: along, **{d: x.chunks[d] for d in off}}
-    index, src = index.rechunk(cut), src.rechunk(cut)
+    index, src = rechunked(index, cut), rechunked(src, cut)
     name = "nbgather-scatter-" + tokenize(operation, x, index, src)
     starts = tuple(start_of(along, k) for k in range(len(along)))
     graph: dict[Any, Any] = {}
@@ -68,7 +81,7 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
         shape = tuple(x.chunks[d][b] for d, b in enumerate(block))
         graph |= _in_parts(how, name, block, (x.name, *block), (shape, x.dtype), pairs)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[x, index, src])
-    meta = np.empty((0,) * x.ndim, x.dtype)
+    meta = meta_of(x, x.ndim, x.dtype)
     return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
 
 
@@ -104,7 +117,7 @@ def _in_parts(
 
 def _scatter(
     operation: Scatter, dim: int, starts: tuple[int | None, ...], x: Any, index: Any, src: Any
-) -> np.ndarray:
+) -> Any:
     """One block, on the calling thread."""
     x, index, src = (
         plain_block(a, f"a chunk of {name}")

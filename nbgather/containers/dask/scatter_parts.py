@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbgather.containers.dask import blocks
-from nbgather.containers.dask.gather_blocks import Call, refuse_bad
+from nbgather.containers.dask.block_shapes import Call
+from nbgather.containers.dask.gather_blocks import refuse_bad
 from nbgather.containers.dask.sides import plain_block
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Operation

@@ -9,7 +9,7 @@ import array_api_compat.dask.array as xp
 import dask.array as da
 import numpy as np
 
-from nbgather.containers.dask import gather_graph, scatter_graph
+from nbgather.containers.dask import blocks, gather_graph, scatter_graph
 from nbgather.containers.dask.sides import beside, chunked, is_known
 from nbgather.containers.numpy import describe
 from nbgather.engine.bad_index import first_bad_index, raise_bad_index
@@ -24,6 +24,12 @@ def build(operation: SegmentReduce, x: Any, *sides: Any) -> Any:
     Where segments begin, or how many rows they have, is computed at once.
     """
     x = chunked(x, "x")
+    if not blocks.is_numpy(x._meta):
+        kind = type(x._meta)
+        raise TypeError(
+            f"x is in chunks of {kind.__module__}.{kind.__qualname__}: segments are reduced in"
+            " chunks of NumPy alone, since where they begin is looked at on the host"
+        )
     is_bags = isinstance(operation, GatherReduce)
     names = ("ids", operation.by) if is_bags else (operation.by,)
     given = [None if s is None else beside(s, n) for s, n in zip(sides, names, strict=True)]

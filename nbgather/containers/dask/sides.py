@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.array.utils import meta_from_array
 
-from nbgather.containers import sequences
+from nbgather.containers import registry, sequences
+from nbgather.containers.dask import blocks
 from nbgather.operations import checks
 from nbgather.operations.tokens import ids_of
 
@@ -27,58 +30,93 @@ def start_of(chunks: tuple[Any, ...], block: int) -> int | None:
 
 
 def chunked(array: Any, what: str) -> Any:
-    """A Dask array whose blocks are plain; a TypeError for anything else."""
+    """A Dask array whose blocks can be served; a TypeError for anything else."""
     if not isinstance(array, da.Array):
         raise TypeError(
             f"{what} is of type {type(array).__name__}: a Dask array is needed; for others there"
             " is nbgather itself"
         )
-    _refuse_masked(array._meta, what)
+    plain_block(array._meta, what)
     return array
 
 
-def plain_block(block: Any, what: str) -> np.ndarray:
-    """A block as a NumPy array; one with a mask is refused, whatever its Dask array said."""
-    _refuse_masked(block, what)
-    return np.asarray(block)
+def plain_block(block: Any, what: str) -> Any:
+    """A block of NumPy as a plain array, and of any library that is served as it is.
 
-
-def _refuse_masked(array: Any, what: str) -> None:
-    if isinstance(array, np.ma.MaskedArray):
+    One with a mask is refused, whatever its Dask array said; nothing is brought to the host.
+    """
+    if isinstance(block, np.ma.MaskedArray):
         raise TypeError(
             f"{what} holds masked arrays: their masks would be lost; use dask.array.ma.filled"
         )
+    if blocks.is_numpy(block):
+        return np.asarray(block)
+    registry.find(block, what)
+    return block
 
 
-def beside(values: Any, what: str) -> Any:
-    """What says where items are: a Dask array, or a NumPy array made of a sequence."""
-    if isinstance(values, da.Array):
-        return chunked(values, what)
+def meta_of(array: Any, ndim: int, dtype: Any) -> Any:
+    """What stands for the blocks of a result: those of the library that an array's are of."""
+    return meta_from_array(array._meta, ndim=ndim, dtype=np.dtype(dtype))
+
+
+def beside(values: Any, what: str, like: Any = None, like_what: str = "x") -> Any:
+    """What says where items are: a Dask array, or a NumPy array made of a sequence.
+
+    Beside an array ``like`` in chunks of another library it must be of that library, as in memory;
+    what is no array yet, a list or a range, is brought to it.
+    """
+    elsewhere = like is not None and not blocks.is_numpy(like._meta)
     if isinstance(values, (list, tuple, range)):
-        return sequences.from_sequence(values, what)
-    if not isinstance(values, np.ndarray):
+        made = sequences.from_sequence(values, what)
+        return brought(da.from_array(made, chunks=-1), like) if elsewhere else made
+    if not isinstance(values, (da.Array, np.ndarray)):
         raise TypeError(
             f"{what} is of type {type(values).__name__}: a Dask or NumPy array, a list or a range"
             " is needed"
         )
-    _refuse_masked(values, what)
-    return values
+    block = plain_block(getattr(values, "_meta", values), what)
+    if like is not None:
+        require_same(like, like_what, block, what)
+    return values if isinstance(values, da.Array) else block
 
 
-def index_beside(values: Any, what: str) -> Any:
+def require_same(like: Any, like_what: str, block: Any, what: str) -> None:
+    """Refuse blocks that are of another library than those of an array."""
+    if not (blocks.is_numpy(like._meta) and blocks.is_numpy(block)):
+        container = blocks.container_of(like._meta, like_what)
+        registry.require_same(container, like._meta, like_what, block, what)
+
+
+def brought(array: Any, like: Any) -> Any:
+    """A Dask array of NumPy's blocks in the library that those of ``like`` are of."""
+    if blocks.is_numpy(like._meta):
+        return array
+    bring = functools.partial(blocks.brought, like._meta)
+    return array.map_blocks(bring, dtype=array.dtype, meta=meta_of(like, array.ndim, array.dtype))
+
+
+def rechunked(array: Any, chunks: Any) -> Any:
+    """An array in other chunks, of its own library: of no items, Dask gives NumPy's."""
+    other = array.rechunk(chunks)
+    return other if type(other._meta) is type(array._meta) else brought(other, array)
+
+
+def index_beside(values: Any, what: str, like: Any, like_what: str) -> Any:
     """An index as a Dask array."""
-    index = beside(values, what)
+    index = beside(values, what, like, like_what)
     return index if isinstance(index, da.Array) else da.from_array(index, chunks=-1)
 
 
-def ids_beside(sample_ids: Any, samples: Any, what: str) -> Any:
-    """Sample ids `[N]` of N samples as a Dask array of int64; None for 0 to N-1."""
+def ids_beside(sample_ids: Any, x: Any, what: str) -> Any:
+    """Sample ids `[N]` of the N samples of x as a Dask array of int64; None for 0 to N-1."""
+    samples = x.shape[0]
     if isinstance(sample_ids, (int, np.integer)):
         count = checks.count(sample_ids, "sample_ids")
         if is_known(samples):
             ids_of((count,), int(samples), what)
         return None
-    ids = int64_ids(beside(sample_ids, "sample_ids"))
+    ids = int64_ids(beside(sample_ids, "sample_ids", x, what))
     if is_known(samples) and is_known(ids.shape[0]):
         ids_of(tuple(ids.shape), int(samples), what)
     return ids if isinstance(ids, da.Array) else da.from_array(ids, chunks=-1)
@@ -101,7 +139,7 @@ def whole_samples(array: Any, what: str, logger: Any) -> Any:
             )
     if any(n != 1 for n in array.numblocks[1:]):
         logger.info("%s is rechunked: a sample's tokens are needed together", what)
-        array = array.rechunk(dict.fromkeys(range(1, array.ndim), -1))
+        array = rechunked(array, dict.fromkeys(range(1, array.ndim), -1))
     return array
 
 
