@@ -35,7 +35,7 @@ def segment_reduce(
     x, where = operands
     spec, where_spec = container.spec(x), container.spec(where)
     (result_spec,) = operation.result(spec, where_spec)
-    out_spec = _checked_out(container, operation, operands, result_spec, options.out)
+    out_spec = checked_out(container, operation, operands, result_spec, options.out)
     if container.home != "cpu":
         made = _on_device(container, operation, operands, options)
         return made if made is NotImplemented else into(container, made, options.out)
@@ -75,7 +75,7 @@ def gather_reduce(
     spec, ids_spec = container.spec(x), container.spec(ids)
     where_spec = None if where is None else container.spec(where)
     (result_spec,) = operation.result(spec, ids_spec, where_spec)
-    out_spec = _checked_out(container, operation, operands, result_spec, options.out)
+    out_spec = checked_out(container, operation, operands, result_spec, options.out)
     if operation.mode not in checks.WRITE_MODES or container.home != "cpu":
         return NotImplemented
     how = reduction(spec.dtype, operation.reduce, False)
@@ -121,7 +121,7 @@ def gather_reduce(
     return into(container, result, options.out)
 
 
-def _checked_out(
+def checked_out(
     container: Any, operation: SegmentReduce, operands: tuple[Any, ...], result: Spec, out: Any
 ) -> Spec | None:
     """The specification of ``out``, which has the result's and meets no operand."""
