@@ -7,7 +7,7 @@ from typing import Any
 from nbgather import dispatch
 from nbgather.operations import checks
 from nbgather.operations.segments import GatherReduce, SegmentReduce
-from nbgather.results import Array, Reduce
+from nbgather.results import Array, Mode, Reduce
 
 __all__ = ["gather_reduce", "segment_reduce"]
 
@@ -20,6 +20,7 @@ def segment_reduce(
     num_segments: int | None = None,
     offsets: Any = None,
     counts: Any = None,
+    out: Any = None,
     backend: str | None = None,
 ) -> Array:
     """Reduce segments of rows along the first dimension: a row for each segment.
@@ -38,6 +39,10 @@ def segment_reduce(
         Instead of ids, where segments follow each other: where each begins, and the last ends, N.
     counts : array of int, shape [S], optional
         Or how many rows each has, N in all.
+    out : array, optional
+        Where to write: the result's shape and dtype, writable, overlapping no operand. Nothing is
+        written there when an error is raised at once; when an interrupt ends the call, its
+        contents are unspecified.
     backend : str, optional
         ``cpu``, ``reference`` or ``torch``.
 
@@ -53,7 +58,7 @@ def segment_reduce(
         A dtype that cannot be reduced so, segments that are not of an integer dtype.
     ValueError
         Shapes that do not fit; not one of ids, offsets and counts; offsets that fall or do not go
-        from 0 to N, counts that are not N in all.
+        from 0 to N, counts that are not N in all; an unusable ``out``.
     IndexError
         An id that is negative or not below ``num_segments``.
 
@@ -80,7 +85,7 @@ def segment_reduce(
     elif by == "ids":
         num_segments = dispatch.one_more_than(ids, "ids")
     operation = SegmentReduce(reduce, by, num_segments)
-    return dispatch.execute(operation, x, ways[by], backend=backend)
+    return dispatch.execute(operation, x, ways[by], out=out, backend=backend)
 
 
 def gather_reduce(
@@ -90,6 +95,9 @@ def gather_reduce(
     *,
     offsets: Any = None,
     counts: Any = None,
+    mode: Mode = "raise",
+    fill_value: Any = 0,
+    out: Any = None,
     backend: str | None = None,
 ) -> Array:
     """Reduce bags of rows that ids name: a row for each bag.
@@ -110,6 +118,14 @@ def gather_reduce(
         With ids `[T]`, where each bag begins, and the last ends, T.
     counts : array of int, shape [S], optional
         Or how many ids each has, T in all.
+    mode : {"raise", "clip", "wrap", "fill", "defer"}
+        What an id that is negative or not below L is: an IndexError, the nearest row, the one at
+        the id modulo L, or a row of ``fill_value``, which counts as any other. ``"defer"`` is as in
+        :func:`gather`.
+    fill_value : scalar
+        For the modes ``"fill"`` and ``"defer"``; it must fit x's dtype.
+    out : array, optional
+        As in :func:`segment_reduce`.
     backend : str, optional
         ``cpu``, ``reference`` or ``torch``.
 
@@ -124,14 +140,15 @@ def gather_reduce(
         A dtype that cannot be reduced so, ids or bags that are not of an integer dtype.
     ValueError
         Shapes that do not fit; both offsets and counts; offsets that fall or do not go from 0 to T,
-        counts that are not T in all.
+        counts that are not T in all; an unknown mode, an unusable ``out``.
     IndexError
-        An id that is negative or not below L: the first in row-major order.
+        With ``mode="raise"``, the first id in row-major order that is negative or not below L.
 
     Notes
     -----
-    Ids of which some stand for none, as -1, are told of by counts: ``ids[ids >= 0]`` with
-    ``counts=(ids >= 0).sum(1)``.
+    It has the bits of ``gather_tokens(x[None], ids.reshape(1, -1), mode=mode)[0]`` as segments. A
+    row that is filled adds nothing to a sum, but counts in a mean: ids of which some stand for
+    none, as -1, are told of by counts, ``ids[ids >= 0]`` with ``counts=(ids >= 0).sum(1)``.
 
     Examples
     --------
@@ -144,9 +161,14 @@ def gather_reduce(
     >>> nbgather.gather_reduce(x, [2, 0, 1], "amax", counts=[1, 2])
     array([[5., 0.],
            [3., 4.]])
+    >>> nbgather.gather_reduce(x, [[0, -1], [2, 1]], "sum", mode="fill")
+    array([[1., 2.],
+           [8., 4.]])
     """
     if offsets is not None and counts is not None:
         raise ValueError("one of offsets and counts is needed: offsets and counts came")
     by, where = ("offsets", offsets) if counts is None else ("counts", counts)
-    operation = GatherReduce(reduce, by)
-    return dispatch.execute(operation, x, ids, where, backend=backend)
+    operation = GatherReduce(
+        reduce, by, mode=mode, fill_value=dispatch.fill_value(mode, fill_value)
+    )
+    return dispatch.execute(operation, x, ids, where, out=out, backend=backend)

@@ -70,12 +70,15 @@ TRIED: dict[str, list[tuple[str, str, tuple[Any, ...]]]] = {
         ("by `ids` with `num_segments`", "f(x, 'sum', ids=i, num_segments=4)", (X, MANY)),
         ("by `offsets`", "f(x, 'mean', offsets=i)", (X, OFFSETS)),
         ("by `counts`", "f(x, 'amax', counts=i)", (X, OFFSETS)),
+        ("`out`", "f(x, 'sum', counts=i, out=o)", (X, OFFSETS, X.copy())),
         ("by `ids` alone", "f(x, 'sum', ids=i)", (X, MANY)),
     ],
     "gather_reduce": [
         ("", "f(x, i, 'mean')", (X, IDS % 2)),
         ("`offsets`", "f(x, i, 'sum', offsets=o)", (X, MANY - 1, OFFSETS)),
         ("`counts`", "f(x, i, 'amin', counts=o)", (X, MANY - 1, OFFSETS)),
+        ("`mode`", "f(x, i, 'sum', mode='fill', fill_value=1)", (X, IDS % 2)),
+        ("`out`", "f(x, i, 'sum', out=o)", (X, IDS % 2, X.copy())),
     ],
     "token_noise": [
         ("", "f(1, i, 4)", (MANY,)),

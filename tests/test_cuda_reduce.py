@@ -356,3 +356,34 @@ def test_kernels_are_the_same_for_the_same_reduction(gpu: Driver) -> None:
     sums = {key[2] for key, _, _ in gpu.launches if key[0] in ("looks", "shared lines")}
     assert sums == {("sum", "f4", True)}
     assert cuda.driver is gpu
+
+
+def test_bags_and_their_modes() -> None:
+    """What gather_reduce is made of there, and where the result goes."""
+    x, ids = special(rng("bags"), (6, 3), "float32"), rng("ids").integers(-5, 12, (4, 3))
+    for mode, reduce in (("clip", "mean"), ("wrap", "amax"), ("fill", "sum")):
+        options: Any = {"mode": mode, "fill_value": 2}
+        for rows in (6, 30):
+            wide = np.resize(x, (rows, 3))
+            want = nbgather.gather_reduce(wide, ids, reduce, **options)
+            tensors = torch.from_numpy(wide), torch.from_numpy(ids)
+            with pretending(32):
+                out = torch.zeros(4, 3)
+                equal(nbgather.gather_reduce(*tensors, reduce, **options).numpy(), want)
+                assert nbgather.gather_reduce(*tensors, reduce, **options, out=out) is out
+                equal(out.numpy(), want)
+                segments = nbgather.segment_reduce(tensors[0], reduce, counts=[rows], out=out[:1])
+                equal(segments.numpy(), nbgather.segment_reduce(wide, reduce, counts=[rows]))
+    text = r"index -?\d+ at \(0, 1\) is out of bounds for dimension 0 with size 6"
+    ids[0] = 0, 7, -1
+    with pretending(32):
+        out, tensors = torch.full((4, 3), 7.0), (torch.from_numpy(x), torch.from_numpy(ids))
+        with pytest.raises(IndexError, match=text):
+            nbgather.gather_reduce(*tensors, "sum", out=out)
+        assert (out == 7).all()
+        # The simulator is done when a kernel is launched: the next one of the call tells of it.
+        with pytest.raises(IndexError, match=f"{text}: found by an earlier gather on cuda:0"):
+            nbgather.gather_reduce(*tensors, "sum", mode="defer", fill_value=2)
+        good = torch.from_numpy(ids % 6)
+        got = nbgather.gather_reduce(tensors[0], good, "sum", mode="defer")
+        equal(got.numpy(), nbgather.gather_reduce(x, ids % 6, "sum"))

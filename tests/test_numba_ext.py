@@ -940,6 +940,61 @@ def test_segments_of_other_shapes_and_dtypes(by: str) -> None:
     agree(compiled, plain, x, ids[None, None], where[None], 9)
 
 
+_INTO = {
+    "ids": "nbgather.segment_reduce(x, 'amax', ids=i, num_segments=n, out=o)",
+    "offsets": "nbgather.segment_reduce(x, 'mean', offsets=w, out=o)",
+    "bags": "nbgather.gather_reduce(x, i, 'mean', offsets=w, mode=m, fill_value=f, out=o)",
+    "even bags": "nbgather.gather_reduce(x, i.reshape(-1, 3), 'mean', mode=m, out=o)",
+}
+
+
+@pytest.mark.parametrize(
+    "by", [pytest.param(k, marks=[] if k == "bags" else pytest.mark.large) for k in _INTO]
+)
+def test_modes_of_bags_and_where_rows_are_written(by: str, asked: list[str]) -> None:
+    plain = eval(f"lambda x, i, w, n, m, f, o: {_INTO[by]}", {"nbgather": nbgather})
+    compiled = free(plain)
+    x, ids = rows_of("f4", 7, 3), rng("far").integers(-20, 30, 12)
+    w, f = np.array([0, 3, 3, 12]), 2.5
+    if by == "ids":
+        ids = ids[:7] % 4
+    if by == "offsets":
+        w = w * 7 // 12
+    for mode in ("clip", "wrap", "fill", "raise", "defer", "nearest"):
+        for i in (ids, ids % 4):
+            for x_rows, n in ((7, 4), (7, 3), (0, 4)):
+                outs = [np.full((8, 3), 9, "f4")[1::2] for _ in range(2)]
+                if by != "ids":
+                    outs = [out[: 4 if "even" in by else 3] for out in outs]
+                given = x[:x_rows], i[:x_rows] if by == "ids" else i, w, n, mode, f
+                both = []
+                for call, out in zip((compiled, plain), outs, strict=True):
+                    try:
+                        with np.errstate(all="ignore"):
+                            both.append(call(*given, out) is not None)
+                    except (IndexError, ValueError) as error:
+                        both.append((type(error), str(error)))  # type: ignore[arg-type]
+                assert both[0] == both[1], (mode, n)
+                assert outs[0].tobytes() == outs[1].tobytes(), (mode, n, both)
+    rows = len(outs[0])
+    for out in (
+        np.zeros((rows + 1, 3), "f4"), np.zeros((rows, 3), "f8")[:, ::1].view("f4")[:, ::2],
+        np.broadcast_to(np.zeros(3, "f4"), (rows, 3)), x[:rows, ::1],
+    ):  # fmt: skip
+        if out.flags.writeable:
+            agree(compiled, plain, x, ids, w, 4, "wrap", f, out)
+    # Between the items of x: Python tells, where it may be asked.
+    wide = np.repeat(x, 2, 0)
+    out, given = wide[1::2][:rows], (wide[::2], ids % 4, w, 4, "wrap", f)
+    assert not asked
+    with pytest.raises(ValueError, match="out lies between the items of an operand"):
+        compiled(*given, out)
+    want = plain(*given, np.zeros((rows, 3), "f4"))
+    njit(plain)(*given, out)
+    same(np.ascontiguousarray(out), want)
+    assert asked == ["segment_reduce_into" if by in ("ids", "offsets") else "gather_reduce_with"]
+
+
 @njit
 def large_segments(x, offsets, ids):
     first = nbgather.segment_reduce(x, "mean", offsets=offsets)

@@ -279,13 +279,14 @@ class TorchContainer(SmallTorchCalls):
             raise ValueError("out requires grad: gradients cannot flow into out")
         if not any(map(wants_grad, operands)) or options.lower:
             return self.run(self, operation, operands, options)
-        if operation.differentiable_parts:
-            return self.run(self, operation, operands, options._replace(lower=True))
-        if not any(wants_grad(operands[k]) for k in operation.differentiable):
-            return self.run(self, operation, operands, options)
-        if options.out is not None:
+        flows = any(wants_grad(operands[k]) for k in operation.differentiable)
+        if options.out is not None and flows:
             which = " or ".join(operation.names[k] for k in operation.differentiable)
             raise ValueError(f"{which} requires grad: gradients cannot flow through out=")
+        if operation.differentiable_parts:
+            return self.run(self, operation, operands, options._replace(lower=True))
+        if not flows:
+            return self.run(self, operation, operands, options)
         if options.backend is None:
             result = self.small_graph(operation, operands)
             if result is not None:

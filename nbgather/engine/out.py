@@ -45,6 +45,14 @@ def check_match(spec: Spec, result: Spec) -> None:
         )
 
 
+def into(container: Any, result: Any, out: Any) -> Any:
+    """The result, or ``out`` with it: nothing is written to it before all has gone well."""
+    if out is None or result is out:
+        return result
+    container.assign(out, result)
+    return out
+
+
 def _check_apart(out: np.ndarray, operand: np.ndarray, name: str) -> None:
     """Refuse an ``out`` that shares an element with an operand whose extent it meets."""
     try:

@@ -29,6 +29,7 @@ from nbgather.operations.indexing import (
     Scatter,
     ScatterAdd,
     TakeAlongAxis,
+    TakeInBounds,
 )
 from nbgather.operations.patches import CutPatches, Patchify, Unpatchify
 from nbgather.operations.reducing import ScatterReduce
@@ -316,6 +317,7 @@ _MAKERS: dict[type[Operation], Callable[..., Program | None]] = {
     Cleared: _cleared,
     Gather: _gather,
     TakeAlongAxis: _gather,
+    TakeInBounds: _gather,
     GatherTokens: _gather,
     RestoreTokens: _gather,
     Scatter: _scatter,

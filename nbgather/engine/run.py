@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from nbgather.engine.out import into
 from nbgather.kernels.cpu import limits
 from nbgather.operations.base import Apply, Operation, Options, is_array
 
@@ -14,6 +15,7 @@ from nbgather.operations.base import Apply, Operation, Options, is_array
 EXECUTORS = {
     "Gather": "gather.gather",
     "TakeAlongAxis": "gather.gather",
+    "TakeInBounds": "gather.gather",
     "GatherTokens": "gather.gather",
     "KeepTokens": "gather.keep",
     "RestoreTokens": "gather.restore",
@@ -101,6 +103,8 @@ def run(container: Any, operation: Operation, operands: tuple[Any, ...], options
         result = operation.lower(_parts(container, operands[0], options), *operands)
         if operation.may_pad:
             result = _module("masking").with_valid(container, operation, operands[0], result)
+        if options.out is not None:  # which its executor has looked at
+            result = into(container, result, options.out)
     return result
 
 

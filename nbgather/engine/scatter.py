@@ -10,7 +10,7 @@ import numpy as np
 
 from nbgather.engine import apart, arrays, backends, device_errors, memo, pieces, recycle
 from nbgather.engine.bad_index import raise_bad_index
-from nbgather.engine.out import check_match, check_out
+from nbgather.engine.out import check_match, check_out, into
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.kernels import small
 from nbgather.kernels.memory import bits_dtype, memory_address, view_memory
@@ -49,7 +49,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     how = (combining_on_device if place else combining)(operation, x_spec.dtype)
     is_lacking = isinstance(how, tuple) and not has_kernel(backend, plan, how)
     if is_lacking or how is NotImplemented:
-        return _into(container, _lowered(container, operation, operands, options), out)
+        return into(container, _lowered(container, operation, operands, options), out)
     if plan.count and _must_copy(container, plan, i, src, src_spec):
         i = arrays.native_index(container, i)
         src = operands[2] if src_spec is None else apart.copy(container, src)
@@ -61,7 +61,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         )
         if result is NotImplemented:
             result = _lowered(container, operation, operands, options)
-        return _into(container, result, out)
+        return into(container, result, out)
     direct = _is_direct(container, backend, plan, (x_spec, i_spec, out_spec))
     direct = direct and (pieces.may_cut(how) or not apart.is_long(pieces.work_of_lane(plan)))
     if direct and backend.find_outside(*_index_of(plan, container.address(i))):
@@ -76,7 +76,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
         result = _copy(container, backend, x, x_spec, plan.nbytes)
         x = result
     if not plan.count:
-        return _into(container, result, out)
+        return into(container, result, out)
     address = memory_address(src) if src_spec is None else container.address(src)
     if backend.HOST_VIEWS:
         bad = _run_on_views(container, backend, plan, (result, i), (address, src), how)
@@ -91,7 +91,7 @@ def scatter(container: Any, operation: Scatter, operands: tuple[Any, ...], optio
     if bad:
         raise_bad_index(arrays.integers(container, i), plan.size, plan.dim, False)
     if not direct:
-        result = _into(container, result, out)
+        result = into(container, result, out)
     is_plain = options.backend is None and is_contiguous(x_spec)
     if is_plain and (out_spec is None or is_contiguous(out_spec)):
         specs = x_spec, i_spec, src_spec, out_spec
@@ -267,14 +267,6 @@ def _must_copy(container: Any, plan: ScatterPlan, i: Any, src: Any, src_spec: Sp
         return True
     mask = plan.itemsize - 1 if container.home == "cuda" else plan.item_mask
     return bool(src_spec is not None and container.address(src) & mask)
-
-
-def _into(container: Any, result: Any, out: Any) -> Any:
-    """The result, or ``out`` with it: nothing is written to it before all has gone well."""
-    if out is None:
-        return result
-    container.assign(out, result)
-    return out
 
 
 def _copy(container: Any, backend: Any, x: Any, spec: Spec, nbytes: int) -> Any:

@@ -10,10 +10,12 @@ import numpy as np
 
 from nbgather.engine import apart, arrays, backends, device_errors
 from nbgather.engine.bad_index import raise_bad_index
+from nbgather.engine.out import check_match, check_out, into
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels.memory import memory_address
-from nbgather.operations.base import Options, is_contiguous
+from nbgather.operations import checks
+from nbgather.operations.base import Options, Spec, is_contiguous
 from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
 from nbgather.operations.segments import (
     CheckedBounds,
@@ -33,8 +35,10 @@ def segment_reduce(
     x, where = operands
     spec, where_spec = container.spec(x), container.spec(where)
     (result_spec,) = operation.result(spec, where_spec)
+    out_spec = checked_out(container, operation, operands, result_spec, options.out)
     if container.home != "cpu":
-        return _on_device(container, operation, operands, options)
+        made = _on_device(container, operation, operands, options)
+        return made if made is NotImplemented else into(container, made, options.out)
     if operation.by == "ids":
         return NotImplemented
     offsets = checked_bounds(operation, arrays.integers(container, where), spec.shape[0])
@@ -44,10 +48,12 @@ def segment_reduce(
         return NotImplemented
     if how.reduce == "mean" and how.kind in COMPARED:
         return NotImplemented
-    result = container.empty(result_spec.shape, x)
+    # Of offsets that are good nothing goes wrong any more.
+    is_direct = _is_direct(container, options.out, out_spec)
+    result = options.out if is_direct else container.empty(result_spec.shape, x)
     columns, (segments, rows) = math.prod(spec.shape[1:]), (len(offsets) - 1, spec.shape[0])
     if not segments or not columns:
-        return result
+        return into(container, result, options.out)
     if not is_contiguous(spec) or container.address(x) % spec.dtype.itemsize:
         x = apart.copy(container, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
@@ -58,7 +64,7 @@ def segment_reduce(
         2 * longest, (result, x, offsets, empty), backend.segment_reduce,
         how, (*addresses, memory_address(empty)), (segments, rows, columns), spec.dtype.itemsize,
     )  # fmt: skip
-    return result
+    return into(container, result, options.out)
 
 
 def gather_reduce(
@@ -69,6 +75,9 @@ def gather_reduce(
     spec, ids_spec = container.spec(x), container.spec(ids)
     where_spec = None if where is None else container.spec(where)
     (result_spec,) = operation.result(spec, ids_spec, where_spec)
+    out_spec = checked_out(container, operation, operands, result_spec, options.out)
+    if operation.mode not in checks.WRITE_MODES or container.home != "cpu":
+        return NotImplemented
     how = reduction(spec.dtype, operation.reduce, False)
     backend = backends.serving(options.backend, container.home, spec.device)
     if how is None or how.kind.startswith("c") or how.kind in COMPARED:
@@ -90,7 +99,14 @@ def gather_reduce(
     is_plain = is_contiguous(ids_spec) and ids_spec.dtype.native
     if not is_plain or container.address(ids) % ids_spec.dtype.itemsize:
         numbers = arrays.native_index(container, ids)
-    result = container.empty(result_spec.shape, x)
+    is_direct = _is_direct(container, options.out, out_spec)
+    if is_direct and total * ids_spec.dtype.itemsize <= 2 * bags * columns * item:
+        code, address = ids_spec.dtype.integer, container.address(numbers)
+        if backend.find_outside(code, address, total, spec.shape[0]):
+            raise_bad_index(arrays.integers(container, ids), spec.shape[0], 0, False)
+        result = options.out
+    else:
+        result = container.empty(result_spec.shape, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = tuple(map(container.address, (result, x, numbers)))
     # A column of a bag is one thread's.
@@ -102,7 +118,31 @@ def gather_reduce(
     )  # fmt: skip
     if bad:
         raise_bad_index(arrays.integers(container, ids), spec.shape[0], 0, False)
-    return result
+    return into(container, result, options.out)
+
+
+def checked_out(
+    container: Any, operation: SegmentReduce, operands: tuple[Any, ...], result: Spec, out: Any
+) -> Spec | None:
+    """The specification of ``out``, which has the result's and meets no operand."""
+    if out is None:
+        return None
+    names = ("x", "ids", operation.by) if len(operands) > 2 else ("x", operation.by)
+    named = [
+        (name, array, container.spec(array))
+        for name, array in zip(names, operands, strict=True)
+        if array is not None
+    ]
+    spec = check_out(container, out, named)
+    check_match(spec, result)
+    return spec
+
+
+def _is_direct(container: Any, out: Any, spec: Spec | None) -> bool:
+    """Whether kernels can write to ``out`` as it lies."""
+    if spec is None or not is_contiguous(spec):
+        return False
+    return not container.address(out) % spec.dtype.itemsize
 
 
 def _on_device(

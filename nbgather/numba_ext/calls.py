@@ -54,10 +54,10 @@ class Call:
     def write(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
         fits = None if self.is_refused else self.check(context, builder, kinds, values)
         if fits is None:
-            emit.refuse_call(context, builder, self.name, kinds, values, **self.texts)
+            self.refuse(context, builder, kinds, values)
             return context.get_constant_null(self.result)
         with emit.unless(builder, fits):
-            emit.refuse_call(context, builder, self.name, kinds, values, **self.texts)
+            self.refuse(context, builder, kinds, values)
         slots = [
             cgutils.alloca_once_value(builder, context.get_constant_null(kind))
             for kind in self.arrays
@@ -79,6 +79,10 @@ class Call:
         if self.result is not self.arrays[0]:
             whole = context.make_tuple(builder, self.result, made)
         return impl_ret_new_ref(context, builder, self.result, whole)
+
+    def refuse(self, context: Any, builder: Any, kinds: Any, values: Any) -> None:
+        """Raise what is said of arguments that do not fit."""
+        emit.refuse_call(context, builder, self.name, kinds, values, **self.texts)
 
     def check(self, context: Any, builder: Any, kinds: Any, values: Any) -> Any:
         """Whether the arguments fit; None where they never do."""

@@ -185,21 +185,30 @@ def text_words(text: str) -> list[Any]:
 
 
 def refuse_call(
-    context: Any, builder: Any, name: str, kinds: Any, values: Any, how: Any = None, **texts: str
+    context: Any,
+    builder: Any,
+    name: str,
+    kinds: tuple[Any, ...],
+    values: Any,
+    how: Any = None,
+    out: Any = None,
+    **texts: str,
 ) -> None:
     """Raise what a function of ours says of these arguments, which are in its own order.
 
-    ``how`` is the number of a mode, for the argument of that name; ``texts`` are constants.
+    ``how`` is the number of a mode, for the argument of that name; ``texts`` are constants. Of a
+    reduction of rows one of the arguments may be an ``out``, whose type it is here.
     """
-    words = [I64(records.CALL), I64(records.FUNCTIONS.index(name)), I64(len(kinds))]
-    for parameter, kind, value in zip(records.parameters(name), kinds, values, strict=False):
+    kind = records.CALL if out is None else records.ROWS_OUT
+    words = [I64(kind), I64(records.FUNCTIONS.index(name)), I64(len(kinds))]
+    for parameter, of, value in zip(records.parameters(name), kinds, values, strict=False):
         if parameter == "mode" and how is not None:
             words += [I64(records.MODE_NUMBER), how]
         elif parameter in texts:
             words += text_words(texts[parameter])
         else:
-            words += _argument_words(context, builder, kind, value)
-    refuse_words(context, builder, words)
+            words += _argument_words(context, builder, of, value)
+    refuse_words(context, builder, words if out is None else [*words, I64(int(out.mutable))])
 
 
 def refuse_out(

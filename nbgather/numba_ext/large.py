@@ -52,6 +52,23 @@ def _bags(reduce: int, by: int, size: int, x: Any, ids: Any, where: Any = None) 
     return segments.gather_reduce(x, ids, name, **({} if by == IDS else {WAYS[by]: where}))
 
 
+def _segments_into(reduce: int, by: int, size: int, x: Any, where: Any, out: Any) -> Any:
+    number = size if by == IDS else None
+    name: Any = REDUCES[reduce]
+    return segments.segment_reduce(x, name, num_segments=number, out=out, **{WAYS[by]: where})
+
+
+def _bags_with(
+    reduce: int, by: int, size: int, x: Any, ids: Any, how: int, fill: Any, *others: Any
+) -> Any:
+    """``others`` are offsets or counts, if there are any, and then ``out``, if there is any."""
+    left = list(others)
+    bags: dict[str, Any] = {} if by == IDS else {WAYS[by]: left.pop(0)}
+    name: Any = REDUCES[reduce]
+    bags |= {"out": left[0] if left else None, "mode": MODES[how], "fill_value": fill}
+    return segments.gather_reduce(x, ids, name, **bags)
+
+
 #: Functions of positional arguments: modes are numbers, and ``number`` is how many tokens stay.
 _CALLS: dict[str, Any] = {
     "gather": _gathering(indexing.gather),
@@ -68,6 +85,8 @@ _CALLS: dict[str, Any] = {
     "scatter_reduce": _reducing,
     "segment_reduce": _segments,
     "gather_reduce": _bags,
+    "segment_reduce_into": _segments_into,
+    "gather_reduce_with": _bags_with,
     "token_noise": lambda seed, ids, tokens, epoch: masking.token_noise(
         seed, ids, tokens, epoch=epoch
     ),

@@ -24,6 +24,7 @@ from nbgather.containers import registry
 from nbgather.engine import bad_index
 from nbgather.engine.out import check_match, check_out
 from nbgather.engine.plan import plan_gather
+from nbgather.engine.segments import checked_out
 from nbgather.kernels.constants import MODES
 from nbgather.kernels.memory import view_memory
 from nbgather.operations import checks, keep
@@ -33,8 +34,9 @@ from nbgather.operations.shapes import needs_position
 
 #: What a record is about: the arguments of a call, a mode, an index that is out of bounds, one that
 #: was, a scatter with an ``out``, a sample's number of tokens, a reduction with an ``out``, bad
-#: offsets or counts of segments.
+#: offsets or counts of segments, a reduction of rows with an ``out``.
 CALL, OUT, MODE, BAD_INDEX, GONE_INDEX, SCATTER_OUT, BAD_COUNT, REDUCE_OUT, BAD_SEGMENTS = range(9)
+ROWS_OUT = 9
 #: A flag of a record that was read before.
 TOLD = 1 << 32
 #: What an argument of a call is.
@@ -224,6 +226,38 @@ def _bad_segments(words: _Words) -> None:
     checked_bounds(kind("sum", WAYS[by]), given, rows)
 
 
+def _rows_out(words: _Words) -> None:
+    """As `_out`, of segments and bags."""
+    name, count = FUNCTIONS[words.take()], words.take()
+    given = zip(parameters(name), [words.argument(has_memory=True) for _ in range(count)])
+    named = {key: value for key, value in given if value is not _MISSING and value is not None}
+    out, x, ids = named["out"], named["x"], named.get("ids")
+    if not words.take():
+        out.flags.writeable = False
+    where = next((named[way] for way in WAYS[1:] if way in named), None)
+    by = next((way for way in WAYS[1:] if way in named), WAYS[IDS])
+    operation: Any
+    operands: tuple[Any, ...]
+    if name == "gather_reduce":
+        bags = "counts" if where is None else by
+        operation = GatherReduce(named["reduce"], bags, mode=named.get("mode", MODES[0]))
+        operands = (x, ids, where)
+    else:
+        size = checks.count(named.get("num_segments", 0), "num_segments")
+        operation = SegmentReduce(named["reduce"], by, size)
+        operands = (x, ids if where is None else where)
+    container = registry.find(out, "out")
+    specs = [None if one is None else container.spec(one) for one in operands]
+    (result,) = operation.result(*specs)
+    checked_out(container, operation, operands, result, out)
+    mode = named.get("mode", MODES[0])
+    if ids is not None:
+        needs_position((ids.size,), x.shape[0], 0, mode)
+    if mode == "fill":
+        container.item_bits(named.get("fill_value", 0), x, "fill_value")
+    raise ValueError(_BETWEEN)
+
+
 _READERS = {
     CALL: _call,
     OUT: _out,
@@ -234,6 +268,7 @@ _READERS = {
     BAD_COUNT: _bad_count,
     REDUCE_OUT: _reduce_out,
     BAD_SEGMENTS: _bad_segments,
+    ROWS_OUT: _rows_out,
 }
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from numba import types
 from numba.np import numpy_support
 
+from nbgather.kernels.constants import FILL, RAISE
 from nbgather.kernels.cpu.intrinsics import address, int64_at
 from nbgather.kernels.cpu.reduce import LAST_COUNT
 from nbgather.numba_ext.emit import ADDRESS, NDIM, SIZES
-from nbgather.numba_ext.gather_loops import finder, record
+from nbgather.numba_ext.gather_loops import finder, record, resolve
 from nbgather.numba_ext.intrinsics import converter, loader, mover
 from nbgather.numba_ext.records import BAD_SEGMENTS, COUNTS
 from nbgather.numba_ext.reducing import divider, reducer
@@ -79,7 +80,9 @@ def counter(kind: Any) -> Any:
 
 @functools.cache
 def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
-    """``reduce_rows(says, x, index, result, counts, numbers)``: 0, or the record of a bad index.
+    """``reduce_rows(says, x, index, result, counts, numbers, mode, fill)``.
+
+    It gives 0, or the record of a bad index; ``fill`` is the address of what fills a row.
 
     ``counts`` says how many rows each segment has; where the index has the segments it is to have
     zeros, and is counted. ``numbers`` has what a reduction begins with, what stands for no rows,
@@ -92,8 +95,8 @@ def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
     last = LAST_COUNT.get(kind, _MOST_BYTES)
     divide, (as_number, _) = divider(kind), converter(types.int64, dtype)
 
-    @of_numbers(6, key=(str(dtype), reduce, kind, str(index), last))
-    def reduce_rows(says, x, index, result, counts, numbers):
+    @of_numbers(8, key=(str(dtype), reduce, kind, str(index), last))
+    def reduce_rows(says, x, index, result, counts, numbers, mode, fill):
         xw, rw = int64_at(U(x)), int64_at(U(result))
         number, empty, room = numbers, numbers + itemsize, numbers + 2 * itemsize
         count = int64_at(U(int64_at(U(counts))[ADDRESS]))
@@ -116,11 +119,15 @@ def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
             move(rw[ADDRESS] + k * itemsize, number)
         to, left = np.int64(-1), np.int64(0)
         for k in range(rows):
-            row = np.int64(k)
+            row, is_filled = np.int64(k), False
             if says != NOTHING:
-                position = U(load(i + k // i_size * i_row + k % i_size * i_step))
+                value = load(i + k // i_size * i_row + k % i_size * i_step)
+                position = U(value)
                 if position >= U(size):
-                    return find(index, 0, size, 0)
+                    if mode == RAISE:
+                        return find(index, 0, size, 0)
+                    is_filled = mode == FILL
+                    position = U(0) if is_filled else resolve(value, U(size), mode, False)
                 row = np.int64(position)
             if says == SEGMENTS:
                 to, row = row, np.int64(k)
@@ -131,6 +138,11 @@ def row_reducer(dtype: Any, reduce: str, kind: str, index: Any) -> Any:
                     left = count[to]
                 left -= 1
             o, start = rw[ADDRESS] + to * width, xw[ADDRESS] + row * xw[SIZES + nd]
+            if is_filled:
+                for _ in range(columns):
+                    combine(o, fill)
+                    o += itemsize
+                continue
             for run in range(columns // n if n != 0 else 0):
                 s, rest = start, run
                 for d in range(nd - 2, 0, -1):

@@ -21,10 +21,10 @@ from nbgather.operations.reducing import checked_reduce
 __all__ = ["scatter_reduce_model"]
 
 #: ONNX's names of reductions, and the first opset that has them.
-_REDUCTIONS = {"sum": ("add", 16), "prod": ("mul", 16), "amax": ("max", 18), "amin": ("min", 18)}
+REDUCTIONS = {"sum": ("add", 16), "prod": ("mul", 16), "amax": ("max", 18), "amin": ("min", 18)}
 #: What is summed and multiplied in float32 and rounded once.
 _WIDENED = ("float16", "bfloat16")
-_NUMBERS = tuple(name for name in TENSOR_TYPES if name != "bool")
+NUMBERS = tuple(name for name in TENSOR_TYPES if name != "bool")
 
 
 def scatter_reduce_model(
@@ -102,9 +102,9 @@ def scatter_reduce_model(
     if rows and axis:
         raise ValueError(f"dim is {axis}: with rows it must be 0")
     reduce, own = checked_reduce(reduce), checks.flag(include_self, "include_self")
-    data_type = dtype_name(dtype, "dtype", _NUMBERS)
+    data_type = dtype_name(dtype, "dtype", NUMBERS)
     index_type = dtype_name(index_dtype, "index_dtype", INDEX_TYPES[:1] if rows else INDEX_TYPES)
-    kind, oldest = _REDUCTIONS["sum" if reduce == "mean" else reduce]
+    kind, oldest = REDUCTIONS["sum" if reduce == "mean" else reduce]
     check_versions(opset, ir_version, oldest)
     g = GraphBuilder(
         f"scatter_{reduce}_dim{axis}", f"torch.scatter_reduce by {reduce!r} along dim {axis}.",
@@ -125,13 +125,13 @@ def scatter_reduce_model(
             return g.op("ScatterND", [into, where, values], output, doc, **how)
         return g.op("ScatterElements", [into, where, values], output, doc, axis=axis, **how)
 
-    _Reduction(g, scatter, reduce, kind, own, data_type).write()
+    Reduction(g, scatter, reduce, kind, own, data_type, "data", "updates").write()
     g.output("output", data_type, data, "The reduced values.")
     return g.finish({"dim": str(axis), "reduce": reduce})
 
 
-class _Reduction:
-    """The nodes from data and updates to the output."""
+class Reduction:
+    """The nodes of a reduction: from what is scattered into, and the values, to the output."""
 
     def __init__(
         self,
@@ -141,8 +141,10 @@ class _Reduction:
         kind: str,
         own: bool,
         dtype: str,
+        data: str,
+        updates: str,
     ) -> None:
-        self.g, self.scatter = g, scatter
+        self.g, self.scatter, self.data, self.updates = g, scatter, data, updates
         self.reduce, self.kind, self.own, self.dtype = reduce, kind, own, dtype
         is_wide = dtype in _WIDENED and reduce not in ("amax", "amin")
         #: What is reduced in.
@@ -150,9 +152,10 @@ class _Reduction:
 
     def write(self) -> None:
         g = self.g
-        into, values = (self._cast(name, f"{name}_wide", self.type) for name in ("data", "updates"))
+        names = self.data, self.updates
+        into, values = (self._cast(name, f"{name}_wide", self.type) for name in names)
         if not self.own:
-            begun = self._filled("updates", _identity(self.reduce, self.type), "begun")
+            begun = self._filled(self.updates, _identity(self.reduce, self.type), "begun")
             into = self.scatter(into, begun, "cleared", "The data, but for what values come to.")
         last = "output" if self.type == self.dtype and self.reduce != "mean" else "reduced"
         doc = "The reduced values."
@@ -164,9 +167,9 @@ class _Reduction:
 
     def _divide(self, total: str) -> None:
         g, doc = self.g, "How many values."
-        counts = self._filled("data", int(self.own), "counts_begin")
-        ones = self._filled("updates", 1, "ones")
-        count = self.scatter(counts, ones, "counts", doc, reduction="add")
+        counts = self._filled(self.data, int(self.own), "counts_begin")
+        ones = self._filled(self.updates, 1, "ones")
+        count = self.scatter(counts, ones, "how_many", doc, reduction="add")
         if not self.own:
             wide = g.op("Cast", [count], "counts_wide", "As int64.", to=TENSOR_TYPES["int64"])
             is_none = g.op("Equal", [wide, g.int64(0)], "is_none", "Whether no value came.")

@@ -176,6 +176,14 @@ class TakeAlongAxis(Gather):
 
 
 @dataclass(frozen=True)
+class TakeInBounds(TakeAlongAxis):
+    """The same of an index that does not count from the end: a gather whose input broadcasts."""
+
+    from_end: ClassVar[bool] = False
+    index_error: ClassVar[type[Exception]] = TypeError
+
+
+@dataclass(frozen=True)
 class GatherTokens(Gather):
     """Whole tokens of each sample: operands (x `[N, L, ...]`, ids `[N, K]`)."""
 

@@ -50,8 +50,10 @@ def neutral(reduce: str, dtype: Any) -> Any:
     return int(limits.max if smallest else limits.min)
 
 
-def check_numbers(dtype: DType, reduce: str, name: str = "scatter_reduce") -> None:
-    """Whether numbers of a dtype can be reduced so."""
+def check_numbers(
+    dtype: DType, reduce: str, name: str = "scatter_reduce", what: str = "input"
+) -> None:
+    """Whether numbers of a dtype can be reduced so; ``what`` is the operand that has them."""
     plain = dtype.plain
     fits = dtype.native and (plain in ADDED or plain in WIDENED)
     if reduce in _EXTREMES:
@@ -65,7 +67,7 @@ def check_numbers(dtype: DType, reduce: str, name: str = "scatter_reduce") -> No
             kinds = f"bool, {kinds}"
     if not fits:
         raise TypeError(
-            f"input has dtype {dtype.name}: {name} by {reduce!r} takes {kinds}, in this machine's"
+            f"{what} has dtype {dtype.name}: {name} by {reduce!r} takes {kinds}, in this machine's"
             " byte order"
         )
 

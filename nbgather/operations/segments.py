@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from nbgather.operations.base import (
     known,
     to_front,
 )
-from nbgather.operations.indexing import Gather, ScatterAdd
+from nbgather.operations.indexing import Gather, ScatterAdd, TakeInBounds
 from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce, neutral
 
 
@@ -86,17 +86,29 @@ class GatherReduce(SegmentReduce):
     """Operands (x `[L, ...]`, ids, where): the result is `[S, ...]`, a row for each bag of ids.
 
     ids is `[S, K]` and ``where`` None; or ids is `[T]` and ``where`` as of segments: the offsets of
-    the bags, or the counts of their ids.
+    the bags, or the counts of their ids. ``mode`` is a gather's.
     """
+
+    mode: str = field(default="raise", kw_only=True)
+    fill_value: Any = field(default=0, kw_only=True)
 
     names: ClassVar[tuple[str, ...]] = ("x", "ids", "bags")
     sides: ClassVar[tuple[int, ...]] = (1, 2)
     optional: ClassVar[tuple[int, ...]] = (2,)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.mode(self.mode)
+
+    @property
+    def mode_at_once(self) -> str:
+        """As of a gather."""
+        return Gather(0, self.mode).mode_at_once
+
     @property
     def differentiable_parts(self) -> bool:  # type: ignore[override]
-        """Sums have a rule of their own, which needs none of the rows."""
-        return self.reduce not in ("sum", "mean")
+        """Sums have a rule of their own, which needs none of the rows, for ids within bounds."""
+        return self.mode != "raise" or self.reduce not in ("sum", "mean")
 
     def result(self, x: Spec, ids: Spec, where: Spec | None) -> tuple[Spec, ...]:  # type: ignore[override]
         _check_rows(x, self.reduce, "gather_reduce")
@@ -121,15 +133,41 @@ class GatherReduce(SegmentReduce):
     def lower(self, do: Apply, *operands: Any) -> Any:
         """The rows that the ids name, as segments."""
         x, ids, where = operands
+        if self.mode == "defer":
+            ids = _checked(do, ids, x.shape[0], x, Gather(0, "defer", -1))
+            return do.run(replace(self, mode="fill"), x, ids, where)
+        within = None if self.mode == "raise" else self._within(do, x, ids)
+        if within is not None:
+            return do.run(replace(self, mode="raise", fill_value=0), *within, where)
         by = self.by
         if where is None:
             by, where = "counts", self._segments(do, ids, where)
-        if x.ndim > 1 or ids.ndim > 1:
+        if self.mode == "raise" and (x.ndim > 1 or ids.ndim > 1):
             ids = _checked(do, ids, x.shape[0], x)
         flat = do.xp.reshape(ids, (-1,))
-        index = _spread(do, flat, (*flat.shape, *x.shape[1:]))
-        rows = do.run(Gather(0), x, index)
+        rows = self._rows(do, x, flat)
         return do.run(SegmentReduce(self.reduce, by), rows, where)
+
+    def _rows(self, do: Apply, x: Any, ids: Any) -> Any:
+        """The rows of some ids, those that are filled with among them."""
+        gather = Gather(0, self.mode, self.fill_value)
+        return do.run(gather, x, _spread(do, ids, (*ids.shape, *x.shape[1:])))
+
+    def _within(self, do: Apply, x: Any, ids: Any) -> tuple[Any, Any] | None:
+        """Rows and ids within bounds that stand for the same; None where that costs more memory.
+
+        Behind the rows is then the one that is filled with.
+        """
+        xp, size, shape = do.xp, x.shape[0], tuple(ids.shape)
+        fills, device = self.mode == "fill", device_of(x)
+        if fills and not (all(map(known, (size, *shape))) and size < math.prod(shape)):
+            return None
+        gather, places = Gather(0, self.mode, size if fills else 0), xp.arange(size, device=device)
+        positions = xp.reshape(do.run(gather, places, xp.reshape(ids, (-1,))), shape)
+        if fills:
+            none = xp.full((1,), -1, dtype=xp.int32, device=device)
+            x = xp.concat([x, self._rows(do, x, none)], axis=0)
+        return x, positions
 
     def transpose(
         self, do: Apply, cotangent: Any, specs: Tuple, operands: Tuple, needed: tuple[bool, ...]
@@ -164,7 +202,7 @@ class GatherReduce(SegmentReduce):
 def _check_rows(x: Spec, reduce: str, name: str) -> None:
     if not x.shape:
         raise ValueError("x has shape (): [N, ...] is needed")
-    check_numbers(x.dtype, reduce, name)
+    check_numbers(x.dtype, reduce, name, "x")
 
 
 def _num_segments(by: str, where: Spec) -> Any:
@@ -250,15 +288,19 @@ def _spread(do: Apply, ids: Any, shape: tuple[Any, ...]) -> Any:
     return do.spread(do.xp.reshape(ids, (-1, *(1,) * (len(shape) - 1))), shape)
 
 
-def _checked(do: Apply, ids: Any, size: Any, x: Any) -> Any:
+#: A gather that says of a bad index where it is.
+_TELLS = Gather(0)
+
+
+def _checked(do: Apply, ids: Any, size: Any, x: Any, gather: Gather = _TELLS) -> Any:
     """The ids of rows, below ``size``: a bad one is told of by its own place, not by an item's."""
     if known(ids.shape[0]) and 0 in ids.shape:
         return ids
     places = do.xp.arange(size, device=device_of(x))
-    if "jax" in type(ids).__module__:  # where no input is broadcast without memory
-        return do.run(Gather(0), places, do.xp.reshape(ids, (-1,)))
     places = do.xp.reshape(places, (-1, *(1,) * (ids.ndim - 1)))
-    return do.run(Gather(0), do.xp.broadcast_to(places, (size, *ids.shape[1:])), ids)
+    if "jax" in type(ids).__module__:  # where no input is broadcast without memory
+        return do.run(TakeInBounds(0, gather.mode, gather.fill_value), places, ids)
+    return do.run(gather, do.xp.broadcast_to(places, (size, *ids.shape[1:])), ids)
 
 
 def repeated(xp: Any, values: Any, counts: Any, total: Any) -> Any:

@@ -193,6 +193,21 @@ def segment_reduce(d: Drawn) -> Call:
     return Call(nbgather.segment_reduce, (x, d.of(*REDUCTIONS)), options)
 
 
+def gather_reduce(d: Drawn) -> Call:
+    shape, mode = d.sizes(), d.of(*MODES)
+    x, bags, width = d.some(shape, d.of(*NUMBERS)), d.number(0, 6), d.number(0, 5)
+    counts = d.generator.integers(0, 5, bags)
+    by = d.of(None, "offsets", "counts")
+    wide = (bags, width) if by is None else (int(counts.sum()),)
+    ids = d.index(wide, shape[0], mode != "raise", d.of(*INDICES))
+    options = {"mode": mode}
+    if mode == "fill":
+        options["fill_value"] = d.of(0, 1, 3)
+    if by is not None:
+        options[by] = d.placed(counts if by == "counts" else np.cumsum([0, *counts]))
+    return Call(nbgather.gather_reduce, (x, ids, d.of(*REDUCTIONS)), options)
+
+
 def token_noise(d: Drawn) -> Call:
     ids = d.placed(d.generator.integers(-(1 << 63), 1 << 63, d.number(0, 9)))
     operands = d.number(0, (1 << 64) - 1), ids, d.number(0, 70)
@@ -308,7 +323,8 @@ CASES: dict[str, Callable[[Drawn], Call]] = {
     f.__name__: f
     for f in (
         gather, take_along_axis, gather_tokens, scatter, scatter_add, scatter_reduce,
-        segment_reduce, token_noise, rank_tokens, random_masking, packed_masking, restore_tokens,
-        patchify, unpatchify, masked_patchify, strategies, frame_strategies, infer_gather,
+        segment_reduce, gather_reduce, token_noise, rank_tokens, random_masking, packed_masking,
+        restore_tokens, patchify, unpatchify, masked_patchify, strategies, frame_strategies,
+        infer_gather,
     )
 }  # fmt: skip

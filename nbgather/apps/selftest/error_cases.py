@@ -40,6 +40,13 @@ def errors() -> Iterator[Case]:
         "scatter_add, src of float64": lambda to, g: nbgather.scatter_add(
             to(x), 1, to(i), to(x.astype(np.float64)), **g
         ),
+        "scatter_reduce, mean of bool": lambda to, g: nbgather.scatter_reduce(
+            to(x > 0), 1, to(i), to(x[:, :2] > 0), "mean", **g
+        ),
+        "segment_reduce, counts of 4": lambda to, g: nbgather.segment_reduce(
+            to(x), "sum", counts=to(np.array([1, 3])), **g
+        ),
+        "gather_reduce, id -1": lambda to, g: nbgather.gather_reduce(to(x), to(bad), "amax", **g),
         "rank_tokens, 5 of 4": lambda to, g: nbgather.rank_tokens(to(x), 5, **g),
         "rank_tokens of int64": lambda to, g: nbgather.rank_tokens(to(i), 1, **g),
         "random_masking, ratio 1.5": lambda to, g: nbgather.random_masking(

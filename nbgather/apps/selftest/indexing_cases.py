@@ -208,14 +208,75 @@ def _reduce(
     )
 
 
+REDUCES = ("sum", "prod", "mean", "amax", "amin")
+
+
 def reductions() -> Iterator[Case]:
     """Every reduction, with the input and without."""
     shapes = (((9,), 0, (40,)), ((4, 6), 1, (4, 30)), ((6, 20), 0, (11, 20)), ((3, 1), 1, (3, 17)))
-    reduces = ("sum", "prod", "mean", "amax", "amin")
     for number, (dtype, (shape, dim, to_shape), reduce, include_self) in every(
-        ("float32", "int32"), shapes[1:3], reduces, (True, False), count=20
+        ("float32", "int32"), shapes[1:3], REDUCES, (True, False), count=20
     ):
         text = f"scatter_reduce {dtype} {shape}, dim {dim}, {to_shape}, {reduce}"
         text += "" if include_self else ", without the input"
         how = reduce, include_self
         yield Case(text, functools.partial(_reduce, number, dtype, shape, dim, to_shape, how))
+
+
+#: How many rows each segment has, or ids each bag: none, one, many.
+COUNTS = (3, 0, 17, 1, 0, 9)
+
+
+def _segments(
+    number: int, dtype: str, columns: tuple[int, ...], reduce: Any, by: str, to: To, given: Given
+) -> Any:
+    x = _summand(3800 + number, (sum(COUNTS), *columns), dtype)
+    ways = {
+        "ids": inputs.integers(3850 + number, 0, 5, (len(x),)),
+        "offsets": np.cumsum([0, *COUNTS]),
+        "counts": np.array(COUNTS),
+    }
+    where: dict[str, Any] = {by: to(ways[by])}
+    if by == "ids":
+        where["num_segments"] = 6
+    return nbgather.segment_reduce(to(x), reduce, **where, **given)
+
+
+def segments() -> Iterator[Case]:
+    """segment_reduce: every reduction, rows in order and in any."""
+    for number, (dtype, columns, reduce, by) in every(
+        ("float32", "float16"), ((), (5,), (2, 20)), REDUCES, ("ids", "offsets", "counts"),
+        count=30,
+    ):  # fmt: skip
+        text = f"segment_reduce {dtype} [{sum(COUNTS)}, *{columns}], {reduce} by {by}"
+        yield Case(text, functools.partial(_segments, number, dtype, columns, reduce, by))
+
+
+def _bags(
+    number: int,
+    dtype: str,
+    columns: tuple[int, ...],
+    reduce: Any,
+    how: tuple[str, bool],
+    to: To,
+    given: Given,
+) -> Any:
+    (mode, is_square), rows = how, (7, 60)[number % 2]
+    x = _summand(3900 + number, (rows, *columns), dtype)
+    shape = (6, 5) if is_square else (sum(COUNTS),)
+    # Beside the usual one the modes that change the ids have no kernel of their own.
+    index_dtype = "int64" if mode == "raise" else INDEX_DTYPES[number % len(INDEX_DTYPES)]
+    ids = _index(3950 + number, rows, shape, index_dtype, mode)
+    bags = {} if is_square else {"counts": to(np.array(COUNTS))}
+    return nbgather.gather_reduce(to(x), to(ids), reduce, **bags, **_fill(mode), **given)
+
+
+def bags() -> Iterator[Case]:
+    """gather_reduce: every reduction and mode, of more rows than ids and of fewer."""
+    for number, (dtype, columns, reduce, mode, is_square) in every(
+        ("float32", "float16"), ((), (5,), (130,)), REDUCES, MODES, (True, False), count=40
+    ):
+        ids = "[6, 5]" if is_square else f"[{sum(COUNTS)}]"
+        text = f"gather_reduce {dtype} [{(7, 60)[number % 2]}, *{columns}], {ids}, {reduce}, {mode}"
+        how = mode, is_square
+        yield Case(text, functools.partial(_bags, number, dtype, columns, reduce, how))

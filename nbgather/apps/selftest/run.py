@@ -13,7 +13,15 @@ import numpy as np
 
 from nbgather.apps.selftest.cases import Case, To
 from nbgather.apps.selftest.error_cases import errors
-from nbgather.apps.selftest.indexing_cases import gathers, reductions, rows, scatters, takes
+from nbgather.apps.selftest.indexing_cases import (
+    bags,
+    gathers,
+    reductions,
+    rows,
+    scatters,
+    segments,
+    takes,
+)
 from nbgather.apps.selftest.token_cases import (
     maskings,
     noises,
@@ -29,9 +37,9 @@ __all__ = ["Report", "run"]
 #: The cases by group, in the order in which they are computed.
 GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "gather": gathers, "take_along_axis": takes, "gather_tokens": rows, "scatter": scatters,
-    "scatter_reduce": reductions, "token_noise": noises, "rank_tokens": ranks,
-    "random_masking": maskings, "restore_tokens": restores, "patches": patches,
-    "strategies": strategies, "errors": errors,
+    "scatter_reduce": reductions, "segment_reduce": segments, "gather_reduce": bags,
+    "token_noise": noises, "rank_tokens": ranks, "random_masking": maskings,
+    "restore_tokens": restores, "patches": patches, "strategies": strategies, "errors": errors,
 }  # fmt: skip
 DIGESTS = Path(__file__).with_name("digests.json")
 #: Hexadecimal digits of a case's digest that are kept.

@@ -40,8 +40,12 @@ def build(operation: SegmentReduce, x: Any, *sides: Any) -> Any:
     specs: list[Any] = [None if a is None else Spec(a.shape, (), describe(a.dtype)) for a in arrays]
     operation.check(*specs)
     *rows, where = arrays
-    if is_bags or operation.by == "ids":
-        _refuse_bad(given[0], x.shape[0] if is_bags else operation.num_segments)
+    if isinstance(operation, GatherReduce):
+        gather = Gather(0, operation.mode_at_once, operation.fill_value)
+        if gather.mode == "raise":
+            _refuse_bad(given[0], x.shape[0])
+    elif operation.by == "ids":
+        _refuse_bad(given[0], operation.num_segments)
     total = math.prod(rows[-1].shape) if is_bags else x.shape[0]
     if is_bags and where is None:
         where = np.full(rows[-1].shape[0], rows[-1].shape[1])
@@ -54,7 +58,7 @@ def build(operation: SegmentReduce, x: Any, *sides: Any) -> Any:
         size = len(offsets) - 1
         ids = np.repeat(np.arange(size), np.diff(offsets))
     if is_bags:
-        x = _run(Gather(0), *_index_beside(x, rows[-1]))
+        x = _run(gather, *_index_beside(x, rows[-1]))
     segments = SegmentReduce(operation.reduce, "ids", size)
     return segments.lower(Apply(_run, lambda: xp), x, _chunked(ids, x.chunks[0]))
 
