@@ -14,19 +14,19 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbgather.kernels.cpu.bounds import any_outside
 from nbgather.kernels.cpu.folds import divider, folded, folder, identity, number_type, pointer_like
 from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at
-from nbgather.kernels.cpu.reduce import LAST_COUNT, STEP, fill
+from nbgather.kernels.cpu.reduce import LAST_COUNT, are_inside, fill
 
 U = np.uint64
 _I32, _BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 
-#: How many rows ahead of the one that is reduced are prefetched: of these columns, then of the next
-#: ones, and behind the last of the next bag.
-FETCHED_ROWS, FETCHED_WIDE_ROWS = 32, 16
-#: Bytes of a row that registers hold, and of a vector of them.
-BLOCKS = ((512, 64), (256, 64), (128, 64), (64, 64), (16, 16))
+#: Bytes of a vector, and how many of them registers hold in a loop of its own; between these the
+#: last ones overlap. Of less than a vector two of the next width that fits do.
+VECTOR_BYTES, VECTORS = 64, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+NARROW_BYTES = (32, 16, 8)
+#: Ids that are looked at before the first of their rows is read.
+CHECKED_AHEAD = U(512)
 
 
 def _prefetch(builder: Any, pointer: Any) -> None:
@@ -35,67 +35,100 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     builder.call(function, [builder.bitcast(pointer, _BYTES), _I32(0), _I32(3), _I32(1)])
 
 
-@functools.cache
-def block_loop(reduce: str, kind: str, nbytes: int, vector: int) -> Any:
-    """``block(out, o, src, b, idx, k, end, total, columns, back, after)``: columns of one bag.
+def _forms(itemsize: int) -> list[tuple[int, int, int, range]]:
+    """Lanes of a vector, how many vectors, the fewest there may be, and which numbers are so.
 
-    They begin with ``b``. Its ids, from ``k`` to ``end``, were checked, and are not none. Of the
-    rows ahead as many columns are prefetched; beyond ``end`` those from ``after`` on, of the rows
-    whose ids are so many ``back``, unless these are not before ``total``. They may be bad.
+    These are columns where they are less than a vector's, and else how many vectors these fill,
+    behind the widest's lanes.
+    """
+    widest = end = VECTOR_BYTES // itemsize
+    forms, before = [], 0
+    for count in VECTORS:
+        forms.append((widest, count, before + 1, range(widest + before, widest + count)))
+        before = count
+    for lanes in (nbytes // itemsize for nbytes in NARROW_BYTES if nbytes > itemsize):
+        forms += [(lanes, 1, 1, range(lanes, lanes + 1)), (lanes, 2, 2, range(lanes + 1, end))]
+        end = lanes
+    return [form for form in forms if form[3]]
+
+
+@functools.cache
+def block_loop(reduce: str, kind: str) -> Any:
+    """``block(out, o, src, b, idx, k, end, columns, ahead, limit, n)``: ``n`` columns of one bag.
+
+    They begin with ``b``. Its ids, from ``k`` to ``end``, were checked, and are not none. The same
+    columns are prefetched of the rows whose ids are so many ``ahead`` and before ``limit``; they
+    may be bad.
     """
     of = number_type(kind)
     itemsize = np.dtype(of).itemsize
-    lanes = vector // itemsize
-    fetched_rows = FETCHED_WIDE_ROWS if nbytes == BLOCKS[0][0] else FETCHED_ROWS
+    widest = VECTOR_BYTES // itemsize
 
     @intrinsic
-    def block(typingctx, out, o, src, b, idx, k, end, total, columns, back, after):
+    def block(typingctx, out, o, src, b, idx, k, end, columns, ahead, limit, n):
         u = types.uint64
         signature = types.void(out, u, src, u, idx, u, u, u, u, u, u)
 
         def codegen(context, builder, sig, values):
-            out, o, src, b, idx, k, end, total, columns, back, after = values
+            out, o, src, b, idx, k, end, columns, ahead, limit, n = values
             number, id_type = sig.args[2].dtype, sig.args[4].dtype
-            wide = ir.VectorType(context.get_value_type(number), lanes)
-            first = [context.get_constant(number, identity(reduce, kind))] * lanes
-            before = builder.block
-            loop, behind = (builder.append_basic_block(name) for name in ("row", "rows"))
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            row = builder.phi(k.type)
-            held = [builder.phi(wide) for _ in range(nbytes // vector)]
+            word = n.type
+            first = context.get_constant(number, identity(reduce, kind))
+            vectors = builder.udiv(builder.add(n, word(widest - 1)), word(widest))
+            wide_code = builder.add(vectors, word(widest - 1))
+            code = builder.select(builder.icmp_unsigned("<", n, word(widest)), n, wide_code)
+            done = builder.append_basic_block("done")
+            switch = builder.switch(code, done)
 
-            def start_of(row, b):
+            def start_of(row):
                 place = context.cast(builder, builder.load(builder.gep(idx, [row])), id_type, u)
                 return builder.add(builder.mul(place, columns), b)
 
-            start = start_of(row, b)
-            later = builder.add(row, row.type(fetched_rows))
-            is_within = builder.icmp_unsigned("<", later, end)
-            later = builder.select(is_within, later, builder.sub(later, back))
-            is_there = builder.icmp_unsigned("<", later, total)
-            later = builder.select(is_there, later, row)
-            later = start_of(later, builder.select(is_within, b, after))
-            # The last item too: rows of NumPy's begin anywhere in a cache line.
-            for ahead in (*range(0, nbytes, LINE_BYTES), nbytes - itemsize):
-                item = builder.add(later, later.type(ahead // itemsize))
-                _prefetch(builder, builder.gep(src, [item]))
-            results = []
-            for v, old in enumerate(held):
-                item = builder.add(start, start.type(v * lanes))
-                new = builder.load(at(builder, src, item, wide))
-                new.align = itemsize
-                results.append(folded(builder, old, new, reduce, kind))
-                old.add_incoming(ir.Constant(wide, first), before)
-                old.add_incoming(results[-1], loop)
-            following = builder.add(row, row.type(1))
-            row.add_incoming(k, before)
-            row.add_incoming(following, loop)
-            builder.cbranch(builder.icmp_unsigned("<", following, end), loop, behind)
-            builder.position_at_end(behind)
-            for v, value in enumerate(results):
-                item = builder.add(o, o.type(v * lanes))
-                builder.store(value, at(builder, out, item, wide)).align = itemsize
+            for lanes, count, least, codes in _forms(itemsize):
+                before, loop, fetch, row_of, behind = (
+                    builder.append_basic_block(name)
+                    for name in ("form", "row", "fetch", "fold", "rows")
+                )
+                for value in codes:
+                    switch.add_case(word(value), before)
+                builder.position_at_end(before)
+                wide = ir.VectorType(context.get_value_type(number), lanes)
+                last = builder.sub(n, word(lanes))
+                offsets = [word(v * lanes) for v in range(count)]
+                for v in range(max(least - 1, 1), count):
+                    is_before = builder.icmp_unsigned("<", offsets[v], last)
+                    offsets[v] = builder.select(is_before, offsets[v], last)
+                builder.branch(loop)
+                builder.position_at_end(loop)
+                row = builder.phi(word)
+                held = [builder.phi(wide) for _ in offsets]
+                later = builder.add(row, ahead)
+                builder.cbranch(builder.icmp_unsigned("<", later, limit), fetch, row_of)
+                builder.position_at_end(fetch)
+                later = start_of(later)
+                # The last item too: rows begin anywhere in a cache line.
+                ends = offsets if lanes == widest else offsets[:1]
+                for offset in (*ends, builder.sub(n, word(1))):
+                    _prefetch(builder, builder.gep(src, [builder.add(later, offset)]))
+                builder.branch(row_of)
+                builder.position_at_end(row_of)
+                start, results = start_of(row), []
+                for offset, old in zip(offsets, held, strict=True):
+                    new = builder.load(at(builder, src, builder.add(start, offset), wide))
+                    new.align = itemsize
+                    results.append(folded(builder, old, new, reduce, kind))
+                    old.add_incoming(ir.Constant(wide, [first] * lanes), before)
+                    old.add_incoming(results[-1], row_of)
+                following = builder.add(row, word(1))
+                row.add_incoming(k, before)
+                row.add_incoming(following, row_of)
+                builder.cbranch(builder.icmp_unsigned("<", following, end), loop, behind)
+                builder.position_at_end(behind)
+                for offset, value in zip(offsets, results, strict=True):
+                    to = at(builder, out, builder.add(o, offset), wide)
+                    builder.store(value, to).align = itemsize
+                builder.branch(done)
+            builder.position_at_end(done)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -103,62 +136,31 @@ def block_loop(reduce: str, kind: str, nbytes: int, vector: int) -> Any:
     return block
 
 
-@njit(inline="always")
-def any_of_bag_outside(idx, k, end, size):
-    """Not 0 if an id is not below size."""
-    bad = U(0)
-    while k + STEP <= end:
-        bad |= any_outside(idx, k, size)
-        k += STEP
-    while k < end:
-        bad |= U(1) if U(idx[k]) >= size else U(0)
-        k += U(1)
-    return bad
-
-
 def make_bag_reduce(reduce, kind):
-    """``args`` = [B, T, size, K, total, empty]; ``idx`` are the ids, ``aux`` where bags begin.
+    """``args`` = [B, T, size, K, empty, M, ahead, limit]; ``idx`` are the ids.
 
-    B columns, T of them a tile; ``size`` rows there are; K ids each bag has, of ``total`` in all,
-    or 0 where ``aux`` says how many; ``empty`` is the address of what stands for no rows. A
+    B columns, T of them a tile; ``size`` rows there are; K ids each bag has, or 0 where ``aux``
+    says where bags begin; ``empty`` is the address of what stands for no rows. At most M columns
+    are reduced at once; rows so far ``ahead`` are prefetched, of the ids before ``limit``. A
     position of the range is a tile of a bag.
     """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of = divider(kind), number_type(kind)
     mean, last = reduce == "mean", U(LAST_COUNT.get(kind, 1 << 63))
     ITEM = np.dtype(of).itemsize
-    (N0, put0), (N1, put1), (N2, put2), (N3, put3), (N4, put4) = [
-        (U(nbytes // ITEM), block_loop(reduce, kind, nbytes, vector)) for nbytes, vector in BLOCKS
-    ]
+    block = block_loop(reduce, kind)
+    LANES, LEAST = U(VECTOR_BYTES // ITEM), U(max(NARROW_BYTES[-1] // ITEM, 2))
 
     @njit(inline="always")
-    def ahead_of(e, n, b, count):
-        # Of which rows, and from which column on, is prefetched beyond the bag's end.
-        return (U(0), b) if e == n else (count, b + e)
-
-    @njit(inline="always")
-    def put(out, o, n, src, b, idx, k, end, total, columns):
-        e, count = U(0), end - k
-        while e + N0 <= n:
-            back, after = ahead_of(e + N0, n, b, count)
-            put0(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
-            e += N0
-        if e + N1 <= n:
-            back, after = ahead_of(e + N1, n, b, count)
-            put1(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
-            e += N1
-        if e + N2 <= n:
-            back, after = ahead_of(e + N2, n, b, count)
-            put2(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
-            e += N2
-        if e + N3 <= n:
-            back, after = ahead_of(e + N3, n, b, count)
-            put3(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
-            e += N3
-        while e + N4 <= n:
-            back, after = ahead_of(e + N4, n, b, count)
-            put4(out, o + e, src, b + e, idx, k, end, total, columns, back, after)
-            e += N4
+    def put(out, o, n, src, b, idx, k, end, columns, most, ahead, limit):
+        e = U(0)
+        if n > most:  # blocks of about the same width
+            blocks = (n + most - U(1)) // most
+            most = (n + blocks * LANES - U(1)) // (blocks * LANES) * LANES
+        while e + LEAST <= n:
+            m = min(n - e, most)
+            block(out, o + e, src, b + e, idx, k, end, columns, ahead, limit, m)
+            e += m
         while e < n:
             value = first
             for r in range(k, end):
@@ -166,28 +168,66 @@ def make_bag_reduce(reduce, kind):
             out[o + e] = value
             e += U(1)
 
+    @njit(inline="always")
+    def put_four(out, o, src, idx, k0, k1, k2, k3, end):
+        # Of single columns four bags in turns: a number waits for the one before it.
+        m = min(min(k1 - k0, k2 - k1), min(k3 - k2, end - k3))
+        t0, t1, t2, t3 = first, first, first, first
+        for k in range(m):
+            t0 = fold(t0, src[U(idx[k0 + k])])
+            t1 = fold(t1, src[U(idx[k1 + k])])
+            t2 = fold(t2, src[U(idx[k2 + k])])
+            t3 = fold(t3, src[U(idx[k3 + k])])
+        for k in range(k0 + m, k1):
+            t0 = fold(t0, src[U(idx[k])])
+        for k in range(k1 + m, k2):
+            t1 = fold(t1, src[U(idx[k])])
+        for k in range(k2 + m, k3):
+            t2 = fold(t2, src[U(idx[k])])
+        for k in range(k3 + m, end):
+            t3 = fold(t3, src[U(idx[k])])
+        out[o], out[o + U(1)], out[o + U(2)], out[o + U(3)] = t0, t1, t2, t3
+
+    @njit(inline="always")
+    def begin_of(aux, K, a):
+        return a * K if K else U(aux[a])
+
     def reduce_bags(out, src, idx, aux, args, lo, hi):
         B, T, size = U(args[0]), U(args[1]), U(args[2])
-        K, total = U(args[3]), U(args[4])
+        K, most, ahead, limit = U(args[3]), U(args[5]), U(args[6]), U(args[7])
         tiles = (B + T - U(1)) // T
-        empty = pointer_like(out, U(args[5]))[U(0)]
-        for p in range(U(lo), U(hi)):
+        empty = pointer_like(out, U(args[4]))[U(0)]
+        p = U(lo)
+        checked = begin_of(aux, K, p // tiles)
+        behind = begin_of(aux, K, (U(hi) - U(1)) // tiles + U(1))
+        while p < U(hi):
             a = p // tiles
+            count = U(4) if B == U(1) and p + U(4) <= U(hi) else U(1)
+            k, end = begin_of(aux, K, a), begin_of(aux, K, a + count)
+            if end > checked:
+                until = min(max(end, checked + CHECKED_AHEAD), behind)
+                if are_inside(idx, checked, until - checked, size):
+                    return 1
+                checked = until
             b = (p - a * tiles) * T
             n, o = min(T, B - b), a * B + b
-            k, end = a * K, a * K + K
-            if K == U(0):
-                k, end = U(aux[a]), U(aux[a + U(1)])
-            if k == end:
+            if count == U(4):
+                k1, k2 = begin_of(aux, K, a + U(1)), begin_of(aux, K, a + U(2))
+                put_four(out, o, src, idx, k, k1, k2, begin_of(aux, K, a + U(3)), end)
+            elif k == end:
                 fill(out, o, n, empty)
-                continue
-            if any_of_bag_outside(idx, k, end, size):
-                return 1
-            put(out, o, n, src, b, idx, k, end, total, B)
-            if mean:
-                number = of(min(end - k, last))
-                for e in range(n):
-                    out[o + e] = divide(out[o + e], number)
+            else:
+                put(out, o, n, src, b, idx, k, end, B, most, ahead, limit)
+            p += count
+            if mean or count == U(4):
+                for c in range(count):
+                    k, end = begin_of(aux, K, a + c), begin_of(aux, K, a + c + U(1))
+                    if k == end:
+                        fill(out, o + c, n, empty)
+                    elif mean:
+                        number = of(min(end - k, last))
+                        for e in range(n):
+                            out[o + c + e] = divide(out[o + c + e], number)
         return 0
 
     return reduce_bags

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.kernels import constants
+from nbgather.kernels import constants, machine
 from nbgather.kernels.cpu import compiler, limits, loader, threads
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import ScatterPlan
@@ -43,6 +43,13 @@ SHARED_ROW_BYTES = 1024
 #: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in
 #: the second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
 TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
+#: Of bags, bytes of rows that are prefetched ahead where the last cache has all rows, and where it
+#: has not; how many rows these are at least and at most; and bytes of all rows up to which none
+#: are, since the second-level cache has them.
+CACHED_AHEAD_BYTES, FAR_AHEAD_BYTES, FETCHED_ROWS = 1 << 12, 1 << 14, (8, 48)
+NEAR_BYTES = machine.second_level_bytes() // 2
+#: Bytes that a core moves in the time that a narrow row takes.
+LEAST_ROW_BYTES = 32
 #: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
 #: ends within a lane walks all of its index.
 LANES_PER_THREAD = 8
@@ -177,6 +184,12 @@ def segment_reduce(
     run(kernel, *addresses, args, segments * -(-columns // width), work)
 
 
+@functools.cache
+def _block_bytes() -> int:
+    """How many bytes of a row the registers hold: half of them where they are half as wide."""
+    return 1 << 10 if loader.has_features(("avx512f",)) else 1 << 9
+
+
 def bag_reduce(
     how: tuple[str, str, bool],
     addresses: tuple[int, int, int, int],
@@ -194,11 +207,18 @@ def bag_reduce(
     kernel = compiler.range_kernel(
         "bags", "make_bag_reduce", (reduce, kind), (kind, kind, index, "i8")
     )
-    nbytes = columns * np.dtype(kind).itemsize
+    item = np.dtype(kind).itemsize
+    nbytes = columns * item
     tiles = max(min(nbytes // SHARED_ROW_BYTES, limits.num_threads() // bags), 1)
     width = -(-columns // tiles)
-    args = np.array([columns, width, rows, each, total, empty], np.int64)
-    return run(kernel, *addresses, args, bags * -(-columns // width), (total + bags) * nbytes)
+    is_cached = rows * nbytes <= machine.last_level_bytes()
+    ahead = (CACHED_AHEAD_BYTES if is_cached else FAR_AHEAD_BYTES) // (width * item)
+    ahead = min(max(ahead, FETCHED_ROWS[0]), FETCHED_ROWS[1])
+    limit = total if rows * nbytes > NEAR_BYTES else 0
+    numbers = columns, width, rows, each, empty, _block_bytes() // item, ahead, limit
+    args = np.array(numbers, np.int64)
+    work = (total + bags) * max(nbytes, LEAST_ROW_BYTES)
+    return run(kernel, *addresses, args, bags * -(-columns // width), work)
 
 
 def _tiled(plan: ScatterPlan, width: int) -> tuple[np.ndarray, int]:
