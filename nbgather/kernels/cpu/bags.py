@@ -136,13 +136,24 @@ def block_loop(reduce: str, kind: str) -> Any:
     return block
 
 
-def make_bag_reduce(reduce, kind):
-    """``args`` = [B, T, size, K, empty, M, ahead, limit]; ``idx`` are the ids.
+@njit(inline="always")
+def are_bounds(aux, a, count, total, bags):
+    """Whether so many bags follow each other, from 0 on and to the total."""
+    fits = U(aux[a + count]) <= total
+    for c in range(a, a + count):
+        fits &= U(aux[c]) <= U(aux[c + U(1)])
+    fits &= a != U(0) or U(aux[U(0)]) == U(0)
+    return fits and (a + count != bags or U(aux[bags]) == total)
 
-    B columns, T of them a tile; ``size`` rows there are; K ids each bag has, or 0 where ``aux``
-    says where bags begin; ``empty`` is the address of what stands for no rows. At most M columns
-    are reduced at once; rows so far ``ahead`` are prefetched, of the ids before ``limit``. A
-    position of the range is a tile of a bag.
+
+def make_bag_reduce(reduce, kind):
+    """``args`` = [B, T, size, K, total, bags, empty, M, ahead, limit]; ``idx`` are the ids.
+
+    B columns, T of them a tile; ``size`` rows there are; K ids each bag has, of ``total`` in all,
+    or 0 where ``aux`` says where bags begin, and the last ends, which may be wrong; ``empty`` is
+    the address of what stands for no rows. At most M columns are reduced at once; rows so far
+    ``ahead`` are prefetched, of the ids before ``limit``. A position of the range is a tile of a
+    bag.
     """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of = divider(kind), number_type(kind)
@@ -194,18 +205,21 @@ def make_bag_reduce(reduce, kind):
 
     def reduce_bags(out, src, idx, aux, args, lo, hi):
         B, T, size = U(args[0]), U(args[1]), U(args[2])
-        K, most, ahead, limit = U(args[3]), U(args[5]), U(args[6]), U(args[7])
+        K, total, bags = U(args[3]), U(args[4]), U(args[5])
+        most, ahead, limit = U(args[7]), U(args[8]), U(args[9])
         tiles = (B + T - U(1)) // T
-        empty = pointer_like(out, U(args[4]))[U(0)]
+        empty = pointer_like(out, U(args[6]))[U(0)]
         p = U(lo)
         checked = begin_of(aux, K, p // tiles)
-        behind = begin_of(aux, K, (U(hi) - U(1)) // tiles + U(1))
+        behind = min(begin_of(aux, K, (U(hi) - U(1)) // tiles + U(1)), total)
         while p < U(hi):
             a = p // tiles
             count = U(4) if B == U(1) and p + U(4) <= U(hi) else U(1)
             k, end = begin_of(aux, K, a), begin_of(aux, K, a + count)
+            if K == U(0) and not are_bounds(aux, a, count, total, bags):
+                return 1
             if end > checked:
-                until = min(max(end, checked + CHECKED_AHEAD), behind)
+                until = max(end, min(checked + CHECKED_AHEAD, behind))
                 if are_inside(idx, checked, until - checked, size):
                     return 1
                 checked = until

@@ -192,21 +192,20 @@ def _block_bytes() -> int:
 
 def bag_reduce(
     how: tuple[str, str, bool],
-    addresses: tuple[int, int, int, int],
+    addresses: tuple[Any, Any, Any, Any],
     sizes: tuple[int, int, int, int, int],
-    index: str,
+    indices: tuple[str, str],
     empty: int,
     run: Any = threads.run,
-) -> int:
+) -> Any:
     """Reduce bags of rows by addresses: of the result, the rows, the ids, and where bags begin.
 
-    ``sizes`` are the bags, all rows, the columns, the ids of each bag or 0, and all ids; ``index``
-    the kind of these; ``empty`` is the address of what stands for no rows. Not 0 if an id was bad.
+    ``sizes`` are the bags, all rows, the columns, the ids of each bag or 0, and all ids;
+    ``indices`` the kinds of these and of what tells where bags begin; ``empty`` is the address of
+    what stands for no rows. Not 0 if an id was bad, or bags are not all of the ids in their order.
     """
     (reduce, kind, _), (bags, rows, columns, each, total) = how, sizes
-    kernel = compiler.range_kernel(
-        "bags", "make_bag_reduce", (reduce, kind), (kind, kind, index, "i8")
-    )
+    kernel = compiler.range_kernel("bags", "make_bag_reduce", (reduce, kind), (kind, kind, *indices))
     item = np.dtype(kind).itemsize
     nbytes = columns * item
     tiles = max(min(nbytes // SHARED_ROW_BYTES, limits.num_threads() // bags), 1)
@@ -215,7 +214,7 @@ def bag_reduce(
     ahead = (CACHED_AHEAD_BYTES if is_cached else FAR_AHEAD_BYTES) // (width * item)
     ahead = min(max(ahead, FETCHED_ROWS[0]), FETCHED_ROWS[1])
     limit = total if rows * nbytes > NEAR_BYTES else 0
-    numbers = columns, width, rows, each, empty, _block_bytes() // item, ahead, limit
+    numbers = columns, width, rows, each, total, bags, empty, _block_bytes() // item, ahead, limit
     args = np.array(numbers, np.int64)
     work = (total + bags) * max(nbytes, LEAST_ROW_BYTES)
     return run(kernel, *addresses, args, bags * -(-columns // width), work)
