@@ -97,10 +97,13 @@ def gather_reduce(
         numbers = arrays.native_index(container, ids)
     result = container.empty(result_spec.shape, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
-    addresses = (*map(container.address, (result, x, numbers)), memory_address(offsets))
+    addresses = tuple(map(container.address, (result, x, numbers)))
+    kind = ids_spec.dtype.integer
+    told = (kind, addresses[2]) if each else (f"i{offsets.itemsize}", memory_address(offsets))
+    addresses = *addresses, told[1]
     call = (
         (bags, spec.shape[0], columns, each, total),
-        (ids_spec.dtype.integer, f"i{offsets.itemsize}"),
+        (kind, told[0]),
         memory_address(empty),
     )
     work = 2 * total * columns * item
@@ -138,7 +141,7 @@ def _keep(
     if head is None or not container.exact_types or not memo.again(container, head, *specs):
         return
     (how, call, empty), x = made, operands[0]
-    where = small.Place(small.FIXED, 0) if specs[2] is None else small.operand(2)
+    where = small.operand(1 if specs[2] is None else 2)
     addresses = small.result(0), small.operand(0), small.operand(1), where
     step = backend.bag_reduce(how, addresses, *call, run=backend.step)
     shape = call[0][0], *x.shape[1:]

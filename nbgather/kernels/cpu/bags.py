@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nbgather.kernels.cpu.folds import divider, folded, folder, identity, number_type, pointer_like
 from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at
-from nbgather.kernels.cpu.reduce import LAST_COUNT, are_inside, fill
+from nbgather.kernels.cpu.reduce import LAST_COUNT, are_inside
 
 U = np.uint64
 _I32, _BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
@@ -25,8 +25,8 @@ _I32, _BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 #: last ones overlap. Of less than a vector two of the next width that fits do.
 VECTOR_BYTES, VECTORS = 64, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 NARROW_BYTES = (32, 16, 8)
-#: Ids that are looked at before the first of their rows is read.
-CHECKED_AHEAD = U(512)
+#: Ids of a bag from which on single columns of four bags are reduced in turns.
+LONG = U(12)
 
 
 def _prefetch(builder: Any, pointer: Any) -> None:
@@ -49,56 +49,78 @@ def _forms(itemsize: int) -> list[tuple[int, int, int, range]]:
     for lanes in (nbytes // itemsize for nbytes in NARROW_BYTES if nbytes > itemsize):
         forms += [(lanes, 1, 1, range(lanes, lanes + 1)), (lanes, 2, 2, range(lanes + 1, end))]
         end = lanes
+    forms.append((1, 1, 1, range(1, 2)))
     return [form for form in forms if form[3]]
 
 
 @functools.cache
 def block_loop(reduce: str, kind: str) -> Any:
-    """``block(out, o, src, b, idx, k, end, columns, ahead, limit, n)``: ``n`` columns of one bag.
+    """``block(out, o, src, b, idx, aux, K, a, bags, columns, ahead, limit, empty, n)``.
 
-    They begin with ``b``. Its ids, from ``k`` to ``end``, were checked, and are not none. The same
-    columns are prefetched of the rows whose ids are so many ``ahead`` and before ``limit``; they
-    may be bad.
+    It reduces ``n`` columns, which begin with ``b``, of so many bags from ``a`` on; their ids were
+    checked. Where one has none, ``empty`` is the result. The same columns are prefetched of the
+    rows whose ids are so many ``ahead`` and before ``limit``; they may be bad.
     """
     of = number_type(kind)
     itemsize = np.dtype(of).itemsize
     widest = VECTOR_BYTES // itemsize
 
     @intrinsic
-    def block(typingctx, out, o, src, b, idx, k, end, columns, ahead, limit, n):
+    def block(typingctx, out, o, src, b, idx, aux, K, a, bags, columns, ahead, limit, empty, n):
         u = types.uint64
-        signature = types.void(out, u, src, u, idx, u, u, u, u, u, u)
+        number = src.dtype
+        signature = types.void(out, u, src, u, idx, aux, u, u, u, u, u, u, number, u)
 
         def codegen(context, builder, sig, values):
-            out, o, src, b, idx, k, end, columns, ahead, limit, n = values
-            number, id_type = sig.args[2].dtype, sig.args[4].dtype
-            word = n.type
+            out, o, src, b, idx, aux, K, a, bags, columns, ahead, limit, empty, n = values
+            word, item_type = n.type, context.get_value_type(number)
+            zero, one = word(0), word(1)
             first = context.get_constant(number, identity(reduce, kind))
+            is_even = builder.icmp_unsigned("!=", K, zero)
+            step = builder.select(is_even, zero, one)
+            last_bag = builder.add(a, bags)
+
+            def loaded(pointer, place, kind):
+                return context.cast(builder, builder.load(builder.gep(pointer, [place])), kind, u)
+
+            def start_of(row):
+                return builder.add(builder.mul(loaded(idx, row, sig.args[4].dtype), columns), b)
+
+            def begin_of(bag):
+                # Where bags are even aux is not read but at its first place.
+                told = loaded(aux, builder.mul(bag, step), sig.args[5].dtype)
+                return builder.select(is_even, builder.mul(bag, K), told)
+
             vectors = builder.udiv(builder.add(n, word(widest - 1)), word(widest))
             wide_code = builder.add(vectors, word(widest - 1))
             code = builder.select(builder.icmp_unsigned("<", n, word(widest)), n, wide_code)
             done = builder.append_basic_block("done")
+            start = begin_of(a)
             switch = builder.switch(code, done)
-
-            def start_of(row):
-                place = context.cast(builder, builder.load(builder.gep(idx, [row])), id_type, u)
-                return builder.add(builder.mul(place, columns), b)
-
             for lanes, count, least, codes in _forms(itemsize):
-                before, loop, fetch, row_of, behind = (
+                before, bag_loop, loop, fetch, row_of, behind = (
                     builder.append_basic_block(name)
-                    for name in ("form", "row", "fetch", "fold", "rows")
+                    for name in ("form", "bag", "row", "fetch", "fold", "rows")
                 )
                 for value in codes:
                     switch.add_case(word(value), before)
+                wide = ir.VectorType(item_type, lanes)
+                firsts = ir.Constant(wide, [first] * lanes)
                 builder.position_at_end(before)
-                wide = ir.VectorType(context.get_value_type(number), lanes)
+                empties = splat(builder, empty, lanes)
                 last = builder.sub(n, word(lanes))
                 offsets = [word(v * lanes) for v in range(count)]
                 for v in range(max(least - 1, 1), count):
                     is_before = builder.icmp_unsigned("<", offsets[v], last)
                     offsets[v] = builder.select(is_before, offsets[v], last)
-                builder.branch(loop)
+                builder.branch(bag_loop)
+
+                builder.position_at_end(bag_loop)
+                bag, k, to = (builder.phi(word) for _ in range(3))
+                next_bag = builder.add(bag, one)
+                end = begin_of(next_bag)
+                builder.cbranch(builder.icmp_unsigned("<", k, end), loop, behind)
+
                 builder.position_at_end(loop)
                 row = builder.phi(word)
                 held = [builder.phi(wide) for _ in offsets]
@@ -108,32 +130,59 @@ def block_loop(reduce: str, kind: str) -> Any:
                 later = start_of(later)
                 # The last item too: rows begin anywhere in a cache line.
                 ends = offsets if lanes == widest else offsets[:1]
-                for offset in (*ends, builder.sub(n, word(1))):
+                for offset in (*ends, builder.sub(n, one)):
                     _prefetch(builder, builder.gep(src, [builder.add(later, offset)]))
                 builder.branch(row_of)
                 builder.position_at_end(row_of)
-                start, results = start_of(row), []
+                place, results = start_of(row), []
                 for offset, old in zip(offsets, held, strict=True):
-                    new = builder.load(at(builder, src, builder.add(start, offset), wide))
+                    new = builder.load(at(builder, src, builder.add(place, offset), wide))
                     new.align = itemsize
                     results.append(folded(builder, old, new, reduce, kind))
-                    old.add_incoming(ir.Constant(wide, [first] * lanes), before)
+                    old.add_incoming(firsts, bag_loop)
                     old.add_incoming(results[-1], row_of)
-                following = builder.add(row, word(1))
-                row.add_incoming(k, before)
+                following = builder.add(row, one)
+                row.add_incoming(k, bag_loop)
                 row.add_incoming(following, row_of)
-                builder.cbranch(builder.icmp_unsigned("<", following, end), loop, behind)
+                more = builder.cbranch(builder.icmp_unsigned("<", following, end), loop, behind)
+                more.set_metadata("llvm.loop", never_unrolled(builder.module))
+
                 builder.position_at_end(behind)
-                for offset, value in zip(offsets, results, strict=True):
-                    to = at(builder, out, builder.add(o, offset), wide)
-                    builder.store(value, to).align = itemsize
-                builder.branch(done)
+                of_bag = [builder.phi(wide) for _ in offsets]
+                for offset, value, put in zip(offsets, results, of_bag, strict=True):
+                    put.add_incoming(empties, bag_loop)
+                    put.add_incoming(value, row_of)
+                    pointer = at(builder, out, builder.add(to, offset), wide)
+                    builder.store(put, pointer).align = itemsize
+                next_to = builder.add(to, columns)
+                for phi, at_first, later in ((bag, a, next_bag), (k, start, end), (to, o, next_to)):
+                    phi.add_incoming(at_first, before)
+                    phi.add_incoming(later, behind)
+                builder.cbranch(builder.icmp_unsigned("<", next_bag, last_bag), bag_loop, done)
             builder.position_at_end(done)
             return context.get_dummy_value()
 
         return signature, codegen
 
     return block
+
+
+def never_unrolled(module: Any) -> Any:
+    """What keeps a loop as it is: of unrolled ones more branches are told wrong at bags' ends."""
+    words = [ir.MetaDataString(module, "llvm.loop.unroll.disable")]
+    number = ir.Constant(_I32, len(module.metadata))  # no two loops may have one node
+    node = module.add_metadata([module.add_metadata(words), module.add_metadata([number])])
+    node.operands = (node, *node.operands[:1])  # its first part is itself
+    return node
+
+
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """A vector of equal numbers."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, _I32(0))
+    return builder.shuffle_vector(
+        first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+    )
 
 
 @njit(inline="always")
@@ -147,40 +196,24 @@ def are_bounds(aux, a, count, total, bags):
 
 
 def make_bag_reduce(reduce, kind):
-    """``args`` = [B, T, size, K, total, bags, empty, M, ahead, limit]; ``idx`` are the ids.
+    """``args`` = [B, T, size, K, total, bags, empty, M, ahead, limit, N]; ``idx`` are
+    the ids.
 
     B columns, T of them a tile; ``size`` rows there are; K ids each bag has, of ``total`` in all,
     or 0 where ``aux`` says where bags begin, and the last ends, which may be wrong; ``empty`` is
     the address of what stands for no rows. At most M columns are reduced at once; rows so far
-    ``ahead`` are prefetched, of the ids before ``limit``. A position of the range is a tile of a
-    bag.
+    ``ahead`` are prefetched, of the ids before ``limit``; N bags are looked at and then reduced.
+    A position of the range is a tile of a bag.
     """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of = divider(kind), number_type(kind)
     mean, last = reduce == "mean", U(LAST_COUNT.get(kind, 1 << 63))
     ITEM = np.dtype(of).itemsize
     block = block_loop(reduce, kind)
-    LANES, LEAST = U(VECTOR_BYTES // ITEM), U(max(NARROW_BYTES[-1] // ITEM, 2))
+    LANES, LEAST = U(VECTOR_BYTES // ITEM), U(NARROW_BYTES[-1] // ITEM)
 
     @njit(inline="always")
-    def put(out, o, n, src, b, idx, k, end, columns, most, ahead, limit):
-        e = U(0)
-        if n > most:  # blocks of about the same width
-            blocks = (n + most - U(1)) // most
-            most = (n + blocks * LANES - U(1)) // (blocks * LANES) * LANES
-        while e + LEAST <= n:
-            m = min(n - e, most)
-            block(out, o + e, src, b + e, idx, k, end, columns, ahead, limit, m)
-            e += m
-        while e < n:
-            value = first
-            for r in range(k, end):
-                value = fold(value, src[U(idx[r]) * columns + b + e])
-            out[o + e] = value
-            e += U(1)
-
-    @njit(inline="always")
-    def put_four(out, o, src, idx, k0, k1, k2, k3, end):
+    def put_four(out, o, src, idx, k0, k1, k2, k3, end, empty):
         # Of single columns four bags in turns: a number waits for the one before it.
         m = min(min(k1 - k0, k2 - k1), min(k3 - k2, end - k3))
         t0, t1, t2, t3 = first, first, first, first
@@ -197,7 +230,10 @@ def make_bag_reduce(reduce, kind):
             t2 = fold(t2, src[U(idx[k])])
         for k in range(k3 + m, end):
             t3 = fold(t3, src[U(idx[k])])
-        out[o], out[o + U(1)], out[o + U(2)], out[o + U(3)] = t0, t1, t2, t3
+        out[o] = t0 if k0 < k1 else empty
+        out[o + U(1)] = t1 if k1 < k2 else empty
+        out[o + U(2)] = t2 if k2 < k3 else empty
+        out[o + U(3)] = t3 if k3 < end else empty
 
     @njit(inline="always")
     def begin_of(aux, K, a):
@@ -206,42 +242,57 @@ def make_bag_reduce(reduce, kind):
     def reduce_bags(out, src, idx, aux, args, lo, hi):
         B, T, size = U(args[0]), U(args[1]), U(args[2])
         K, total, bags = U(args[3]), U(args[4]), U(args[5])
-        most, ahead, limit = U(args[7]), U(args[8]), U(args[9])
+        most, ahead, limit, together = U(args[7]), U(args[8]), U(args[9]), U(args[10])
         tiles = (B + T - U(1)) // T
         empty = pointer_like(out, U(args[6]))[U(0)]
         p = U(lo)
-        checked = begin_of(aux, K, p // tiles)
-        behind = min(begin_of(aux, K, (U(hi) - U(1)) // tiles + U(1)), total)
         while p < U(hi):
             a = p // tiles
-            count = U(4) if B == U(1) and p + U(4) <= U(hi) else U(1)
-            k, end = begin_of(aux, K, a), begin_of(aux, K, a + count)
+            count = min(together, U(hi) - p) if tiles == U(1) else U(1)
             if K == U(0) and not are_bounds(aux, a, count, total, bags):
                 return 1
-            if end > checked:
-                until = max(end, min(checked + CHECKED_AHEAD, behind))
-                if are_inside(idx, checked, until - checked, size):
-                    return 1
-                checked = until
+            k, end = begin_of(aux, K, a), begin_of(aux, K, a + count)
+            if are_inside(idx, k, end - k, size):
+                return 1
             b = (p - a * tiles) * T
             n, o = min(T, B - b), a * B + b
-            if count == U(4):
-                k1, k2 = begin_of(aux, K, a + U(1)), begin_of(aux, K, a + U(2))
-                put_four(out, o, src, idx, k, k1, k2, begin_of(aux, K, a + U(3)), end)
-            elif k == end:
-                fill(out, o, n, empty)
-            else:
-                put(out, o, n, src, b, idx, k, end, B, most, ahead, limit)
-            p += count
-            if mean or count == U(4):
+            done = U(0)
+            if B == U(1) and end - k >= count * LONG:
+                while done + U(4) <= count:
+                    at = a + done
+                    put_four(
+                        out, o + done, src, idx, begin_of(aux, K, at), begin_of(aux, K, at + U(1)),
+                        begin_of(aux, K, at + U(2)), begin_of(aux, K, at + U(3)),
+                        begin_of(aux, K, at + U(4)), empty,
+                    )  # fmt: skip
+                    done += U(4)
+            # Of wide rows a bag is whole before the next one begins.
+            width, some = most, U(1)
+            if n <= most:
+                some = count
+            else:  # blocks of about the same width
+                blocks = (n + most - U(1)) // most
+                width = (n + blocks * LANES - U(1)) // (blocks * LANES) * LANES
+            while done < count:
+                e = U(0)
+                while e < n:
+                    m = min(n - e, width)
+                    if m < LEAST:
+                        m = U(1)
+                    block(
+                        out, o + done * B + e, src, b + e, idx, aux, K, a + done, some, B,
+                        ahead, limit, empty, m,
+                    )  # fmt: skip
+                    e += m
+                done += some
+            if mean:
                 for c in range(count):
                     k, end = begin_of(aux, K, a + c), begin_of(aux, K, a + c + U(1))
-                    if k == end:
-                        fill(out, o + c, n, empty)
-                    elif mean:
+                    if k != end:
                         number = of(min(end - k, last))
                         for e in range(n):
-                            out[o + c + e] = divide(out[o + c + e], number)
+                            out[o + c * B + e] = divide(out[o + c * B + e], number)
+            p += count
         return 0
 
     return reduce_bags

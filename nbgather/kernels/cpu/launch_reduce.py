@@ -48,6 +48,8 @@ TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
 #: are, since the second-level cache has them.
 CACHED_AHEAD_BYTES, FAR_AHEAD_BYTES, FETCHED_ROWS = 1 << 12, 1 << 14, (8, 48)
 NEAR_BYTES = machine.second_level_bytes() // 2
+#: Ids of bags that are looked at before the first of their rows is read, and bags at most.
+CHECKED_IDS, MAX_BAGS = 512, 64
 #: Bytes that a core moves in the time that a narrow row takes.
 LEAST_ROW_BYTES = 32
 #: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
@@ -214,7 +216,11 @@ def bag_reduce(
     ahead = (CACHED_AHEAD_BYTES if is_cached else FAR_AHEAD_BYTES) // (width * item)
     ahead = min(max(ahead, FETCHED_ROWS[0]), FETCHED_ROWS[1])
     limit = total if rows * nbytes > NEAR_BYTES else 0
-    numbers = columns, width, rows, each, total, bags, empty, _block_bytes() // item, ahead, limit
+    together = min(max(CHECKED_IDS * bags // total, 1), MAX_BAGS)
+    numbers = (
+        columns, width, rows, each, total, bags, empty, _block_bytes() // item, ahead, limit,
+        together,
+    )  # fmt: skip
     args = np.array(numbers, np.int64)
     work = (total + bags) * max(nbytes, LEAST_ROW_BYTES)
     return run(kernel, *addresses, args, bags * -(-columns // width), work)
