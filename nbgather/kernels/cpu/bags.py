@@ -274,6 +274,7 @@ def make_bag_reduce(reduce, kind):
                 blocks = (n + most - U(1)) // most
                 width = (n + blocks * LANES - U(1)) // (blocks * LANES) * LANES
             while done < count:
+                some = min(some, count - done)
                 e = U(0)
                 while e < n:
                     m = min(n - e, width)
