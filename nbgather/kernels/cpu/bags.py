@@ -6,7 +6,7 @@ Some columns of a bag's result stay in registers while its rows are read.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbgather.kernels.cpu.folds import divider, folded, folder, identity, number_type, pointer_like
-from nbgather.kernels.cpu.intrinsics import LINE_BYTES, at
+from nbgather.kernels.cpu.intrinsics import at, prefetch
 from nbgather.kernels.cpu.reduce import LAST_COUNT, are_inside
 
 U = np.uint64
@@ -25,6 +25,10 @@ _I32, _BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 #: last ones overlap. Of less than a vector two of the next width that fits do.
 VECTOR_BYTES, VECTORS = 64, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 NARROW_BYTES = (32, 16, 8)
+#: How many rows the bags have whose blocks follow each other where a row is of several.
+GROUP = U(16)
+#: Ids that are prefetched at once: those of 8 bytes in a cache line.
+ID_LINE = U(8)
 #: Ids of a bag from which on single columns of four bags are reduced in turns.
 LONG = U(12)
 
@@ -35,22 +39,41 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     builder.call(function, [builder.bitcast(pointer, _BYTES), _I32(0), _I32(3), _I32(1)])
 
 
-def _forms(itemsize: int) -> list[tuple[int, int, int, range]]:
-    """Lanes of a vector, how many vectors, the fewest there may be, and which numbers are so.
+class Form(NamedTuple):
+    """A loop over rows of some numbers of columns.
 
-    These are columns where they are less than a vector's, and else how many vectors these fill,
-    behind the widest's lanes.
+    Attributes
+    ----------
+    vectors : list of int
+        How many lanes each vector has.
+    fixed : int
+        How many of them follow each other; the others end with the last column at the latest, and
+        may overlap.
+    codes : range
+        Numbers of columns that are less than a widest vector's; of others how many halves of that
+        they fill, behind these.
     """
+
+    vectors: list[int]
+    fixed: int
+    codes: range
+
+
+def _forms(itemsize: int) -> list[Form]:
     widest = end = VECTOR_BYTES // itemsize
     forms, before = [], 0
     for count in VECTORS:
-        forms.append((widest, count, before + 1, range(widest + before, widest + count)))
+        first, last = widest + 2 * before - 1, widest + 2 * count - 2
+        if 0 < before == count - 1:
+            forms.append(Form([widest] * before + [widest // 2], before, range(first, first + 1)))
+            first += 1
+        forms.append(Form([widest] * count, max(before, 1), range(max(first, widest), last + 1)))
         before = count
     for lanes in (nbytes // itemsize for nbytes in NARROW_BYTES if nbytes > itemsize):
-        forms += [(lanes, 1, 1, range(lanes, lanes + 1)), (lanes, 2, 2, range(lanes + 1, end))]
+        forms.append(Form([lanes], 1, range(lanes, lanes + 1)))
+        forms.append(Form([lanes] * 2, 1, range(lanes + 1, end)))
         end = lanes
-    forms.append((1, 1, 1, range(1, 2)))
-    return [form for form in forms if form[3]]
+    return [*(form for form in forms if form.codes), Form([1], 1, range(1, 2))]
 
 
 @functools.cache
@@ -91,26 +114,26 @@ def block_loop(reduce: str, kind: str) -> Any:
                 told = loaded(aux, builder.mul(bag, step), sig.args[5].dtype)
                 return builder.select(is_even, builder.mul(bag, K), told)
 
-            vectors = builder.udiv(builder.add(n, word(widest - 1)), word(widest))
-            wide_code = builder.add(vectors, word(widest - 1))
+            half = widest // 2
+            halves = builder.udiv(builder.add(n, word(half - 1)), word(half))
+            wide_code = builder.add(halves, word(widest - 2))
             code = builder.select(builder.icmp_unsigned("<", n, word(widest)), n, wide_code)
             done = builder.append_basic_block("done")
             start = begin_of(a)
             switch = builder.switch(code, done)
-            for lanes, count, least, codes in _forms(itemsize):
+            for form in _forms(itemsize):
                 before, bag_loop, loop, fetch, row_of, behind = (
                     builder.append_basic_block(name)
                     for name in ("form", "bag", "row", "fetch", "fold", "rows")
                 )
-                for value in codes:
+                for value in form.codes:
                     switch.add_case(word(value), before)
-                wide = ir.VectorType(item_type, lanes)
-                firsts = ir.Constant(wide, [first] * lanes)
+                kinds = [ir.VectorType(item_type, lanes) for lanes in form.vectors]
                 builder.position_at_end(before)
-                empties = splat(builder, empty, lanes)
-                last = builder.sub(n, word(lanes))
-                offsets = [word(v * lanes) for v in range(count)]
-                for v in range(max(least - 1, 1), count):
+                empties = [splat(builder, empty, lanes) for lanes in form.vectors]
+                offsets = [word(v * form.vectors[0]) for v in range(len(kinds))]
+                for v in range(form.fixed, len(kinds)):
+                    last = builder.sub(n, word(form.vectors[v]))
                     is_before = builder.icmp_unsigned("<", offsets[v], last)
                     offsets[v] = builder.select(is_before, offsets[v], last)
                 builder.branch(bag_loop)
@@ -123,23 +146,23 @@ def block_loop(reduce: str, kind: str) -> Any:
 
                 builder.position_at_end(loop)
                 row = builder.phi(word)
-                held = [builder.phi(wide) for _ in offsets]
+                held = [builder.phi(wide) for wide in kinds]
                 later = builder.add(row, ahead)
                 builder.cbranch(builder.icmp_unsigned("<", later, limit), fetch, row_of)
                 builder.position_at_end(fetch)
                 later = start_of(later)
                 # The last item too: rows begin anywhere in a cache line.
-                ends = offsets if lanes == widest else offsets[:1]
+                ends = offsets if form.vectors[0] == widest else offsets[:1]
                 for offset in (*ends, builder.sub(n, one)):
                     _prefetch(builder, builder.gep(src, [builder.add(later, offset)]))
                 builder.branch(row_of)
                 builder.position_at_end(row_of)
                 place, results = start_of(row), []
                 for offset, old in zip(offsets, held, strict=True):
-                    new = builder.load(at(builder, src, builder.add(place, offset), wide))
+                    new = builder.load(at(builder, src, builder.add(place, offset), old.type))
                     new.align = itemsize
                     results.append(folded(builder, old, new, reduce, kind))
-                    old.add_incoming(firsts, bag_loop)
+                    old.add_incoming(ir.Constant(old.type, [first] * old.type.count), bag_loop)
                     old.add_incoming(results[-1], row_of)
                 following = builder.add(row, one)
                 row.add_incoming(k, bag_loop)
@@ -148,11 +171,11 @@ def block_loop(reduce: str, kind: str) -> Any:
                 more.set_metadata("llvm.loop", never_unrolled(builder.module))
 
                 builder.position_at_end(behind)
-                of_bag = [builder.phi(wide) for _ in offsets]
-                for offset, value, put in zip(offsets, results, of_bag, strict=True):
-                    put.add_incoming(empties, bag_loop)
+                of_bag = [builder.phi(wide) for wide in kinds]
+                for offset, none, value, put in zip(offsets, empties, results, of_bag, strict=True):
+                    put.add_incoming(none, bag_loop)
                     put.add_incoming(value, row_of)
-                    pointer = at(builder, out, builder.add(to, offset), wide)
+                    pointer = at(builder, out, builder.add(to, offset), put.type)
                     builder.store(put, pointer).align = itemsize
                 next_to = builder.add(to, columns)
                 for phi, at_first, later in ((bag, a, next_bag), (k, start, end), (to, o, next_to)):
@@ -252,6 +275,8 @@ def make_bag_reduce(reduce, kind):
             if K == U(0) and not are_bounds(aux, a, count, total, bags):
                 return 1
             k, end = begin_of(aux, K, a), begin_of(aux, K, a + count)
+            for later in range(end, end + (end - k), ID_LINE):
+                prefetch(idx, later)
             if are_inside(idx, k, end - k, size):
                 return 1
             b = (p - a * tiles) * T
@@ -266,11 +291,9 @@ def make_bag_reduce(reduce, kind):
                         begin_of(aux, K, at + U(4)), empty,
                     )  # fmt: skip
                     done += U(4)
-            # Of wide rows a bag is whole before the next one begins.
-            width, some = most, U(1)
-            if n <= most:
-                some = count
-            else:  # blocks of about the same width
+            width, some = most, count
+            if n > most:  # blocks of about the same width, of bags that the first cache holds
+                some = max(GROUP * count // max(end - k, U(1)), U(1))
                 blocks = (n + most - U(1)) // most
                 width = (n + blocks * LANES - U(1)) // (blocks * LANES) * LANES
             while done < count:
