@@ -94,7 +94,10 @@ def test_every_width_of_a_row_and_length_of_a_bag() -> None:
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_a_repeated_call_looks_at_its_ids_and_offsets(library: Any, kind: str) -> None:
     x = rng("repeated bags").standard_normal((50, 5)).astype(np.float32)
-    ids, offsets = rng("ids of repeated bags").integers(0, 50, 30).astype(kind), np.array([0, 3, 3, 10, 30], kind)
+    ids, offsets = (
+        rng("ids of repeated bags").integers(0, 50, 30).astype(kind),
+        np.array([0, 3, 3, 10, 30], kind),
+    )
 
     def call(ids: np.ndarray = ids, offsets: np.ndarray = offsets) -> np.ndarray:
         operands = library(x), library(ids)

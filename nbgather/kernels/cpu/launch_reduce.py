@@ -207,7 +207,9 @@ def bag_reduce(
     what stands for no rows. Not 0 if an id was bad, or bags are not all of the ids in their order.
     """
     (reduce, kind, _), (bags, rows, columns, each, total) = how, sizes
-    kernel = compiler.range_kernel("bags", "make_bag_reduce", (reduce, kind), (kind, kind, *indices))
+    kernel = compiler.range_kernel(
+        "bags", "make_bag_reduce", (reduce, kind), (kind, kind, *indices)
+    )
     item = np.dtype(kind).itemsize
     nbytes = columns * item
     tiles = max(min(nbytes // SHARED_ROW_BYTES, limits.num_threads() // bags), 1)
