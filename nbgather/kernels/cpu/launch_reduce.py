@@ -266,7 +266,8 @@ def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]
 
     Where lanes are few each thread has a part of the columns, where a part is not too narrow, or
     some have the places of one: they all walk the index. A thread that reads rows ahead takes most
-    of what the memory of few cores gives, so for one more that is not worth it.
+    of what the memory of few cores gives, so for one more that is not worth it, but where the index
+    rises and each has its own part of it.
     """
     lanes, columns = _lanes(plan)
     most = max(columns * plan.itemsize // SHARED_ROW_BYTES, 1)
@@ -274,4 +275,6 @@ def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]
     parts = None
     if lanes < LANES_PER_THREAD * threads:
         parts = threads if threads >= SHARED_MIN_THREADS * tiles else tiles
+        if tiles == 1 and parts < threads:
+            parts, args[_COLUMN_STRIDE] = threads, 1
     return args, tiles * plan.size, parts
