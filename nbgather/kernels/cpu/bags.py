@@ -300,9 +300,8 @@ def make_bag_reduce(reduce, kind):
                 some = min(some, count - done)
                 e = U(0)
                 while e < n:
-                    m = min(n - e, width)
-                    if m < LEAST:
-                        m = U(1)
+                    rest = min(n - e, width)
+                    m = U(1) if rest < LEAST else rest
                     block(
                         out, o + done * B + e, src, b + e, idx, aux, K, a + done, some, B,
                         ahead, limit, empty, m,
