@@ -313,8 +313,8 @@ def make_bag_reduce(reduce, kind):
                     k, end = begin_of(aux, K, a + c), begin_of(aux, K, a + c + U(1))
                     if k != end:
                         number = of(min(end - k, last))
-                        for e in range(n):
-                            out[o + c * B + e] = divide(out[o + c * B + e], number)
+                        for t in range(o + c * B, o + c * B + n):
+                            out[t] = divide(out[t], number)
             p += count
         return 0
 
