@@ -165,6 +165,10 @@ def gather_reduce(
     array([[1., 2.],
            [8., 4.]])
     """
+    if backend is None and counts is None and out is None:
+        result = dispatch.recall((GatherReduce, reduce, "offsets", mode), x, ids, offsets)
+        if result is not None:
+            return result
     if offsets is not None and counts is not None:
         raise ValueError("one of offsets and counts is needed: offsets and counts came")
     by, where = ("offsets", offsets) if counts is None else ("counts", counts)

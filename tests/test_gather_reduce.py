@@ -11,7 +11,9 @@ from cases import rng
 from test_reduce import REDUCES, at_the_end_of_a_page, dtype_of, equal, special
 
 import nbgather
+from nbgather.engine import memo
 from nbgather.kernels.cpu import launch, limits
+from nbgather.operations.segments import GatherReduce
 
 #: Columns, by which of the kernel's blocks they take: the widest twice, each, and what is left.
 COLUMNS = ((), (1,), (3,), (16,), (5, 7), (509,), (256,))
@@ -27,9 +29,10 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     bag_reduce = launch.bag_reduce
 
-    def noting(how: Any, *args: Any) -> Any:
-        seen.append(how)
-        return bag_reduce(how, *args)
+    def noting(how: Any, *args: Any, **options: Any) -> Any:
+        if not options:  # else it is written down, not made
+            seen.append(how)
+        return bag_reduce(how, *args, **options)
 
     monkeypatch.setattr(launch, "bag_reduce", noting)
     return seen
@@ -70,6 +73,56 @@ def test_the_kernel_has_the_bits_of_segments(
         if columns == (3,):
             equal(nbgather.gather_reduce(x, wide.tolist(), reduce, backend="reference"), want)
     assert len(kernel_calls) == 8 * len(COLUMNS)
+
+
+def test_every_width_of_a_row_and_length_of_a_bag() -> None:
+    generator = rng("widths of bags")
+    widths = (*range(1, 36), 63, 64, 65, 100, *range(120, 264, 17), 256, 257, 300, 511, 1000)
+    for columns in widths:
+        x = generator.standard_normal((40, columns)).astype(np.float32)
+        for longest in (3, 40):
+            counts = generator.integers(0, longest, 70 if columns < 36 else 9)
+            ids = generator.integers(0, 40, counts.sum())
+            want = by_segments(x, ids, "sum", counts)
+            equal(nbgather.gather_reduce(x, ids, "sum", counts=counts), want)
+            even = ids[: len(ids) // 3 * 3].reshape(-1, 3)
+            want = by_segments(x, even, "sum", [3] * len(even))
+            equal(nbgather.gather_reduce(x, even, "sum"), want)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_a_repeated_call_looks_at_its_ids_and_offsets(library: Any, kind: str) -> None:
+    x = rng("repeated bags").standard_normal((50, 5)).astype(np.float32)
+    ids, offsets = (
+        rng("ids of repeated bags").integers(0, 50, 30).astype(kind),
+        np.array([0, 3, 3, 10, 30], kind),
+    )
+
+    def call(ids: np.ndarray = ids, offsets: np.ndarray = offsets) -> np.ndarray:
+        operands = library(x), library(ids)
+        return np.asarray(nbgather.gather_reduce(*operands, "sum", offsets=library(offsets)))
+
+    want = by_segments(x, ids, "sum", np.diff(offsets))
+    for _ in range(4):
+        equal(call(), want)
+    assert (GatherReduce, "sum", "offsets") in memo.entries
+    for wrong, words in (
+        ([0, 3, 2, 10, 30], r"offsets\[2\] is 2, less than offsets\[1\], 3"),
+        ([1, 3, 3, 10, 30], "offsets go from 1 to 30"),
+        ([0, 3, 3, 10, 29], "offsets go from 0 to 29"),
+        ([0, 3, 3, 40, 30], r"offsets\[3\] is 40"),
+        ([0, -1, 3, 10, 30], r"offsets\[1\] is -1"),
+        ([0, 3, 3, 10, 31], r"offsets\[4\] is 31"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call(offsets=np.array(wrong, kind))
+    for value in (50, -1):
+        bad = ids.copy()
+        bad[7] = value
+        with pytest.raises(IndexError, match=rf"index {value} at \(7,\) is out of bounds"):
+            call(bad)
+    equal(call(), want)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "complex64"])

@@ -111,3 +111,34 @@ def test_means_of_halves_are_rounded_as_torch_rounds_them(name: str) -> None:
         for own in (True, False):
             got = nbgather.scatter_reduce(x, dim, index, src, "mean", include_self=own)
             equal(got, by_torch(x, dim, index, src, "mean", own))
+
+
+@pytest.mark.parametrize(
+    ("reduce", "own"),
+    [
+        ("sum", True), ("mean", False),
+        pytest.param("mean", True, marks=pytest.mark.large),
+        pytest.param("amax", False, marks=pytest.mark.large),
+    ],
+)  # fmt: skip
+def test_rows_of_an_index_that_rises_are_shared(reduce: str, own: bool) -> None:
+    generator = rng("rows that rise")
+    x, src = (generator.standard_normal((n, 64)).astype(np.float32) for n in (40, 300))
+    random = generator.integers(0, 40, 300)
+    late = np.sort(random)
+    late[-1] = 3  # rises but for the last
+    for rows in (np.sort(random), np.sort(random % 7) + 20, np.full(300, 39), random, late):
+        index = np.broadcast_to(rows[:, None], src.shape)
+        want = nbgather.scatter_reduce(
+            x, 0, index, src, reduce, include_self=own, backend="reference"
+        )
+        for threads in (1, 2, 3, 16):
+            with limits.limit_threads(threads):
+                same(nbgather.scatter_reduce(x, 0, index, src, reduce, include_self=own), want)
+    for place, value in ((-1, 40), (0, -1), (299, 1 << 40)):
+        bad = np.sort(random)
+        bad[place] = value
+        index = np.broadcast_to(bad[:, None], src.shape)
+        for threads in (1, 2, 16):
+            with limits.limit_threads(threads), pytest.raises(IndexError, match=f"index {value} "):
+                nbgather.scatter_reduce(x, 0, index, src, reduce, include_self=own)

@@ -23,6 +23,7 @@ from nbgather.kernels.small import ABSENT, INTEGER, Layout, Step
 from nbgather.operations.base import is_array
 from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
 from nbgather.operations.reducing import ScatterReduce
+from nbgather.operations.segments import GatherReduce
 from nbgather.operations.tokens import KeepTokens, RestoreTokens
 
 #: Calls that are kept or seen once; then all are forgotten. Those of one head.
@@ -94,6 +95,10 @@ def call_of(operation: Any, operands: tuple[Any, ...]) -> tuple[Hashable, tuple[
         return gather_head(kind, operation.dim, operation.mode, operation.fill_value), operands
     if kind is ScatterReduce:
         return (kind, operation.dim, operation.reduce, operation.include_self), operands
+    if kind is GatherReduce:
+        is_kept = operation.by == "offsets" and operation.mode == "raise"
+        kept = kind, operation.reduce, operation.by, operation.mode
+        return kept if is_kept else None, operands
     if kind not in _WITH_NUMBERS:
         return None, operands
     dims = () if kind is RestoreTokens else (operation.dim,)

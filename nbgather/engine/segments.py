@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.engine import apart, arrays, backends, device_errors
+from nbgather.engine import apart, arrays, backends, device_errors, memo
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out, into
+from nbgather.engine.pieces import PIECE_BYTES
 from nbgather.engine.plan_scatter import plan_scatter
 from nbgather.engine.scatter import combining_on_device, scatter_on_device
+from nbgather.kernels import small
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
 from nbgather.operations.base import Options, Spec, is_contiguous
@@ -85,12 +87,15 @@ def gather_reduce(
     if "bags" not in backend.DOES:
         return NotImplemented
     total, columns = math.prod(ids_spec.shape), math.prod(spec.shape[1:])
-    offsets, each = np.empty(0, np.int64), 0
+    bags, item = result_spec.shape[0], spec.dtype.itemsize
+    offsets, each, is_same = np.empty(0, np.int64), 0, True
     if where is None:
         each = ids_spec.shape[1]
     else:
-        offsets = checked_bounds(operation, arrays.integers(container, where), total)
-    bags, item = result_spec.shape[0], spec.dtype.itemsize
+        given = offsets = arrays.integers(container, where)
+        is_same = operation.by == "offsets" and _are_plain(given) and total > 0 and bags > 0
+        if not is_same:  # else the kernel sees whether they fit
+            offsets = checked_bounds(operation, given, total)
     if not total or not columns:
         return NotImplemented
     if not is_contiguous(spec) or container.address(x) % item:
@@ -109,15 +114,27 @@ def gather_reduce(
         result = container.empty(result_spec.shape, x)
     empty = container.item_bits(operation.empty(x.dtype), x, "")
     addresses = tuple(map(container.address, (result, x, numbers)))
-    # A column of a bag is one thread's.
-    longest = each if where is None else int(np.diff(offsets).max())
-    bad = apart.run(
-        2 * longest * columns * item, (result, x, numbers, offsets, empty), backend.bag_reduce,
-        how, (*addresses, memory_address(offsets)), (bags, spec.shape[0], columns, each, total),
-        ids_spec.dtype.integer, memory_address(empty),
-    )  # fmt: skip
-    if bad:
+    kind = ids_spec.dtype.integer
+    told = (kind, addresses[2]) if each else (f"i{offsets.itemsize}", memory_address(offsets))
+    addresses = *addresses, told[1]
+    call = (
+        (bags, spec.shape[0], columns, each, total),
+        (kind, told[0]),
+        memory_address(empty),
+    )
+    work = 2 * total * columns * item
+    if apart.is_long(work):  # a column of a bag is one thread's
+        longest = each if where is None else int(np.diff(offsets).max())
+        work = 2 * longest * columns * item
+    owners = result, x, numbers, offsets, empty
+    if apart.run(work, owners, backend.bag_reduce, how, addresses, *call):
+        if where is not None:
+            checked_bounds(operation, arrays.integers(container, where), total)
         raise_bad_index(arrays.integers(container, ids), spec.shape[0], 0, False)
+    is_same = is_same and x is operands[0] and numbers is ids and options.out is None
+    if is_same and options.backend is None and 2 * total * columns * item <= PIECE_BYTES:
+        specs = spec, ids_spec, where_spec
+        _keep(container, backend, operation, operands, specs, (how, call, empty))
     return into(container, result, options.out)
 
 
@@ -143,6 +160,33 @@ def _is_direct(container: Any, out: Any, spec: Spec | None) -> bool:
     if spec is None or not is_contiguous(spec):
         return False
     return not container.address(out) % spec.dtype.itemsize
+
+
+def _are_plain(offsets: np.ndarray) -> bool:
+    """Whether kernels can read offsets as they are."""
+    is_known = offsets.dtype.isnative and offsets.dtype.str[1:] in ("i4", "i8")
+    return is_known and bool(offsets.flags.c_contiguous and offsets.flags.aligned)
+
+
+def _keep(
+    container: Any,
+    backend: Any,
+    operation: GatherReduce,
+    operands: tuple[Any, ...],
+    specs: tuple[Spec | None, ...],
+    made: tuple[Any, Any, Any],
+) -> None:
+    """Keep a call that went well, whose kernel looks at all that its operands say."""
+    head, given = memo.call_of(operation, operands)
+    if head is None or not container.exact_types or not memo.again(container, head, *specs):
+        return
+    (how, call, empty), x = made, operands[0]
+    where = small.operand(1 if specs[2] is None else 2)
+    addresses = small.result(0), small.operand(0), small.operand(1), where
+    step = backend.bag_reduce(how, addresses, *call, run=backend.step)
+    shape = call[0][0], *x.shape[1:]
+    results = [memo.Result(tuple(shape), x.dtype)]
+    memo.keep(container, backend, head, given, results, [step], owner=empty)
 
 
 def _on_device(

@@ -203,9 +203,13 @@ def _bags(reduce: Any, shape: tuple[int, int], bags: int, each: int) -> Contest:
     if installed("torch"):
         import torch
 
-        tx, ti = torch.from_numpy(x), torch.from_numpy(ids)
+        # The offsets of the bags and the end of the last: the fastest way there.
+        tx, ti = torch.from_numpy(x), torch.from_numpy(ids.ravel())
+        to = torch.arange(bags + 1) * each
         mode = {"amax": "max"}.get(reduce, reduce)
-        peers["torch"] = lambda: torch.nn.functional.embedding_bag(ti, tx, mode=mode)
+        peers["torch"] = lambda: torch.nn.functional.embedding_bag(
+            ti, tx, to, mode=mode, include_last_offset=True
+        )
     if installed("jax"):
         import jax
 
@@ -248,6 +252,8 @@ def _loop_of_bags(x: np.ndarray, ids: np.ndarray, reduce: str) -> Call:
 _ISSUE = "[128,64,128] of [128,256,128], dim 1"
 
 REDUCE_ROWS: tuple[Row, ...] = (
+    Row("sum of columns", "reduce", f"{_ISSUE}, as scatter_add",
+        lambda: _columns("sum", True), {"torch": 5.0}),
     Row("amax of columns", "reduce", f"{_ISSUE}, without self",
         lambda: _columns("amax", False), {"torch": 5.0}),
     Row("amin of columns", "reduce", f"{_ISSUE}, without self",
@@ -272,5 +278,10 @@ REDUCE_ROWS: tuple[Row, ...] = (
           ("sum of bags", 10_000, 64, 10_000, 20),
           ("sum of bags, far rows", 1_000_000, 32, 20_000, 20),
           ("sum of bags, wide rows", 10_000, 768, 1_000, 20),
+          ("sum of bags, 33 columns", 50_000, 33, 20_000, 7),
+          ("sum of bags, 8 columns", 200_000, 8, 20_000, 40),
+          ("sum of bags, one column", 1_000, 1, 100_000, 5),
+          ("sum of bags, 257 columns", 40_000, 257, 3_000, 11),
+          ("sum of bags, 1000 columns", 300, 1_000, 2_000, 3),
           ("amax of bags", 100_000, 64, 10_000, 20))),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbgather.kernels import constants
+from nbgather.kernels import constants, machine
 from nbgather.kernels.cpu import compiler, limits, loader, threads
 from nbgather.kernels.memory import memory_address
 from nbgather.kernels.plans import ScatterPlan
@@ -43,6 +43,15 @@ SHARED_ROW_BYTES = 1024
 #: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in
 #: the second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
 TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
+#: Of bags, bytes of rows that are prefetched ahead where the last cache has all rows, and where it
+#: has not; how many rows these are at least and at most; and bytes of all rows up to which none
+#: are, since the second-level cache has them.
+CACHED_AHEAD_BYTES, FAR_AHEAD_BYTES, FETCHED_ROWS = 1 << 12, 1 << 14, (8, 48)
+NEAR_BYTES = machine.second_level_bytes() // 2
+#: Ids of bags that are looked at before the first of their rows is read, and bags at most.
+CHECKED_IDS, MAX_BAGS = 512, 64
+#: Bytes that a core moves in the time that a narrow row takes.
+LEAST_ROW_BYTES = 32
 #: Lanes for each thread from which on parts may be as many as of any call: a part that begins or
 #: ends within a lane walks all of its index.
 LANES_PER_THREAD = 8
@@ -177,28 +186,46 @@ def segment_reduce(
     run(kernel, *addresses, args, segments * -(-columns // width), work)
 
 
+@functools.cache
+def _block_bytes() -> int:
+    """How many bytes of a row the registers hold: half of them where they are half as wide."""
+    return 1 << 10 if loader.has_features(("avx512f",)) else 1 << 9
+
+
 def bag_reduce(
     how: tuple[str, str, bool],
-    addresses: tuple[int, int, int, int],
+    addresses: tuple[Any, Any, Any, Any],
     sizes: tuple[int, int, int, int, int],
-    index: str,
+    indices: tuple[str, str],
     empty: int,
     run: Any = threads.run,
-) -> int:
+) -> Any:
     """Reduce bags of rows by addresses: of the result, the rows, the ids, and where bags begin.
 
-    ``sizes`` are the bags, all rows, the columns, the ids of each bag or 0, and all ids; ``index``
-    the kind of these; ``empty`` is the address of what stands for no rows. Not 0 if an id was bad.
+    ``sizes`` are the bags, all rows, the columns, the ids of each bag or 0, and all ids;
+    ``indices`` the kinds of these and of what tells where bags begin; ``empty`` is the address of
+    what stands for no rows. Not 0 if an id was bad, or bags are not all of the ids in their order.
     """
     (reduce, kind, _), (bags, rows, columns, each, total) = how, sizes
     kernel = compiler.range_kernel(
-        "bags", "make_bag_reduce", (reduce, kind), (kind, kind, index, "i8")
+        "bags", "make_bag_reduce", (reduce, kind), (kind, kind, *indices)
     )
-    nbytes = columns * np.dtype(kind).itemsize
+    item = np.dtype(kind).itemsize
+    nbytes = columns * item
     tiles = max(min(nbytes // SHARED_ROW_BYTES, limits.num_threads() // bags), 1)
     width = -(-columns // tiles)
-    args = np.array([columns, width, rows, each, total, empty], np.int64)
-    return run(kernel, *addresses, args, bags * -(-columns // width), (total + bags) * nbytes)
+    is_cached = rows * nbytes <= machine.last_level_bytes()
+    ahead = (CACHED_AHEAD_BYTES if is_cached else FAR_AHEAD_BYTES) // (width * item)
+    ahead = min(max(ahead, FETCHED_ROWS[0]), FETCHED_ROWS[1])
+    limit = total if rows * nbytes > NEAR_BYTES else 0
+    together = min(max(CHECKED_IDS * bags // total, 1), MAX_BAGS)
+    numbers = (
+        columns, width, rows, each, total, bags, empty, _block_bytes() // item, ahead, limit,
+        together,
+    )  # fmt: skip
+    args = np.array(numbers, np.int64)
+    work = (total + bags) * max(nbytes, LEAST_ROW_BYTES)
+    return run(kernel, *addresses, args, bags * -(-columns // width), work)
 
 
 def _tiled(plan: ScatterPlan, width: int) -> tuple[np.ndarray, int]:
@@ -239,7 +266,8 @@ def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]
 
     Where lanes are few each thread has a part of the columns, where a part is not too narrow, or
     some have the places of one: they all walk the index. A thread that reads rows ahead takes most
-    of what the memory of few cores gives, so for one more that is not worth it.
+    of what the memory of few cores gives, so for one more that is not worth it, but where the index
+    rises and each has its own part of it.
     """
     lanes, columns = _lanes(plan)
     most = max(columns * plan.itemsize // SHARED_ROW_BYTES, 1)
@@ -247,4 +275,6 @@ def _rows(plan: ScatterPlan, threads: int) -> tuple[np.ndarray, int, int | None]
     parts = None
     if lanes < LANES_PER_THREAD * threads:
         parts = threads if threads >= SHARED_MIN_THREADS * tiles else tiles
+        if tiles == 1 and parts < threads:
+            parts, args[_COLUMN_STRIDE] = threads, 1
     return args, tiles * plan.size, parts

@@ -214,11 +214,36 @@ def make_wide_reduce(reduce, kind, itemsize, include_self):
     return reduce_wide
 
 
+@njit(inline="always")
+def rises(idx, i, D, id_):
+    """Whether no index is less than the one before it."""
+    d, falls = U(1), False
+    while d < D and not falls:
+        for t in range(d, min(d + SIFTED_ITEMS, D)):
+            falls |= U(idx[i + t * id_]) < U(idx[i + (t - U(1)) * id_])
+        d += SIFTED_ITEMS
+    return not falls
+
+
+@njit(inline="always")
+def first_from(idx, i, D, id_, place):
+    """Of indices that rise, the position of the first that is not before a place."""
+    low, high = U(0), D
+    while low < high:
+        middle = (low + high) // U(2)
+        if U(idx[i + middle * id_]) < place:
+            low = middle + U(1)
+        else:
+            high = middle
+    return low
+
+
 def make_row_reduce(reduce, kind, itemsize, include_self):
-    """Columns that all have the same index: ``args`` as of the wide scatter, ``ib`` 0.
+    """Columns that all have the same index: ``args`` as of the wide scatter, but for ``ib``.
 
     A position of the range is a place of a tile of columns of one of the outer axes. A range of
-    places walks the whole index, and leaves out what is not in it.
+    places has its own part of an index that rises. Of another it walks the whole, and leaves out
+    what is not in it; or, with 1 for ``ib``, the range of the first place has all places.
     """
     fold, first = folder(reduce, kind), identity(reduce, kind)
     divide, of, mean = divider(kind), number_type(kind), reduce == "mean"
@@ -237,17 +262,21 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                 out[at + e] = fold(out[at + e], src[f + e])
 
     @njit(inline="always")
-    def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen):
-        d = U(0)
-        if low == U(0) and high == size:
-            for d in range(D):
+    def walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen, in_order):
+        d, start, stop = U(0), U(0), D
+        if in_order:
+            if U(idx[i + (D - U(1)) * id_]) >= size:
+                return BAD
+            start, stop = first_from(idx, i, D, id_, low), first_from(idx, i, D, id_, high)
+        if in_order or (low == U(0) and high == size):
+            for d in range(start, stop):
                 j = U(idx[i + d * id_])
                 if j >= size:
                     return BAD
                 fetch(src, s + (d + FETCHED_ROWS) * sd, n, LINE)
                 later = U(idx[i + min(d + NEXT_ROWS, D - U(1)) * id_])
                 fetch(out, o + later * B, n, LINE)
-                put(out, o + j * B, src, s + d * sd, n, number, j)
+                put(out, o + j * B, src, s + d * sd, n, number, j - low)
             return U(0)
         while d < D:
             end, found, outside = min(d + SIFTED_ITEMS, D), U(0), U(0)
@@ -270,14 +299,14 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
     def reduce_rows(out, src, idx, aux, args, lo, hi):
         size, D, B = U(args[0]), U(args[1]), U(args[2])
         id_, sd, T = U(args[3]), U(args[4]), U(args[6])
-        copies = args[7]
+        alone, copies = args[5], args[7]
         tiles = (B + T - U(1)) // T
         if size == U(0):
             return 1
         chosen = allocate(uint64_at(U(0)), U(8) * SIFTED_ITEMS)
         number = chosen
         if counts:
-            number = allocate(chosen, U(8) * min(size, U(hi - lo)))
+            number = allocate(chosen, U(8) * (size if alone else min(size, U(hi - lo))))
         if address(chosen) == U(0) or address(number) == U(0):
             release(chosen)
             if counts:
@@ -296,6 +325,11 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
             o = a * size * B + b
             i = U(outer_offset(args, WIDE_OUTER, 2, np.int64(a)))
             s = U(outer_offset(args, WIDE_OUTER, 3, np.int64(a))) + b
+            in_order = high - low < size and rises(idx, i, D, id_)
+            if alone and not in_order:
+                if low:
+                    continue
+                high = size
             if copies and n == B:
                 at = o + low * B
                 copy_bytes(out, at, aux, at, (high - low) * B * U(itemsize))
@@ -304,7 +338,9 @@ def make_row_reduce(reduce, kind, itemsize, include_self):
                     copy_bytes(out, o + place * B, aux, o + place * B, n * U(itemsize))
             if counts:
                 fill(number, U(0), high - low, U(include_self))
-            bad = walk(out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen)
+            bad = walk(
+                out, o, src, s, idx, i, D, n, size, B, id_, sd, number, low, high, chosen, in_order
+            )
             if mean and not bad:
                 for place in range(low, high):
                     count = of(min(number[place - low], last))
