@@ -82,6 +82,7 @@ def test_tensors_have_gradients_in_every_mode(mode: str) -> None:
     equal(to_numpy(both[1]), to_numpy(call(2 * x)))
 
 
+@pytest.mark.large
 def test_a_graph_of_torch_has_modes() -> None:
     x, ids = torch.randn(5, 2), torch.tensor([[0, 7, 3], [-2, 4, 4]])
     calls = [_with(mode, "mean", ids) for mode in MODES]
