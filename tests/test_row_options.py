@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import rng
-from test_reduce import REDUCES, dtype_of, equal, special
+from test_reduce import REDUCES, at_the_end_of_a_page, dtype_of, equal, special
 
 import nbgather
 
@@ -82,6 +82,7 @@ def test_tensors_have_gradients_in_every_mode(mode: str) -> None:
     equal(to_numpy(both[1]), to_numpy(call(2 * x)))
 
 
+@pytest.mark.large
 def test_a_graph_of_torch_has_modes() -> None:
     x, ids = torch.randn(5, 2), torch.tensor([[0, 7, 3], [-2, 4, 4]])
     calls = [_with(mode, "mean", ids) for mode in MODES]
@@ -288,3 +289,11 @@ def test_nothing_is_written_where_something_is_bad(name: str, columns: int) -> N
             with pytest.raises(kind, match=text):
                 call(out)
             assert (out == 7).all()
+
+
+def test_nothing_beyond_an_out_is_touched() -> None:
+    for columns in (1, 5, 130):
+        x = at_the_end_of_a_page(special(rng("page"), (9, columns), "float32"))
+        out = at_the_end_of_a_page(np.zeros((4, columns), "f4"))
+        for call in WAYS.values():
+            equal(call(x, out=out), call(x.copy()))
