@@ -15,7 +15,7 @@ from nbgather.engine import memo
 from nbgather.kernels.cpu import launch, limits
 from nbgather.operations.segments import GatherReduce
 
-#: Columns, by which of the kernel's blocks they take: the widest twice, each, and what is left.
+#: Columns, by the forms of the kernel that they take.
 COLUMNS = ((), (1,), (3,), (16,), (5, 7), (509,), (256,))
 COUNTS = [3, 0, 40, 1, 9, 0, 17]
 
