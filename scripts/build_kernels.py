@@ -118,15 +118,14 @@ def scatter() -> None:
 
 
 def reductions() -> None:
-    """Reduce floats by int64: lanes, columns, rows of one index, few lanes, segments."""
+    """Reduce floats by int64: lanes, columns, rows of one index, few lanes, segments, bags."""
     for reduce, own in itertools.product(("mean", "amax", "amin"), (True, False)):
         x, src = np.empty((8, 32, 64), np.float32), np.empty((8, 32, 64), np.float32)
         i, flat = np.empty(src.shape, np.int64), np.empty(1 << 20, np.float32)
-        rows = (x, 1, np.broadcast_to(i[:, :, :1], i.shape), src)
         for args in (
             (x[0], 1, i[0], src[0]),
             (x, 1, i, src),
-            *([rows] if reduce != "amin" else []),  # the least of rows is rare
+            (x, 1, np.broadcast_to(i[:, :, :1], i.shape), src),
             (flat, 0, np.empty(flat.shape, np.int64), flat),
         ):
             nbgather.scatter_reduce(*args, reduce, include_self=own)
@@ -135,11 +134,15 @@ def reductions() -> None:
         nbgather.set_num_threads(8)  # as many share the places of one lane
         nbgather.scatter_reduce(*args, reduce, include_self=own)
         nbgather.set_num_threads(2)
-    for dtype, index in (("f4", "i4"), ("f4", "i8"), ("f8", "i8")):  # sums of rows
+    for dtype, index in itertools.product(("f4", "f8"), INDICES):  # sums of rows
         x, i = np.empty((8, 32, 64), dtype), np.empty((8, 32, 1), index)
         nbgather.scatter_add(x, 1, np.broadcast_to(i, x.shape), x)
     for reduce in ("sum", "mean", "amax", "amin"):
         nbgather.segment_reduce(np.empty((8, 4), np.float32), reduce, counts=[4, 4])
+    for reduce in ("sum", "mean"):
+        x, ids = np.empty((8, 4), np.float32), np.empty((2, 3), np.int64)
+        nbgather.gather_reduce(x, ids, reduce)
+        nbgather.gather_reduce(x, ids.ravel(), reduce, offsets=np.array([0, 3, 6]))
 
 
 def masking() -> None:
