@@ -275,10 +275,14 @@ def test_nothing_is_written_where_something_is_bad(name: str, columns: int) -> N
     x = np.ones((6, columns), dtype_of(name))
     ids = rng("bad").integers(0, 6, (40, 11))
     ids[30, 10] = 6
-    of = np.arange(6) % 3
+    of, good = np.arange(6) % 3, np.where(ids == 6, 0, ids).ravel()
     of[4] = 40
+    bounds = np.arange(0, 441, 11)
+    bounds[30] = 500
     calls: list[tuple[type[Exception], Any, Callable[[Any], Any]]] = [
         (IndexError, r"6 at \(30, 10\)", lambda o: nbgather.gather_reduce(x, ids, "sum", out=o)),
+        (ValueError, r"offsets\[30\] is 500",
+         lambda o: nbgather.gather_reduce(x, good, "sum", offsets=bounds, out=o)),
         (IndexError, r"40 at \(4,\)",
          lambda o: nbgather.segment_reduce(x, "amax", ids=of, num_segments=40, out=o)),
         (ValueError, "counts sum to 5",

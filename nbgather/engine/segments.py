@@ -106,6 +106,9 @@ def gather_reduce(
         numbers = arrays.native_index(container, ids)
     is_direct = _is_direct(container, options.out, out_spec)
     if is_direct and total * ids_spec.dtype.itemsize <= 2 * bags * columns * item:
+        # The kernel meets what is bad while it writes: here nothing may have been written then.
+        if where is not None:
+            checked_bounds(operation, given, total)
         code, address = ids_spec.dtype.integer, container.address(numbers)
         if backend.find_outside(code, address, total, spec.shape[0]):
             raise_bad_index(arrays.integers(container, ids), spec.shape[0], 0, False)
