@@ -35,7 +35,14 @@ from nbgather.containers import registry
 from nbgather.operations.base import BOOL, FLOAT32, INT64, Operation, Spec
 from nbgather.operations.blocks import Blocks, MultiBlock, MultiBlockIds, Sizes
 from nbgather.operations.cleared import Cleared
-from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.indexing import (
+    Gather,
+    GatherTokens,
+    Scatter,
+    ScatterAdd,
+    TakeAlongAxis,
+    TakeInBounds,
+)
 from nbgather.operations.infer import InferGather
 from nbgather.operations.keep import Keep
 from nbgather.operations.packing import (
@@ -399,6 +406,7 @@ F, INT, B = FLOAT32, INT64, BOOL
 SAMPLES_OF_OPERATIONS: list[tuple[Operation, tuple[Any, ...]]] = [
     (Gather(1), (("N", "L"), F, ("N", "K"), INT)),
     (TakeAlongAxis(-1, "wrap"), (("N", "L"), F, ("M", "K"), INT)),
+    (TakeInBounds(-1, "wrap"), (("N", "L"), F, ("M", "K"), INT)),
     (GatherTokens(mode="fill", fill_value=2), (("N", "L", "D"), F, ("M", "K"), INT)),
     (Scatter(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
     (ScatterAdd(0), (("N", "L"), F, ("M", "K"), INT, ("A", "B"), F)),
