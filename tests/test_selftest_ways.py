@@ -17,7 +17,7 @@ from nbgather.kernels.cpu import limits, loader
 
 #: Inputs of the other byte order that are refused, by group, as README says: numbers that are
 #: computed with. The errors' texts name the dtype that came.
-REFUSED = ("scatter_reduce", "errors")
+REFUSED = "scatter_reduce", "segment_reduce", "gather_reduce", "errors"
 
 
 def different() -> dict[str, str]:
