@@ -188,6 +188,11 @@ def test_pieces_of_few_large_results_travel(
     choice = expectations.expected(given, "concatenate", "")
     assert choice.moved == results * given.result
     assert choice.moved_between == (0, most * given.result)
+    # A tree that reads its chunks stays with a row, if there are rows for all workers.
+    sent = rows * given.indices * (4 + given.row)
+    tree = expectations.expected(given, "tree", "")
+    assert tree.moved == results * given.result + (sent // 2 if rows < 2 else 0)
+    assert tree.moved_between == (0, most * given.result + sent)
 
 
 class Future:

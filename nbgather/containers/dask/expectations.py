@@ -91,7 +91,10 @@ def _moved(facts: Facts, there: Workers, plan: str) -> tuple[int, int, int]:
     away = others / there.processes
     if plan == "tree":
         sent = facts.blocks * facts.indices * (4 + facts.row)
-        inputs = (away * sent, 0.0, float(sent) if others else 0.0)
+        # What reads chunks itself stays where their row's index was split, if all have a row.
+        stays = facts.fused(plan) and facts.rows >= there.processes
+        index = facts.blocks * facts.asked if facts.kept else 0  # may lie elsewhere itself
+        inputs = (0.0 if stays else away * sent, 0.0, float(sent + index) if others else 0.0)
     elif facts.fused(plan) or not others:
         inputs = (0.0, 0.0, 0.0)
     else:
@@ -132,7 +135,8 @@ def _memory(facts: Facts, there: Workers, plan: str) -> int:
     if plan == "tree":
         # All threads look at chunks, while what was found waits, of other blocks as well.
         chunks = 0 if facts.kept else min(threads, facts.blocks * facts.chunks) * facts.chunk
-        waiting = at_once * (8 * facts.indices + facts.result)
+        waiting = max(at_once, 2) * (8 * facts.indices + facts.result)
+        waiting += _waiting(facts, there) + (facts.asked if facts.kept else 0)
         return max(at_once * held(facts, plan), chunks + waiting)
     # Blocks of one row have their sources together.
     rows, beside = float(min(at_once, facts.rows)), held(facts, plan) - brought(facts)
