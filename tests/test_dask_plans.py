@@ -224,6 +224,12 @@ def test_what_moves_follows_from_where_chunks_lie(monkeypatch: pytest.MonkeyPatc
     assert told().moved == 1000
     assert told().moved_between == (1000, 3000 + 4000)
     assert told().memory == 1000 + plans.held(given, "concatenate") - given.sources
+    # Of three blocks of a row one goes to who has nothing to do, and takes what it needs there.
+    index = index._replace(chunks=((10, 10), (25,) * 3))
+    assert told().moved == 1000 + 3000 + 4000
+    assert told().moved_between == (1000, 3000 + 3000 + 3 * 4000)
+    assert told().memory == 5000 + plans.held(given, "concatenate") - given.sources
+    index = index._replace(chunks=((10, 10), (75,)))
     near |= {("x", 0, 3)}
     assert told().moved == 0
 
