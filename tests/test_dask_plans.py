@@ -14,11 +14,12 @@ import dask.array as da
 import numpy as np
 import pytest
 from cases import random_bits, rng, same
+from dask.highlevelgraph import MaterializedLayer
 
 import nbgather
 from nbgather import dask as nd
 from nbgather.apps.bench import dask_surface
-from nbgather.containers.dask import gather_blocks, gather_graph, plans
+from nbgather.containers.dask import expectations, gather_blocks, gather_graph, plans
 from nbgather.containers.dask.plans import PLANS, Facts, Workers
 
 THREADS = Workers(1, 2, None)
@@ -79,7 +80,8 @@ def test_explain_tells_of_every_gather_in_an_expression() -> None:
     assert one.tasks == 4
     assert one.read == 64 * 1000 * 4
     assert one.moved == 0
-    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * (12 + plans._SORT_BYTES))
+    freed = 16 * 250 * 4 // 2  # half a chunk for each thread
+    assert one.memory == 2 * (16 * 1000 * 4 + 16 * 500 * (12 + plans._SORT_BYTES) + freed)
     assert nd.explain(x) == []
     with pytest.raises(TypeError, match="array is of type ndarray: a Dask array is needed"):
         nd.explain(np.zeros(3))
@@ -164,11 +166,72 @@ def test_what_is_persisted_takes_no_memory_and_is_not_bound_by_the_budget(
     same(got.compute(), nbgather.gather(x, 1, index))
     # On a cluster half of a row lies on the other worker, and travels: that half is held twice.
     monkeypatch.setattr(plans, "workers", lambda: CLUSTER)
+    monkeypatch.setattr(expectations, "workers", lambda: CLUSTER)
     far = facts(64 << 20, 1 << 20, kept=True)
     near = far._replace(kept=False)
-    ours, theirs = (plans.expected(f, "concatenate", "") for f in (far, near))
+    ours, theirs = (expectations.expected(f, "concatenate", "") for f in (far, near))
     assert ours.moved == theirs.moved == 8 * (64 << 20) // 2
     assert theirs.memory - ours.memory == 64 << 20
+
+
+@pytest.mark.parametrize(
+    "rows, cut, results, most",
+    [(1, 4, 0, 1), (1, 8, 1, 1), (2, 2, 0, 2), (2, 4, 2, 2), (4, 2, 2, 4), (5, 8, 0, 5)],
+)
+def test_pieces_of_few_large_results_travel(
+    monkeypatch: pytest.MonkeyPatch, rows: int, cut: int, results: int, most: int
+) -> None:
+    """As distributed places tasks, and as was measured on two processes of a thread."""
+    monkeypatch.setattr(plans, "workers", lambda: CLUSTER)
+    monkeypatch.setattr(expectations, "workers", lambda: CLUSTER)
+    given = facts(8 << 20, 1 << 18, rows=rows, reads=True, cut=cut)
+    choice = expectations.expected(given, "concatenate", "")
+    assert choice.moved == results * given.result
+    assert choice.moved_between == (0, most * given.result)
+    # A tree that reads its chunks stays with a row, if there are rows for all workers.
+    sent = rows * given.indices * (4 + given.row)
+    tree = expectations.expected(given, "tree", "")
+    assert tree.moved == results * given.result + (sent // 2 if rows < 2 else 0)
+    assert tree.moved_between == (0, most * given.result + sent)
+
+
+class Future:
+    """A chunk on a worker."""
+
+
+def test_what_moves_follows_from_where_chunks_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of 4 chunks on a cluster: 3 of the first on one worker, all others on the other."""
+    cluster = type("Client", (), {})()
+    x = expectations.Operand("x", ((10, 10), (25,) * 4), 4)
+    index = expectations.Operand("i", ((10, 10), (50,)), 8)
+    layer = MaterializedLayer({("x", r, k): Future() for r in range(2) for k in range(4)})
+    near = {("x", 0, 0), ("x", 0, 1), ("x", 0, 2)}
+    cluster.who_has = lambda futures: {
+        key: ("a",) if key in near else ("b",) for key in layer if layer[key] in futures
+    }
+    monkeypatch.setattr(plans, "workers", lambda: CLUSTER)
+    monkeypatch.setattr(expectations, "workers", lambda: CLUSTER)
+    given = facts(4000, 500, rows=2, chunks=4, kept=True)
+    before = expectations.expected(given, "concatenate", "")
+    assert before.moved == 2 * 4000 // 2
+
+    def told() -> Any:
+        return expectations.where_it_lies(before, given, (x, index), 1, {"x": layer})
+
+    monkeypatch.setattr(expectations, "present_client", lambda: None)
+    assert told() is before
+    monkeypatch.setattr(expectations, "present_client", lambda: cluster)
+    assert told().moved == 1000
+    assert told().moved_between == (1000, 3000 + 4000)
+    assert told().memory == 1000 + plans.held(given, "concatenate") - given.sources
+    # Of three blocks of a row one goes to who has nothing to do, and takes what it needs there.
+    index = index._replace(chunks=((10, 10), (25,) * 3))
+    assert told().moved == 1000 + 3000 + 4000
+    assert told().moved_between == (1000, 3000 + 3000 + 3 * 4000)
+    assert told().memory == 5000 + plans.held(given, "concatenate") - given.sources
+    index = index._replace(chunks=((10, 10), (75,)))
+    near |= {("x", 0, 3)}
+    assert told().moved == 0
 
 
 def test_the_last_rows_are_read_by_every_thread(tmp_path: Path) -> None:

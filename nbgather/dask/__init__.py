@@ -10,7 +10,7 @@ try:
 except ImportError:
     raise ImportError('nbgather.dask needs dask: pip install "nbgather[dask]"') from None
 
-from nbgather.containers.dask.plans import Choice
+from nbgather.containers.dask.expectations import Choice
 from nbgather.dask.explaining import explain
 from nbgather.dask.indexing import gather, gather_tokens, take_along_axis
 from nbgather.dask.masking import masked_patchify, random_masking, token_noise

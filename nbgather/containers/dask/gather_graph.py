@@ -14,6 +14,7 @@ from dask.highlevelgraph import Layer
 
 from nbgather.containers.dask import blocks
 from nbgather.containers.dask.block_shapes import Call
+from nbgather.containers.dask.expectations import Choice, Operand, expected, where_it_lies
 from nbgather.containers.dask.fusion import graph_with, joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
     finish_parts,
@@ -26,11 +27,9 @@ from nbgather.containers.dask.gather_blocks import (
     take_part,
 )
 from nbgather.containers.dask.plans import (
-    Choice,
     Facts,
     cheaper,
     choose,
-    expected,
     facts_of,
     limit,
     read_apart,
@@ -58,11 +57,16 @@ _AT_ONCE = {"concatenate": gather_concatenated, "list": gather_list}
 
 
 class GatherLayer(Layer):
-    """The tasks of a gather, made when they are asked for, and the choice of plan they follow."""
+    """The tasks of a gather, made when they are asked for, and the choice of plan they follow.
 
-    def __init__(self, make: Callable[[], dict[Any, Any]], choice: Choice) -> None:
+    ``expect`` is what tells, of the layers of a graph, what is expected as chunks lie now.
+    """
+
+    def __init__(
+        self, make: Callable[[], dict[Any, Any]], choice: Choice, expect: Callable[[Any], Choice]
+    ) -> None:
         super().__init__()
-        self.make, self.choice = make, choice
+        self.make, self.choice, self.expect = make, choice, expect
         self.made: dict[Any, Any] | None = None
 
     @property
@@ -194,7 +198,7 @@ def _graph(
     if count > 1:
         i = joined(i, dim, count)
         wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
-        facts = facts_of(x, i, dim, wide, tokens, reads is not None)
+        facts = facts_of(x, i, dim, wide, tokens, reads is not None)._replace(cut=count)
         if plan is None and chosen != "tree" and facts.sources <= limit(budget):
             chosen = cheaper(facts)  # for what is together it may be the other one
         choice = expected(facts, chosen, reason)
@@ -215,7 +219,9 @@ def _array(
         (x.name, x.chunks, x.dtype), (i.name, i.chunks), apart,
     )  # fmt: skip
     needed = [i] if reads and not apart else [x, i]
-    layers = graph_with(name, GatherLayer(make, choice), needed, reads)
+    operands = Operand.of(x), Operand.of(i)
+    expect = partial(where_it_lies, choice, facts, operands, call.dim)
+    layers = graph_with(name, GatherLayer(make, choice, expect), needed, reads)
     meta = meta_of(x, len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 

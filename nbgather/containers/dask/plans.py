@@ -1,4 +1,4 @@
-"""Which plan gathers along a chunked dimension, and what it is expected to read, move and hold.
+"""Which plan gathers along a chunked dimension.
 
 - ``concatenate``: a task for each block of the result has all its chunks, and brings a few rows of
   them together at a time.
@@ -61,8 +61,9 @@ class Facts(NamedTuple):
     ``sources`` are the bytes of the chunks that a block of the result reads, ``indices`` the values
     that its block of index holds, and ``row`` the bytes that one of them picks. ``rows`` counts the
     rows of chunks along the dimension, ``pieces`` those of index; ``reads`` is whether chunks are
-    read or made without others, ``panel`` the bytes that are brought together at once, and ``kept``
-    whether the chunks lie in memory already.
+    read or made without others, ``panel`` the bytes that are brought together at once, ``kept``
+    whether the chunks lie in memory already, and ``cut`` into how many pieces a block of the result
+    is cut.
     """
 
     sources: int
@@ -78,6 +79,7 @@ class Facts(NamedTuple):
     pieces: int
     panel: int
     kept: bool = False
+    cut: int = 1
 
     def fused(self, plan: str) -> bool:
         """Whether chunks are read or made by what looks at them, each once.
@@ -100,36 +102,9 @@ class Facts(NamedTuple):
         return self.indices * self.index_itemsize
 
 
-class Choice(NamedTuple):
-    """A plan, why, and what is expected of it; bytes of all that is computed.
-
-    Attributes
-    ----------
-    plan : str
-        ``concatenate``, ``list`` or ``tree``.
-    reason : str
-        Why this one.
-    tasks : int
-        How many tasks the graph has.
-    read : int
-        Bytes of input that are read, once for each row of chunks.
-    moved : int
-        Bytes that go from worker to worker, where chunks lie anywhere.
-    memory : int
-        Bytes that a worker process holds at once: input, index and result of the blocks in work.
-    """
-
-    plan: str
-    reason: str
-    tasks: int
-    read: int
-    moved: int
-    memory: int
-
-
 def workers() -> Workers:
     """The cluster that the present client has, or the threads of this process."""
-    client = _client()
+    client = present_client()
     if client is None:
         count = config.get("num_workers", None) or os.cpu_count() or 1
         return Workers(1, 1 if config.get("scheduler", None) in _ONE_THREAD else count, None)
@@ -147,7 +122,7 @@ def workers() -> Workers:
 _ONE_THREAD = ("sync", "synchronous", "single-threaded")
 
 
-def _client() -> Any:
+def present_client() -> Any:
     """The client that would compute, if there is one; distributed is not imported for it."""
     if "distributed" not in sys.modules or config.get("scheduler", None) in (
         "threads", "threading", "processes", *_ONE_THREAD,
@@ -265,7 +240,7 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
     """A plan and the reason."""
     if not facts.known:
         return "concatenate", "the sizes of chunks are unknown"
-    if _brought(facts) > limit:
+    if brought(facts) > limit:
         sources = f"the sources of an output block are {facts.sources} bytes"
         if facts.chunks > 1:
             return "tree", f"{sources}, above the budget of {limit}"
@@ -278,9 +253,9 @@ def _cheapest(facts: Facts, there: Workers, limit: int) -> tuple[str, str]:
         return local, within
     if times["tree"] < times[local]:
         return "tree", "it is cheaper to move the index to the data"
-    held = _held(facts, "tree") / max(_held(facts, local), 1)
-    if held < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
-        return "tree", f"it holds {held:.2f} of the memory of plan {local!r}, in good time"
+    part = held(facts, "tree") / max(held(facts, local), 1)
+    if part < _WORTH and times["tree"] < max(_SLOWER * times[local], times["concatenate"]):
+        return "tree", f"it holds {part:.2f} of the memory of plan {local!r}, in good time"
     return local, within
 
 
@@ -304,75 +279,35 @@ def _nanoseconds(facts: Facts, there: Workers, plan: str) -> float:
         travels = facts.indices * (4 + facts.row)
         work = travels * away + facts.indices * _SPLIT + 2 * facts.result * _COPY_BYTE
     task = _TASK if there.memory is None else _TASK_OF_CLUSTER
-    return facts.blocks * work / min(there.threads, facts.blocks) + _tasks(facts, plan) * task
+    return facts.blocks * work / min(there.threads, facts.blocks) + tasks(facts, plan) * task
 
 
-def _tasks(facts: Facts, plan: str) -> int:
+def tasks(facts: Facts, plan: str) -> int:
+    """How many tasks a plan has."""
     return facts.blocks * (3 + 2 * facts.chunks if plan == "tree" else 1)
 
 
-def _held(facts: Facts, plan: str) -> int:
+def held(facts: Facts, plan: str) -> int:
     """Bytes that a thread holds at once for a block of the result."""
     if plan == "list":
-        return _brought(facts) + facts.asked + facts.result + _scratch(facts)
+        return brought(facts) + facts.asked + facts.result + _scratch(facts)
     if plan == "concatenate":
-        return _brought(facts) + facts.asked + facts.result + facts.panel
+        return brought(facts) + facts.asked + facts.result + facts.panel
     # Places and rows are in four bytes each. First the index is split, then a chunk is looked at
     # while what the others gave waits, then the result is made of that.
     split = facts.asked + 8 * facts.indices + _scratch(facts)
-    looking = facts.chunk + 8 * facts.indices + facts.result
+    chunk = 0 if facts.kept else facts.chunk  # it is looked at where it lies
+    looking = chunk + 8 * facts.indices + facts.result
     return max(split, looking, 4 * facts.indices + 2 * facts.result)
 
 
-def _brought(facts: Facts) -> int:
+def brought(facts: Facts) -> int:
     """Bytes of sources that a task brings into memory: none that lie in this process already."""
     return 0 if facts.kept and workers().processes == 1 else facts.sources
 
 
 def _scratch(facts: Facts) -> int:
     return min(facts.indices, SORTED_AT_ONCE) * _SORT_BYTES
-
-
-def expected(facts: Facts, plan: str, reason: str) -> Choice:
-    """What a plan is expected to read, move and hold."""
-    there = workers()
-    away = 1 - 1 / there.processes
-    if plan == "tree":
-        moved = int(away * facts.blocks * facts.indices * (4 + facts.row))
-    else:
-        # A row of chunks travels once to each of those that have a block of it.
-        blocks_of_row = facts.blocks / max(facts.rows, 1)
-        times = min(blocks_of_row * away, there.processes - 1)
-        moved = 0 if facts.fused(plan) else int(facts.rows * facts.sources * times)
-    memory = _memory(facts, there, plan)
-    read = facts.rows * facts.sources
-    return Choice(plan, reason, _tasks(facts, plan), read, moved, memory)
-
-
-def _memory(facts: Facts, there: Workers, plan: str) -> int:
-    """Bytes that a worker process holds at once."""
-    threads = -(-there.threads // there.processes)
-    at_once = min(threads, facts.blocks)
-    if plan == "tree":
-        # All threads look at chunks, while what was found waits, of other blocks as well.
-        chunks = 0 if facts.kept else min(threads, facts.blocks * facts.chunks) * facts.chunk
-        waiting = 2 * at_once * (8 * facts.indices + facts.result)
-        return max(at_once * _held(facts, plan), chunks + waiting)
-    # Blocks of one row have their sources together.
-    rows, beside = float(min(at_once, facts.rows)), _held(facts, plan) - _brought(facts)
-    if facts.fused(plan):
-        rows += read_apart(facts) / there.threads
-        return int(rows * facts.sources) + at_once * beside
-    together = there.processes > 1
-    if facts.pieces == 1:
-        rows += 0 if facts.kept else 1 - 1 / there.processes  # they wait where they were read, too
-    else:  # what comes next is read while something is in work
-        rows = float(min(threads + 1 + together, facts.rows))
-        beside += facts.asked if facts.rows > 1 else 0
-    if facts.kept:  # what has to travel is held twice
-        rows *= 1 - 1 / there.processes
-    more = facts.result if together and facts.pieces > 1 and facts.rows > 1 else 0
-    return int(rows * facts.sources) + at_once * beside + more
 
 
 def kept(layer: Any) -> bool:
