@@ -40,9 +40,13 @@ _FORMS: dict[str, tuple[str, str]] = {
 _COLUMNS, _COLUMN_STRIDE, _TILE = 2, 5, 6
 #: Bytes of a row from which on threads share the columns of few lanes, not the places.
 SHARED_ROW_BYTES = 1024
-#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in
-#: the second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
-TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
+#: Bytes of the places that a tile of columns has at first, to stay in a core's first-level cache;
+#: its columns at least, since memory gives narrow parts of rows slowly, and at most, since that
+#: cache has to hold the rows fetched ahead as well; and tiles for each thread.
+TILE_BYTES, TILE_COLUMNS, TILES_PER_THREAD = 1 << 15, (128, 256), 2
+#: Bytes of the places up to which rows of no more columns are not cut: those of the result, each
+#: of which is new, and those of a mean's pairs, which serve one tile after the other.
+WHOLE_BYTES, WHOLE_PAIR_BYTES = 1 << 18, 1 << 21
 #: Of bags, bytes of rows that are prefetched ahead where the last cache has all rows, and where it
 #: has not; how many rows these are at least and at most; and bytes of all rows up to which none
 #: are, since the second-level cache has them.
@@ -247,15 +251,13 @@ def _lanes(plan: ScatterPlan) -> tuple[int, int]:
 def _tiles(plan: ScatterPlan, threads: int, words: int) -> tuple[np.ndarray, int]:
     """The same where each column has its own index, and ``words`` numbers for each place.
 
-    Tiles are as wide as a cache can hold their places, and there are some for each thread.
+    There are some tiles for each thread.
     """
     lanes, columns = _lanes(plan)
-    width = columns
-    for nbytes in TILE_BYTES:
-        width = nbytes // max(plan.size * words * plan.itemsize, 1)
-        if width * plan.itemsize >= NARROW_TILE_BYTES:
-            break
-    else:
+    place = max(plan.size * words * plan.itemsize, 1)
+    least, most = TILE_COLUMNS
+    width = min(max(TILE_BYTES // place, least), most)
+    if columns <= most and columns * place <= (WHOLE_PAIR_BYTES if words > 1 else WHOLE_BYTES):
         width = columns
     return _tiled(plan, min(width, -(-columns // -(-TILES_PER_THREAD * threads // lanes))))
 
