@@ -20,8 +20,10 @@ _HALVES = {"half": "u2", "brain": "u2"}
 #: Work from which threads share the places of few lanes: each of them walks the whole index.
 SHARED_MIN_BYTES = 1 << 19
 #: Threads for each lane from which on they do: to leave out what is another's takes as long as to
-#: reduce it.
-SHARED_MIN_THREADS = 4
+#: reduce it, but where the last cache has no room for the places: each thread waits for its own.
+SHARED_MIN_THREADS, SHARED_FAR_THREADS = 4, 2
+#: Bytes of the places from which on that is so: the index and the values pass through, too.
+FAR_BYTES = machine.last_level_bytes() // 2
 #: Work from which threads share the index of few lanes, each with a copy of their places; and how
 #: many values each has at least for every place. That takes no more than twice what is read.
 PARTED_MIN_BYTES, PART_VALUES = 1 << 22, 1
@@ -99,7 +101,7 @@ def scatter_reduce(
     elif (
         plan.can_share
         and plan.work >= SHARED_MIN_BYTES
-        and SHARED_MIN_THREADS * count <= limits.num_threads()
+        and _sharing_threads(plan, how) * count <= limits.num_threads()
     ):
         # One part for each thread: every part walks the whole of an index.
         form, parts, count = "shared", limits.num_threads(), count * plan.size
@@ -107,6 +109,12 @@ def scatter_reduce(
     if isinstance(bad, int) and bad >= constants.NO_MEMORY:
         raise MemoryError("no memory to reduce")
     return bad
+
+
+def _sharing_threads(plan: ScatterPlan, how: tuple[str, str, bool]) -> int:
+    """How many threads for each lane share its places, at least."""
+    is_far = plan.nbytes * _words(how) >= FAR_BYTES
+    return SHARED_FAR_THREADS if is_far else SHARED_MIN_THREADS
 
 
 def _words(how: tuple[str, str, bool]) -> int:

@@ -303,7 +303,9 @@ def loops(reduce: str, kind: str, include_self: bool) -> Loops:
                 found = U(0)
             for c in range(found):
                 t = chosen[c]
-                p = o + (U(idx[i + t]) - lowest) * B + t % B
+                p = o + U(idx[i + t]) - lowest
+                if B > U(1):  # a remainder takes longer than all else here
+                    p = o + (U(idx[i + t]) - lowest) * B + t % B
                 if begins:
                     to[p] = first
                 else:
