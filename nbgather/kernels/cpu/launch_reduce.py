@@ -23,7 +23,7 @@ SHARED_MIN_BYTES = 1 << 19
 #: reduce it, but where the last cache has no room for the places: each thread waits for its own.
 SHARED_MIN_THREADS, SHARED_FAR_THREADS = 4, 2
 #: Bytes of the places from which on that is so: the index and the values pass through, too.
-FAR_BYTES = machine.last_level_bytes() // 2
+FAR_BYTES = machine.last_level_bytes() // 3
 #: Work from which threads share the index of few lanes, each with a copy of their places; and how
 #: many values each has at least for every place. That takes no more than twice what is read.
 PARTED_MIN_BYTES, PART_VALUES = 1 << 22, 1
