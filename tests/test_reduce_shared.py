@@ -142,3 +142,55 @@ def test_rows_of_an_index_that_rises_are_shared(reduce: str, own: bool) -> None:
         for threads in (1, 2, 16):
             with limits.limit_threads(threads), pytest.raises(IndexError, match=f"index {value} "):
                 nbgather.scatter_reduce(x, 0, index, src, reduce, include_self=own)
+
+
+def test_two_threads_share_only_places_for_which_the_last_cache_has_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    find = launch_reduce._kernel
+
+    def noting(plan, form, how):
+        seen.append(form)
+        return find(plan, form, how)
+
+    monkeypatch.setattr(launch_reduce, "_kernel", noting)
+    monkeypatch.setattr(launch_reduce, "SHARED_MIN_BYTES", 0)
+    monkeypatch.setattr(launch_reduce, "FAR_BYTES", 8 * 70_000)  # a sum and a count each
+    generator = rng("two threads")
+    for places, shared in ((69_999, False), (70_000, True)):
+        x, src = (special(generator, (n,), "float32") for n in (places, 3000))
+        index = generator.integers(0, places, 3000)
+        seen.clear()
+        with limits.limit_threads(2):
+            got = nbgather.scatter_reduce(x, 0, index, src, "mean")
+        assert [form == "shared" for form in seen] == [shared]
+        equal(got, nbgather.scatter_reduce(x, 0, index, src, "mean", backend="reference"))
+
+
+@pytest.mark.parametrize(
+    ("reduce", "size", "columns", "width"),
+    [
+        ("mean", 64, 128, 128), ("mean", 64, 256, 256), ("mean", 64, 512, 128),
+        ("amax", 16, 512, 256), ("amax", 300, 256, 128), ("mean", 300, 256, 256),
+    ],
+)  # fmt: skip
+def test_rows_are_cut_into_columns_that_memory_gives_fast(
+    reduce: str, size: int, columns: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    cut = launch_reduce._tiles
+
+    def noting(*args):
+        numbers, count = cut(*args)
+        widths.append(int(numbers[launch_reduce._TILE]))
+        return numbers, count
+
+    monkeypatch.setattr(launch_reduce, "_tiles", noting)
+    generator = rng(f"widths {size} {columns}")
+    x, src = (special(generator, (2, n, columns), "float32") for n in (size, 5))
+    index = generator.integers(0, size, (2, 5, columns))
+    with limits.limit_threads(1):
+        got = nbgather.scatter_reduce(x, 1, index, src, reduce)
+    assert widths == [width]
+    equal(got, nbgather.scatter_reduce(x, 1, index, src, reduce, backend="reference"))

@@ -20,8 +20,10 @@ _HALVES = {"half": "u2", "brain": "u2"}
 #: Work from which threads share the places of few lanes: each of them walks the whole index.
 SHARED_MIN_BYTES = 1 << 19
 #: Threads for each lane from which on they do: to leave out what is another's takes as long as to
-#: reduce it.
-SHARED_MIN_THREADS = 4
+#: reduce it, but where the last cache has no room for the places: each thread waits for its own.
+SHARED_MIN_THREADS, SHARED_FAR_THREADS = 4, 2
+#: Bytes of the places from which on that is so: the index and the values pass through, too.
+FAR_BYTES = machine.last_level_bytes() // 3
 #: Work from which threads share the index of few lanes, each with a copy of their places; and how
 #: many values each has at least for every place. That takes no more than twice what is read.
 PARTED_MIN_BYTES, PART_VALUES = 1 << 22, 1
@@ -40,9 +42,13 @@ _FORMS: dict[str, tuple[str, str]] = {
 _COLUMNS, _COLUMN_STRIDE, _TILE = 2, 5, 6
 #: Bytes of a row from which on threads share the columns of few lanes, not the places.
 SHARED_ROW_BYTES = 1024
-#: Bytes of the result that a tile of columns takes, to stay in a core's first-level cache, or in
-#: the second; rows of a tile that are narrower are not cut for it; and tiles for each thread.
-TILE_BYTES, NARROW_TILE_BYTES, TILES_PER_THREAD = (1 << 15, 1 << 18), 256, 2
+#: Bytes of the places that a tile of columns has at first, to stay in a core's first-level cache;
+#: its columns at least, since memory gives narrow parts of rows slowly, and at most, since that
+#: cache has to hold the rows fetched ahead as well; and tiles for each thread.
+TILE_BYTES, TILE_COLUMNS, TILES_PER_THREAD = 1 << 15, (128, 256), 2
+#: Bytes of the places up to which rows of no more columns are not cut: those of the result, each
+#: of which is new, and those of a mean's pairs, which serve one tile after the other.
+WHOLE_BYTES, WHOLE_PAIR_BYTES = 1 << 18, 1 << 21
 #: Of bags, bytes of rows that are prefetched ahead where the last cache has all rows, and where it
 #: has not; how many rows these are at least and at most; and bytes of all rows up to which none
 #: are, since the second-level cache has them.
@@ -95,7 +101,7 @@ def scatter_reduce(
     elif (
         plan.can_share
         and plan.work >= SHARED_MIN_BYTES
-        and SHARED_MIN_THREADS * count <= limits.num_threads()
+        and _sharing_threads(plan, how) * count <= limits.num_threads()
     ):
         # One part for each thread: every part walks the whole of an index.
         form, parts, count = "shared", limits.num_threads(), count * plan.size
@@ -103,6 +109,12 @@ def scatter_reduce(
     if isinstance(bad, int) and bad >= constants.NO_MEMORY:
         raise MemoryError("no memory to reduce")
     return bad
+
+
+def _sharing_threads(plan: ScatterPlan, how: tuple[str, str, bool]) -> int:
+    """How many threads for each lane share its places, at least."""
+    is_far = plan.nbytes * _words(how) >= FAR_BYTES
+    return SHARED_FAR_THREADS if is_far else SHARED_MIN_THREADS
 
 
 def _words(how: tuple[str, str, bool]) -> int:
@@ -247,15 +259,13 @@ def _lanes(plan: ScatterPlan) -> tuple[int, int]:
 def _tiles(plan: ScatterPlan, threads: int, words: int) -> tuple[np.ndarray, int]:
     """The same where each column has its own index, and ``words`` numbers for each place.
 
-    Tiles are as wide as a cache can hold their places, and there are some for each thread.
+    There are some tiles for each thread.
     """
     lanes, columns = _lanes(plan)
-    width = columns
-    for nbytes in TILE_BYTES:
-        width = nbytes // max(plan.size * words * plan.itemsize, 1)
-        if width * plan.itemsize >= NARROW_TILE_BYTES:
-            break
-    else:
+    place = max(plan.size * words * plan.itemsize, 1)
+    least, most = TILE_COLUMNS
+    width = min(max(TILE_BYTES // place, least), most)
+    if columns <= most and columns * place <= (WHOLE_PAIR_BYTES if words > 1 else WHOLE_BYTES):
         width = columns
     return _tiled(plan, min(width, -(-columns // -(-TILES_PER_THREAD * threads // lanes))))
 

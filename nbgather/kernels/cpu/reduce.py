@@ -302,8 +302,14 @@ def loops(reduce: str, kind: str, include_self: bool) -> Loops:
                     t += length
                 found = U(0)
             for c in range(found):
+                # Puts that read and write far places in turn wait for each other's.
+                p = o + (U(idx[i + chosen[c]]) - lowest) * B
+                prefetch(to, U(2) * p if mean else p)
+            for c in range(found):
                 t = chosen[c]
-                p = o + (U(idx[i + t]) - lowest) * B + t % B
+                p = o + U(idx[i + t]) - lowest
+                if B > U(1):  # a remainder takes longer than all else here
+                    p = o + (U(idx[i + t]) - lowest) * B + t % B
                 if begins:
                     to[p] = first
                 else:
