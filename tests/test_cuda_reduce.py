@@ -431,6 +431,25 @@ def test_bags_of_arrays_without_functions(gpu: Driver, mode: str) -> None:
         equal(np.array(out.array, order="C"), want)
 
 
+def odd(array: np.ndarray) -> DeviceArray:
+    """A copy on the simulated GPU at an address that is no multiple of its items' size."""
+    owner = to_device(np.zeros(array.nbytes + 1, np.uint8))
+    view = owner.array[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return owner.view_of(view)
+
+
+def test_bags_at_any_address(gpu: Driver) -> None:
+    x, ids = np.arange(9, dtype=np.float32), np.array([[1, 3], [0, 8]], np.int32)
+    want = nbgather.gather_reduce(x, ids, "sum")
+    for operands in ((odd(x), to_device(ids)), (to_device(x), odd(ids))):
+        same(np.array(nbgather.gather_reduce(*operands, "sum").array), want)
+    counts = odd(np.array([1, 3]))
+    with nbgather.cuda.deferred():
+        got = nbgather.gather_reduce(to_device(x), to_device(ids.ravel()), "sum", counts=counts)
+    same(np.array(got.array), np.array([1, 11], np.float32))
+
+
 def test_bags_of_nothing(gpu: Driver) -> None:
     """No bags, no ids, no rows, rows of no items: as on the CPU, the errors as well."""
     x, none = np.ones((6, 2), "f4"), np.zeros(0, int)
