@@ -102,8 +102,8 @@ def gather_reduce(
 ) -> Array:
     """Reduce bags of rows that ids name: a row for each bag.
 
-    It is :func:`segment_reduce` of ``x[ids]``, with the same bits, and without these rows in
-    memory: the sum of a node's neighbours, a bag of embeddings.
+    It is :func:`segment_reduce` of ``x[ids]``, with the same bits, and on the CPU without these
+    rows in memory: the sum of a node's neighbours, a bag of embeddings.
 
     Parameters
     ----------

@@ -381,9 +381,138 @@ def test_bags_and_their_modes() -> None:
         with pytest.raises(IndexError, match=text):
             nbgather.gather_reduce(*tensors, "sum", out=out)
         assert (out == 7).all()
-        # The simulator is done when a kernel is launched: the next one of the call tells of it.
-        with pytest.raises(IndexError, match=f"{text}: found by an earlier gather on cuda:0"):
-            nbgather.gather_reduce(*tensors, "sum", mode="defer", fill_value=2)
+        got = nbgather.gather_reduce(*tensors, "sum", mode="defer", fill_value=2)
+        equal(got.numpy(), nbgather.gather_reduce(x, ids, "sum", mode="fill", fill_value=2))
+        told = f"{text}: found by an earlier gather_reduce on cuda:0"
+        with pytest.raises(IndexError, match=told):
+            nbgather.gather(tensors[0], 0, torch.zeros(1, 1, dtype=torch.int64))
         good = torch.from_numpy(ids % 6)
         got = nbgather.gather_reduce(tensors[0], good, "sum", mode="defer")
         equal(got.numpy(), nbgather.gather_reduce(x, ids % 6, "sum"))
+
+
+def error_of(call: Any) -> tuple[type[Exception], str]:
+    with pytest.raises((ValueError, IndexError)) as raised:
+        call()
+    return raised.type, str(raised.value)
+
+
+@pytest.mark.parametrize("mode", ["raise", "clip", "wrap", "fill", "defer"])
+def test_bags_of_arrays_without_functions(gpu: Driver, mode: str) -> None:
+    """Of numba's arrays too, which no library computes with: ids and rows of any strides."""
+    generator = rng(f"bags {mode}")
+    names = ("float32", "int8", "float16", "bool", "uint64", "bfloat16", "complex64")
+    low, high = (0, 7) if mode in ("raise", "defer") else (-9, 20)
+    counts = np.array([3, 0, 1, 0, 8, 0], np.int32)
+    for k, (name, reduce) in enumerate(itertools.product(names, REDUCES)):
+        if not possible(name, reduce):
+            continue
+        make = numbers if name.startswith("complex") else special
+        x = make(generator, ((14,), (14, 3), (14, 4, 8))[k % 3], name)[:: 2 - k % 2][:7]
+        flat = generator.integers(low, high, 24).astype(("i8", "i1", "i4")[k % 3])
+        ways: list[tuple[np.ndarray, dict[str, Any]]] = [
+            (flat.reshape(4, 6)[:, ::-2], {}),
+            (flat[:12], {"counts": counts}),
+            (flat[::-2], {"offsets": np.cumsum([0, *counts])}),
+        ]
+        ids, bags = ways[k % 3 if k % 4 else 0]
+        options = {"mode": mode, "fill_value": 1}
+        with np.errstate(all="ignore"):
+            want = nbgather.gather_reduce(x, ids, reduce, **bags, **options, backend="reference")
+        given = {by: to_device(where) for by, where in bags.items()}
+        operands = to_device(x), to_device(ids)
+        got = nbgather.gather_reduce(*operands, reduce, **given, **options)
+        assert isinstance(got, DeviceArray)
+        equal(np.array(got.array, order="C"), want)
+        assert kernels(gpu)[-1] == "row sums"
+        out = to_device(np.zeros((*want.shape, 2), x.dtype))
+        out = out.view_of(out.array[..., 1])
+        assert nbgather.gather_reduce(*operands, reduce, **given, **options, out=out) is out
+        equal(np.array(out.array, order="C"), want)
+
+
+def odd(array: np.ndarray) -> DeviceArray:
+    """A copy on the simulated GPU at an address that is no multiple of its items' size."""
+    owner = to_device(np.zeros(array.nbytes + 1, np.uint8))
+    view = owner.array[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return owner.view_of(view)
+
+
+def test_bags_at_any_address(gpu: Driver) -> None:
+    x, ids = np.arange(9, dtype=np.float32), np.array([[1, 3], [0, 8]], np.int32)
+    want = nbgather.gather_reduce(x, ids, "sum")
+    for operands in ((odd(x), to_device(ids)), (to_device(x), odd(ids))):
+        same(np.array(nbgather.gather_reduce(*operands, "sum").array), want)
+    counts = odd(np.array([1, 3]))
+    with nbgather.cuda.deferred():
+        got = nbgather.gather_reduce(to_device(x), to_device(ids.ravel()), "sum", counts=counts)
+    same(np.array(got.array), np.array([1, 11], np.float32))
+
+
+def test_bags_of_nothing(gpu: Driver) -> None:
+    """No bags, no ids, no rows, rows of no items: as on the CPU, the errors as well."""
+    x, none = np.ones((6, 2), "f4"), np.zeros(0, int)
+    for rows, ids, options in (
+        (x, none, {"counts": [0, 0]}), (x, none, {"offsets": [0]}), (x[:0], none, {"counts": [0]}),
+        (x, np.zeros((3, 0), int), {}), (x, np.zeros((0, 3), int), {}),
+        (x[:0], np.array([[1, 2]]), {"mode": "fill", "fill_value": 3}),
+        (x[:, :0], np.array([[1, 2]]), {}), (x[:, :0], np.array([[1, 9]]), {"mode": "clip"}),
+    ):  # fmt: skip
+        for reduce in REDUCES:
+            want = nbgather.gather_reduce(rows, ids, reduce, **options)
+            got = nbgather.gather_reduce(to_device(rows), to_device(ids), reduce, **options)
+            equal(np.array(got.array), want)
+
+
+ONES, BAD_IDS = np.ones((6, 2), "f4"), np.array([[1, 2], [7, -1]])
+
+
+@pytest.mark.parametrize(
+    ("x", "ids", "options"),
+    [
+        (ONES, BAD_IDS, {}), (ONES[:, 0], BAD_IDS, {}), (ONES[:, :0], BAD_IDS, {}),
+        (ONES, BAD_IDS.T, {}), (ONES[:0], BAD_IDS, {}), (ONES, BAD_IDS[1], {"counts": [1, 1]}),
+        (ONES, BAD_IDS[1], {"offsets": [0, 1, 3]}), (ONES, BAD_IDS[1], {"counts": [1, 2]}),
+        (ONES[:0], BAD_IDS, {"mode": "clip"}), (ONES[:0, :0], BAD_IDS, {"mode": "wrap"}),
+        (ONES.astype(int), BAD_IDS, {"mode": "fill", "fill_value": 2.5}),
+    ],
+)  # fmt: skip
+def test_bad_bags_are_the_same_error(
+    gpu: Driver, x: np.ndarray, ids: np.ndarray, options: dict[str, Any]
+) -> None:
+    """And nothing is written to an ``out``."""
+    out = to_device(np.full((2, *x.shape[1:]), 9, x.dtype)) if x[:1].size else None
+    given = {**options, "out": out}
+    theirs = error_of(lambda: nbgather.gather_reduce(x, ids, "mean", **options))
+    ours = error_of(lambda: nbgather.gather_reduce(to_device(x), to_device(ids), "mean", **given))
+    assert ours == theirs
+    assert out is None or (out.array == 9).all()
+
+
+def test_bags_wait_for_nothing_where_they_may_not(gpu: Driver) -> None:
+    """Under capture, and in a block whose errors come later: offsets are made and met there."""
+    x, ids = np.arange(24, dtype=np.float32).reshape(12, 2), np.array([[3, 0, 3], [11, 5, 1]])
+    where = to_device(np.array([2, 4]))
+    want = nbgather.gather_reduce(x, ids, "sum")
+    gpu.captured = True
+    got = nbgather.gather_reduce(to_device(x), to_device(ids), "sum", mode="defer")
+    same(np.array(got.array), want)
+    with pytest.raises(ValueError, match=r"capture in a block of nbgather.cuda.deferred\(\)"):
+        nbgather.gather_reduce(to_device(x), to_device(ids), "sum")
+    with nbgather.cuda.deferred():
+        got = nbgather.gather_reduce(to_device(x), to_device(ids.ravel()), "sum", counts=where)
+        assert not gpu.waits
+        gpu.captured = False
+    same(np.array(got.array), nbgather.gather_reduce(x, ids.ravel(), "sum", counts=[2, 4]))
+
+    def later(ids: np.ndarray, **options: Any) -> None:
+        with nbgather.cuda.deferred():
+            nbgather.gather_reduce(to_device(x), to_device(ids), "sum", **options)
+
+    told = ": found by an earlier gather_reduce on cuda:0, which did not wait"
+    text = f"counts sum to 6: the number of ids = 5 is needed{told}"
+    assert error_of(lambda: later(ids.ravel()[:5], counts=where)) == (ValueError, text)
+    text = f"index 11 at (3,) is out of bounds for dimension 0 with size 7{told}"
+    x = x[:7]
+    assert error_of(lambda: later(ids.ravel(), counts=where)) == (IndexError, text)

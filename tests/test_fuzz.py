@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -83,3 +84,23 @@ def test_what_is_wrong_is_noticed(how: str, operation: str, tmp_path: Path) -> N
     else:
         assert "other bits" in done.stderr
     assert last.read_text().startswith(f"{operation}(")
+
+
+def test_an_out_that_a_failed_call_wrote_to_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from fuzzing import cases, compare
+
+    error = IndexError("index 9 at (0,)")
+
+    def fails(writes: bool, out: np.ndarray) -> None:
+        out[0] += writes
+        raise error
+
+    def other(out: np.ndarray) -> np.ndarray:
+        return out.copy()
+
+    compare.check_out(cases.Call(fails, (False,), {}), np.zeros(2), error)
+    with pytest.raises(AssertionError, match="was written to"):
+        compare.check_out(cases.Call(fails, (True,), {}), np.zeros(2), error)
+    with pytest.raises(AssertionError):
+        compare.check_out(cases.Call(other, (), {}), np.zeros(2), np.zeros(2))

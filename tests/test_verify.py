@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,9 +21,11 @@ from nbgather.onnx import (
     CATALOG,
     Session,
     gather_model,
+    gather_reduce_model,
     masking_model,
     restore_model,
     runner,
+    segment_reduce_model,
     verify,
 )
 
@@ -48,6 +51,10 @@ MODELS = {entry.file: entry.build for entry in CATALOG} | {
     "seeded mask": lambda: masking_model(0.5, noise="seed", with_x=False, ids_keep=True),
     "restore nd": lambda: restore_model(gather="nd", dtype="int16"),
     "gather 5d": lambda: gather_model(-2, 5, dtype="uint8", index_dtype="int32"),
+    "segments by ids": lambda: segment_reduce_model("mean", by="ids"),
+    "segments by counts": lambda: segment_reduce_model("prod", 3, by="counts", index_dtype="int32"),
+    "bags": lambda: gather_reduce_model("amax", dtype="int8"),
+    "bags by offsets": lambda: gather_reduce_model("sum", 1, by="offsets", dtype="float64"),
 }
 
 
@@ -186,6 +193,41 @@ def test_what_cannot_be_verified() -> None:
     with pytest.raises(ValueError, match="does not tell its dim: give dim="):
         verify(no_dim)
     assert verify(no_dim, dim=0).same
+    no_reduction = segment_reduce_model("sum")
+    del no_reduction.metadata_props[:]
+    with pytest.raises(ValueError, match="does not tell its reduction: give reduce="):
+        verify(no_reduction)
+    with pytest.raises(ValueError, match="reduce is 'max': it must be one of"):
+        verify(no_reduction, reduce="max")
+    assert verify(no_reduction, reduce="sum").same
+
+
+@pytest.mark.parametrize(
+    ("by", "name", "sizes"),
+    [
+        ("offsets", "x", [9, None]), ("offsets", "offsets", [4]), ("offsets", "ids", [7]),
+        ("counts", "counts", [1]), (None, "ids", [3, None]), (None, "ids", [None, 2]),
+        (None, "x", [1, 5]),
+    ],
+)  # fmt: skip
+def test_fixed_sizes_of_bags_are_kept(by: Any, name: str, sizes: list[int | None]) -> None:
+    model = gather_reduce_model("sum", by=by)
+    port = next(p for p in model.graph.input if p.name == name)
+    for dim, size in zip(port.type.tensor_type.shape.dim, sizes, strict=True):
+        if size is not None:
+            dim.dim_value = size
+    verification = verify(model)
+    assert verification.same, verification.difference
+    assert verification.cases >= 200
+    port.type.tensor_type.shape.dim[0].dim_value = int(name == "offsets")  # for nothing at all
+    assert verify(model).same
+
+
+def test_another_reduction_is_told() -> None:
+    for model in (segment_reduce_model("sum"), gather_reduce_model("sum")):
+        verification = verify(model, reduce="mean")
+        assert verification.kind.endswith("mean")
+        assert "output at (" in verification.difference
 
 
 # The command
@@ -195,6 +237,15 @@ def test_what_cannot_be_verified() -> None:
 def test_the_committed_models_are_verified(entry, monkeypatch, capsys) -> None:
     assert run(monkeypatch, "verify", str(ROOT / "onnx_models" / entry.file)) == 0
     assert "cases equal to the reference" in capsys.readouterr().out
+
+
+def test_the_command_knows_segments(tmp_path: Path, monkeypatch, capsys) -> None:
+    path = tmp_path / "segments.onnx"
+    onnx.save(segment_reduce_model("amin", by="counts"), path)
+    assert run(monkeypatch, "verify", str(path)) == 0
+    assert "segment_reduce by counts, amin: 300 cases equal" in capsys.readouterr().out
+    assert run(monkeypatch, "verify", str(path), "--reduce", "amax") == 1
+    assert "segment_reduce by counts, amax: DIFFERENT" in capsys.readouterr().out
 
 
 def test_the_command_tells_a_difference(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -65,9 +65,9 @@ _kinds: list[Kind] = [Kind("call", (), 1, (), "i8", 0, 0)]
 _numbers: dict[Kind, int] = {}
 
 
-def kind_of_segments(by: str, count: int, rows: int, dtype: str) -> Kind:
-    """The kind of a call whose segments are told by so many offsets or counts."""
-    return Kind("segment_reduce", (count,), 1, (count,), dtype, 0, rows, by)
+def kind_of_segments(name: str, by: str, count: int, rows: int, dtype: str) -> Kind:
+    """The kind of a call whose segments, or bags, are told by so many offsets or counts."""
+    return Kind(name, (count,), 1, (count,), dtype, 0, rows, by)
 
 
 def _signed(kind: Kind, value: int) -> int:
@@ -76,14 +76,15 @@ def _signed(kind: Kind, value: int) -> int:
 
 def _text_of_segments(kind: Kind, report: Report) -> str:
     what, rows, k = kind.what, kind.size, report.position
+    total = "N" if kind.name == "segment_reduce" else "the number of ids"
     if k is None or report.value is None:
-        return f"some {what} are bad: segments of N = {rows} rows are needed"
+        return f"some {what} are bad: those of {total} = {rows} are needed"
     value = _signed(kind, report.value)
     if what == "counts" and k == kind.shape[0]:
-        return f"counts sum to {value}: N = {rows} is needed"
+        return f"counts sum to {value}: {total} = {rows} is needed"
     if not 0 <= value <= rows:
-        return f"{what}[{k}] is {value}: it must be between 0 and N = {rows}"
-    return f"offsets[{k}] is {value}: they must not fall, and go from 0 to N = {rows}"
+        return f"{what}[{k}] is {value}: it must be between 0 and {total} = {rows}"
+    return f"offsets[{k}] is {value}: they must not fall, and go from 0 to {total} = {rows}"
 
 
 def text(kind: Kind, report: Report) -> str:

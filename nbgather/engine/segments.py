@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from nbgather.engine import apart, arrays, backends, device_errors, memo
+from nbgather.engine import apart, arrays, backends, device_segments, memo
 from nbgather.engine.bad_index import raise_bad_index
 from nbgather.engine.out import check_match, check_out, into
 from nbgather.engine.pieces import PIECE_BYTES
-from nbgather.engine.plan_scatter import plan_scatter
-from nbgather.engine.scatter import combining_on_device, scatter_on_device
 from nbgather.kernels import small
 from nbgather.kernels.memory import memory_address
 from nbgather.operations import checks
 from nbgather.operations.base import Options, Spec, is_contiguous
-from nbgather.operations.reducing import COMPARED, ScatterReduce, reduction
+from nbgather.operations.reducing import COMPARED, reduction
 from nbgather.operations.segments import (
     CheckedBounds,
     GatherReduce,
     SegmentReduce,
     checked_bounds,
 )
-
-#: Items from which on positions of 32 bits do not reach.
-MAX_ON_DEVICE = (1 << 32) - 1
 
 
 def segment_reduce(
@@ -39,7 +33,7 @@ def segment_reduce(
     (result_spec,) = operation.result(spec, where_spec)
     out_spec = checked_out(container, operation, operands, result_spec, options.out)
     if container.home != "cpu":
-        made = _on_device(container, operation, operands, options)
+        made = device_segments.segment_reduce(container, operation, operands, options)
         return made if made is NotImplemented else into(container, made, options.out)
     if operation.by == "ids":
         return NotImplemented
@@ -78,7 +72,10 @@ def gather_reduce(
     where_spec = None if where is None else container.spec(where)
     (result_spec,) = operation.result(spec, ids_spec, where_spec)
     out_spec = checked_out(container, operation, operands, result_spec, options.out)
-    if operation.mode not in checks.WRITE_MODES or container.home != "cpu":
+    if container.home != "cpu":
+        made = device_segments.gather_reduce(container, operation, operands, options)
+        return made if made is NotImplemented else into(container, made, options.out)
+    if operation.mode not in checks.WRITE_MODES:
         return NotImplemented
     how = reduction(spec.dtype, operation.reduce, False)
     backend = backends.serving(options.backend, container.home, spec.device)
@@ -190,89 +187,6 @@ def _keep(
     shape = call[0][0], *x.shape[1:]
     results = [memo.Result(tuple(shape), x.dtype)]
     memo.keep(container, backend, head, given, results, [step], owner=empty)
-
-
-def _on_device(
-    container: Any, operation: SegmentReduce, operands: tuple[Any, ...], options: Options
-) -> Any:
-    """On a GPU: by ids a scatter, and else the rows of each segment one after the other."""
-    x, where = operands
-    spec, where_spec = container.spec(x), container.spec(where)
-    (result_spec,) = operation.result(spec, where_spec)
-    reduce, (place,) = operation.reduce, container.place(x)
-    # What stands for no rows is no value of a segment, but where it changes none.
-    as_scatter = ScatterReduce(0, reduce, reduce in ("sum", "prod"))
-    by_ids = operation.by == "ids"
-    how = combining_on_device(
-        as_scatter if by_ids else replace(as_scatter, include_self=False), spec.dtype
-    )
-    backend = backends.serving(options.backend, container.home, spec.device)
-    offsets = None
-    if not by_ids:
-        device_errors.poll(backend, place)
-        if device_errors.may_wait(backend, place, "raise"):
-            # What is bad is told of as on the CPU, so that the host has to see them.
-            offsets = checked_bounds(operation, arrays.integers(container, where), spec.shape[0])
-    if how is NotImplemented or math.prod(spec.shape) >= MAX_ON_DEVICE:
-        return NotImplemented
-    result = container.empty(result_spec.shape, x)
-    scratch, at = arrays.scratch_beside(container, x), 0
-    if not by_ids and offsets is None:
-        at = _bounds_on_device(container, backend, operation, where, spec.shape[0], place, scratch)
-    if not math.prod(result_spec.shape):
-        return result
-    item = spec.dtype.itemsize
-    empty = container.bytes_beside(container.item_bits(operation.empty(x.dtype), x, ""), x)
-    backend.copy(
-        container.address(result), container.address(empty),
-        result_spec.shape, result_spec.strides, (0,) * len(result_spec.shape), item, place,
-    )  # fmt: skip
-    if not spec.shape[0]:
-        return result
-    if container.address(x) % item or not (by_ids or is_contiguous(spec)):
-        x = container.copy(x)
-        spec = container.spec(x)
-    if by_ids:
-        strides = where_spec.strides + (0,) * (len(spec.shape) - 1)
-        index = where_spec._replace(shape=spec.shape, strides=strides)
-        plan = plan_scatter(as_scatter, result_spec, index, spec)
-        given = result, where, x
-        return scatter_on_device(
-            container, backend, as_scatter, plan, given, (result_spec, spec), how
-        )
-    bounds = None
-    if offsets is not None:
-        bounds = container.from_numpy(offsets.astype(np.uint32), x)
-        at = container.address(bounds)
-    addresses = container.address(result), container.address(x), at
-    sizes = result_spec.shape[0], spec.shape[0], math.prod(spec.shape[1:]) * item
-    backend.segment_reduce(how, *addresses, sizes, place)
-    del bounds  # of which the kernel has the address, until here
-    return result
-
-
-def _bounds_on_device(
-    container: Any, backend: Any, operation: SegmentReduce, where: Any, rows: int, place: Any,
-    scratch: Any,
-) -> int:  # fmt: skip
-    """The address of offsets that no host has seen: what is bad is told of by a later call."""
-    spec = container.spec(where)
-    (count,), (step,), code = spec.shape, spec.strides, spec.dtype.integer
-    if not spec.dtype.native or container.address(where) % spec.dtype.itemsize:
-        where = arrays.native_index(container, where)
-        step = spec.dtype.itemsize
-    at: int = scratch(4 * (count + (operation.by == "counts")))
-
-    def launch(record: int, call: int) -> None:
-        sizes = count, step, rows
-        address = container.address(where)
-        backend.segment_bounds(operation.by, code, address, at, sizes, place, record, call)
-
-    device_errors.run(
-        backend, place, False, launch, device_errors.kind_of_segments, operation.by, count, rows,
-        code,
-    )  # fmt: skip
-    return at
 
 
 def check_bounds(container: Any, operation: SegmentReduce, operands: tuple[Any, ...]) -> None:

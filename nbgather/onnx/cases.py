@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbgather.indexing import gather
 from nbgather.masking import random_masking, rank_tokens, restore_tokens, token_noise
 from nbgather.onnx.runner import Port
+from nbgather.results import Reduce
+from nbgather.segments import gather_reduce, segment_reduce
 
 __all__ = [
     "SCORES",
@@ -21,6 +24,7 @@ __all__ = [
     "gather_case",
     "masking_case",
     "restoring_case",
+    "rows_case",
     "without_defaults",
 ]
 
@@ -205,6 +209,51 @@ def gather_case(
     index = index.astype(inputs["indices"].dtype)
     output = gather(data, axis, index, backend=backend)
     return Case({"data": data, "indices": index}, {"output": output})
+
+
+def rows_case(
+    inputs: Mapping[str, Port],
+    reduce: Reduce,
+    sizes: tuple[tuple[int, ...], tuple[int, ...] | None, int],
+    generator: np.random.Generator,
+    backend: str | None = "reference",
+) -> Case:
+    """A case of a model that reduces segments of rows, or bags of ids.
+
+    ``sizes`` are the shape of the rows, that of the ids of bags, and how many segments there are
+    where no ids of one size tell it.
+
+    Examples
+    --------
+    >>> from nbgather.onnx.runner import Port
+    >>> ports = {"x": Port("", "float32", ()), "offsets": Port("", "int64", ())}
+    >>> case = rows_case(ports, "sum", ((5, 3), None, 2), np.random.default_rng(0))
+    >>> case.expected["output"].shape
+    (2, 3)
+    """
+    shape, ids_shape, segments = sizes
+    total = shape[0] if ids_shape is None else math.prod(ids_shape)
+    feeds: Arrays = {"x": values(generator, shape, inputs["x"].dtype)}
+    ends = np.sort(generator.integers(0, total + 1, max(segments - 1, 0)))
+    offsets = np.array([0, *ends, *[total] * (segments > 0)])
+    told = {"offsets": offsets, "counts": np.diff(offsets)}
+    if ids_shape is not None:
+        feeds["ids"] = generator.integers(0, shape[0], ids_shape)
+    elif "ids" in inputs:
+        told = {"ids": generator.integers(0, segments, total), "num_segments": np.array(segments)}
+    feeds |= {name: array for name, array in told.items() if name in inputs}
+    feeds = {
+        name: array if name == "x" else array.astype(inputs[name].dtype)
+        for name, array in feeds.items()
+    }
+    given: dict[str, Any] = {name: array for name, array in feeds.items() if name in told}
+    if "num_segments" in given:
+        given["num_segments"] = segments
+    if ids_shape is None:
+        output = segment_reduce(feeds["x"], reduce, **given, backend=backend)
+    else:
+        output = gather_reduce(feeds["x"], feeds["ids"], reduce, **given, backend=backend)
+    return Case(feeds, {"output": output})
 
 
 def without_defaults(case: Case, defaults: Collection[str]) -> Case:

@@ -20,11 +20,14 @@ from nbgather.onnx.cases import (
     gather_case,
     masking_case,
     restoring_case,
+    rows_case,
     without_defaults,
 )
 from nbgather.onnx.runner import Port, Session
 from nbgather.onnx.runtimes import RuntimeSession, check_runtime
 from nbgather.operations import checks, keep
+from nbgather.operations.reducing import checked_reduce
+from nbgather.results import Reduce
 
 __all__ = ["Verification", "verify"]
 
@@ -44,6 +47,7 @@ KNOWN_INPUTS = {
     "x", "noise", "seed", "sample_ids", "epoch", "num_tokens", "mask_ratio",
     "seed_words", "sample_id_words", "epoch_word",
     "x_visible", "ids_restore", "mask_token", "data", "indices",
+    "ids", "num_segments", "offsets", "counts",
 }  # fmt: skip
 
 
@@ -78,15 +82,19 @@ def verify(
     *,
     mask_ratio: float | None = None,
     dim: int | None = None,
+    reduce: Reduce | None = None,
     names: Mapping[str, str] | None = None,
     runtime: str = "onnxruntime",
 ) -> Verification:
     """Compare a model with the reference, byte for byte, over hundreds of shapes.
 
     The inputs tell what the model is: ``noise`` or ``seed``, with or without ``x``, a masking;
-    ``x_visible``, a restoring; ``data`` and ``indices``, a gather. The model can come from any
-    exporter. Every output that has one of the names of :func:`masking_model`,
-    :func:`restore_model` or :func:`gather_model` is compared; others are not. Fixed sizes are kept.
+    ``x_visible``, a restoring; ``data`` and ``indices``, a gather; ``x`` and ``offsets``,
+    ``counts``, or ``ids`` and ``num_segments``, a reduction of segments; ``x`` and ``ids``, with or
+    without one of the first two, one of bags. The model can come from any exporter. Every output
+    that has one of the names of :func:`masking_model`, :func:`restore_model`, :func:`gather_model`,
+    :func:`segment_reduce_model` or :func:`gather_reduce_model` is compared; others are not. Fixed
+    sizes are kept.
 
     Parameters
     ----------
@@ -96,6 +104,8 @@ def verify(
         Of a masking without a ratio input; by default that of the model's metadata, or 0.75.
     dim : int, optional
         Of a gather; by default that of the model's metadata.
+    reduce : {"sum", "prod", "mean", "amax", "amin"}, optional
+        Of segments or bags; by default that of the model's metadata.
     names : mapping of str to str, optional
         The model's names of inputs and outputs: ``{"x": "tokens", "noise": "scores"}``.
     runtime : str
@@ -111,7 +121,7 @@ def verify(
     ------
     FileNotFoundError, TypeError, ValueError
         As :class:`Session`; a model that is none of these, or that the runtime refuses, or a
-        gather whose dim is not known; an unknown runtime.
+        gather whose dim is not known, or segments whose reduction is not; an unknown runtime.
     ImportError
         The runtime is not installed.
 
@@ -122,19 +132,25 @@ def verify(
     True
     """
     check_runtime(runtime)
+    told = _Told(mask_ratio, dim, None if reduce is None else checked_reduce(reduce))
     if isinstance(model, (Session, RuntimeSession)):
-        return _verified(model, mask_ratio, dim, dict(names or {}))
+        return _verified(model, told, dict(names or {}))
     if runtime == "onnxruntime":
-        return _verified(Session(model), mask_ratio, dim, dict(names or {}))
+        return _verified(Session(model), told, dict(names or {}))
     with RuntimeSession(model, runtime) as session:
-        return _verified(session, mask_ratio, dim, dict(names or {}))
+        return _verified(session, told, dict(names or {}))
+
+
+class _Told(NamedTuple):
+    """What a caller told of a model, which its metadata tell otherwise."""
+
+    mask_ratio: float | None
+    dim: int | None
+    reduce: Reduce | None
 
 
 def _verified(
-    session: Session | RuntimeSession,
-    mask_ratio: float | None,
-    dim: int | None,
-    model_names: dict[str, str],
+    session: Session | RuntimeSession, told: _Told, model_names: dict[str, str]
 ) -> Verification:
     standard = {name: key for key, name in model_names.items()}
     known = KNOWN_INPUTS | set(model_names)
@@ -148,12 +164,12 @@ def _verified(
     unknown = set(model_names.values()) - {port.name for port in (*ports, *session.outputs)}
     if unknown:
         raise ValueError(f"names has {', '.join(sorted(unknown))}: the model has nothing so called")
-    kind, cases = _cases(session, inputs, outputs, mask_ratio, dim)
+    kind, cases = _cases(session, inputs, outputs, told)
     others = [name for name in inputs if name not in KNOWN_INPUTS]
     if others:
         raise ValueError(
-            f"the model has inputs that no masking, restoring or gather has ({', '.join(others)}):"
-            " what it does to them cannot be verified"
+            "the model has inputs that no masking, restoring, gather or reduction of rows has"
+            f" ({', '.join(others)}): what it does to them cannot be verified"
         )
     defaults = {standard.get(port.name, port.name) for port in session.optional}
     count = 0
@@ -174,11 +190,12 @@ def _cases(
     session: Session | RuntimeSession,
     inputs: Mapping[str, Port],
     outputs: set[str],
-    mask_ratio: float | None,
-    dim: int | None,
+    told: _Told,
 ) -> tuple[str, Iterator[Case]]:
     """What the model is, and its cases with the expected values of its outputs."""
     cases: Iterator[Case]
+    mask_ratio, dim, reduce = told
+    rows = _kind_of_rows(inputs)
     if {"x_visible", "ids_restore", "mask_token"} <= set(inputs):
         kind, cases = "restore", _restore_cases(inputs)
     elif {"data", "indices"} <= set(inputs):
@@ -186,6 +203,11 @@ def _cases(
             raise ValueError("the model does not tell its dim: give dim=")
         axis = int(session.metadata["dim"]) if dim is None else checks.integer(dim, "dim")
         kind, cases = f"gather along dim {axis}", _gather_cases(inputs, axis)
+    elif rows is not None:
+        if reduce is None and "reduce" not in session.metadata:
+            raise ValueError("the model does not tell its reduction: give reduce=")
+        reduce = checked_reduce(session.metadata["reduce"]) if reduce is None else reduce
+        kind, cases = f"{rows}, {reduce}", _rows_cases(inputs, reduce)
     elif any(
         names <= set(inputs)
         for names in ({"noise"}, {"seed", "sample_ids"}, {"seed_words", "sample_id_words"})
@@ -204,10 +226,24 @@ def _cases(
     else:
         raise ValueError(
             f"the model's inputs are {', '.join(inputs)}: noise, or seed and sample_ids, with or"
-            " without x, or x_visible, ids_restore and mask_token, or data and indices are needed;"
-            " names= tells which is which"
+            " without x, or x_visible, ids_restore and mask_token, or data and indices, or x with"
+            " offsets, counts or ids are needed; names= tells which is which"
         )
     return kind, cases
+
+
+def _kind_of_rows(inputs: Mapping[str, Port]) -> str | None:
+    """What rows are reduced by, where a model does that."""
+    ways = {"offsets", "counts", "ids", "num_segments"} & set(inputs)
+    if "x" not in inputs or not ways:
+        return None
+    known = {
+        ("offsets",): "segment_reduce by offsets", ("counts",): "segment_reduce by counts",
+        ("ids", "num_segments"): "segment_reduce by ids", ("ids",): "gather_reduce",
+        ("ids", "offsets"): "gather_reduce by offsets",
+        ("counts", "ids"): "gather_reduce by counts",
+    }  # fmt: skip
+    return known.get(tuple(sorted(ways)))
 
 
 def _fits(port: Port | None, shape: tuple[int, ...]) -> bool:
@@ -282,6 +318,37 @@ def _gather_cases(inputs: Mapping[str, Port], dim: int) -> Iterator[Case]:
         )
         if max(math.prod(data_shape), math.prod(index_shape)) <= MAX_LOOP_ITEMS:
             yield gather_case(inputs, axis, data_shape, index_shape, generator)
+
+
+def _rows_cases(inputs: Mapping[str, Port], reduce: Reduce) -> Iterator[Case]:
+    """Segments and bags of all sizes, empty ones among them."""
+    generator = np.random.default_rng(3)
+    x_port, ids_port = inputs["x"], inputs.get("ids")
+    bags = ids_port is not None and "num_segments" not in inputs
+    by = next((name for name in ("offsets", "counts") if name in inputs), None)
+    for _ in range(300):
+        most = int(generator.choice([3, 12, 60]))
+        first = _fixed(x_port, 0, (int(generator.integers(1 if bags else 0, most)),))
+        x_shape = *first, *(
+            _fixed(x_port, d, (int(generator.integers(1, 9)),))[0]
+            for d in range(1, len(x_port.shape))
+        )  # fmt: skip
+        segments = int(generator.integers(1, most))
+        if by is not None:
+            (given,) = _fixed(inputs[by], 0, (segments + (by == "offsets"),))
+            segments = given - (by == "offsets")
+        ids_shape = None
+        if bags:
+            sizes = (int(generator.integers(0, most)),) if by else (segments, most // 8)
+            ids_shape = tuple(_fixed(ids_port, d, (n,))[0] for d, n in enumerate(sizes))
+        total = x_shape[0] if ids_shape is None else math.prod(ids_shape)
+        nowhere = segments < (total > 0) or (ids_shape is not None and x_shape[0] < (total > 0))
+        items = max(total, x_shape[0]) * math.prod(x_shape[1:])
+        if nowhere or items > MAX_LOOP_ITEMS:
+            continue
+        case = rows_case(inputs, reduce, (x_shape, ids_shape, segments), generator)
+        if all(_fits(inputs[name], array.shape) for name, array in case.feeds.items()):
+            yield case
 
 
 def _difference(

@@ -43,9 +43,13 @@ class Call(NamedTuple):
     options: dict[str, Any]
     #: What must come out, where no backend is a reference.
     wanted: np.ndarray | None = None
+    #: What the result can be written to, in some layout.
+    out: np.ndarray | None = None
 
     def __repr__(self) -> str:
         shown = [_shown(a) for a in self.operands] + [f"{k}={v!r}" for k, v in self.options.items()]
+        if self.out is not None:
+            shown.append(f"out={_shown(self.out)}")
         return f"{self.function.__name__}({', '.join(shown)})"
 
 
@@ -81,8 +85,8 @@ class Drawn:
             self.data.draw(st.lists(st.integers(0, length), min_size=least, max_size=most))
         )
 
-    def placed(self, values: np.ndarray) -> np.ndarray:
-        """The values beside a guarded page, in some layout."""
+    def laid(self, values: np.ndarray) -> np.ndarray:
+        """The values beside a guarded page, in some layout in which each has its own place."""
         steps = [self.of(1, 1, 1, 2, -1) for _ in values.shape]
         order = self.data.draw(st.permutations(range(values.ndim)))
         whole = [n * abs(s) for n, s in zip(values.shape, steps, strict=True)]
@@ -91,6 +95,11 @@ class Drawn:
         base = base.reshape([whole[d] for d in order]).transpose(np.argsort(order))
         view = base[tuple(slice(None, None, s) for s in steps)]
         view[...] = values
+        return view
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """The values beside a guarded page, in some layout, or one of them all along an axis."""
+        view = self.laid(values)
         if values.ndim and self.of(*(False,) * 9, True):
             axis = self.number(0, values.ndim - 1)
             if values.shape[axis]:
@@ -190,7 +199,9 @@ def segment_reduce(d: Drawn) -> Call:
         inner = np.sort(d.generator.integers(0, rows + 1, max(segments - 1, 0)))
         offsets = np.array([0, *inner, rows])
         options = {by: d.placed(offsets if by == "offsets" else np.diff(offsets))}
-    return Call(nbgather.segment_reduce, (x, d.of(*REDUCTIONS)), options)
+        segments = len(offsets) - 1
+    out = d.laid(np.full((segments, *shape[1:]), 7, x.dtype))
+    return Call(nbgather.segment_reduce, (x, d.of(*REDUCTIONS)), options, out=out)
 
 
 def gather_reduce(d: Drawn) -> Call:
@@ -205,7 +216,8 @@ def gather_reduce(d: Drawn) -> Call:
         options["fill_value"] = d.of(0, 1, 3)
     if by is not None:
         options[by] = d.placed(counts if by == "counts" else np.cumsum([0, *counts]))
-    return Call(nbgather.gather_reduce, (x, ids, d.of(*REDUCTIONS)), options)
+    out = d.laid(np.full((bags, *shape[1:]), 7, x.dtype))
+    return Call(nbgather.gather_reduce, (x, ids, d.of(*REDUCTIONS)), options, out=out)
 
 
 def token_noise(d: Drawn) -> Call:

@@ -52,6 +52,17 @@ def inferred(call: Call, got: Any) -> None:
         assert again.tobytes() == output.tobytes()
 
 
+def check_out(call: Call, out: np.ndarray, want: Any) -> None:
+    """The result in ``out``; which stays as it was where the call fails."""
+    before = out.tobytes()
+    got = made(call, out=out)
+    check_same(got, want)
+    if isinstance(want, Exception):
+        assert out.tobytes() == before, "an out of a call that failed was written to"
+    else:
+        assert got is out
+
+
 def check(call: Call, arena: Arena) -> None:
     """Again and again by kernels, since small calls are repeated in another way.
 
@@ -70,6 +81,6 @@ def check(call: Call, arena: Arena) -> None:
                 inferred(call, got)
     if isinstance(want, np.ndarray) and "out" in parameters:
         out = arena.array(max(want.nbytes, 1), True)[: want.nbytes].view(want.dtype)
-        out = out.reshape(want.shape)
-        assert made(call, out=out) is out
-        check_same(out, want)
+        check_out(call, out.reshape(want.shape), want)
+    if call.out is not None and want is not None:
+        check_out(call, call.out, want)

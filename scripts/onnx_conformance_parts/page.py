@@ -121,6 +121,9 @@ nbgather verify onnx_models/mae_masking_seeded.onnx --runtime openvino
 runs the model on a runtime that is installed beside nbgather, in a process of its own, and exits
 with 0 where every case is equal, 1 where one is not, 2 where the runtime is not installed or
 refuses the model.
+
+It knows maskings, restorings and gathers, and what `segment_reduce_model` and `gather_reduce_model`
+make: these reduce rows by ScatterND, of which ONNX does not say in which order it adds.
 """
 
 

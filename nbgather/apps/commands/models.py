@@ -112,13 +112,19 @@ def export(
 
 
 def verify(
-    model: Annotated[Path, typer.Argument(help="An ONNX model: masking, restoring or gather.")],
+    model: Annotated[
+        Path, typer.Argument(help="An ONNX model: masking, restoring, gather, segments or bags.")
+    ],
     ratio: Annotated[
         float | None,
         typer.Option(help="The mask ratio; by default what the model tells, or 0.75."),
     ] = None,
     dim: Annotated[
         int | None, typer.Option(help="The gather's dim; by default what the model tells.")
+    ] = None,
+    reduce: Annotated[
+        str | None,
+        typer.Option(help="What segments or bags become; by default what the model tells."),
     ] = None,
     name: Annotated[
         list[str] | None,
@@ -146,7 +152,8 @@ def verify(
         raise ValueError(f"--name is {', '.join(name or [])}: OURS=THEIRS is needed")
     names = {ours: theirs for ours, _, theirs in pairs}
     with Console(stderr=True).status("running the model and the reference"):
-        result = compare(model, mask_ratio=ratio, dim=dim, names=names, runtime=runtime)
+        told: dict[str, Any] = {"mask_ratio": ratio, "dim": dim, "reduce": reduce}
+        result = compare(model, **told, names=names, runtime=runtime)
     if as_json:
         typer.echo(json.dumps(result._asdict() | {"same": result.same}))
         raise typer.Exit(0 if result.same else 1)
