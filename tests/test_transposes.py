@@ -19,7 +19,14 @@ import nbgather
 import nbgather.operations
 from nbgather import dispatch
 from nbgather.operations.base import DType, Operation, Spec
-from nbgather.operations.indexing import Gather, GatherTokens, Scatter, ScatterAdd, TakeAlongAxis
+from nbgather.operations.indexing import (
+    Gather,
+    GatherTokens,
+    Scatter,
+    ScatterAdd,
+    TakeAlongAxis,
+    TakeInBounds,
+)
 from nbgather.operations.patches import Patchify, Unpatchify
 from nbgather.operations.ranked import RankedMasking
 from nbgather.operations.reducing import ScatterReduce
@@ -49,6 +56,7 @@ SAMPLES: list[tuple[Operation, tuple[Any, ...]]] = [
     (Gather(0), (np.array(3.0), np.array([0, 0]))),
     (TakeAlongAxis(1), (X[:, :, :1], INDEX - L)),
     (TakeAlongAxis(1, "fill"), (X[:1], INDEX * 2 - 5)),
+    (TakeInBounds(1), (X[:, :, :1], INDEX)),
     (GatherTokens(), (X, INDEX[..., 0])),
     (GatherTokens(mode="fill"), (X, INDEX[..., 0] * 2 - 4)),
     (Scatter(1), (X, np.broadcast_to(ORDER[:, :K, None], (N, K, D)), whole(N, K + 1, D))),
