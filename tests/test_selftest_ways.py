@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbgather.apps.selftest import run
+from nbgather.apps.selftest import ahead, run
 from nbgather.kernels.cpu import limits, loader
 
 #: Inputs of the other byte order that are refused, by group, as README says: numbers that are
@@ -129,3 +129,13 @@ def test_without_a_compiler_there_is_one_clear_error() -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert "NUMBA_DISABLE_JIT is set" in done.stderr
     assert "backend='reference'" in done.stderr or "--backend reference" in done.stderr
+
+
+def test_a_second_process_computes_from_the_last_case_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ahead.second_process() as process:
+        assert process.poll() is None
+    assert process.returncode is not None
+    computed: list[str] = []
+    monkeypatch.setattr(ahead, "outcome", lambda case, *_: computed.append(case.text))
+    ahead.main()
+    assert computed[::-1] == [case.text for _, _, case in run.chosen(quick=False)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -86,9 +88,12 @@ def selftest(
 
     Exit status 1 if a case is not equal; the first is named with its inputs.
     """
+    from nbgather.apps.selftest.ahead import second_process
     from nbgather.apps.selftest.run import run
 
-    with progress_bar() as bar:
+    is_long = backend == "cpu" and not quick and (os.cpu_count() or 1) > 1
+    beside = second_process() if is_long else contextlib.nullcontext()
+    with progress_bar() as bar, beside:
         task = bar.add_task("", total=None)
         report = run(backend, quick, lambda group: bar.update(task, description=group, advance=1))
     if as_json:

@@ -1,0 +1,39 @@
+"""A second process that computes the cases from the last one on, for the kernels that it compiles.
+
+The whole self-test compiles what does not come with the package, which takes most of its time. What
+the second process has compiled lies in the cache when the first gets there; it compares nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from nbgather.apps.selftest.run import chosen, outcome
+
+__all__ = ["second_process"]
+
+
+@contextlib.contextmanager
+def second_process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that computes every case, from the last one on; it is ended behind the block."""
+    nowhere = subprocess.DEVNULL
+    command = [sys.executable, "-m", __name__]
+    process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Compute every case on the CPU, from the last one on."""
+    for _, _, case in reversed(list(chosen(quick=False))):
+        outcome(case, lambda array: array, {})
+
+
+if __name__ == "__main__":
+    main()
