@@ -66,6 +66,7 @@ OWN = {
     ("nbgather.apps.commands.masks", "nbgather.dask.dataset"): "loads dask",
     ("nbgather.apps.commands.masks", "nbgather.figures"): "one command's: --help stays quick",
     ("nbgather.apps.commands.machine", "nbgather.apps.selftest.run"): "loads NumPy",
+    ("nbgather.apps.commands.machine", "nbgather.apps.selftest.ahead"): "loads NumPy",
     ("nbgather.apps.commands.models", "nbgather.onnx"): "loads onnx",
     ("nbgather.apps.commands.models", "nbgather.onnx.verify"): "loads onnx; it is the function",
     ("nbgather.apps.commands.page", "nbgather.apps.web"): "one command's: --help stays quick",

@@ -18,7 +18,19 @@ __all__ = ["second_process"]
 
 @contextlib.contextmanager
 def second_process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that computes every case, from the last one on; it is ended behind the block."""
+    """A process that computes every case, from the last one on; it is ended behind the block.
+
+    Yields
+    ------
+    subprocess.Popen
+
+    Examples
+    --------
+    >>> from nbgather.apps.selftest.ahead import second_process
+    >>> with second_process() as process:
+    ...     process.poll() is None
+    True
+    """
     nowhere = subprocess.DEVNULL
     command = [sys.executable, "-m", __name__]
     process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
