@@ -133,8 +133,12 @@ def test_without_a_compiler_there_is_one_clear_error() -> None:
 
 def test_a_second_process_computes_from_the_last_case_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with ahead.second_process() as process:
+        assert process is not None
         assert process.poll() is None
     assert process.returncode is not None
+    monkeypatch.setattr(sys, "executable", "")
+    with ahead.second_process() as process:
+        assert process is None
     computed: list[str] = []
     monkeypatch.setattr(ahead, "outcome", lambda case, *_: computed.append(case.text))
     ahead.main()

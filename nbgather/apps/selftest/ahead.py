@@ -17,23 +17,29 @@ __all__ = ["second_process"]
 
 
 @contextlib.contextmanager
-def second_process() -> Iterator[subprocess.Popen[bytes]]:
+def second_process() -> Iterator[subprocess.Popen[bytes] | None]:
     """A process that computes every case, from the last one on; it is ended behind the block.
 
     Yields
     ------
-    subprocess.Popen
+    subprocess.Popen or None
+        None where no process can be had, which costs time alone.
 
     Examples
     --------
     >>> from nbgather.apps.selftest.ahead import second_process
     >>> with second_process() as process:
-    ...     process.poll() is None
+    ...     process is None or process.poll() is None
     True
     """
     nowhere = subprocess.DEVNULL
-    command = [sys.executable, "-m", __name__]
-    process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    # By its path, not by -m: that would look for modules in the folder where the user is.
+    command = [sys.executable or "", __file__]
+    try:
+        process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    except OSError:
+        yield None
+        return
     try:
         yield process
     finally:
