@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -31,6 +32,18 @@ def backend(request: pytest.FixtureRequest) -> str:
 def small_parts() -> None:
     """Calls of little work are split: thousands of cases for what runs over several threads."""
     split.AWAKE_MIN_BYTES, split.WOKEN_MIN_BYTES, split.PART_MIN_BYTES = 1 << 17, 1 << 18, 1 << 15
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_loaded_is_not_searched() -> Iterator[None]:
+    """Collections look at what a module of tests made, and not again at all that came before.
+
+    Libraries, tests and compiled code are millions of objects that stay: a collection over them
+    takes two seconds, and some tests ask for one each.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
 
 
 class Finished(NamedTuple):
