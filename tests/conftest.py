@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -35,7 +35,7 @@ def small_parts() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def what_is_loaded_is_not_searched() -> Iterator[None]:
+def what_is_loaded_is_not_searched() -> None:
     """Collections look at what a module of tests made, and not again at all that came before.
 
     Libraries, tests and compiled code are millions of objects that stay: a collection over them
@@ -43,7 +43,6 @@ def what_is_loaded_is_not_searched() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
-    yield
 
 
 class Finished(NamedTuple):

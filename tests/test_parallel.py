@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,8 +117,17 @@ def test_an_interrupt(way: str) -> None:
     assert child("check()\n" + code, way) == "20\n"
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-@pytest.mark.parametrize("call", ["rank", "strategy", "mask", "gather", "sum", "largest"])
+def long_calls() -> list[Any]:
+    """Each by two threads; by one, where all are led through the same loop, those of two kinds."""
+    calls = ("rank", "strategy", "mask", "gather", "sum", "largest")
+    usual = ("rank", "sum")
+    return [
+        *(pytest.param(c, "1", marks=() if c in usual else pytest.mark.large) for c in calls),
+        *((call, "2") for call in calls),
+    ]
+
+
+@pytest.mark.parametrize("call, threads", long_calls())
 def test_a_long_call_is_interrupted_soon(call: str, threads: str) -> None:
     """And no thread writes to a result after its call has ended."""
     code = f"""

@@ -63,21 +63,46 @@ def forms(side: np.ndarray) -> dict[str, Any]:
         "byte order": side.astype(side.dtype.newbyteorder()),
     }  # fmt: skip
     made["read-only"] = np.frombuffer(side.tobytes(), side.dtype).reshape(side.shape)
-    if side.dtype == np.int64:
-        made |= {f"int{bits}": side.astype(f"int{bits}") for bits in (8, 16, 32)}
-    if side.dtype == np.int64 and side.min() >= 0:
-        made |= {f"uint{bits}": side.astype(f"uint{bits}") for bits in (8, 16, 32, 64)}
     return made
+
+
+def widths(name: str) -> dict[str, np.ndarray]:
+    """The same in every other dtype of integers that holds it."""
+    side = CALLS[name][1]
+    if side.dtype != np.int64:
+        return {}
+    dtypes = [f"int{bits}" for bits in (8, 16, 32)]
+    if side.min() >= 0:
+        dtypes += [f"uint{bits}" for bits in (8, 16, 32, 64)]
+    return {dtype: side.astype(dtype) for dtype in dtypes}
+
+
+def some_widths(name: str) -> dict[str, np.ndarray]:
+    """One of them, another for each call: each is a kernel to compile."""
+    every = list(widths(name).items())
+    place = list(CALLS).index(name)
+    return dict([every[place % len(every)]] if every else [])
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", CALLS)
 def test_what_says_where_is_welcome(name: str, library: str) -> None:
+    own = LIBRARIES[library][0](CALLS[name][1])
+    check_sides(name, library, {"own": own, **forms(CALLS[name][1]), **some_widths(name)})
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", CALLS)
+def test_integers_of_every_width_are_welcome(name: str, library: str) -> None:
+    check_sides(name, library, widths(name))
+
+
+def check_sides(name: str, library: str, sides: dict[str, Any]) -> None:
     call, side = CALLS[name]
     to, kind = LIBRARIES[library]
     expected = arrays(call(X.copy(), side))
-    own = to(side)
-    for how, given in {"own": own, **forms(side)}.items():
+    for how, given in sides.items():
         for _ in range(2):
             got = arrays(call(to(X), given))
             assert all(isinstance(a, kind) for a in got), how
