@@ -340,7 +340,10 @@ def test_rows_of_any_width(width: int, mode: str) -> None:
     low, high = (0, 40) if mode == "raise" else (-60, 90)
     ids = generator.integers(low, high, (5, 70))
     fill = {"fill_value": 7} if mode == "fill" else {}
-    want = nbgather.gather_tokens(x, ids, mode=mode, backend="reference", **fill)
+    places = ids % 40 if mode == "wrap" else ids.clip(0, 39)
+    want = np.take_along_axis(x, places[..., None], 1)
+    if mode == "fill":
+        want[(ids < 0) | (ids >= 40)] = 7
     guarded = np.full((5, 72, width + 3), 99, np.uint8)
     for given in (
         x,
