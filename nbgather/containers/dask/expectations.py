@@ -138,6 +138,8 @@ def _memory(facts: Facts, there: Workers, plan: str) -> int:
         chunks = 0 if facts.kept else min(threads, facts.blocks * facts.chunks) * facts.chunk
         waiting = max(at_once, 2) * (8 * facts.indices + facts.result)
         waiting += _waiting(facts, there) + (facts.asked if facts.kept else 0)
+        # Between two chunks a thread has freed one that the allocator has not given back.
+        chunks += facts.chunk // 2 if threads > 1 and chunks else 0
         return max(at_once * held(facts, plan), chunks + waiting)
     # Blocks of one row have their sources together.
     rows, beside = float(min(at_once, facts.rows)), held(facts, plan) - brought(facts)
