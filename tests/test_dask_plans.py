@@ -268,20 +268,20 @@ def test_pieces_of_index_are_read_where_they_are_looked_at(
     plan: str, dim: int, operation: Any
 ) -> None:
     """Pieces of different lengths, of which none has a task of its own unless they are split."""
-    x = random_bits(rng("read pieces"), (6, 90), "f4")
-    shape = (25, 90) if dim == 0 else (6, 25)
+    x = random_bits(rng("read pieces"), (900, 6) if dim == 0 else (6, 900), "f4")
+    shape = (25, 6) if dim == 0 else (6, 25)
     index = rng("read pieces").integers(0, x.shape[dim], shape)
 
     def made(bad: int | None = None) -> Any:
         given = index.copy()
         if bad is not None:
             given[(bad, 3) if dim == 0 else (3, bad)] = 1000
-        pieces = ((7, 7, 7, 4), (90,)) if dim == 0 else ((3, 3), (7, 7, 7, 4))
+        pieces = ((7, 7, 7, 4), (6,)) if dim == 0 else ((3, 3), (7, 7, 7, 4))
         reads = da.map_blocks(
             _cut_from, given, chunks=pieces, dtype="i8", meta=np.empty((0, 0), "i8"),
             starts=[np.cumsum([0, *c[:-1]]).tolist() for c in pieces], sizes=pieces,
         )  # fmt: skip
-        source = da.from_array(x, (2, 90) if dim == 0 else (3, 30))
+        source = da.from_array(x, (300, 6) if dim == 0 else (3, 300))
         if operation is nd.gather_tokens:
             return operation(source, reads, plan=plan)
         return operation(source, dim, reads, plan=plan)
@@ -294,8 +294,11 @@ def test_pieces_of_index_are_read_where_they_are_looked_at(
     )
     assert len(lazy.chunks[dim]) == 4
     same(lazy.compute(), expected)
+    [choice] = nd.explain(lazy)
     separate = [name for name in lazy.dask.layers if name.startswith("nbgather-index")]
     assert bool(separate) == (plan == "tree")
+    if plan != "tree":
+        assert choice.tasks < lazy.npartitions
     place = r"\(22, 3\)" if dim == 0 else r"\(3, 22\)"
     with pytest.raises(IndexError, match=rf"index 1000 at {place} is out of bounds"):
         made(22).compute()
