@@ -262,6 +262,53 @@ def test_small_pieces_of_index_are_looked_at_together() -> None:
         lazy.compute()
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("dim, operation", [(0, nd.gather), (1, nd.gather), (1, nd.gather_tokens)])
+def test_pieces_of_index_are_read_where_they_are_looked_at(
+    plan: str, dim: int, operation: Any
+) -> None:
+    """Pieces of different lengths, of which none has a task of its own unless they are split."""
+    x = random_bits(rng("read pieces"), (900, 6) if dim == 0 else (6, 900), "f4")
+    shape = (25, 6) if dim == 0 else (6, 25)
+    index = rng("read pieces").integers(0, x.shape[dim], shape)
+
+    def made(bad: int | None = None) -> Any:
+        given = index.copy()
+        if bad is not None:
+            given[(bad, 3) if dim == 0 else (3, bad)] = 1000
+        pieces = ((7, 7, 7, 4), (6,)) if dim == 0 else ((3, 3), (7, 7, 7, 4))
+        reads = da.map_blocks(
+            _cut_from, given, chunks=pieces, dtype="i8", meta=np.empty((0, 0), "i8"),
+            starts=[np.cumsum([0, *c[:-1]]).tolist() for c in pieces], sizes=pieces,
+        )  # fmt: skip
+        source = da.from_array(x, (300, 6) if dim == 0 else (3, 300))
+        if operation is nd.gather_tokens:
+            return operation(source, reads, plan=plan)
+        return operation(source, dim, reads, plan=plan)
+
+    lazy = made()
+    expected = (
+        nbgather.gather_tokens(x, index)
+        if operation is nd.gather_tokens
+        else (nbgather.gather(x, dim, index))
+    )
+    assert len(lazy.chunks[dim]) == 4
+    same(lazy.compute(), expected)
+    [choice] = nd.explain(lazy)
+    separate = [name for name in lazy.dask.layers if name.startswith("nbgather-index")]
+    assert bool(separate) == (plan == "tree")
+    if plan != "tree":
+        assert choice.tasks < lazy.npartitions
+    place = r"\(22, 3\)" if dim == 0 else r"\(3, 22\)"
+    with pytest.raises(IndexError, match=rf"index 1000 at {place} is out of bounds"):
+        made(22).compute()
+
+
+def _cut_from(whole: Any, starts: Any, sizes: Any, block_id: Any = None) -> Any:
+    at = zip(block_id, starts, sizes, strict=True)
+    return whole[tuple(slice(s[b], s[b] + c[b]) for b, s, c in at)]
+
+
 # What Dask's users expect
 
 
@@ -331,7 +378,7 @@ def test_a_million_chunks(plan: str, count: int) -> None:
     rows = count // columns
     call = gather_blocks.Call(1, False, "raise", None)
     x = "x", ((10,) * rows, (1000,) * columns), np.dtype("f4")
-    index = "index", ((10,) * rows, (50,))
+    index = "index", ((10,) * rows, (50,)), {}
     begun = time.process_time()
     tasks = gather_graph._tasks("name", plan, call, None, index[1], x, index)
     seconds = time.process_time() - begun

@@ -14,6 +14,7 @@ from dask import config
 from dask.utils import parse_bytes, parse_timedelta
 
 from nbgather.containers.dask.plans import (
+    MANY_OF_THREAD,
     Facts,
     Workers,
     brought,
@@ -24,9 +25,9 @@ from nbgather.containers.dask.plans import (
     workers,
 )
 
-#: Tasks are placed without a look at what they need where there are more of them than this for
-#: each thread, and what they need are fewer tasks than that: the rule of distributed's scheduler.
-_MANY_OF_THREAD, _FEW_NEEDED = 2, 5
+#: More tasks than MANY_OF_THREAD for each thread are placed without a look at what they need where
+#: that are fewer tasks than this: the rule of distributed's scheduler.
+_FEW_NEEDED = 5
 
 
 class Choice(NamedTuple):
@@ -124,7 +125,7 @@ def _pieces_moved(facts: Facts, there: Workers) -> tuple[float, float, float]:
 
 def _placed_anywhere(facts: Facts, there: Workers) -> bool:
     """Whether the scheduler places the pieces of results without a look at where those are."""
-    many = facts.blocks * facts.cut > _MANY_OF_THREAD * there.threads
+    many = facts.blocks * facts.cut > MANY_OF_THREAD * there.threads
     return many and facts.blocks < _FEW_NEEDED
 
 
@@ -137,6 +138,8 @@ def _memory(facts: Facts, there: Workers, plan: str) -> int:
         chunks = 0 if facts.kept else min(threads, facts.blocks * facts.chunks) * facts.chunk
         waiting = max(at_once, 2) * (8 * facts.indices + facts.result)
         waiting += _waiting(facts, there) + (facts.asked if facts.kept else 0)
+        # Between two chunks a thread has freed one that the allocator has not given back.
+        chunks += facts.chunk // 2 if threads > 1 and chunks else 0
         return max(at_once * held(facts, plan), chunks + waiting)
     # Blocks of one row have their sources together.
     rows, beside = float(min(at_once, facts.rows)), held(facts, plan) - brought(facts)

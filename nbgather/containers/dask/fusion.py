@@ -11,8 +11,7 @@ from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks
-from nbgather.containers.dask.sides import plain_block
+from nbgather.containers.dask.gather_blocks import join
 
 
 class Reads(NamedTuple):
@@ -41,37 +40,48 @@ def reads_of(array: Any) -> Reads | None:
     return Reads(layer, before)
 
 
-def graph_with(name: str, layer: Any, arrays: list[Any], reads: Reads | None) -> HighLevelGraph:
-    """The graph of a layer that has reads in its tasks: the array they are of is left out."""
+def graph_with(name: str, layer: Any, arrays: list[Any], *reads: Reads | None) -> HighLevelGraph:
+    """The graph of a layer that has reads in its tasks: the arrays they are of are left out."""
     graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
-    if reads is None:
+    before = {one: task for each in reads if each for one, task in each.before.items()}
+    if not before:
         return graph
-    needed = {name: graph.dependencies[name] | set(reads.before)}
-    before = {one: set() for one in reads.before}  # type: ignore[var-annotated]
-    return HighLevelGraph(
-        {**reads.before, **graph.layers}, {**before, **graph.dependencies, **needed}
-    )
+    needed = {name: graph.dependencies[name] | set(before)}
+    nothing: dict[str, set[str]] = {one: set() for one in before}
+    return HighLevelGraph({**before, **graph.layers}, {**nothing, **graph.dependencies, **needed})
 
 
-def joined(array: Any, dim: int, count: int) -> Any:
-    """An index with ``count`` of its blocks along the dimension in one.
+class Joined(NamedTuple):
+    """An index with several of its blocks along the dimension in one.
 
-    What dask.array's rechunk gives, in one task for each block that reads or makes its pieces.
+    ``pieces`` gives for each block what a task takes to have it, a list of keys or of tasks;
+    ``array`` is the index with a task for each block that joins them. ``needed`` and ``reads`` are
+    those of a graph that takes the pieces, and ``cheap`` whether that may be done many times: they
+    are keys, or are read and not computed.
     """
+
+    array: Any
+    pieces: dict[Any, list[Any]]
+    needed: list[Any]
+    reads: Reads | None
+    cheap: bool
+
+
+def joined(array: Any, dim: int, count: int) -> Joined:
+    """An index with ``count`` of its blocks along the dimension in one."""
     sizes, given = array.chunks[dim], reads_of(array)
     reads = {} if given is None else dict(given.layer)
-    pieces = [range(len(sizes))[k : k + count] for k in range(0, len(sizes), count)]
-    larger = tuple(sum(sizes[k] for k in piece) for piece in pieces)
+    ranges = [range(len(sizes))[k : k + count] for k in range(0, len(sizes), count)]
+    larger = tuple(sum(sizes[k] for k in piece) for piece in ranges)
     chunks = (*array.chunks[:dim], larger, *array.chunks[dim + 1 :])
     name = "nbgather-index-" + tokenize(array, dim, count)
-    graph = {}
+    pieces = {}
     for block in itertools.product(*(range(len(c)) for c in chunks)):
-        keys = [(array.name, *block[:dim], k, *block[dim + 1 :]) for k in pieces[block[dim]]]
-        graph[(name, *block)] = (_join, [reads.get(key, key) for key in keys], dim)
-    layers = graph_with(name, graph, [] if given else [array], given)
-    return da.Array(layers, name, chunks=chunks, meta=array._meta)
-
-
-def _join(pieces: list[Any], dim: int) -> Any:
-    pieces = [plain_block(piece, "a chunk of index") for piece in pieces]
-    return blocks.namespace(pieces[0]).concat(pieces, axis=dim)
+        keys = [(array.name, *block[:dim], k, *block[dim + 1 :]) for k in ranges[block[dim]]]
+        pieces[block] = [reads.get(key, key) for key in keys]
+    needed = [] if given else [array]
+    graph = {(name, *block): (join, tasks, dim) for block, tasks in pieces.items()}
+    layers = graph_with(name, graph, needed, given)
+    whole = da.Array(layers, name, chunks=chunks, meta=array._meta)
+    cheap = given is None or len(array.dask.layers) == 1 + len(given.before)
+    return Joined(whole, pieces, needed, given, cheap)

@@ -15,7 +15,7 @@ from dask.highlevelgraph import Layer
 from nbgather.containers.dask import blocks
 from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.expectations import Choice, Operand, expected, where_it_lies
-from nbgather.containers.dask.fusion import graph_with, joined, reads_of
+from nbgather.containers.dask.fusion import Joined, graph_with, joined, reads_of
 from nbgather.containers.dask.gather_blocks import (
     finish_parts,
     gather_concatenated,
@@ -196,32 +196,47 @@ def _graph(
     pieces = i.chunks[dim]
     count = together(facts, chosen, budget) if all(map(is_known, pieces)) else 1
     if count > 1:
-        i = joined(i, dim, count)
+        several = joined(i, dim, count)
+        i = several.array
         wide = (*chunks[:dim], i.chunks[dim], *chunks[dim + 1 :])
         facts = facts_of(x, i, dim, wide, tokens, reads is not None)._replace(cut=count)
         if plan is None and chosen != "tree" and facts.sources <= limit(budget):
             chosen = cheaper(facts)  # for what is together it may be the other one
         choice = expected(facts, chosen, reason)
-        return rechunked(_array(call, x, i, wide, choice, reads, facts), {dim: pieces})
+        found = _array(call, x, i, wide, choice, reads, facts, several)
+        return rechunked(found, {dim: pieces})
     return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
 
 
 def _array(
-    call: Call, x: Any, i: Any, chunks: Any, choice: Choice, reads: Any, facts: Facts
+    call: Call,
+    x: Any,
+    i: Any,
+    chunks: Any,
+    choice: Choice,
+    reads: Any,
+    facts: Facts,
+    several: Joined | None = None,
 ) -> Any:
-    """The array that a choice of plan gives."""
+    """The array that a choice of plan gives; ``several`` is of what the index is joined."""
     logger.info("gather by plan %r: %s", choice.plan, choice.reason)
     name = f"nbgather-{choice.plan}-" + tokenize(x, i, call, choice.plan)
     reads = reads if facts.fused(choice.plan) else None
     apart = 0 if reads is None or choice.plan == "tree" else read_apart(facts)
+    # A task takes the pieces as they are where each block of index is for one task.
+    if several and (choice.plan == "tree" or not several.cheap or len(chunks) != i.ndim):
+        several = None
+    pieces = several.pieces if several else {}
     make = partial(
         _tasks, name, choice.plan, call, reads and reads.layer, chunks,
-        (x.name, x.chunks, x.dtype), (i.name, i.chunks), apart,
+        (x.name, x.chunks, x.dtype), (i.name, i.chunks, pieces), apart,
     )  # fmt: skip
-    needed = [i] if reads and not apart else [x, i]
+    needed = [] if reads and not apart else [x]
+    needed = [*needed, *(several.needed if several else [i])]
     operands = Operand.of(x), Operand.of(i)
     expect = partial(where_it_lies, choice, facts, operands, call.dim)
-    layers = graph_with(name, GatherLayer(make, choice, expect), needed, reads)
+    layer = GatherLayer(make, choice, expect)
+    layers = graph_with(name, layer, needed, reads, several and several.reads)
     meta = meta_of(x, len(chunks), x.dtype)
     return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
 
@@ -230,7 +245,7 @@ def _tasks(
     name: str, plan: str, call: Call, reads: Any, chunks: Any, x: Any, index: Any, apart: int = 0
 ) -> dict[Any, Any]:
     """All tasks of a gather, of which the last ``apart`` do not read their sources themselves."""
-    (x_name, x_chunks, dtype), (i_name, i_chunks) = x, index
+    (x_name, x_chunks, dtype), (i_name, i_chunks, pieces) = x, index
     dim = call.dim
     starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
     found = {} if reads is None else dict(reads)
@@ -241,7 +256,8 @@ def _tasks(
             found = {}
         keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
         sources = [found.get(key, key) for key in keys]
-        of_index = (i_name, *block[: len(i_chunks)])
+        of_index: Any = (i_name, *block[: len(i_chunks)])
+        of_index = pieces.get(of_index[1:], of_index)
         place = tuple(at[b] for at, b in zip(starts, block, strict=False))
         if plan == "tree":
             behind = range(len(i_chunks), len(chunks))

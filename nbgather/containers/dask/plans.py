@@ -30,7 +30,7 @@ _PART_OF_WORKER = 4
 # Nanoseconds, measured on one core of an x86 server; only how they compare counts.
 _COPY_BYTE = 0.12
 _READ_JOINED = 1.2
-_SORT = 16.0
+_SORT = 18.0
 _SPLIT = 21.0
 _MOVE_BYTE = 0.7
 #: What a task costs those who run it, and where it goes through a scheduler of a cluster.
@@ -45,6 +45,10 @@ _SORT_BYTES = 64
 _WORTH = 0.5
 #: ... and takes no more than this times their time, or than bringing the sources together.
 _SLOWER = 1.1
+
+#: Tasks of one name for each thread up to which distributed's scheduler places them by what they
+#: need.
+MANY_OF_THREAD = 2
 
 
 class Workers(NamedTuple):
@@ -186,7 +190,8 @@ def together(facts: Facts, plan: str, budget: int | str | None) -> int:
         room = facts.sources
     elif facts.reads and there.processes > 1:
         room = limit(budget) - facts.sources
-        if _uneven(facts.rows, there) > _UNEVEN:
+        anywhere = facts.blocks > MANY_OF_THREAD * there.threads
+        if anywhere and _uneven(facts.rows, there) > _UNEVEN:
             # Who has no row left takes results of others, which travel: large ones stay apart.
             room = min(room, facts.sources)
     fit = room // max(facts.asked + facts.result, 1)
