@@ -4,8 +4,9 @@
 
 Scenarios take turns until the time is over, each once at least: writers that are killed at random
 moments, a disk that fills up (a small tmpfs where one can be mounted, else a limit on the size of
-files), clocks that jump, two writers at once, and the command line interrupted. After each the same
-call is made until it ends well, and every byte is compared with the masking of the whole. Prints a
+files), also under two workers of a cluster, clocks that jump, two writers at once, and the command
+line interrupted. After each the same call is made until it ends well, and every byte is compared
+with the masking of the whole. Prints a
 report; exit status 1 if anything was lost, doubled or wrong.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -55,6 +57,22 @@ mask_dataset(source, target, 0.5, seed={SEED}, chunk={CHUNK}, progress=states.ap
 done = [s.done for s in states]
 assert done == sorted(done) and states[-1].done == states[-1].chunks, done
 print(states[-1].chunks)
+""".replace("{SEED}", str(SEED)).replace("{CHUNK}", str(CHUNK))
+
+
+#: The same job on a cluster of two processes.
+CLUSTER_WRITER = """
+import sys
+from dask.distributed import Client, LocalCluster
+from nbgather.dask.dataset import mask_dataset
+source, target, folder = sys.argv[1:]
+options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
+        try:
+            mask_dataset(source, target, 0.5, seed={SEED}, chunk={CHUNK}, client=client)
+        except OSError as error:
+            sys.exit(f"OSError {error.errno}: {error.filename}")
 """.replace("{SEED}", str(SEED)).replace("{CHUNK}", str(CHUNK))
 
 
@@ -185,6 +203,36 @@ def full_disk(job: Job) -> str:
     return f"{what}: {last[:60]}"
 
 
+def full_disk_of_a_cluster(job: Job) -> str:
+    """Two workers fill the disk, of which the caller is told with its place; later it has room."""
+    script = job.folder / "cluster.py"
+    script.write_text(CLUSTER_WRITER)
+    with small_disk(job.folder) as disk:
+        if disk is None:
+            shutil.rmtree(job.folder / "disk")
+            job.finish()
+            return "no tmpfs can be mounted here"
+        target = disk / "y.zarr"
+
+        def run(folder: Path) -> subprocess.CompletedProcess[str]:
+            words = [sys.executable, str(script), str(job.source), str(target), str(folder)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            return subprocess.run(
+                words, capture_output=True, text=True, timeout=SECONDS, env=environment
+            )
+
+        last = run(job.folder).stderr.strip().splitlines()[-1]
+        if last != f"OSError {errno.ENOSPC}: {target}":
+            raise Wrong(f"a full disk is told as {last}")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        done = run(job.folder)
+        if done.returncode:
+            raise Wrong(f"the call does not go on: {done.stderr[-300:]}")
+        job.check(target)
+        shutil.copytree(target, job.target)
+    return "two workers on a tmpfs"
+
+
 def clock_jumps(job: Job) -> str:
     """The clock goes back and forth by days, and files are as old as they please."""
     for _ in range(2):
@@ -231,7 +279,7 @@ def command_line(job: Job) -> str:
 
 
 SCENARIOS: tuple[Callable[[Job], str], ...] = (
-    kills, full_disk, clock_jumps, two_writers, command_line,
+    kills, full_disk, full_disk_of_a_cluster, clock_jumps, two_writers, command_line,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import array_api_compat.numpy as host
 import numpy as np
-from dask.array.dispatch import concatenate_lookup
+from dask.array.dispatch import concatenate_lookup, to_numpy_dispatch
 from simulator import DeviceArray, _Library
 
 from nbgather.kernels.cuda.contexts import Place
@@ -122,3 +122,6 @@ def __getattr__(name: str) -> Any:
 @concatenate_lookup.register(Ndarray)
 def concatenate(arrays: Any, axis: int = 0) -> Ndarray:
     return _call(np.concatenate, (list(arrays),), {"axis": axis})
+
+
+to_numpy_dispatch.register(Ndarray, lambda array, **options: asnumpy(array))

@@ -181,10 +181,38 @@ def test_scatters(dim: int) -> None:
         nbgather.scatter_add(lazy, dim, lazy_index, da.from_array(src, 3))
 
 
-def test_what_is_refused_in_one_line() -> None:
-    x = there(np.zeros((6, 4), "f4"), (3, 4))
-    with pytest.raises(TypeError, match=r"x is in chunks of pretend_cupy\.Ndarray: segments are"):
-        nbgather.segment_reduce(x, offsets=[0, 2, 6], reduce="sum")
+@pytest.mark.parametrize("reduce", ["sum", "mean", "amax"])
+def test_segments_and_bags(reduce: Any) -> None:
+    generator = rng("segments" + reduce)
+    x, where = np.nan_to_num(random_bits(generator, (6, 3), "f4")), [0, 2, 2, 6]
+    lazy, ids = there(x, (4, 2)), generator.integers(0, 3, 6)
+    want = nbgather.segment_reduce(x, reduce, ids=ids, num_segments=4)
+    for given in (ids.tolist(), there(ids, 4)):
+        compare(nbgather.segment_reduce(lazy, reduce, ids=given, num_segments=4), want)
+    want = nbgather.segment_reduce(x, reduce, offsets=where)
+    for given in (where, there(np.array(where), 3)):
+        compare(nbgather.segment_reduce(lazy, reduce, offsets=given), want)
+    bags = generator.integers(0, 6, (4, 2))
+    want = nbgather.gather_reduce(x, bags, reduce)
+    for given in (bags.tolist(), there(bags, (3, 1))):
+        compare(nbgather.gather_reduce(lazy, given, reduce), want)
+    flat, counts = bags.reshape(-1) - 1, [3, 0, 4, 1]
+    options: dict[str, Any] = {"mode": "fill", "fill_value": 2}
+    want = nbgather.gather_reduce(x, flat, reduce, counts=counts, **options)
+    got = nbgather.gather_reduce(lazy, there(flat, 5), reduce, counts=counts, **options)
+    compare(got, want)
+
+
+def test_segments_that_are_refused() -> None:
+    x, bags = there(np.zeros((6, 3), "f4"), (4, 2)), np.array([[0, 1], [2, 6]])
+    with pytest.raises(IndexError, match=r"index 6 at \(1, 1\) is out of bounds for dimension 0"):
+        nbgather.gather_reduce(x, there(bags, 1), "sum").compute()
+    with pytest.raises(IndexError, match=r"index 6 at \(1, 1\) is out of bounds for dimension 0"):
+        nbgather.gather_reduce(x, bags.tolist(), "sum").compute()
+    with pytest.raises(TypeError, match="x is a CUDA array and ids a NumPy one"):
+        nbgather.gather_reduce(x, bags, "sum")
+    with pytest.raises(ValueError, match="offsets go from 0 to 5"):
+        nbgather.segment_reduce(x, "sum", offsets=there(np.array([0, 5]), 1))
 
 
 def test_unknown_sizes() -> None:

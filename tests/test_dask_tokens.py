@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import dask
@@ -165,3 +166,24 @@ def test_scatter_of_nothing_and_what_is_refused() -> None:
         nbgather.scatter(unknown(np.zeros((4, 6), "f4"), (2, 3), 1), 1, ones, 1.0)
     with pytest.raises(ValueError, match="cannot be held in dtype int8"):
         nbgather.scatter(x.astype("i1"), 1, ones, 1000)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, i: nbgather.scatter(x, 1, i, 1.0),
+        lambda x, i: nbgather.scatter_add(x, 1, i, x),
+        lambda x, i: nbgather.rank_tokens(x, 3),
+        lambda x, i: nbgather.random_masking(x, 0.5, seed=0),
+        lambda x, i: nbgather.restore_tokens(x, i, 0.0),
+    ],
+)
+def test_graphs_take_time_in_proportion_to_their_chunks(call: Any) -> None:
+    """Where each of 4,000 chunks begins is not summed anew: that takes more than 80 ms a 1,000."""
+    x, i = (da.zeros((4000, 8), chunks=(1, 8), dtype=dtype) for dtype in ("f4", "i8"))
+    took = []
+    for _ in range(4):
+        begun = time.process_time()
+        call(x, i)
+        took.append(time.process_time() - begun)
+    assert min(took) < 4 * 0.040

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -161,6 +163,28 @@ def test_it_goes_on_after_a_kill(source: Path, tmp_path: Path, number: int) -> N
     done = subprocess.run(list(map(str, command)), capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert run(source, target)[0] == Progress(number, CHUNKS)
+    check(target)
+
+
+def test_a_full_disk_is_told_of_by_its_place(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by what comes back from a worker; what was written in part is written again."""
+    target, write, left = tmp_path / "y.zarr", zarr.Array.__setitem__, [4]
+
+    def full(array: Any, rows: Any, values: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(array, rows, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr.Array, "__setitem__", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            run(source, target)
+    back = pickle.loads(pickle.dumps(caught.value))
+    assert (back.errno, back.filename) == (errno.ENOSPC, str(target))
+    assert run(source, target)[0] == Progress(1, CHUNKS)  # the second chunk has x_masked alone
     check(target)
 
 

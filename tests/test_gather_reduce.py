@@ -254,6 +254,11 @@ def test_dask_has_the_same_bits_in_any_chunks(reduce: str) -> None:
     equal(counted.compute(), nbgather.segment_reduce(x, reduce, counts=[20, 0, 30]))
     with pytest.raises(IndexError, match=r"index 50 at \(0, 1\)"):
         nbgather.gather_reduce(chunked, [[0, 50]], reduce)
+    ids[5, 7] = 50
+    for rows in (chunked, chunked[:, 0]):  # by the place of the id, whatever its chunk
+        lazy = nbgather.gather_reduce(rows, da.from_array(ids, chunks=(3, 4)), reduce)
+        with pytest.raises(IndexError, match=r"index 50 at \(5, 7\) is out of bounds"):
+            lazy.compute()
 
 
 def test_jax_has_the_same_bits_also_where_it_is_traced() -> None:

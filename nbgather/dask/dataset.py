@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -98,6 +99,9 @@ def mask_dataset(
     FileNotFoundError, ValueError
         No array at ``source``; ``target`` was begun with other settings, or is something else; a
         picture that cannot be read. What was done by then is kept.
+    OSError
+        The system refuses to write, as on a full disk: it names the target. The same call goes on
+        once there is room; no chunk that is written in part counts as done.
 
     Examples
     --------
@@ -133,16 +137,30 @@ def mask_dataset(
         journal.clear()  # which a kill may have cut short
         progress(Progress(chunks, chunks))
         return Path(target)
-    group = _begun(folder, journal, x.shape[0], plan, chunk)
+    with _named(str(folder)):
+        group = _begun(folder, journal, x.shape[0], plan, chunk)
     done = journal.done()
     progress(Progress(len(done), chunks))
-    job = _Job(x, group, plan, chunk, scale, options)
+    job = _Job(x, str(folder), group, plan, chunk, scale, options)
     for number in _masked(job, [n for n in range(chunks) if n not in done], client):
         journal.mark(number)  # only now is it done
         done.add(number)
         progress(Progress(len(done), chunks))
-    journal.complete(group)
+    with _named(str(folder)):
+        journal.complete(group)
     return Path(target)
+
+
+@contextlib.contextmanager
+def _named(target: str) -> Iterator[None]:
+    """Tell of a full disk, and of whatever else the system refuses, by where it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # Built anew of its arguments alone, since those are what comes back from a worker.
+        raise OSError(error.errno, error.strerror, target) from error
 
 
 def _masked(job: _Job, numbers: list[int], client: Any) -> Iterator[int]:
@@ -159,6 +177,7 @@ class _Job(NamedTuple):
     """What masks any chunk, here or in another process."""
 
     source: Any
+    target: str
     group: Any
     plan: _Plan
     chunk: int
@@ -178,8 +197,9 @@ class _Job(NamedTuple):
             results = nbgather.masked_patchify(samples, self.plan.patch, scale=self.scale, **choice)
         else:
             results = nbgather.random_masking(samples, **choice)
-        for name, part in zip(ARRAYS, results, strict=True):
-            self.group[name][start:stop] = part
+        with _named(self.target):
+            for name, part in zip(ARRAYS, results, strict=True):
+                self.group[name][start:stop] = part
 
     def mask_on_one_thread(self, number: int) -> None:
         """The same, where other threads do others."""

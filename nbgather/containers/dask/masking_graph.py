@@ -17,7 +17,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, sides
-from nbgather.containers.dask.sides import is_known, start_of
+from nbgather.containers.dask.sides import is_known, starts_of
 from nbgather.containers.numpy import describe
 from nbgather.operations import checks
 from nbgather.operations.base import Spec, device_of
@@ -93,10 +93,11 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
     side = _side(operation, x, int(length), noise, sample_ids)
     extra, name = (None, "") if side is None else side
     chunks = rows = x.chunks[0]
+    starts = starts_of(chunks)
     places = _places(operation, x, int(length))
     results = _results(operation, x, int(length))
     if places is not None:
-        first = [places[start_of(chunks, n) or 0] for n in range(len(chunks))] + places[-1:]
+        first = [places[start or 0] for start in starts] + places[-1:]
         rows = tuple(np.diff(first).tolist())
     token = tokenize(operation, x, extra)
     whole = f"nbgather-{type(operation).__name__}-{token}"
@@ -105,7 +106,7 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
         second = None if extra is None else (extra.name, n, *(0,) * (extra.ndim - 1))
         graph[(whole, n)] = (
             _mask_block, operation, (x.name, n, *(0,) * (x.ndim - 1)), second, name,
-            start_of(x.chunks[0], n),
+            starts[n],
         )  # fmt: skip
     operands = [x] if extra is None else [x, extra]
     base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)

@@ -21,7 +21,7 @@ from nbgather.containers.dask.sides import (
     plain_block,
     rechunked,
     require_same,
-    start_of,
+    starts_of,
 )
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -65,13 +65,14 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
         operands.append(src)
     name = "nbgather-set-" + tokenize(operation, *operands, src)
     lengths = tuple(map(int, x.chunks[dim]))
+    all_starts = list(map(starts_of, index.chunks))
     graph: dict[Any, Any] = {}
     for block in itertools.product(*map(range, x.numblocks)):
         beside = (*block[:dim], 0, *block[dim + 1 :])
         if any(b >= n for b, n in zip(beside, index.numblocks, strict=True)):
             graph[(name, *block)] = (x.name, *block)  # the index has ended
             continue
-        starts = tuple(start_of(c, b) for c, b in zip(index.chunks, beside, strict=True))
+        starts = tuple(at[b] for at, b in zip(all_starts, beside, strict=True))
         values = value if is_number else (src.name, *beside)
         graph[(name, *block)] = (
             _set, (x.name, *block), (index.name, *beside), values, dim, block[dim], lengths, starts,

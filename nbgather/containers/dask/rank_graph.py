@@ -12,7 +12,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, plans, sides
 from nbgather.containers.dask.masking_graph import fields, widened
-from nbgather.containers.dask.sides import is_known, plain_block, start_of
+from nbgather.containers.dask.sides import is_known, plain_block, starts_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.keep import Keep
@@ -45,8 +45,8 @@ def build(operation: RankTokens, scores: Any) -> tuple[Any, ...]:
         token = tokenize(operation, scores)
         whole = f"nbgather-rank-{token}"
         graph = {
-            (whole, n): (_rank_block, operation, (scores.name, n, 0), start_of(scores.chunks[0], n))
-            for n in range(scores.numblocks[0])
+            (whole, n): (_rank_block, operation, (scores.name, n, 0), start)
+            for n, start in enumerate(starts_of(scores.chunks[0]))
         }
         base = HighLevelGraph.from_collections(whole, graph, dependencies=[scores])
         return fields(base, scores, whole, scores.chunks[0], results)
@@ -77,13 +77,13 @@ def _rank_block(operation: RankTokens, scores: Any, start: int | None) -> tuple[
 def _sorted_by_chunk(operation: RankTokens, scores: Any, results: Any) -> tuple[Any, ...]:
     token, (rows, columns) = tokenize(operation, scores), scores.numblocks
     name = f"nbgather-rank-{token}"
-    starts = [start_of(scores.chunks[1], j) for j in range(columns)]
+    firsts, starts = map(starts_of, scores.chunks)
     graph: dict[Any, Any] = {}
     kept, ranks, masks = (f"nbgather-{field}-{token}" for field in ("keep", "restore", "mask"))
     layers: dict[str, dict[Any, Any]] = {kept: {}, ranks: {}, masks: {}}
     length = int(scores.shape[1])
     for n in range(rows):
-        first = start_of(scores.chunks[0], n)
+        first = firsts[n]
         chosen = []
         for j in range(columns):
             graph[(f"{name}-sorted", n, j)] = (_sorted, (scores.name, n, j))

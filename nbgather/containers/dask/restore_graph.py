@@ -13,7 +13,7 @@ from dask.highlevelgraph import HighLevelGraph
 from nbgather.containers.dask import blocks, sides
 from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.gather_blocks import refuse_bad
-from nbgather.containers.dask.sides import is_known, plain_block, start_of
+from nbgather.containers.dask.sides import is_known, plain_block, starts_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
 from nbgather.operations.tokens import RestoreTokens, RestoreValidTokens
@@ -50,10 +50,10 @@ def build(
     name = "nbgather-restore-" + tokenize(operation, *operands, token)
     graph = {
         (name, n, *(0,) * (x.ndim - 1)): (
-            _restore, operation, start_of(x.chunks[0], n), (x.name, n, *(0,) * (x.ndim - 1)),
+            _restore, operation, start, (x.name, n, *(0,) * (x.ndim - 1)),
             (beside[0].name, n, 0), given, *((a.name, n, 0) for a in beside[1:]),
         )
-        for n in range(x.numblocks[0])
+        for n, start in enumerate(starts_of(x.chunks[0]))
     }  # fmt: skip
     layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
     chunks = (x.chunks[0], (length,), *x.chunks[2:])

@@ -21,7 +21,7 @@ from nbgather.containers.dask.sides import (
     plain_block,
     rechunked,
     require_same,
-    start_of,
+    starts_of,
 )
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -64,10 +64,10 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     cut = {dim: along, **{d: x.chunks[d] for d in off}}
     index, src = rechunked(index, cut), rechunked(src, cut)
     name = "nbgather-scatter-" + tokenize(operation, x, index, src)
-    starts = tuple(start_of(along, k) for k in range(len(along)))
+    starts, all_starts = starts_of(along), list(map(starts_of, x.chunks))
     graph: dict[Any, Any] = {}
     for block in itertools.product(*map(range, x.numblocks)):
-        places = [start_of(x.chunks[d], b) for d, b in enumerate(block)]
+        places = [all_starts[d][b] for d, b in enumerate(block)]
         chunks = [
             ((*block[:dim], k, *block[dim + 1 :]), (*places[:dim], starts[k], *places[dim + 1 :]))
             for k in range(len(along))

@@ -29,6 +29,15 @@ def start_of(chunks: tuple[Any, ...], block: int) -> int | None:
     return int(sum(before)) if all(map(is_known, before)) else None
 
 
+def starts_of(chunks: tuple[Any, ...]) -> list[int | None]:
+    """Where each block begins; None behind one of unknown size."""
+    starts: list[int | None] = [0]
+    for size in chunks[:-1]:
+        last = starts[-1]
+        starts.append(None if last is None or not is_known(size) else last + int(size))
+    return starts
+
+
 def chunked(array: Any, what: str) -> Any:
     """A Dask array whose blocks can be served; a TypeError for anything else."""
     if not isinstance(array, da.Array):
