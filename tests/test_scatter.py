@@ -264,7 +264,7 @@ def test_rows_by_one_index_each(dtype: str, add: bool, forms: list[str]) -> None
 #: What several threads share: few lanes by their places, and others by lanes or columns. Sums of
 #: lanes with as many values as places, far from each other, are not shared by a few threads.
 SHARED = (
-    ((20_000,), 0, (50_000,)),
+    ((50_000,), 0, (60_000,)),
     ((70_000,), 0, (30_000,)),
     ((50_001,), 0, (7,)),
     ((2, 40_000), 1, (2, 50_003)),
