@@ -94,7 +94,7 @@ def mostly_repeats(idx, i, n):
     repeats = U(0)
     for k in range(U(1), n):
         repeats += U(1) if idx[i + k] == idx[i + k - U(1)] else U(0)
-    return repeats * U(16) > n * U(15)
+    return repeats * U(10) > n * U(9)
 
 
 @njit(inline="always")
