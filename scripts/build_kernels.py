@@ -115,6 +115,7 @@ def scatter() -> None:
         nbgather.scatter(x, 0, i, x)
         if dtype not in ("u1", "u2"):
             nbgather.scatter_add(x, 0, i, x)
+            nbgather.scatter_add(x[: 1 << 17], 0, i[: 1 << 17], x[: 1 << 17])  # of far places
 
 
 def reductions() -> None:

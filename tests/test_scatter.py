@@ -261,8 +261,10 @@ def test_rows_by_one_index_each(dtype: str, add: bool, forms: list[str]) -> None
     assert set(forms) == {"rows" if add else "wide"}
 
 
-#: What several threads share: few lanes by their places, and others by lanes or columns.
+#: What several threads share: few lanes by their places, and others by lanes or columns. Sums of
+#: lanes with as many values as places, far from each other, are not shared by a few threads.
 SHARED = (
+    ((50_000,), 0, (60_000,)),
     ((70_000,), 0, (30_000,)),
     ((50_001,), 0, (7,)),
     ((2, 40_000), 1, (2, 50_003)),
@@ -288,7 +290,9 @@ def test_threads_share_the_places_of_few_lanes(
             with cpu_limits.limit_threads(threads):
                 same(ours(add)(given, dim, index, src), by_torch(add, x, dim, index, src))
     lanes = int(np.prod(shape[:dim]))
-    assert ("shared" in forms) == (lanes < threads)
+    is_far = add and len(shape) == dim + 1 and index_shape[dim] >= shape[dim]
+    is_far = is_far and 8 * shape[dim] >= launch_reduce.FAR_LANE_BYTES
+    assert ("shared" in forms) == (lanes < threads and not is_far)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -187,7 +187,7 @@ def scatter(
     ``add`` is how items are added, or None to replace them, or how they are reduced. ``x`` is the
     input, which is copied on the way where the plan says so; else ``out`` holds it already.
     """
-    if isinstance(add, str) and launch_reduce.are_rows(plan):
+    if isinstance(add, str) and (launch_reduce.are_rows(plan) or launch_reduce.are_far(plan, add)):
         add = launch_reduce.sum_of(add)
     if isinstance(add, tuple):
         return launch_reduce.scatter_reduce(plan, out, idx, src, add, x, run)

@@ -24,6 +24,8 @@ SHARED_MIN_BYTES = 1 << 19
 SHARED_MIN_THREADS, SHARED_FAR_THREADS = 4, 2
 #: Bytes of the places from which on that is so: the index and the values pass through, too.
 FAR_BYTES = machine.last_level_bytes() // 3
+#: Bytes of a lane's places from which on their sums go by the kernel of reductions.
+FAR_LANE_BYTES = 3 << 17
 #: Work from which threads share the index of few lanes, each with a copy of their places; and how
 #: many values each has at least for every place. That takes no more than twice what is read.
 PARTED_MIN_BYTES, PART_VALUES = 1 << 22, 1
@@ -73,6 +75,22 @@ def _kernel(plan: ScatterPlan, form: str, how: tuple[str, str, bool]) -> int:
 def are_rows(plan: ScatterPlan) -> bool:
     """Whether all columns of a row have the same index."""
     return plan.form == "wide" and not plan.walk[_COLUMN_STRIDE]  # type: ignore[index]
+
+
+def are_far(plan: ScatterPlan, kind: str) -> bool:
+    """Whether sums of lanes go by the kernel of reductions, which reads ahead.
+
+    That pays for floating numbers where a lane's places fill much of the second-level cache and
+    not the last, and each may get a value. One thread then takes less time than a few that each
+    walk the whole index.
+    """
+    if plan.form not in ("lane", "far") or plan.walk is None or kind not in ("f4", "f8"):
+        return False
+    if plan.work < SHARED_MIN_BYTES or plan.index_shape[plan.dim] < plan.size:
+        return False
+    if not FAR_LANE_BYTES <= plan.size * plan.itemsize < FAR_BYTES:
+        return False
+    return _sharing_threads(plan, sum_of(kind)) * plan.walk_count > limits.num_threads()
 
 
 def sum_of(kind: str) -> tuple[str, str, bool]:

@@ -87,11 +87,14 @@ def restore(out, o, aux, n, value):
 
 @njit(inline="always")
 def mostly_repeats(idx, i, n):
-    """Whether most of ``n`` indices are the one before."""
+    """Whether nearly all of ``n`` indices are the one before.
+
+    Where shorter runs end is not foretold: that takes longer than sums that wait for each other.
+    """
     repeats = U(0)
     for k in range(U(1), n):
         repeats += U(1) if idx[i + k] == idx[i + k - U(1)] else U(0)
-    return repeats * U(2) > n
+    return repeats * U(10) > n * U(9)
 
 
 @njit(inline="always")
