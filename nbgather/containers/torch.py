@@ -21,7 +21,7 @@ from nbgather.containers import registry, torch_autograd, torch_calls, torch_ope
 from nbgather.containers.base import Container, Run
 from nbgather.containers.numpy import one_token
 from nbgather.containers.torch_dtypes import describe, torch_dtype
-from nbgather.containers.torch_small import SmallTorchCalls
+from nbgather.containers.torch_small import SmallTorchCalls, written
 from nbgather.containers.torch_state import (
     constant_in_graphs,
     current_transform,
@@ -269,6 +269,14 @@ class TorchContainer(SmallTorchCalls):
             return self._execute(operation, operands, options)
 
     def _execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if options.out is None or is_compiling():
+            return self._by_state(operation, operands, options)
+        try:
+            return self._by_state(operation, operands, options)
+        finally:  # a call that failed may have written to a part of it
+            written(options.out)
+
+    def _by_state(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed and not self._is_eager(operands[0]):
             return self._compose(operation, operands, options)  # which torch sees to itself
         if self.traces(operands, watched=torch_calls.has_operator(operation)):
