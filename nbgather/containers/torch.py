@@ -174,8 +174,11 @@ class TorchContainer(SmallTorchCalls):
             raise TypeError(f"an array of dtype {array.dtype} came beside torch's: torch has none")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if not array.flags.writeable or any(s < 0 for s in array.strides):
-            array = array.copy()
-        return _from_numpy(array)
+            return _from_numpy(array.copy())
+        tensor = _from_numpy(array)
+        if not is_compiling():
+            tensor.is_lent = True
+        return tensor
 
     def side_sequence(self, values: Any, array: Callable[[], np.ndarray], like: Any) -> Any:
         if is_compiling():  # which follows NumPy's calls, but not all of them
@@ -295,6 +298,8 @@ class TorchContainer(SmallTorchCalls):
             return self.run(self, operation, operands, options._replace(lower=True))
         if not flows:
             return self.run(self, operation, operands, options)
+        # Nothing tells torch when a NumPy array is written to before the gradient needs it.
+        operands = tuple([o.clone() if getattr(o, "is_lent", False) else o for o in operands])
         if options.backend is None:
             result = self.small_graph(operation, operands)
             if result is not None:
