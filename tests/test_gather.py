@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -691,3 +693,29 @@ class TestRepeatedSmallCalls:
                 got = nbgather.gather(x, 1, index, mode=mode, fill_value=-2)
                 want = nbgather.gather(x, 1, index, mode=mode, fill_value=-2, backend="reference")
                 assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "whole", "cut"),
+    [
+        ("U2", "ab", "abc"),
+        ("U2", 12, 123),
+        ("S2", b"ab", b"abc"),
+        ("M8[s]", np.datetime64("2020-01-01", "D"), np.datetime64(1, "ns")),
+        ("M8[s]", np.datetime64("NaT", "ns"), "2020-01-01T00:00:00.5"),
+        ("M8[ns]", "2020-01-01", np.datetime64(3000, "Y")),
+        ("m8[s]", datetime.timedelta(minutes=1), datetime.timedelta(microseconds=1)),
+        ("f4", 1e38, 1e39),
+        ("f2", np.inf, 1e5),
+        ("c8", 1j, 1e39j),
+    ],
+)
+def test_a_fill_value_is_there_whole_or_refused(dtype: str, whole: Any, cut: Any) -> None:
+    def filled(value: Any) -> Any:
+        given = np.zeros((1, 2), dtype), 1, np.array([[9]])
+        return nbgather.gather(*given, mode="fill", fill_value=value)[0, 0]
+
+    wanted = np.array([whole]).astype(dtype)[0]
+    assert np.array(filled(whole)).tobytes() == np.array(wanted).tobytes()
+    with pytest.raises(ValueError, match=r"fill_value .* cannot be held in dtype"):
+        filled(cut)

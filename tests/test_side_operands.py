@@ -171,3 +171,18 @@ def test_classes_of_arrays_are_not_kept() -> None:
     del Derived
     gc.collect()
     assert witness() is None
+
+
+@pytest.mark.parametrize("items", [3, 100_000])
+def test_a_numpy_index_may_be_written_to_before_the_gradient_needs_it(items: int) -> None:
+    x, src = torch.zeros(1, items, requires_grad=True), torch.ones(1, 2, requires_grad=True)
+    index = np.zeros((1, 2), np.int64)
+    picked = nbgather.gather(x, 1, index)
+    added = nbgather.scatter_add(torch.zeros(1, items), 1, index, src)
+    index[:] = 1
+    picked.sum().backward()
+    assert x.grad is not None
+    assert x.grad[0, :3].tolist() == [2, 0, 0]
+    (added * torch.arange(items)).sum().backward()
+    assert src.grad is not None
+    assert src.grad.tolist() == [[0, 0]]

@@ -296,6 +296,11 @@ def test_out_is_written(name: str, library: str, monkeypatch: pytest.MonkeyPatch
         assert case.call(*given, out=out) is out
     assert bits(out) == bits(wanted)
     assert [bits(a) for a in given] == before
+    if library == "torch":
+        _require_told_of_writing(lambda: case.call(*given, out=out), out)
+        monkeypatch.setattr(memo, "repeat", lambda *_: None)
+        _require_told_of_writing(lambda: case.call(*given, out=out), out)
+        monkeypatch.undo()
     if not name.startswith("scatter"):
         return
     # A bad index leaves all of it as it was.
@@ -303,6 +308,14 @@ def test_out_is_written(name: str, library: str, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(IndexError, match=f"index {L} at"):
         case.call(*given, out=out)
     assert bits(out) == bits(wanted)
+
+
+def _require_told_of_writing(call: Callable[[], Any], out: torch.Tensor) -> None:
+    """torch must refuse a gradient that needs what ``out`` held."""
+    product = torch.ones_like(out, requires_grad=True) * out
+    call()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
 
 
 def outcome(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

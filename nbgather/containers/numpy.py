@@ -41,12 +41,28 @@ def item_bits(dtype: np.dtype[Any], value: Any, what: str) -> np.ndarray:
     message = f"{what} {value!r} cannot be held in dtype {dtype}"
     try:
         item = np.empty(1, dtype)
-        item[0] = value
-    except (OverflowError, ValueError, TypeError):
+        with np.errstate(over="raise"):
+            item[0] = value
+        held = _holds(item, value)
+    except (ArithmeticError, ValueError, TypeError):
         raise ValueError(message) from None
-    if dtype.kind in "biu" and item[0] != value:
+    if not held:
         raise ValueError(message)
     return item.view(bits_dtype(dtype.itemsize))
+
+
+def _holds(item: np.ndarray, value: Any) -> bool:
+    """Whether an assigned value is there whole: NumPy cuts texts, and times to the unit."""
+    kind = item.dtype.kind
+    if kind in "biu":
+        return bool(item[0] == value)
+    if kind not in "SUmM" or (kind in "mM" and isinstance(value, (int, np.integer))):
+        return True
+    whole = np.array(value, kind)
+    back = item.astype(whole.dtype)[0]
+    if kind in "SU":
+        return bool(back == whole)
+    return bool(back == whole or (np.isnat(back) and np.isnat(whole)))
 
 
 def one_token(broadcast: Any, token: Any, inner: tuple[int, ...]) -> Any:

@@ -21,7 +21,7 @@ from nbgather.containers import registry, torch_autograd, torch_calls, torch_ope
 from nbgather.containers.base import Container, Run
 from nbgather.containers.numpy import one_token
 from nbgather.containers.torch_dtypes import describe, torch_dtype
-from nbgather.containers.torch_small import SmallTorchCalls
+from nbgather.containers.torch_small import SmallTorchCalls, written
 from nbgather.containers.torch_state import (
     constant_in_graphs,
     current_transform,
@@ -174,8 +174,11 @@ class TorchContainer(SmallTorchCalls):
             raise TypeError(f"an array of dtype {array.dtype} came beside torch's: torch has none")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if not array.flags.writeable or any(s < 0 for s in array.strides):
-            array = array.copy()
-        return _from_numpy(array)
+            return _from_numpy(array.copy())
+        tensor = _from_numpy(array)
+        if not is_compiling():
+            tensor.is_lent = True
+        return tensor
 
     def side_sequence(self, values: Any, array: Callable[[], np.ndarray], like: Any) -> Any:
         if is_compiling():  # which follows NumPy's calls, but not all of them
@@ -269,6 +272,14 @@ class TorchContainer(SmallTorchCalls):
             return self._execute(operation, operands, options)
 
     def _execute(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
+        if options.out is None or is_compiling():
+            return self._by_state(operation, operands, options)
+        try:
+            return self._by_state(operation, operands, options)
+        finally:  # a call that failed may have written to a part of it
+            written(options.out)
+
+    def _by_state(self, operation: Operation, operands: tuple[Any, ...], options: Options) -> Any:
         if operation.composed and not self._is_eager(operands[0]):
             return self._compose(operation, operands, options)  # which torch sees to itself
         if self.traces(operands, watched=torch_calls.has_operator(operation)):
@@ -287,6 +298,8 @@ class TorchContainer(SmallTorchCalls):
             return self.run(self, operation, operands, options._replace(lower=True))
         if not flows:
             return self.run(self, operation, operands, options)
+        # Nothing tells torch when a NumPy array is written to before the gradient needs it.
+        operands = tuple([o.clone() if getattr(o, "is_lent", False) else o for o in operands])
         if options.backend is None:
             result = self.small_graph(operation, operands)
             if result is not None:

@@ -31,6 +31,8 @@ _kept = memo.entries.get
 _int64 = torch.int64
 _from_numpy, _torch_gather, _torch_add = torch.from_numpy, torch.gather, torch.scatter_add
 _forward_ad = torch.autograd.forward_ad
+#: Tells torch that tensors were written to, so that a gradient which needs what they held raises.
+written = torch.autograd.graph.increment_version
 
 
 class SmallTorchCalls(Container):
@@ -53,6 +55,8 @@ class SmallTorchCalls(Container):
         if chain is None:
             return None
         result = memo.repeat(chain, *operands)
+        if result is operands[-1] and result is not None:
+            written(result)
         if type(result) is not FunctionType:
             return result
         try:
