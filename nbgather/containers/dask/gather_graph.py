@@ -41,7 +41,7 @@ from nbgather.containers.dask.sides import (
     is_known,
     meta_of,
     rechunked,
-    start_of,
+    starts_of,
 )
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -247,7 +247,7 @@ def _tasks(
     """All tasks of a gather, of which the last ``apart`` do not read their sources themselves."""
     (x_name, x_chunks, dtype), (i_name, i_chunks, pieces) = x, index
     dim = call.dim
-    starts = [[start_of(c, b) for b in range(len(c))] for c in i_chunks]
+    starts = [starts_of(c) for c in i_chunks]
     found = {} if reads is None else dict(reads)
     graph: dict[Any, Any] = {}
     every = list(itertools.product(*(range(len(c)) for c in chunks)))

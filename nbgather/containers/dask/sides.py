@@ -23,12 +23,6 @@ def is_known(size: Any) -> bool:
     return not math.isnan(size)
 
 
-def start_of(chunks: tuple[Any, ...], block: int) -> int | None:
-    """Where a block begins; None if that is unknown."""
-    before = chunks[:block]
-    return int(sum(before)) if all(map(is_known, before)) else None
-
-
 def starts_of(chunks: tuple[Any, ...]) -> list[int | None]:
     """Where each block begins; None behind one of unknown size."""
     starts: list[int | None] = [0]
