@@ -91,11 +91,14 @@ _HOMES = {
     "scattering": ("scatter", "scatter_add", "scatter_reduce"),
     "segments": ("gather_reduce", "segment_reduce"),
 }
+#: Modules that load another library, and are imported by name.
+_MODULES = ("cuda", "dask", "explain", "jax", "loading", "numba_ext", "onnx", "plotting", "torch")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f": import {__name__}.{name} first" if name in _MODULES else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     for home, names in _HOMES.items():
         if name in names:
             value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -188,6 +188,7 @@ def test_verify_for_a_program(command: Any) -> None:
         (("verify", "no.onnx"), "no.onnx"),
         (("verify", "text.onnx"), "text.onnx"),
         (("mask", "text.png"), "text.png"),
+        (("mask", "photo.png", "--out", "x.svg"), "--out is x.svg: a name that ends in .png"),
         (("mask", "no.png"), "there is no file no.png"),
         (("export", "--out", "text.png"), "text.png"),
         (("export", "--ratio", "1.5", "-o", "m.onnx"), "mask_ratio is 1.5"),

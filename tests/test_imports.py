@@ -30,6 +30,19 @@ def test_the_import_brings_in_nothing_heavy() -> None:
     assert brought_in("import nbgather") == []
 
 
+def test_a_module_that_was_not_imported_is_told_of_as_one() -> None:
+    code = (
+        "import nbgather\n"
+        "for name in ('torch', 'dask', 'nonsense'):\n"
+        "    try: getattr(nbgather, name)\n"
+        "    except AttributeError as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "'torch': import nbgather.torch first" in told
+    assert "'dask': import nbgather.dask first" in told
+    assert told.endswith("'nonsense'\n")
+
+
 @pytest.mark.parametrize("package", ["numba", "onnx", "matplotlib", "array_api_strict"])
 def test_that_test_can_fail(package: str) -> None:
     assert package in brought_in(f"import nbgather, {package}")

@@ -75,6 +75,8 @@ def mask(
     from nbgather.apps import albums
     from nbgather.apps.photos import load_frames
 
+    if out.suffix.lower() != ".png" and (out.is_file() or not out.exists()):  # not a pipe
+        raise ValueError(f"--out is {out}: a name that ends in .png is needed")
     _check_between("--size", size, MAX_SIDE_PIXELS)
     _check_between("--preview", preview, MAX_PREVIEW)
     options: dict[str, Any] = {
