@@ -90,10 +90,10 @@ def _tasks(
 
 
 def _up_to(chunks: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """The chunks of a dimension up to ``size``."""
+    """The chunks of a dimension up to ``size``, those of no items among them."""
     ends = np.minimum(np.cumsum(chunks), size)
-    sizes = np.diff(ends, prepend=0)
-    return tuple(int(n) for n in sizes if n)
+    count = int(np.searchsorted(ends, size)) + 1
+    return tuple(np.diff(ends[:count], prepend=0).tolist())
 
 
 def _set(
