@@ -14,7 +14,7 @@ from cases import random_bits, rng, same
 from test_dask import unknown
 
 import nbgather
-from nbgather.containers.dask import plans
+from nbgather.containers.dask import plans, rechunking, segment_rows
 from nbgather.containers.dask.late import LateLayer
 
 
@@ -208,3 +208,54 @@ def test_graphs_take_time_in_proportion_to_their_chunks(call: Any) -> None:
         if isinstance(layer, LateLayer):
             assert not layer.is_materialized()
             assert len(layer) == len(list(layer))  # the count is known before the tasks are
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ours"),
+    [
+        (((2, 0, 5), (3, 1, 2)), {0: (3, 0, 4), 1: -1}, True),
+        ((4, 2), -1, True),
+        ((7, 6), {0: (1,) * 7}, True),
+        ((1, 1), {0: -1}, True),
+        (((1,) * 7, (6,)), ((7,), (1,) * 6), False),
+    ],
+)
+def test_other_chunks_have_the_same_items_and_read_what_they_need(
+    old: Any, new: Any, ours: bool
+) -> None:
+    x = np.arange(42).reshape(7, 6)
+    lazy = da.from_array(x, old)
+    got, want = rechunking.rechunked(lazy, new), lazy.rechunk(new)
+    assert got.chunks == want.chunks
+    assert got.name.startswith("nbgather-rechunk") == ours
+    assert got.name == rechunking.rechunked(lazy, new).name != rechunking.rechunked(lazy, 7).name
+    same(pickle.loads(pickle.dumps(got)).compute(), x)
+    for ours_of, theirs in zip(got.to_delayed().ravel(), want.to_delayed().ravel(), strict=True):
+        same(*dask.compute(ours_of, theirs))
+    ours_read, theirs_read = (
+        {key for key in a.dask.cull([(a.name, 0, 0)]).to_dict() if key[0] == lazy.name}
+        for a in (got, want)
+    )
+    assert ours_read == theirs_read
+
+
+@pytest.mark.parametrize("by", ["ids", "offsets", "chunks of ids"])
+def test_what_is_in_memory_is_in_the_graph_once(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """In pieces, of which several tasks take their part: here of three numbers."""
+    monkeypatch.setattr(segment_rows, "_TOGETHER", 3)
+    x = random_bits(rng("rows"), (23, 2), "f4")
+    lazy = da.from_array(x, ((1, 9, 0, 13), 1))
+    offsets = np.array([0, 0, 4, 4, 5, 6, 7, 8, 9, 17, 23, 23])
+    ids = np.repeat(np.arange(11), np.diff(offsets))
+    options: dict[str, Any] = {"offsets": offsets} if by == "offsets" else {"ids": ids}
+    if by != "offsets":
+        options["num_segments"] = 11
+    want = nbgather.segment_reduce(x, "sum", **options)
+    if by == "chunks of ids":
+        options["ids"] = da.from_array(ids, 4)
+    got = nbgather.segment_reduce(lazy, "sum", **options)
+    same(got.compute(), want)
+    held = [v for k, v in dict(got.dask).items() if k[0].endswith("-held")]
+    assert sum(map(len, held)) == {"ids": 23, "offsets": 12}.get(by, 0)
+    for layer in got.dask.layers.values():
+        assert len(layer) == len(list(layer))

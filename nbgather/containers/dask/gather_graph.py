@@ -25,7 +25,7 @@ from nbgather.containers.dask.gather_blocks import (
     split_index,
     take_part,
 )
-from nbgather.containers.dask.late import LateLayer, cut
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.plans import (
     Facts,
     cheaper,
@@ -182,7 +182,7 @@ def _graph(
             chosen = cheaper(facts)  # for what is together it may be the other one
         choice = expected(facts, chosen, reason)
         found = _array(call, x, i, wide, choice, reads, facts, several)
-        return cut(found, dim, pieces, count)
+        return rechunked(found, {dim: pieces})
     return _array(call, x, i, chunks, expected(facts, chosen, reason), reads, facts)
 
 

@@ -5,25 +5,22 @@ To build a graph then takes no time for each chunk, and what is sent of it is ho
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import dask.array as da
-from dask.base import tokenize
+import numpy as np
+from dask.array.utils import meta_from_array
 from dask.highlevelgraph import HighLevelGraph, Layer
-
-from nbgather.containers.dask.sides import meta_of, starts_of
 
 
 class LateLayer(Layer):
-    """The tasks that a function gives, and how many there are.
+    """The tasks that a function gives, and how many there are where that is known.
 
     ``make`` goes where the graph goes, so it has names and sizes of chunks, and no arrays of Dask.
     """
 
-    def __init__(self, make: Callable[[], dict[Any, Any]], count: int) -> None:
+    def __init__(self, make: Callable[[], dict[Any, Any]], count: int | None = None) -> None:
         super().__init__()
         self.make, self.count = make, count
         self.made: dict[Any, Any] | None = None
@@ -44,7 +41,7 @@ class LateLayer(Layer):
         return iter(self.tasks)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.tasks) if self.count is None else self.count
 
     def is_materialized(self) -> bool:
         return self.made is not None
@@ -62,35 +59,5 @@ def array(
     """
     graph = HighLevelGraph.from_collections(name, layer, dependencies=needed)
     dtype = like.dtype if dtype is None else dtype
-    return da.Array(graph, name, chunks, dtype=dtype, meta=meta_of(like, len(chunks), dtype))
-
-
-def cut(whole: Any, dim: int, pieces: tuple[int, ...], count: int) -> Any:
-    """An array with ``count`` pieces for each of its chunks along the dimension, or what is left.
-
-    It is what rechunking to known pieces gives.
-    """
-    name = "nbgather-cut-" + tokenize(whole, dim, pieces, count)
-    chunks = (*whole.chunks[:dim], pieces, *whole.chunks[dim + 1 :])
-    make = partial(_pieces, name, whole.name, whole.numblocks, dim, pieces, count)
-    layer = LateLayer(make, whole.npartitions // whole.numblocks[dim] * len(pieces))
-    return array(name, layer, [whole], chunks, whole)
-
-
-def _pieces(
-    name: str, whole: str, numblocks: Any, dim: int, pieces: tuple[int, ...], count: int
-) -> dict[Any, Any]:
-    starts: list[Any] = starts_of(pieces)
-    tasks = {}
-    for block in itertools.product(
-        *map(range, (*numblocks[:dim], len(pieces), *numblocks[dim + 1 :]))
-    ):
-        k = block[dim]
-        start = starts[k] - starts[k // count * count]
-        source = (whole, *block[:dim], k // count, *block[dim + 1 :])
-        tasks[(name, *block)] = (_piece, source, dim, start, start + pieces[k])
-    return tasks
-
-
-def _piece(whole: Any, dim: int, start: int, stop: int) -> Any:
-    return whole[(slice(None),) * dim + (slice(start, stop),)]
+    meta = meta_from_array(like._meta, ndim=len(chunks), dtype=np.dtype(dtype))
+    return da.Array(graph, name, chunks, dtype=dtype, meta=meta)
