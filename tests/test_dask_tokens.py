@@ -24,6 +24,12 @@ def _one_thread() -> Any:
         yield
 
 
+def counted(*arrays: Any) -> None:
+    """How many tasks a layer has is known before they are."""
+    for layer in {id(v): v for a in arrays for v in a.dask.layers.values()}.values():
+        assert len(layer) == len(list(layer))
+
+
 def scores_of(dtype: str) -> np.ndarray:
     """Scores with ties, both zeros and, among floats, NaN of either sign and infinities."""
     generator = rng("scores" + dtype)
@@ -55,6 +61,7 @@ def test_ranks_are_those_of_one_call_whatever_the_chunks(
         for ours, theirs in zip(dask.compute(*got), want, strict=True):
             same(ours, theirs)
         assert all(a.shape == w.shape for a, w in zip(got, want, strict=True))
+        counted(*got)
         if budget == "1 B":  # chunk by chunk: ranks lie as the scores do
             assert got.ids_restore.chunks == da.from_array(scores, chunks).chunks
 
@@ -207,7 +214,7 @@ def test_graphs_take_time_in_proportion_to_their_chunks(call: Any) -> None:
     for layer in {id(v): v for a in fields for v in a.dask.layers.values()}.values():
         if isinstance(layer, LateLayer):
             assert not layer.is_materialized()
-            assert len(layer) == len(list(layer))  # the count is known before the tasks are
+    counted(*fields)
 
 
 @pytest.mark.parametrize(
@@ -250,12 +257,12 @@ def test_what_is_in_memory_is_in_the_graph_once(monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any] = {"offsets": offsets} if by == "offsets" else {"ids": ids}
     if by != "offsets":
         options["num_segments"] = 11
-    want = nbgather.segment_reduce(x, "sum", **options)
+    wants = {reduce: nbgather.segment_reduce(x, reduce, **options) for reduce in ("sum", "amax")}
     if by == "chunks of ids":
         options["ids"] = da.from_array(ids, 4)
-    got = nbgather.segment_reduce(lazy, "sum", **options)
-    same(got.compute(), want)
+    for reduce, want in wants.items():
+        got = nbgather.segment_reduce(lazy, reduce, **options)
+        same(got.compute(), want)
+        counted(got)
     held = [v for k, v in dict(got.dask).items() if k[0].endswith("-held")]
     assert sum(map(len, held)) == {"ids": 23, "offsets": 12}.get(by, 0)
-    for layer in got.dask.layers.values():
-        assert len(layer) == len(list(layer))
