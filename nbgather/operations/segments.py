@@ -19,7 +19,7 @@ from nbgather.operations.base import (
     known,
     to_front,
 )
-from nbgather.operations.indexing import Gather, ScatterAdd, TakeInBounds
+from nbgather.operations.indexing import Gather, Scatter, ScatterAdd, TakeInBounds
 from nbgather.operations.reducing import ScatterReduce, check_numbers, checked_reduce, neutral
 
 
@@ -74,11 +74,14 @@ class SegmentReduce(Operation):
         first = xp.full((size, *x.shape[1:]), self.empty(x.dtype), dtype=x.dtype, device=device)
         if known(rows) and rows == 0:
             return first
-        index = _spread(do, where, tuple(x.shape))
+        return do.run(self.scatter, first, _spread(do, where, tuple(x.shape)), x)
+
+    @property
+    def scatter(self) -> Scatter:
+        """What adds the rows to rows of what stands for none, which is no value of a segment."""
         if self.reduce == "sum":
-            return do.run(ScatterAdd(0), first, index, x)
-        # What stands for no rows is no value of a segment.
-        return do.run(ScatterReduce(0, self.reduce, self.reduce == "prod"), first, index, x)
+            return ScatterAdd(0)
+        return ScatterReduce(0, self.reduce, self.reduce == "prod")
 
 
 @dataclass(frozen=True)

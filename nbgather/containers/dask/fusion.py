@@ -28,6 +28,8 @@ def reads_of(array: Any) -> Reads | None:
     task that does this where they are needed keeps them from travelling. Dask does the same between
     layers that work block by block, but not where several blocks meet.
     """
+    if not isinstance(array.dask.layers.get(array.name), Blockwise):
+        return None
     keys = list(flatten(array.__dask_keys__()))
     graph = fuse_roots(optimize_blockwise(array.__dask_graph__(), keys=keys), keys=keys)
     layer = graph.layers.get(array.name)

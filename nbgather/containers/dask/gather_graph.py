@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import dask.array as da
 from dask.base import tokenize
-from dask.highlevelgraph import Layer
 
 from nbgather.containers.dask import blocks
 from nbgather.containers.dask.block_shapes import Call
@@ -26,6 +25,7 @@ from nbgather.containers.dask.gather_blocks import (
     split_index,
     take_part,
 )
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.plans import (
     Facts,
     cheaper,
@@ -56,8 +56,8 @@ PARTS_PER_JOIN = 32
 _AT_ONCE = {"concatenate": gather_concatenated, "list": gather_list}
 
 
-class GatherLayer(Layer):
-    """The tasks of a gather, made when they are asked for, and the choice of plan they follow.
+class GatherLayer(LateLayer):
+    """The tasks of a gather, and the choice of plan they follow.
 
     ``expect`` is what tells, of the layers of a graph, what is expected as chunks lie now.
     """
@@ -65,30 +65,8 @@ class GatherLayer(Layer):
     def __init__(
         self, make: Callable[[], dict[Any, Any]], choice: Choice, expect: Callable[[Any], Choice]
     ) -> None:
-        super().__init__()
-        self.make, self.choice, self.expect = make, choice, expect
-        self.made: dict[Any, Any] | None = None
-
-    @property
-    def tasks(self) -> dict[Any, Any]:
-        if self.made is None:
-            self.made = self.make()
-        return self.made
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.tasks[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return self.choice.tasks
-
-    def is_materialized(self) -> bool:
-        return self.made is not None
-
-    def get_output_keys(self) -> Any:
-        return self.tasks.keys()
+        super().__init__(make, choice.tasks)
+        self.choice, self.expect = choice, expect
 
 
 def build(

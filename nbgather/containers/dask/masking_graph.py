@@ -17,6 +17,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, sides
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.sides import is_known, starts_of
 from nbgather.containers.numpy import describe
 from nbgather.operations import checks
@@ -101,19 +102,29 @@ def build(operation: RandomMasking, x: Any, noise: Any, sample_ids: Any) -> tupl
         rows = tuple(np.diff(first).tolist())
     token = tokenize(operation, x, extra)
     whole = f"nbgather-{type(operation).__name__}-{token}"
-    graph: dict[Any, Any] = {}
-    for n in range(len(x.chunks[0])):
-        second = None if extra is None else (extra.name, n, *(0,) * (extra.ndim - 1))
-        graph[(whole, n)] = (
-            _mask_block, operation, (x.name, n, *(0,) * (x.ndim - 1)), second, name,
-            starts[n],
-        )  # fmt: skip
+    others = None if extra is None else (extra.name, extra.ndim)
+    make = functools.partial(_tasks, whole, operation, (x.name, x.ndim), others, name, starts)
     operands = [x] if extra is None else [x, extra]
-    base = HighLevelGraph.from_collections(whole, graph, dependencies=operands)
+    layer = LateLayer(make, len(starts))
+    base = HighLevelGraph.from_collections(whole, layer, dependencies=operands)
     if places is None:
         return fields(base, x, whole, chunks, results)
     packed = fields(base, x, whole, chunks, results[:3], rows)
     return *packed, sides.brought(da.from_array(np.array(places, np.int32)), x)
+
+
+def _tasks(
+    whole: str, operation: RandomMasking, x: Any, extra: Any, name: str, starts: list[int | None]
+) -> dict[Any, Any]:
+    """A task for each chunk of samples, and what goes with it: both by name and dimensions."""
+
+    def of(array: tuple[str, int], n: int) -> tuple[Any, ...]:
+        return (array[0], n, *(0,) * (array[1] - 1))
+
+    return {
+        (whole, n): (_mask_block, operation, of(x, n), extra and of(extra, n), name, start)
+        for n, start in enumerate(starts)
+    }
 
 
 def _places(operation: RandomMasking, x: Any, length: int) -> list[int] | None:
@@ -155,14 +166,17 @@ def _field(base: Any, like: Any, whole: str, chunks: Any, k: int, result: Spec) 
     name = f"getitem-{k}-{whole}"
     inner = tuple(int(n) for n in result.shape[1:])
     dtype = np.dtype(result.dtype.name)
-    layer = {
-        (name, n, *(0,) * len(inner)): (operator.getitem, (whole, n), k) for n in range(len(chunks))
-    }
+    make = functools.partial(_taken, name, whole, len(chunks), k, len(inner))
+    layer = LateLayer(make, len(chunks))
     graph = HighLevelGraph({**base.layers, name: layer}, {**base.dependencies, name: {whole}})
     return da.Array(
         graph, name, chunks=(chunks, *((n,) for n in inner)), dtype=dtype,
         meta=sides.meta_of(like, 1 + len(inner), dtype),
     )  # fmt: skip
+
+
+def _taken(name: str, whole: str, chunks: int, k: int, inner: int) -> dict[Any, Any]:
+    return {(name, n, *(0,) * inner): (operator.getitem, (whole, n), k) for n in range(chunks)}
 
 
 class _Side(NamedTuple):

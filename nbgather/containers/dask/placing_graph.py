@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks, elsewhere
+from nbgather.containers.dask import blocks, elsewhere, late
 from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.gather_blocks import by_chunk, plain_index
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.sides import (
     chunked,
     index_beside,
     is_known,
-    meta_of,
     plain_block,
     rechunked,
     require_same,
@@ -64,29 +63,37 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
         src = rechunked(src[tuple(map(slice, index.shape))], tuple(chunks))
         operands.append(src)
     name = "nbgather-set-" + tokenize(operation, *operands, src)
-    lengths = tuple(map(int, x.chunks[dim]))
-    all_starts = list(map(starts_of, index.chunks))
+    values = value if is_number else src.name
+    make = partial(_tasks, name, dim, (x.name, x.chunks), (index.name, index.chunks), values)
+    return late.array(name, LateLayer(make, x.npartitions), operands, x.chunks, x)
+
+
+def _tasks(
+    name: str, dim: int, x: tuple[str, Any], index: tuple[str, Any], src: Any
+) -> dict[Any, Any]:
+    """All tasks; ``src`` is the name of an array, or a number."""
+    (x_name, x_chunks), (i_name, i_chunks) = x, index
+    lengths = tuple(map(int, x_chunks[dim]))
+    all_starts = list(map(starts_of, i_chunks))
     graph: dict[Any, Any] = {}
-    for block in itertools.product(*map(range, x.numblocks)):
+    for block in itertools.product(*(range(len(sizes)) for sizes in x_chunks)):
         beside = (*block[:dim], 0, *block[dim + 1 :])
-        if any(b >= n for b, n in zip(beside, index.numblocks, strict=True)):
-            graph[(name, *block)] = (x.name, *block)  # the index has ended
+        if any(b >= len(sizes) for b, sizes in zip(beside, i_chunks, strict=True)):
+            graph[(name, *block)] = (x_name, *block)  # the index has ended
             continue
         starts = tuple(at[b] for at, b in zip(all_starts, beside, strict=True))
-        values = value if is_number else (src.name, *beside)
+        values = (src, *beside) if isinstance(src, str) else src
         graph[(name, *block)] = (
-            _set, (x.name, *block), (index.name, *beside), values, dim, block[dim], lengths, starts,
+            _set, (x_name, *block), (i_name, *beside), values, dim, block[dim], lengths, starts,
         )  # fmt: skip
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
-    meta = meta_of(x, x.ndim, x.dtype)
-    return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
+    return graph
 
 
 def _up_to(chunks: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """The chunks of a dimension up to ``size``."""
+    """The chunks of a dimension up to ``size``, those of no items among them."""
     ends = np.minimum(np.cumsum(chunks), size)
-    sizes = np.diff(ends, prepend=0)
-    return tuple(int(n) for n in sizes if n)
+    count = int(np.searchsorted(ends, size)) + 1
+    return tuple(np.diff(ends[:count], prepend=0).tolist())
 
 
 def _set(

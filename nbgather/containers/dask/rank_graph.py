@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -11,6 +13,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask import blocks, plans, sides
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.masking_graph import fields, widened
 from nbgather.containers.dask.sides import is_known, plain_block, starts_of
 from nbgather.containers.numpy import describe
@@ -44,13 +47,20 @@ def build(operation: RankTokens, scores: Any) -> tuple[Any, ...]:
         scores = sides.rechunked(scores, {1: -1})
         token = tokenize(operation, scores)
         whole = f"nbgather-rank-{token}"
-        graph = {
-            (whole, n): (_rank_block, operation, (scores.name, n, 0), start)
-            for n, start in enumerate(starts_of(scores.chunks[0]))
-        }
-        base = HighLevelGraph.from_collections(whole, graph, dependencies=[scores])
+        make = partial(_whole_rows, whole, operation, scores.name, starts_of(scores.chunks[0]))
+        layer = LateLayer(make, scores.numblocks[0])
+        base = HighLevelGraph.from_collections(whole, layer, dependencies=[scores])
         return fields(base, scores, whole, scores.chunks[0], results)
     return _sorted_by_chunk(operation, scores, results)
+
+
+def _whole_rows(
+    whole: str, operation: RankTokens, scores: str, starts: list[int | None]
+) -> dict[Any, Any]:
+    return {
+        (whole, n): (_rank_block, operation, (scores, n, 0), start)
+        for n, start in enumerate(starts)
+    }
 
 
 def _keep_of(operation: RankTokens, start: int | None, samples: int) -> Keep:
@@ -77,28 +87,16 @@ def _rank_block(operation: RankTokens, scores: Any, start: int | None) -> tuple[
 def _sorted_by_chunk(operation: RankTokens, scores: Any, results: Any) -> tuple[Any, ...]:
     token, (rows, columns) = tokenize(operation, scores), scores.numblocks
     name = f"nbgather-rank-{token}"
-    firsts, starts = map(starts_of, scores.chunks)
-    graph: dict[Any, Any] = {}
     kept, ranks, masks = (f"nbgather-{field}-{token}" for field in ("keep", "restore", "mask"))
-    layers: dict[str, dict[Any, Any]] = {kept: {}, ranks: {}, masks: {}}
-    length = int(scores.shape[1])
-    for n in range(rows):
-        first = firsts[n]
-        chosen = []
-        for j in range(columns):
-            graph[(f"{name}-sorted", n, j)] = (_sorted, (scores.name, n, j))
-        for j in range(columns):
-            before: Any = None
-            for k in range(columns):
-                key, side = (f"{name}-before-{k}", n, j), (k > j) - (k < j)
-                other = (f"{name}-sorted", n, k)
-                graph[key] = (_before, before, (scores.name, n, j), other, side)
-                before = key
-            graph[(f"{name}-chosen", n, j)] = (_chosen, operation, before, first, starts[j], length)
-            chosen.append((f"{name}-chosen", n, j))
-            layers[ranks][(ranks, n, j)] = before
-            layers[masks][(masks, n, j)] = (_mask, operation, before, first, length)
-        layers[kept][(kept, n, 0)] = (_kept, operation, chosen, (scores.name, n, 0), length)
+    sort = partial(_sorting, name, operation, scores.name, scores.chunks)
+    graph = LateLayer(sort, rows * columns * (columns + 2))
+    layers = {
+        kept: LateLayer(
+            partial(_kept_ids, kept, name, operation, scores.name, scores.chunks), rows
+        ),
+        ranks: LateLayer(partial(_ranks, ranks, name, scores.chunks), rows * columns),
+        masks: LateLayer(partial(_masks, masks, name, operation, scores.chunks), rows * columns),
+    }
     base = HighLevelGraph.from_collections(name, graph, dependencies=[scores])
     chunks = {kept: (scores.chunks[0], (int(results[0].shape[1]),))}
     return tuple(
@@ -109,6 +107,52 @@ def _sorted_by_chunk(operation: RankTokens, scores: Any, results: Any) -> tuple[
         )
         for (part, layer), result in zip(layers.items(), results, strict=True)
     )  # fmt: skip
+
+
+def _sorting(
+    name: str, operation: RankTokens, scores: str, chunks: tuple[tuple[Any, ...], tuple[Any, ...]]
+) -> dict[Any, Any]:
+    """Sorted chunks, what comes before the scores of each, and which tokens of it stay."""
+    graph: dict[Any, Any] = {}
+    firsts, starts = map(starts_of, chunks)
+    length, columns = sum(map(int, chunks[1])), range(len(starts))
+    for n, first in enumerate(firsts):
+        for j in columns:
+            graph[(f"{name}-sorted", n, j)] = (_sorted, (scores, n, j))
+        for j in columns:
+            before: Any = None
+            for k in columns:
+                key, side = (f"{name}-before-{k}", n, j), (k > j) - (k < j)
+                graph[key] = (_before, before, (scores, n, j), (f"{name}-sorted", n, k), side)
+                before = key
+            graph[(f"{name}-chosen", n, j)] = (_chosen, operation, before, first, starts[j], length)
+    return graph
+
+
+def _kept_ids(
+    kept: str, name: str, operation: RankTokens, scores: str, chunks: Any
+) -> dict[Any, Any]:
+    length, graph = sum(map(int, chunks[1])), {}
+    for n in range(len(chunks[0])):
+        chosen = [(f"{name}-chosen", n, j) for j in range(len(chunks[1]))]
+        graph[(kept, n, 0)] = (_kept, operation, chosen, (scores, n, 0), length)
+    return graph
+
+
+def _ranks(ranks: str, name: str, chunks: Any) -> dict[Any, Any]:
+    """What comes before the scores of each chunk, once all chunks were seen."""
+    rows, columns = map(len, chunks)
+    last = f"{name}-before-{columns - 1}"
+    every = itertools.product(range(rows), range(columns))
+    return {(ranks, *block): (last, *block) for block in every}
+
+
+def _masks(masks: str, name: str, operation: RankTokens, chunks: Any) -> dict[Any, Any]:
+    firsts, length = starts_of(chunks[0]), sum(map(int, chunks[1]))
+    return {
+        (masks, *block): (_mask, operation, ranks, firsts[block[0]], length)
+        for (_, *block), ranks in _ranks(masks, name, chunks).items()
+    }
 
 
 def _comparable(scores: Any) -> np.ndarray:

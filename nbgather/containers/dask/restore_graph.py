@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks, sides
+from nbgather.containers.dask import blocks, late, sides
 from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.gather_blocks import refuse_bad
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.sides import is_known, plain_block, starts_of
 from nbgather.containers.numpy import describe
 from nbgather.operations.base import Spec
@@ -48,17 +49,25 @@ def build(
         operands.append(token)
         given = (token.name, *(0,) * token.ndim)
     name = "nbgather-restore-" + tokenize(operation, *operands, token)
-    graph = {
-        (name, n, *(0,) * (x.ndim - 1)): (
-            _restore, operation, start, (x.name, n, *(0,) * (x.ndim - 1)),
-            (beside[0].name, n, 0), given, *((a.name, n, 0) for a in beside[1:]),
-        )
-        for n, start in enumerate(starts_of(x.chunks[0]))
-    }  # fmt: skip
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=operands)
+    names = [a.name for a in (x, *beside)]
+    make = partial(_tasks, name, operation, x.ndim, starts_of(x.chunks[0]), names, given)
     chunks = (x.chunks[0], (length,), *x.chunks[2:])
-    meta = sides.meta_of(x, x.ndim, x.dtype)
-    return da.Array(layers, name, chunks=chunks, dtype=x.dtype, meta=meta)
+    return late.array(name, LateLayer(make, x.numblocks[0]), operands, chunks, x)
+
+
+def _tasks(
+    name: str, operation: Any, ndim: int, starts: list[int | None], names: list[str], token: Any
+) -> dict[Any, Any]:
+    """A task for each chunk of samples; ``names`` are of the chunks that it has."""
+    x, ids, *valid = names
+    behind = (0,) * (ndim - 1)
+    return {
+        (name, n, *behind): (
+            _restore, operation, start, (x, n, *behind), (ids, n, 0), token,
+            *((array, n, 0) for array in valid),
+        )
+        for n, start in enumerate(starts)
+    }  # fmt: skip
 
 
 def _shape(array: Any) -> tuple[Any, ...]:

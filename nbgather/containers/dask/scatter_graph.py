@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
+from functools import partial
 from typing import Any
 
-import dask.array as da
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
-from nbgather.containers.dask import blocks, scatter_parts
+from nbgather.containers.dask import blocks, late, scatter_parts
 from nbgather.containers.dask.block_shapes import Call
 from nbgather.containers.dask.gather_blocks import refuse_bad
+from nbgather.containers.dask.late import LateLayer
 from nbgather.containers.dask.sides import (
     chunked,
     index_beside,
     is_known,
-    meta_of,
     plain_block,
     rechunked,
     require_same,
@@ -64,25 +63,41 @@ def build(operation: Scatter, x: Any, index: Any, src: Any) -> Any:
     cut = {dim: along, **{d: x.chunks[d] for d in off}}
     index, src = rechunked(index, cut), rechunked(src, cut)
     name = "nbgather-scatter-" + tokenize(operation, x, index, src)
-    starts, all_starts = starts_of(along), list(map(starts_of, x.chunks))
+    how = scatter_parts.reducing(operation, dim)
+    make = partial(
+        _tasks, name, operation, how, (x.name, x.chunks, x.dtype), index.name, src.name, along
+    )
+    layer = LateLayer(make, x.npartitions * scatter_parts.count(how, x.dtype, len(along)))
+    return late.array(name, layer, [x, index, src], x.chunks, x)
+
+
+def _tasks(
+    name: str,
+    operation: Scatter,
+    how: scatter_parts.Reducing,
+    x: tuple[str, Any, Any],
+    index: str,
+    src: str,
+    along: tuple[int, ...],
+) -> dict[Any, Any]:
+    """All tasks, of an index that is in chunks ``along`` the dimension."""
+    (x_name, x_chunks, dtype), dim = x, how.dim
+    starts, all_starts = starts_of(along), list(map(starts_of, x_chunks))
     graph: dict[Any, Any] = {}
-    for block in itertools.product(*map(range, x.numblocks)):
+    for block in itertools.product(*(range(len(sizes)) for sizes in x_chunks)):
         places = [all_starts[d][b] for d, b in enumerate(block)]
         chunks = [
             ((*block[:dim], k, *block[dim + 1 :]), (*places[:dim], starts[k], *places[dim + 1 :]))
             for k in range(len(along))
         ]
-        pairs = [((index.name, *at), (src.name, *at), place) for at, place in chunks]
+        pairs = [((index, *at), (src, *at), place) for at, place in chunks]
         if len(pairs) == 1:
             ((i, values, place),) = pairs
-            graph[(name, *block)] = (_scatter, operation, dim, place, (x.name, *block), i, values)
+            graph[(name, *block)] = (_scatter, operation, dim, place, (x_name, *block), i, values)
             continue
-        how = scatter_parts.reducing(operation, dim)
-        shape = tuple(x.chunks[d][b] for d, b in enumerate(block))
-        graph |= _in_parts(how, name, block, (x.name, *block), (shape, x.dtype), pairs)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[x, index, src])
-    meta = meta_of(x, x.ndim, x.dtype)
-    return da.Array(layers, name, chunks=x.chunks, dtype=x.dtype, meta=meta)
+        shape = tuple(x_chunks[d][b] for d, b in enumerate(block))
+        graph |= _in_parts(how, name, block, (x_name, *block), (shape, dtype), pairs)
+    return graph
 
 
 def _in_parts(

@@ -56,6 +56,14 @@ def has_any_order(how: Reducing, dtype: Any) -> bool:
     return how.reduce is not None and (dtype.kind in "iub")
 
 
+def count(how: Reducing, dtype: Any, chunks: int) -> int:
+    """How many tasks a block has whose index is in so many chunks."""
+    if chunks == 1:
+        return 1
+    # A tree of parts and the input; or the input, chunk after chunk, and what they give.
+    return 2 * chunks if has_any_order(how, dtype) else chunks + 2
+
+
 def part(how: Reducing, like: Any, index: Any, src: Any, starts: tuple[int | None, ...]) -> Partial:
     """One chunk of the index by itself; ``like`` has the input's block's shape and dtype."""
     shape, dtype = like

@@ -12,7 +12,7 @@ import numpy as np
 from dask.array.utils import meta_from_array
 
 from nbgather.containers import registry, sequences
-from nbgather.containers.dask import blocks
+from nbgather.containers.dask import blocks, rechunking
 from nbgather.operations import checks
 from nbgather.operations.tokens import ids_of
 
@@ -101,7 +101,7 @@ def brought(array: Any, like: Any) -> Any:
 
 def rechunked(array: Any, chunks: Any) -> Any:
     """An array in other chunks, of its own library: of no items, Dask gives NumPy's."""
-    other = array.rechunk(chunks)
+    other = rechunking.rechunked(array, chunks)
     return other if type(other._meta) is type(array._meta) else brought(other, array)
 
 
