@@ -47,8 +47,8 @@ def problems(draw: Any) -> tuple[Any, ...]:
         draw(st.integers(0, 5)), draw(st.integers(1, 3)),
         *(g * p for g, p in zip(grid, sizes, strict=True)),
     )  # fmt: skip
-    # Kernels are compiled for each size of item: two of those that tests/test_patches.py has.
-    dtype = draw(st.sampled_from([">f4", "u4", "datetime64[ms]"]))
+    # Kernels are compiled for each size of item: tests/test_patches.py has the other sizes.
+    dtype = draw(st.sampled_from([">f4", "u4", "S4"]))
     images = random_bits(np.random.default_rng(draw(st.integers(0, 2**32))), shape, dtype)
     tokens = shape[0], int(np.prod(grid)), int(np.prod(sizes)) * shape[1]
     chunks = tuple(draw(cut(n)) for n in shape)
