@@ -1,7 +1,7 @@
 """Compile every CUDA kernel, without a GPU or a driver, and look at the machine code.
 
     python scripts/check_cuda.py [WORDS]     all, or those whose name holds WORDS
-    python scripts/check_cuda.py --quick     two of each kind
+    python scripts/check_cuda.py --quick     one of each kind, and of each set of demands
 
 Prints a table of registers, shared memory and wide accesses for sm_80 and sm_90. Exit status 1 if a
 kernel spills, has a stack, touches local memory, calls a division, fuses what is rounded twice,
@@ -190,7 +190,7 @@ def _scatters() -> list[Kernel]:
         )
     kernels += [
         Kernel(
-            f"segment bounds of {by}, {index}",
+            f"segment bounds by {by}, {index}",
             lambda memory, b=by, i=index: scatter_rows.make_segment_bounds(memory, b, i),
             4,
             3,
@@ -427,7 +427,7 @@ def _strategies() -> list[Kernel]:
 
         kernels.append(
             Kernel(
-                f"places of {name}, whole",
+                f"places by {name}, whole",
                 lambda memory, s=sources, k=sink: radix.make_radix_whole(memory, s, k),
                 6,
                 numbers,
@@ -554,12 +554,23 @@ def all_kernels() -> list[Kernel]:
     ]  # fmt: skip
 
 
-def two_of_each_kind(kernels: list[Kernel]) -> list[Kernel]:
-    """The first and the last of those that are named alike up to a comma."""
-    kinds: dict[str, list[Kernel]] = {}
+def some_of_each_kind(kernels: list[Kernel]) -> list[Kernel]:
+    """The last of those named alike up to "by" or a comma, and one for every set of demands.
+
+    Within a kind the last does most; what none of them is asked for, the first that is has.
+    """
+    kinds = {re.split(",| by ", kernel.name)[0]: kernel for kernel in kernels}
+    chosen = {kernel.name for kernel in kinds.values()}
+    asked = {_demands(kernel) for kernel in kinds.values()}
     for kernel in kernels:
-        kinds.setdefault(kernel.name.partition(",")[0], []).append(kernel)
-    return [kernel for kind in kinds.values() for kernel in dict.fromkeys((kind[0], kind[-1]))]
+        if _demands(kernel) not in asked:
+            asked.add(_demands(kernel))
+            chosen.add(kernel.name)
+    return [kernel for kernel in kernels if kernel.name in chosen]
+
+
+def _demands(kernel: Kernel) -> tuple[bool, ...]:
+    return kernel.wide, kernel.pairs, kernel.streams, kernel.divides, kernel.fuses
 
 
 def _tool(name: str) -> str:
@@ -649,7 +660,7 @@ def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     every = all_kernels()
     if wanted == "--quick":
-        every = two_of_each_kind(every)
+        every = some_of_each_kind(every)
     else:
         every = [kernel for kernel in every if wanted in kernel.name]
     header = f"{'kernel':46} {'arch':6} regs shared  code ld128 st128 calls"

@@ -37,6 +37,9 @@ SMOKE: dict[str, tuple[tuple[Any, ...], str]] = {
     "verify": ((MODELS / "mae_restore.onnx",), "cases equal to the reference"),
 }
 
+#: What compiles for long, and is run in this process by other tests.
+LONG = ("warmup", "bench", "selftest")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -73,7 +76,7 @@ def test_a_step_of_warmup(name: str) -> None:
 
 @pytest.mark.timeout(900)  # where nothing is compiled yet, warmup takes minutes
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.large if n == "warmup" else ()) for n in SMOKE]
+    "name", [pytest.param(n, marks=pytest.mark.large if n in LONG else ()) for n in SMOKE]
 )
 def test_each_command_in_a_process_of_its_own(name: str, folder: Path) -> None:
     arguments, text = SMOKE[name]

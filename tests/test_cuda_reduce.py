@@ -324,27 +324,30 @@ def test_bad_segments_are_told_of_later(gpu: Driver, by: str, where: list[int], 
     assert str(raised.value) == told
 
 
-def test_torch_and_its_gradients() -> None:
+@pytest.mark.parametrize(
+    "reduce",
+    [pytest.param(r, marks=pytest.mark.large if r in ("sum", "amin") else ()) for r in REDUCES],
+)
+def test_torch_and_its_gradients(reduce: str) -> None:
     """The same as on the CPU, forward and backward, and no sum by torch's atomics."""
-    for reduce in REDUCES:
-        x, src = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
-        index, offsets = torch.randint(0, 4, (3, 6)), torch.tensor([0, 2, 2, 3])
-        found: list[list[Any]] = []
-        for where in (None, pretending(32)):
-            leaves = [t.clone().requires_grad_() for t in (x, src)]
+    x, src = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+    index, offsets = torch.randint(0, 4, (3, 6)), torch.tensor([0, 2, 2, 3])
+    found: list[list[Any]] = []
+    for where in (None, pretending(32)):
+        leaves = [t.clone().requires_grad_() for t in (x, src)]
+        if where is not None:
+            where.__enter__()
+        try:
+            got = nbgather.scatter_reduce(leaves[0], 1, index, leaves[1], reduce)
+            part = nbgather.segment_reduce(leaves[1], reduce, offsets=offsets)
+            kept = torch.nan_to_num(part, posinf=0, neginf=0)
+            grads = torch.autograd.grad((got.sin().sum() + kept.sin().sum()), leaves)
+        finally:
             if where is not None:
-                where.__enter__()
-            try:
-                got = nbgather.scatter_reduce(leaves[0], 1, index, leaves[1], reduce)
-                part = nbgather.segment_reduce(leaves[1], reduce, offsets=offsets)
-                kept = torch.nan_to_num(part, posinf=0, neginf=0)
-                grads = torch.autograd.grad((got.sin().sum() + kept.sin().sum()), leaves)
-            finally:
-                if where is not None:
-                    where.__exit__(None, None, None)
-            found.append([got.detach(), part.detach(), *grads])
-        for ours, theirs in zip(*found, strict=True):
-            assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7)), reduce
+                where.__exit__(None, None, None)
+        found.append([got.detach(), part.detach(), *grads])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7)), reduce
 
 
 def test_kernels_are_the_same_for_the_same_reduction(gpu: Driver) -> None:

@@ -96,9 +96,20 @@ def random_case(layout: Any, kind: str, dtype: Any, name: str) -> tuple[Any, ...
     return numbers(generator, shape, dtype), dim, index, numbers(generator, index_shape, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["bool", *SUMMED], ids=str)
-def test_every_dtype_by_the_path_of_its_shape(gpu: Driver, dtype: Any) -> None:
-    for k, layout in enumerate(LAYOUTS):
+def dtypes_by_turns() -> list[Any]:
+    """Each dtype with the even layouts or the odd ones; the others are ``large``."""
+    return [
+        pytest.param(
+            dtype, turn, marks=() if n % 2 == turn else pytest.mark.large, id=f"{dtype}-{turn}"
+        )
+        for n, dtype in enumerate(("bool", *SUMMED))
+        for turn in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("dtype, turn", dtypes_by_turns())
+def test_every_dtype_by_the_path_of_its_shape(gpu: Driver, dtype: Any, turn: int) -> None:
+    for k, layout in enumerate(LAYOUTS[turn::2]):
         x, dim, index, src = random_case(layout, ("random", "few")[k % 2], dtype, "own")
         for call in (nbgather.scatter, nbgather.scatter_add):
             got = call(to_device(x), dim, to_device(index), to_device(src))

@@ -41,7 +41,7 @@ _ANY = list(
 #: Dtypes of input and index in random problems. What reads rows that were brought together is
 #: compiled where it is not shipped: few are drawn. The other plans compile nothing.
 DRAWN = {
-    "concatenate": [("float32", "int64"), ("bool", "int8")],
+    "concatenate": [("float32", "int64")],
     "list": _ANY,
     "tree": _ANY,
 }

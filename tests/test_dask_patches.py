@@ -47,7 +47,8 @@ def problems(draw: Any) -> tuple[Any, ...]:
         draw(st.integers(0, 5)), draw(st.integers(1, 3)),
         *(g * p for g, p in zip(grid, sizes, strict=True)),
     )  # fmt: skip
-    dtype = draw(st.sampled_from(["u1", "bool", ">f4", "f2", "datetime64[ms]", "c16", "S3"]))
+    # Kernels are compiled for each size of item: tests/test_patches.py has the other sizes.
+    dtype = draw(st.sampled_from([">f4", "u4", "S4"]))
     images = random_bits(np.random.default_rng(draw(st.integers(0, 2**32))), shape, dtype)
     tokens = shape[0], int(np.prod(grid)), int(np.prod(sizes)) * shape[1]
     chunks = tuple(draw(cut(n)) for n in shape)
@@ -256,11 +257,16 @@ SIDES: dict[str, Callable[[np.ndarray], Any]] = {
 def test_an_index_of_any_kind(kind: str) -> None:
     x = random_bits(rng(kind), (3, 4), "f4")
     lazy, index = da.from_array(x, (2, 3)), SIDES[kind](INDEX)
-    same(nd.gather(lazy, 1, index).compute(), nbgather.gather(x, 1, INDEX))
-    same(nd.take_along_axis(lazy, index, 1).compute(), np.take_along_axis(x, INDEX, 1))
     tokens = random_bits(rng(kind), (3, 4, 2), "f4")
-    got = nd.gather_tokens(da.from_array(tokens, 2), index).compute()
-    same(got, nbgather.gather_tokens(tokens, INDEX))
+    # Kernels of unusual indices are compiled: one call each.
+    only = {"Dask uint16": "gather", "uint64": "take_along_axis", "int8": "gather_tokens"}.get(kind)
+    if only in (None, "gather"):
+        same(nd.gather(lazy, 1, index).compute(), nbgather.gather(x, 1, INDEX))
+    if only in (None, "take_along_axis"):
+        same(nd.take_along_axis(lazy, index, 1).compute(), np.take_along_axis(x, INDEX, 1))
+    if only in (None, "gather_tokens"):
+        got = nd.gather_tokens(da.from_array(tokens, 2), index).compute()
+        same(got, nbgather.gather_tokens(tokens, INDEX))
 
 
 def test_an_index_that_is_a_range_or_empty_or_none_at_all() -> None:

@@ -398,7 +398,7 @@ def test_a_million_chunks(plan: str, count: int) -> None:
 
 def test_the_bench_runs_on_both_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_surface, "LEAST", 1 << 12)
-    monkeypatch.setattr(dask_surface, "MOST", 1 << 16)
+    monkeypatch.setattr(dask_surface, "MOST", 1 << 14)
     monkeypatch.setattr(dask_surface, "SCHEDULERS", ("threads",))
     cases = dask_surface.run_dask_surface(2, 0, 1)
     assert all({"nbgather", "rechunk, then take"} <= set(case["results"]) for case in cases)

@@ -108,20 +108,28 @@ def test_worked_example(backend: str) -> None:
     ]
 
 
-#: Modes, and how the index lies. ``fill`` goes 16 neighbours at a time, the others one by one
-#: however they lie: there the strided kernel, compiled in a third of the time, has the same loop.
-LAID_OUT = [
-    pytest.param("clip", "strided", id="clip"),
-    pytest.param("wrap", "strided", id="wrap"),
-    pytest.param("fill", "contiguous", id="fill"),
-    pytest.param("clip", "contiguous", id="clip-contiguous", marks=pytest.mark.large),
-    pytest.param("wrap", "contiguous", id="wrap-contiguous", marks=pytest.mark.large),
-    pytest.param("fill", "strided", id="fill-strided", marks=pytest.mark.large),
-]
+def modes_and_layouts() -> list[Any]:
+    """Every mode and dtype of an index, and how it lies.
+
+    ``fill`` goes 16 neighbours at a time, the others one by one however they lie: there the strided
+    kernel, compiled in a third of the time, has the same loop. So has ``fill``, for what is left
+    over: of its loops by 16 those of the usual dtypes and of the extremes are always tried.
+    """
+    by_16 = ("int64", "int32", "int8", "uint64")
+    return [
+        pytest.param(
+            dtype, mode, layout,
+            marks=()
+            if layout == ("contiguous" if mode == "fill" and dtype in by_16 else "strided")
+            else pytest.mark.large,
+        )
+        for dtype in INDEX_DTYPES
+        for mode in ("clip", "wrap", "fill")
+        for layout in ("strided", "contiguous")
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mode, layout", LAID_OUT)
-@pytest.mark.parametrize("index_dtype", INDEX_DTYPES)
+@pytest.mark.parametrize("index_dtype, mode, layout", modes_and_layouts())
 def test_modes_never_raise_on_a_value(
     mode: str, layout: str, index_dtype: str, backend: str
 ) -> None:

@@ -275,15 +275,18 @@ def test_out(function: str) -> None:
     plain = compiled.py_func
     fixed, x = np.empty((3, 2)), X.copy()
     fixed.flags.writeable = False
-    for out in (
+    outs = [
         np.empty((3, 2)), np.empty((3, 3)), np.empty((2, 3)).T, np.empty((3, 4))[::-1, ::-2],
         np.lib.stride_tricks.as_strided(np.empty(8), (3, 2), (0, 8)), x[:, :2], INDEX.view(float),
         np.empty(6), np.empty((3, 2), "f4"), fixed,
-    ):  # fmt: skip
+    ]  # fmt: skip
+    # Each type is compiled: of one function all, and of the others those of the usual one.
+    for out in outs if function == "gather" else outs[:2]:
         agree(compiled, lambda *given: np.array(plain(*given)), x, INDEX, out)
     for index in (INDEX + 9, INDEX[:, :1], INDEX[:2], INDEX.astype(float)):
         agree(compiled, plain, x, index, np.empty((3, 2)))
-    agree(compiled, plain, x, INDEX.astype(float), fixed)
+    if function == "gather":
+        agree(compiled, plain, x, INDEX.astype(float), fixed)
 
 
 def test_out_between_the_items_of_an_operand() -> None:
@@ -432,8 +435,7 @@ def test_ranks() -> None:
     for scores in (ties, wide, np.round(wide, 1), wide[:, :0], wide[:0]):
         for number in (0, 3, scores.shape[1], scores.shape[1] + 1, -1):
             agree(ranks, ranks.py_func, scores, number)
-    agree(ranks, ranks.py_func, wide.T, 2)
-    agree(ranks, ranks.py_func, wide.astype("f4"), 200)
+    agree(ranks, ranks.py_func, wide.astype("f4").T, 2)
     agree(ranks, ranks.py_func, wide.astype(int), 2)
     agree(ranks, ranks.py_func, wide, 2.5)
 

@@ -206,8 +206,14 @@ def test_forks_while_other_threads_work(way: str) -> None:
     assert child(code, way) == "done\n"
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    "method, way",
+    [
+        ("fork", "torch"), ("spawn", "own"),
+        *(pytest.param(*case, marks=pytest.mark.large)
+          for case in (("fork", "own"), ("spawn", "torch"))),
+    ],
+)  # fmt: skip
 def test_multiprocessing(method: str, way: str, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     body = """

@@ -123,7 +123,7 @@ def run(program: str, **environment: str) -> str:
     "extra",
     [
         "",
-        "torch.set_num_threads(1)",
+        pytest.param("torch.set_num_threads(1)", marks=pytest.mark.large),
         "torch.set_num_threads(1); import numba; numba.set_num_threads(1)",
     ],
 )
@@ -157,10 +157,15 @@ print(counts)
 """
 
 
-@pytest.mark.parametrize("in_thread", [False, True])
-def test_the_first_parallel_call_leaves_the_thread_count(in_thread: bool) -> None:
-    for threads in (1, 3):
-        assert run(FIRST.format(threads=threads, in_thread=in_thread)).strip() == str([threads] * 2)
+@pytest.mark.parametrize(
+    "in_thread, threads",
+    [
+        (False, 3), (True, 1),
+        *(pytest.param(*case, marks=pytest.mark.large) for case in ((False, 1), (True, 3))),
+    ],
+)  # fmt: skip
+def test_the_first_parallel_call_leaves_the_thread_count(in_thread: bool, threads: int) -> None:
+    assert run(FIRST.format(threads=threads, in_thread=in_thread)).strip() == str([threads] * 2)
 
 
 def test_the_bits_of_other_layers_stay() -> None:

@@ -162,7 +162,7 @@ def _every_kernel() -> list[Any]:
 
 
 _CHOSEN = {
-    ("lanes", "mean", "int16"), ("places", "amin", "float16"), ("wide", "prod", "uint64"),
+    ("lanes", "mean", "int16"), ("wide", "prod", "uint64"),
     ("rows", "amax", "float16"), ("strided", "mean", "float32"), ("lanes", "prod", "complex64"),
 }  # fmt: skip
 

@@ -28,24 +28,35 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.asarray(array.detach() if isinstance(array, torch.Tensor) else array)
 
 
-#: Those whose kernels other tests need, too; and one that has none.
-KINDS = {"float32": ("sum", "mean", "amax"), "int16": ("amin",), "float16": ("prod",)}
+#: Every mode, reduction and kind of number, one of which has no kernel.
+USUAL_MODES = {
+    ("float32", "clip"): (("sum", "i8"),), ("float32", "wrap"): (("mean", "i8"),),
+    ("float32", "fill"): (("amax", ">i4"),), ("int16", "fill"): (("amin", "i8"),),
+    ("float16", "clip"): (("prod", "i8"),),
+}  # fmt: skip
+WEEKLY_MODES = [
+    pytest.param(name, mode, tuple(zip(REDUCES, ("i8", "i2", ">i4", "i8", "i2"), strict=True)),
+                 marks=pytest.mark.large, id=f"{name}-{mode}-every")
+    for name in ("float32", "int16", "float16", "bool", "float64")
+    for mode in MODES
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "name", [*KINDS, *(pytest.param(n, marks=pytest.mark.large) for n in ("bool", "float64"))]
+    "name, mode, hows", [*((*key, hows) for key, hows in USUAL_MODES.items()), *WEEKLY_MODES]
 )
-def test_a_mode_is_that_of_the_gather(name: str, mode: str) -> None:
+def test_a_mode_is_that_of_the_gather(
+    name: str, mode: str, hows: tuple[tuple[str, str], ...]
+) -> None:
     """More rows than ids and fewer, whose fills are made in two ways."""
     generator = rng(f"modes {name}{mode}")
     options = {"mode": mode} | ({"fill_value": 1} if mode == "fill" else {})
-    for k, reduce in enumerate(KINDS.get(name, REDUCES)):
+    for reduce, ids_dtype in hows:
         if (name, reduce) == ("bool", "mean"):
             continue
         for rows, columns in ((4, ()), (4, (3,)), (30, (2, 2))):
             x = special(generator, (rows, *columns), name)
-            flat = generator.integers(-9, 40, sum(COUNTS)).astype(("i8", "i2", ">i4")[k % 3])
+            flat = generator.integers(-9, 40, sum(COUNTS)).astype(ids_dtype)
             wide = generator.integers(-9, 40, (3, 4))
             with np.errstate(all="ignore"):
                 want = gathered(x, flat, reduce, COUNTS, **options)
@@ -56,8 +67,15 @@ def test_a_mode_is_that_of_the_gather(name: str, mode: str) -> None:
                 equal(got, squares)
                 plainly = nbgather.gather_reduce(x, wide, reduce, **options, backend="reference")
             equal(plainly, squares)
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=() if m == "wrap" else pytest.mark.large) for m in MODES]
+)
+def test_ids_beyond_int64_have_modes(mode: str) -> None:
+    options = {"mode": mode} | ({"fill_value": 1} if mode == "fill" else {})
     last = np.array([[2**64 - 1, 2**63]], np.uint64)
-    x = np.arange(6.0).reshape(3, 2)
+    x = np.arange(3, dtype="f4").reshape(3, 1)
     equal(
         nbgather.gather_reduce(x, last, "sum", **options),
         gathered(x, last, "sum", [2], **options),
@@ -69,14 +87,22 @@ def _with(mode: str, reduce: str, ids: Any) -> Callable[[Any], Any]:
     return lambda x: nbgather.gather_reduce(x, ids, reduce, **options)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_tensors_have_gradients_in_every_mode(mode: str) -> None:
+def _modes_and_reductions() -> list[Any]:
+    """By turns; the others are ``large``."""
+    return [
+        pytest.param(mode, reduce, marks=() if m == r else pytest.mark.large)
+        for m, mode in enumerate(MODES)
+        for r, reduce in enumerate(("mean", "prod", "amax"))
+    ]
+
+
+@pytest.mark.parametrize("mode, reduce", _modes_and_reductions())
+def test_tensors_have_gradients_in_every_mode(mode: str, reduce: str) -> None:
     x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
-    for reduce in ("mean", "amax", "prod"):
-        for ids in (torch.tensor([[0, 7, 3], [-2, 4, 4]]), torch.tensor([[1, -1]])):
-            call = _with(mode, reduce, ids)
-            equal(to_numpy(call(x)), to_numpy(call(x.detach())))
-            assert torch.autograd.gradcheck(call, x, check_forward_ad=True)
+    for ids in (torch.tensor([[0, 7, 3], [-2, 4, 4]]), torch.tensor([[1, -1]])):
+        call = _with(mode, reduce, ids)
+        equal(to_numpy(call(x)), to_numpy(call(x.detach())))
+        assert torch.autograd.gradcheck(call, x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(call, x)
     both = torch.func.vmap(call)(torch.stack([x, 2 * x]).detach())
     equal(to_numpy(both[1]), to_numpy(call(2 * x)))
@@ -96,7 +122,7 @@ def test_a_graph_of_torch_has_modes() -> None:
 def test_what_jax_compiles_has_modes_and_tells_of_the_place() -> None:
     jax = pytest.importorskip("jax")
     x, ids = np.arange(15, dtype="f4").reshape(5, 3), np.array([[0, 7, 3], [-2, 4, 4]])
-    calls = [_with(mode, reduce, ids) for mode in MODES for reduce in ("sum", "amin")]
+    calls = [_with(mode, "sum", ids) for mode in MODES]
     results = jax.jit(lambda x: [call(x) for call in calls])(x)
     grads = jax.jit(jax.grad(lambda x: sum((call(x) ** 2).sum() for call in calls)))(x)
     leaf = torch.from_numpy(x).requires_grad_()

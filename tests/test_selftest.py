@@ -20,6 +20,7 @@ from nbgather.kernels.views import reference
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.large  # its eighth, which the others here compute, compiles fewer kernels
 def test_every_case_is_equal_on_the_cpu() -> None:
     report = run.run("cpu")
     assert not report.different
@@ -28,10 +29,11 @@ def test_every_case_is_equal_on_the_cpu() -> None:
     assert min(report.equal.values()) >= 20
 
 
-@pytest.mark.parametrize("name", ["reference", "torch", "onnxruntime"])
-def test_other_backends(name: str) -> None:
+@pytest.mark.parametrize("name", ["cpu", "reference", "torch", "onnxruntime"])
+def test_an_eighth_of_the_cases_is_equal(name: str) -> None:
     report = run.run(name, quick=True)
     assert not report.different
+    assert report.equal
     served = {text.split()[0].strip(",") for text in report.refused}
     scatters = {"scatter", "scatter_add", "scatter_reduce", "segment_reduce", "gather_reduce"}
     assert served <= (scatters if name == "onnxruntime" else set())

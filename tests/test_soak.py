@@ -136,7 +136,7 @@ print(sum(counts) > 100)
 
 
 #: Its sixteen threads slow every test that runs beside it, so by default it is short.
-SECONDS = os.environ.get("NBGATHER_SOAK_SECONDS", "12")
+SECONDS = os.environ.get("NBGATHER_SOAK_SECONDS", "8")
 
 
 @pytest.mark.timeout(float(SECONDS) + 270)

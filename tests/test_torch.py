@@ -748,8 +748,11 @@ class Numbers(torch.utils.data.Dataset):
         return number, torch.full((3, 16, 24), number * 10, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("strategy", ["random", "block"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "workers, strategy",
+    [(0, "random"), (0, "block"), (2, "block"),
+     pytest.param(2, "random", marks=pytest.mark.large)],
+)  # fmt: skip
 def test_collate_in_workers_that_persist(workers: int, strategy: str) -> None:
     collate = MaskingCollate(8, 0.5, strategy=strategy, seed=3, scale=1 / 255, mean=0.5, std=0.5)
     loader = DataLoader(

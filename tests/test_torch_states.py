@@ -48,7 +48,10 @@ def warm(case: Case) -> None:
 @pytest.mark.parametrize(
     ("title", "heat"),
     [
-        (title, heat)
+        # The way with fixed sizes is tried always, and open ones by `make_fx` and `torch.export`.
+        pytest.param(
+            title, heat, marks=pytest.mark.large if title == "`compile(dynamic=True)`" else ()
+        )
         for title, world in torch_worlds.WORLDS.items()
         for heat in ((warm,) if world.slow else (cold, warm))
         if not world.weekly
