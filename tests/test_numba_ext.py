@@ -203,7 +203,7 @@ def test_modes_at_run_time(mode: str) -> None:
         ("uint64", (7, -1, 2.0**63, 1e30)),
         ("float32", (7, 2**53 + 1, 1e300, -0.0, np.inf)),
         ("bool", (0, 1, 2, True)),
-        ("complex64", (7, 1.5)),
+        ("complex64", (7, 1.5, 1e39, -1e39j, complex(np.inf, 0))),
         ("datetime64[ms]", (7,)),
     ],
 )

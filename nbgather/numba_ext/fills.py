@@ -42,13 +42,17 @@ def maker(dtype: Any, value: Any) -> Any:
     elif isinstance(dtype, types.Float) and dtype.bitwidth > 16 and (whole or real):
 
         def make(number):
-            return True, dtype(np.float64(number))
+            wide = np.float64(number)
+            item = dtype(wide)
+            return np.isinf(item) == np.isinf(wide), item
 
     elif isinstance(dtype, types.Complex) and (whole or real or isinstance(value, types.Complex)):
         part = dtype.underlying_float
 
         def make(number):
-            return True, dtype(complex(part(number.real), part(number.imag)))
+            wide = complex(number)
+            item = dtype(complex(part(wide.real), part(wide.imag)))
+            return np.isinf(item) == np.isinf(wide), item
 
     elif isinstance(dtype, (types.NPDatetime, types.NPTimedelta)) and whole:
 
