@@ -99,12 +99,15 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         hint = f": import {__name__}.{name} first" if name in _MODULES else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-            break
-    else:
-        value = importlib.import_module(f"{__name__}.{name}")
+    from nbgather.kernels import forks
+
+    with forks.held_back():
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+                break
+        else:
+            value = importlib.import_module(f"{__name__}.{name}")
     globals()[name] = value
     return value
 

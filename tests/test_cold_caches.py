@@ -55,6 +55,47 @@ def test_an_interrupt_while_a_kernel_compiles(empty_cache: str) -> None:
     assert 0 < int(cold(load + code, NUMBA_CACHE_DIR=empty_cache)) <= 4  # llvmlite may lose one
 
 
+@pytest.mark.parametrize(
+    "slow", ["nbgather.indexing", "nbgather.engine.gather", "nbgather.masking"]
+)
+def test_a_fork_while_a_thread_imports(slow: str) -> None:
+    """A child does not wait for the lock of a module that a thread of the parent was loading."""
+    code = f"""
+    import os, signal, sys, threading, time
+    import numpy as np
+    import nbgather
+
+    class Slow:  # as on a busy machine, or a disk far away
+        def find_spec(self, name, path=None, target=None):
+            if name == {slow!r}:
+                begun.set()
+                time.sleep(0.5)
+
+    begun = threading.Event()
+    sys.meta_path.insert(0, Slow())
+    x = np.arange(12.0).reshape(3, 4)
+
+    def call():
+        assert nbgather.gather(x, 1, np.full((3, 1), 2)).tolist() == [[2.0], [6.0], [10.0]]
+        assert nbgather.random_masking(x[..., None], 0.5, seed=1).mask.sum() == 6
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert begun.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        call()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the child hung"
+    thread.join()
+    print("done")
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "done\n", done.stderr
+
+
 def test_a_fork_while_a_thread_compiles(empty_cache: str) -> None:
     code = """
     import os, threading, time

@@ -11,6 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from nbgather.containers.base import Container, Run
+from nbgather.kernels import forks
 
 #: Library → module with its container, which has a ``Container`` subclass named in it as SERVES.
 MODULES = {
@@ -93,7 +94,8 @@ def load(module: str) -> Container:
     """The one container of a module, made with the engine that it hands operations to."""
     container = _containers.get(module)
     if container is None:
-        container = _containers[module] = importlib.import_module(module).SERVES(_engine[0])
+        with forks.held_back():
+            container = _containers[module] = importlib.import_module(module).SERVES(_engine[0])
     return container
 
 

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from nbgather.engine.out import into
+from nbgather.kernels import forks
 from nbgather.kernels.cpu import limits
 from nbgather.operations.base import Apply, Operation, Options, is_array
 
@@ -50,7 +51,8 @@ CHECKS = {"SegmentReduce": "segments.check_bounds", "GatherReduce": "segments.ch
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"nbgather.engine.{name}")
+    with forks.held_back():
+        return importlib.import_module(f"nbgather.engine.{name}")
 
 
 def _function(name: str) -> Any:

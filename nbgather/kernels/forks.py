@@ -1,4 +1,4 @@
-"""What a fork must not interrupt: loading a backend, compiling, starting threads.
+"""What a fork must not interrupt: importing what is loaded late, compiling, starting threads.
 
 A child forked while another thread imports, compiles or starts a thread would inherit locks
 (Python's, numba's) that no thread of the child can release. All of that is done under `lock` or in
