@@ -59,6 +59,7 @@ OWN = {
     ("nbgather.apps.commands.gathers", "nbgather.explain"): "the same",
     ("nbgather.apps.commands.gathers", "nbgather.plotting"): "the same",
     ("nbgather.apps.commands.machine", "nbgather.apps.info"): "the same",
+    ("nbgather", "nbgather.kernels.forks"): "the import brings in nothing",
     ("nbgather.apps.commands.machine", "nbgather.kernels.cpu.cache"): "loads llvmlite",
     ("nbgather.apps.commands.machine", "nbgather.apps.warmup"): "loads llvmlite",
     ("nbgather.apps.commands.masks", "nbgather.apps.albums"): "loads NumPy",
