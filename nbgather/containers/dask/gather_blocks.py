@@ -75,6 +75,11 @@ def join(pieces: list[Any], dim: int) -> Any:
     return blocks.namespace(pieces[0]).concat(pieces, axis=dim)
 
 
+def _whole(index: Any, dim: int) -> Any:
+    """A block of index that came as one, or as a list of its pieces."""
+    return join(index, dim) if isinstance(index, list) else plain_index(index)
+
+
 def _result(index: np.ndarray, inner: tuple[int, ...], dtype: np.dtype[Any], call: Call) -> Any:
     """What will be the block of the result: as the index, with a token's dimensions behind."""
     shape = (*index.shape, *inner)
@@ -89,10 +94,9 @@ def gather_concatenated(
     The whole is never copied, and what is read has just been written and lies in a cache.
     """
     d, chunks = call.dim, list(_flat(sources))
-    pieces = [plain_index(piece) for piece in (index if isinstance(index, list) else [index])]
     if not blocks.is_numpy(chunks[0]):
-        index = elsewhere.joined(pieces, d) if len(pieces) > 1 else pieces[0]
-        return _concatenated_elsewhere(chunks, index, call, starts)
+        return _concatenated_elsewhere(chunks, _whole(index, d), call, starts)
+    pieces = [plain_index(piece) for piece in (index if isinstance(index, list) else [index])]
     index, tokens = pieces[0], pieces[0].ndim < chunks[0].ndim
     thirds = [middle(chunk, off_of(index, d), d) for chunk in chunks]
     first, size = thirds[0], sum(part.shape[1] for part in thirds)
@@ -105,14 +109,14 @@ def gather_concatenated(
     to, asked = out.reshape(count, ends[-1], width), pieces
     if not tokens:
         asked = [piece.reshape(count, -1 if piece.size else 0, width) for piece in pieces]
-    room = np.empty(0, np.uint8)
+    room, operation = np.empty(0, np.uint8), along_middle(call, tokens)
     try:
         for rows, columns in _panels(count, size, width, first.itemsize, tokens):
             joined, room = _joined_along([part[rows, :, columns] for part in thirds], room)
             for wanted, begin, end in zip(asked, ends, ends[1:], strict=False):
                 some = wanted[rows] if tokens else wanted[rows, :, columns]
                 place = to[rows, begin:end, columns]
-                blocks.execute(along_middle(call, tokens), joined, some, out=place)
+                blocks.execute(operation, joined, some, out=place)
     except IndexError:
         for piece, begin in zip(pieces, ends, strict=False):
             refuse_bad(piece, size, call, _moved(starts, d, begin))
@@ -189,7 +193,7 @@ def panel_bytes(size: int, width: int, itemsize: int, tokens: bool) -> int:
 def gather_list(sources: list[Any], index: Any, call: Call, starts: tuple[int | None, ...]) -> Any:
     """One output block, from its chunks where they lie: the indices are sorted by chunk."""
     d, chunks = call.dim, list(_flat(sources))
-    index = join(index, d) if isinstance(index, list) else plain_index(index)
+    index = _whole(index, d)
     tokens = index.ndim < chunks[0].ndim
     off = off_of(index, d)
     lengths = [chunk.shape[d] for chunk in chunks]
