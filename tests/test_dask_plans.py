@@ -378,7 +378,7 @@ def test_a_million_chunks(plan: str, count: int) -> None:
     rows = count // columns
     call = gather_blocks.Call(1, False, "raise", None)
     x = "x", ((10,) * rows, (1000,) * columns), np.dtype("f4")
-    index = "index", ((10,) * rows, (50,)), {}
+    index = "index", ((10,) * rows, (50,)), None
     begun = time.process_time()
     tasks = gather_graph._tasks("name", plan, call, None, index[1], x, index)
     seconds = time.process_time() - begun

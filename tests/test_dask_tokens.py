@@ -14,6 +14,7 @@ from cases import random_bits, rng, same
 from test_dask import unknown
 
 import nbgather
+from nbgather import dask as nd
 from nbgather.containers.dask import plans, rechunking, segment_rows
 from nbgather.containers.dask.late import LateLayer
 
@@ -215,6 +216,20 @@ def test_graphs_take_time_in_proportion_to_their_chunks(call: Any) -> None:
         if isinstance(layer, LateLayer):
             assert not layer.is_materialized()
     counted(*fields)
+
+
+def test_graphs_of_an_index_in_many_pieces_take_no_time_for_each() -> None:
+    x = da.zeros((100, 100_000), chunks=(10, 10_000), dtype="f4")
+    index = da.zeros((100, 4000), chunks=(10, 10), dtype="i8")
+    took = []
+    for _ in range(6):
+        begun = time.process_time()
+        lazy = nd.gather(x, 1, index)
+        took.append(time.process_time() - begun)
+    assert min(took) < 4 * 0.002
+    [choice] = nd.explain(lazy)
+    assert choice.tasks <= 20  # several pieces in one
+    assert len(pickle.dumps(lazy)) < 4000 * 40
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -12,6 +15,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
 from nbgather.containers.dask.gather_blocks import join
+from nbgather.containers.dask.late import LateLayer
 
 
 class Reads(NamedTuple):
@@ -56,14 +60,14 @@ def graph_with(name: str, layer: Any, arrays: list[Any], *reads: Reads | None) -
 class Joined(NamedTuple):
     """An index with several of its blocks along the dimension in one.
 
-    ``pieces`` gives for each block what a task takes to have it, a list of keys or of tasks;
-    ``array`` is the index with a task for each block that joins them. ``needed`` and ``reads`` are
-    those of a graph that takes the pieces, and ``cheap`` whether that may be done many times: they
-    are keys, or are read and not computed.
+    ``pieces`` gives, when it is called, for each block what a task takes to have it: a list of keys
+    or of tasks. ``array`` is the index with a task for each block that joins them. ``needed`` and
+    ``reads`` are those of a graph that takes the pieces, and ``cheap`` whether that may be done
+    many times: they are keys, or are read and not computed.
     """
 
     array: Any
-    pieces: dict[Any, list[Any]]
+    pieces: Callable[[], dict[Any, list[Any]]]
     needed: list[Any]
     reads: Reads | None
     cheap: bool
@@ -72,18 +76,31 @@ class Joined(NamedTuple):
 def joined(array: Any, dim: int, count: int) -> Joined:
     """An index with ``count`` of its blocks along the dimension in one."""
     sizes, given = array.chunks[dim], reads_of(array)
-    reads = {} if given is None else dict(given.layer)
-    ranges = [range(len(sizes))[k : k + count] for k in range(0, len(sizes), count)]
-    larger = tuple(sum(sizes[k] for k in piece) for piece in ranges)
+    larger = tuple(sum(sizes[k : k + count]) for k in range(0, len(sizes), count))
     chunks = (*array.chunks[:dim], larger, *array.chunks[dim + 1 :])
     name = "nbgather-index-" + tokenize(array, dim, count)
-    pieces = {}
-    for block in itertools.product(*(range(len(c)) for c in chunks)):
-        keys = [(array.name, *block[:dim], k, *block[dim + 1 :]) for k in ranges[block[dim]]]
-        pieces[block] = [reads.get(key, key) for key in keys]
+    reads = None if given is None else given.layer
+    pieces = partial(_pieces, array.name, reads, array.numblocks, dim, count)
     needed = [] if given else [array]
-    graph = {(name, *block): (join, tasks, dim) for block, tasks in pieces.items()}
-    layers = graph_with(name, graph, needed, given)
+    layer = LateLayer(partial(_joining, name, pieces, dim), math.prod(map(len, chunks)))
+    layers = graph_with(name, layer, needed, given)
     whole = da.Array(layers, name, chunks=chunks, meta=array._meta)
     cheap = given is None or len(array.dask.layers) == 1 + len(given.before)
     return Joined(whole, pieces, needed, given, cheap)
+
+
+def _pieces(
+    array: str, reads: Blockwise | None, numblocks: tuple[int, ...], dim: int, count: int
+) -> dict[Any, list[Any]]:
+    found = {} if reads is None else dict(reads)
+    ranges = [range(numblocks[dim])[k : k + count] for k in range(0, numblocks[dim], count)]
+    pieces = {}
+    counts = (*numblocks[:dim], len(ranges), *numblocks[dim + 1 :])
+    for block in itertools.product(*map(range, counts)):
+        keys = [(array, *block[:dim], k, *block[dim + 1 :]) for k in ranges[block[dim]]]
+        pieces[block] = [found.get(key, key) for key in keys]
+    return pieces
+
+
+def _joining(name: str, pieces: Callable[[], dict[Any, list[Any]]], dim: int) -> dict[Any, Any]:
+    return {(name, *block): (join, tasks, dim) for block, tasks in pieces().items()}

@@ -204,7 +204,7 @@ def _array(
     # A task takes the pieces as they are where each block of index is for one task.
     if several and (choice.plan == "tree" or not several.cheap or len(chunks) != i.ndim):
         several = None
-    pieces = several.pieces if several else {}
+    pieces = several.pieces if several else None
     make = partial(
         _tasks, name, choice.plan, call, reads and reads.layer, chunks,
         (x.name, x.chunks, x.dtype), (i.name, i.chunks, pieces), apart,
@@ -226,6 +226,7 @@ def _tasks(
     (x_name, x_chunks, dtype), (i_name, i_chunks, pieces) = x, index
     dim = call.dim
     starts = [starts_of(c) for c in i_chunks]
+    in_pieces = {} if pieces is None else pieces()
     found = {} if reads is None else dict(reads)
     graph: dict[Any, Any] = {}
     every = list(itertools.product(*(range(len(c)) for c in chunks)))
@@ -235,7 +236,7 @@ def _tasks(
         keys = [(x_name, *block[:dim], j, *block[dim + 1 :]) for j in range(len(x_chunks[dim]))]
         sources = [found.get(key, key) for key in keys]
         of_index: Any = (i_name, *block[: len(i_chunks)])
-        of_index = pieces.get(of_index[1:], of_index)
+        of_index = in_pieces.get(of_index[1:], of_index)
         place = tuple(at[b] for at, b in zip(starts, block, strict=False))
         if plan == "tree":
             behind = range(len(i_chunks), len(chunks))
